@@ -1,0 +1,341 @@
+"""The replay ring against a plain list of episodes, and the sampler against the uniform distribution."""
+
+import functools
+import re
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tz.replay import EpisodeReplayBuffer, Trajectory
+
+NUM_GAMES = 2
+ONGOING, TERMINATED, TRUNCATED = range(3)
+
+
+def make_trajectory(player, ending, rewards, action_value, identity, num_actions=3):
+    """A batch of trajectories `[B, T]` whose observation, mask and policy all tell the `identity` of the step."""
+    identity = np.asarray(identity)
+    columns = np.arange(num_actions)
+    return Trajectory(
+        observation=jnp.asarray(np.stack([identity, -identity], axis=-1), jnp.float32),
+        action_mask=jnp.asarray((identity[..., None] + columns) % 2 == 0),
+        policy=jnp.asarray(identity[..., None] * 10 + columns, jnp.float32),
+        value=jnp.full(identity.shape, 99.0),
+        action=jnp.zeros(identity.shape, jnp.int32),
+        action_value=jnp.asarray(action_value, jnp.float32),
+        rewards=jnp.asarray(rewards, jnp.float32),
+        player=jnp.asarray(player, jnp.int32),
+        terminated=jnp.asarray(np.asarray(ending) == TERMINATED),
+        truncated=jnp.asarray(np.asarray(ending) == TRUNCATED),
+    )
+
+
+def empty_state(buffer, trajectory, num_games):
+    example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), trajectory)
+    return jax.vmap(lambda _: buffer.init(example))(jnp.arange(num_games))
+
+
+@functools.cache
+def compiled_add(capacity):
+    buffer = EpisodeReplayBuffer(capacity)
+    return jax.jit(jax.vmap(lambda state, rows, discount: buffer.add(state, rows, discount=discount), (0, 0, None)))
+
+
+def model_targets(steps, discount):
+    """The value target of every step of one game, None where its episode is not over; straight from the definition."""
+    targets = []
+    for start in range(len(steps)):
+        total, scale, mover = 0.0, 1.0, steps[start]["player"]
+        target = None
+        for step in steps[start:]:
+            sign = 1.0 if step["player"] == mover else -1.0
+            if step["ending"] == TRUNCATED:
+                target = total + scale * sign * step["action_value"]
+                break
+            total += scale * sign * step["rewards"][step["player"]]
+            if step["ending"] == TERMINATED:
+                target = total
+                break
+            scale *= discount
+        targets.append(target)
+    return targets
+
+
+def ring_rows(buffer, state, game):
+    """`(identity, target or None)` of the rows of one game, oldest first. Checks that a row's columns belong together."""
+    size, known, position = (int(leaf[game]) for leaf in (state.size, state.num_known, state.position))
+    slots = (position - size + np.arange(size)) % buffer.capacity
+    identity = np.asarray(state.observation)[game, slots, 0]
+    columns = np.arange(state.policy.shape[-1])
+    np.testing.assert_array_equal(np.asarray(state.observation)[game, slots, 1], -identity)
+    np.testing.assert_array_equal(np.asarray(state.policy)[game, slots], identity[:, None] * 10 + columns)
+    np.testing.assert_array_equal(np.asarray(state.action_mask)[game, slots], (identity[:, None] + columns) % 2 == 0)
+    targets = np.asarray(state.value.offset)[game, slots]
+    return [(int(name), float(target) if i < known else None) for i, (name, target) in enumerate(zip(identity, targets))]
+
+
+step_strategy = st.fixed_dictionaries(
+    {
+        "player": st.integers(0, 1),
+        "ending": st.sampled_from([ONGOING, ONGOING, ONGOING, TERMINATED, TRUNCATED]),
+        "rewards": st.tuples(*[st.sampled_from([0.0, 0.0, 1.0, -1.0, 0.5])] * 2),
+        "action_value": st.sampled_from([-0.75, -0.25, 0.25, 0.75]),
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("capacity", "num_steps"),
+    [(7, 3), (8, 4), (4, 4), (5, 1), (1, 1)],
+    ids=["wraps", "divides", "chunk_is_capacity", "single_steps", "one_slot"],
+)
+@settings(deadline=None, max_examples=40)
+@given(data=st.data())
+def test_ring_equals_a_plain_list(capacity, num_steps, data):
+    """Any sequence of adds leaves in each ring the last steps of that game, with the targets of the definition."""
+    num_adds = data.draw(st.integers(0, 6), label="num_adds")
+    discount = data.draw(st.sampled_from([1.0, 0.9, 0.5, 0.0]), label="discount")
+    length = num_adds * num_steps
+    games = [data.draw(st.lists(step_strategy, min_size=length, max_size=length)) for _ in range(NUM_GAMES)]
+
+    buffer = EpisodeReplayBuffer(capacity)
+    blank = np.zeros((NUM_GAMES, num_steps), int)
+    state = empty_state(
+        buffer, make_trajectory(blank, blank, np.zeros((*blank.shape, 2)), blank, blank), num_games=NUM_GAMES
+    )
+    for start in range(0, length, num_steps):
+        rows = [game[start : start + num_steps] for game in games]
+        field = {name: [[step[name] for step in row] for row in rows] for name in rows[0][0]}
+        identity = 1 + start + np.arange(num_steps) + 1000 * np.arange(NUM_GAMES)[:, None]
+        state = compiled_add(capacity)(state, make_trajectory(**field, identity=identity), discount)
+
+    for game, steps in enumerate(games):
+        expected = [(1 + i + 1000 * game, target) for i, target in enumerate(model_targets(steps, discount))]
+        found = ring_rows(buffer, state, game)
+        assert len(found) == min(length, capacity)
+        for (name, target), (expected_name, expected_target) in zip(found, expected[-capacity:], strict=False):
+            assert name == expected_name
+            assert (target is None) == (expected_target is None)
+            if target is not None:
+                assert target == pytest.approx(expected_target, abs=1e-5)
+    num_known = sum(target is not None for game in range(NUM_GAMES) for _, target in ring_rows(buffer, state, game))
+    assert int(buffer.num_known(state)) == num_known
+
+
+def one_game(endings, player=None, outcome=1.0, first_identity=1):
+    """A batch of one trajectory whose players alternate and where player 0 wins each terminated episode."""
+    length = len(endings)
+    player = np.arange(length) % 2 if player is None else np.asarray(player)
+    rewards = np.where(np.asarray(endings)[:, None] == TERMINATED, [outcome, -outcome], 0.0)
+    identity = first_identity + np.arange(length)
+    return make_trajectory(player[None], [endings], rewards[None], np.full((1, length), 0.25), identity[None])
+
+
+def test_episode_longer_than_the_ring_gets_its_outcome():
+    """An episode of ten rings' length, its start long overwritten, settles with the sign of each row's mover."""
+    buffer = EpisodeReplayBuffer(4)
+    add = compiled_add(4)
+    quiet = one_game([ONGOING] * 4)
+    state = empty_state(buffer, quiet, num_games=1)
+    for _ in range(10):
+        state = add(state, quiet, 1.0)
+        assert int(buffer.num_known(state)) == 0
+    state = add(state, one_game([TERMINATED, ONGOING, ONGOING, ONGOING]), 1.0)
+    assert ring_rows(buffer, state, 0) == [(1, 1.0), (2, None), (3, None), (4, None)]
+    state = add(state, one_game([ONGOING, ONGOING, TRUNCATED, ONGOING], player=[1, 1, 0, 0], first_identity=5), 1.0)
+    assert ring_rows(buffer, state, 0) == [(5, -0.25), (6, -0.25), (7, 0.25), (8, None)]
+
+
+def test_settled_targets_never_change():
+    """Nothing that happens later, in the same game or another, moves a target once it is known."""
+    buffer = EpisodeReplayBuffer(6)
+    add = compiled_add(6)
+    chunk = one_game([ONGOING, TERMINATED, ONGOING])
+    state = add(empty_state(buffer, chunk, num_games=1), chunk, 0.9)
+    before = ring_rows(buffer, state, 0)[:2]
+    assert before == [(1, pytest.approx(0.9)), (2, -1.0)]
+    state = add(state, one_game([ONGOING, ONGOING, TERMINATED], outcome=-7.0), 0.9)
+    assert ring_rows(buffer, state, 0)[:2] == before
+
+
+def test_one_player_game_keeps_its_sign():
+    """With one player rewards add up: nothing is negated."""
+    rewards = np.array([1.0, 2.0, 4.0, 8.0])
+    rows = make_trajectory(np.zeros((1, 4)), [[ONGOING, ONGOING, ONGOING, TERMINATED]], rewards[None, :, None],
+                           np.zeros((1, 4)), [[1, 2, 3, 4]])  # fmt: skip
+    buffer = EpisodeReplayBuffer(4)
+    state = compiled_add(4)(empty_state(buffer, rows, num_games=1), rows, 1.0)
+    assert ring_rows(buffer, state, 0) == [(1, 15.0), (2, 14.0), (3, 12.0), (4, 8.0)]
+
+
+@pytest.fixture(scope="module")
+def uneven():
+    """Three games of unequal luck: 5, 0 and 8 known rows, two of the rings wrapped."""
+    buffer = EpisodeReplayBuffer(8)
+    endings = np.zeros((3, 12), int)
+    endings[0, [2, 8]] = TERMINATED
+    endings[2, [5, 11]] = TRUNCATED
+    identity = 1 + np.arange(12) + 1000 * np.arange(3)[:, None]
+    action_value = identity / 1000
+    player = np.broadcast_to(np.arange(12) % 2, (3, 12))
+    rewards = np.zeros((3, 12, 2))
+    state = None
+    for start in (0, 6):
+        part = slice(start, start + 6)
+        rows = make_trajectory(
+            player[:, part], endings[:, part], rewards[:, part], action_value[:, part], identity[:, part]
+        )
+        state = empty_state(buffer, rows, num_games=3) if state is None else state
+        state = compiled_add(8)(state, rows, 1.0)
+    known = {name: target for game in range(3) for name, target in ring_rows(buffer, state, game) if target is not None}
+    assert sorted(known) == [5, 6, 7, 8, 9, *range(2005, 2013)]
+    return buffer, state, known
+
+
+def test_sample_is_uniform_over_known_rows(uneven):
+    """Every known row is drawn equally often (chi-square, p > 0.001 at a fixed key), and no other row ever."""
+    buffer, state, known = uneven
+    num_samples = 26_000
+    sample = eqx.filter_jit(buffer.sample)(state, num_samples, key=jax.random.key(0))
+    names, counts = np.unique(np.asarray(sample.observation)[:, 0].astype(int), return_counts=True)
+    assert names.tolist() == sorted(known)
+    assert scipy.stats.chisquare(counts).pvalue > 0.001
+
+
+def test_sample_keeps_rows_together(uneven):
+    """The four columns of a sample come from one row."""
+    buffer, state, known = uneven
+    sample = jax.tree.map(np.asarray, buffer.sample(state, 200, key=jax.random.key(1)))
+    identity = sample.observation[:, 0]
+    columns = np.arange(3)
+    np.testing.assert_array_equal(sample.policy, identity[:, None] * 10 + columns)
+    np.testing.assert_array_equal(sample.action_mask, (identity[:, None] + columns) % 2 == 0)
+    np.testing.assert_allclose(sample.value, [known[int(name)] for name in identity], atol=1e-6)
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, eqx.filter_jit], ids=["eager", "jit"])
+def test_sampling_without_a_finished_episode_is_an_error(transform):
+    """An empty buffer and one that holds only unfinished episodes say what to do."""
+    buffer = EpisodeReplayBuffer(4)
+    rows = one_game([ONGOING] * 4)
+    state = empty_state(buffer, rows, num_games=1)
+    sample = transform(lambda state: buffer.sample(state, 2, key=jax.random.key(0)))
+    for unready in (state, compiled_add(4)(state, rows, 1.0)):
+        with pytest.raises(RuntimeError, match="no finished episode in the buffer"):
+            jax.block_until_ready(sample(unready))
+    ready = compiled_add(4)(state, one_game([TERMINATED] * 4), 1.0)
+    assert sample(ready).value.shape == (2,)
+
+
+def copies_of(text, column):
+    """How many times a compiled program copies a whole array of the shape of `column`."""
+    shape = ",".join(map(str, column.shape))
+    return len(re.findall(rf"= \w+\[{shape}\]\S* copy\(", text))
+
+
+def test_add_writes_in_place():
+    """With the state donated, the compiled program copies none of the big columns; without, it must copy all three."""
+    buffer = EpisodeReplayBuffer(50)
+    rows = Trajectory(
+        observation=jnp.zeros((4, 3, 6, 7, 2)),
+        action_mask=jnp.ones((4, 3, 9), bool),
+        policy=jnp.ones((4, 3, 9)),
+        value=jnp.zeros((4, 3)),
+        action=jnp.zeros((4, 3), jnp.int32),
+        action_value=jnp.zeros((4, 3)),
+        rewards=jnp.zeros((4, 3, 2)),
+        player=jnp.zeros((4, 3), jnp.int32),
+        terminated=jnp.zeros((4, 3), bool),
+        truncated=jnp.zeros((4, 3), bool),
+    )
+    state = empty_state(buffer, rows, num_games=4)
+
+    def add(state, rows):
+        return jax.vmap(lambda state, rows: buffer.add(state, rows, discount=0.9))(state, rows)
+
+    donated = jax.jit(add, donate_argnums=0).lower(state, rows).compile()
+    kept = jax.jit(add).lower(state, rows).compile().as_text()
+    big = (state.observation, state.action_mask, state.policy)
+    assert copies_of(donated.as_text(), state.observation) == 0
+    # The mask and the policy share their shape, not their type; `copies_of` counts both.
+    assert copies_of(donated.as_text(), state.policy) == 0
+    assert copies_of(kept, state.observation) == 1
+    assert copies_of(kept, state.policy) == 2
+    assert donated.memory_analysis().temp_size_in_bytes < sum(column.nbytes for column in big)
+
+
+def test_a_sequence_of_equal_chunks_compiles_once():
+    """The ring's position and the discount are data: neither recompiles the program."""
+    buffer = EpisodeReplayBuffer(5)
+    traces = []
+
+    @jax.jit
+    def add(state, rows, discount):
+        traces.append(None)
+        return jax.vmap(lambda state, rows: buffer.add(state, rows, discount=discount))(state, rows)
+
+    rows = one_game([ONGOING, TERMINATED, ONGOING])
+    state = empty_state(buffer, rows, num_games=1)
+    for discount in (1.0, 0.9, 0.5, 0.1):
+        state = add(state, rows, discount)
+    assert len(traces) == 1
+
+
+def test_capacity_must_be_positive():
+    with pytest.raises(ValueError, match="capacity is 0"):
+        EpisodeReplayBuffer(0)
+
+
+def squeeze(rows):
+    return jax.tree.map(lambda leaf: leaf[0], rows)
+
+
+def test_chunk_longer_than_the_ring_is_refused():
+    rows = squeeze(one_game([ONGOING] * 6))
+    buffer = EpisodeReplayBuffer(5)
+    with pytest.raises(ValueError, match="6 steps.*capacity 5"):
+        jax.jit(lambda: buffer.add(buffer.init(rows), rows, discount=1.0))()
+
+
+@pytest.mark.parametrize("field", ["observation", "action_mask", "policy"])
+@pytest.mark.parametrize("change", ["shape", "dtype"])
+def test_rows_of_another_game_are_refused(field, change):
+    """The message names the field that differs from what the ring was made for."""
+    rows = squeeze(one_game([ONGOING] * 3))
+    buffer = EpisodeReplayBuffer(5)
+    if change == "dtype":
+        other = eqx.tree_at(lambda rows: getattr(rows, field), rows, getattr(rows, field).astype(jnp.float16))
+    elif field == "observation":
+        other = eqx.tree_at(lambda rows: rows.observation, rows, jnp.zeros((3, 5)))
+    else:
+        other = eqx.tree_at(lambda rows: getattr(rows, field), rows, getattr(rows, field)[:, :2])
+    with pytest.raises(ValueError, match=f"trajectory.{field}"):
+        buffer.add(buffer.init(rows), other, discount=1.0)
+
+
+@pytest.mark.parametrize("field", ["value", "action", "action_value", "rewards", "terminated", "truncated"])
+def test_fields_of_unequal_length_are_refused(field):
+    rows = squeeze(one_game([ONGOING] * 3))
+    buffer = EpisodeReplayBuffer(5)
+    other = eqx.tree_at(lambda rows: getattr(rows, field), rows, getattr(rows, field)[:2])
+    with pytest.raises(ValueError, match=f"trajectory.{field}"):
+        buffer.add(buffer.init(rows), other, discount=1.0)
+
+
+def test_a_batch_without_vmap_is_refused():
+    rows = one_game([ONGOING] * 3)
+    with pytest.raises(ValueError, match="jax.vmap"):
+        EpisodeReplayBuffer(5).init(rows)
+
+
+def test_three_players_are_refused():
+    rows = squeeze(one_game([ONGOING] * 3))
+    other = eqx.tree_at(lambda rows: rows.rewards, rows, jnp.zeros((3, 3)))
+    with pytest.raises(ValueError, match="3 players"):
+        EpisodeReplayBuffer(5).init(other)

@@ -1,0 +1,65 @@
+"""The game interface: how a game starts, how a move changes it, and what the network sees of it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
+
+
+class StepMetadata(eqx.Module):
+    """What a game tells about a state, whatever the game.
+
+    **Fields:**
+
+    - `rewards`: `[P]`, what each player received for the move that led here; zeros in an initial state.
+    - `action_mask`: `[A]`, True where an action is legal for the player to move.
+    - `terminated`: True once the game is over.
+    - `cur_player_id`: the player to move, from 0 to `P - 1`. It may stay the same from one move to the next.
+    """
+
+    rewards: Float[Array, " P"]
+    action_mask: Bool[Array, " A"]
+    terminated: Bool[Array, ""]
+    cur_player_id: Int[Array, ""]
+
+
+class Env(eqx.Module):
+    """A game: two functions that move it on and one that shows it to a network.
+
+    Each function sees one game and has no batch axis; `jax.vmap` makes the batch. All three must be pure.
+
+    **Fields:**
+
+    - `init`: `key -> (state, StepMetadata)`, a new game. `state` is any PyTree of arrays.
+    - `step`: `(state, action) -> (state, StepMetadata)`. `action` is an integer scalar. A step from a terminated state
+        must leave it terminated, with rewards of zero.
+    - `observe`: `state -> array`, the network's input, seen by the player to move.
+    - `name`: for messages and file names.
+
+    Check a game of your own with [`tz.check_env`][].
+    """
+
+    init: Callable[[PRNGKeyArray], tuple[PyTree, StepMetadata]]
+    step: Callable[[PyTree, Int[Array, ""]], tuple[PyTree, StepMetadata]]
+    observe: Callable[[PyTree], Shaped[Array, "..."]]
+    name: str = eqx.field(static=True, default="env")
+
+    def _initial(self) -> Any:
+        return jax.eval_shape(lambda key: self.init(key), jax.random.key(0))
+
+    @property
+    def num_actions(self) -> int:
+        """`A`, the number of actions, legal or not."""
+        return self._initial()[1].action_mask.shape[0]
+
+    @property
+    def num_players(self) -> int:
+        """`P`, the number of players."""
+        return self._initial()[1].rewards.shape[0]
+
+    @property
+    def observation(self) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of one observation."""
+        return jax.eval_shape(lambda key: self.observe(self.init(key)[0]), jax.random.key(0))

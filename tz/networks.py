@@ -1,0 +1,322 @@
+"""Networks: from one observation to a policy's logits and a value, both from the viewpoint of the player to move."""
+
+import math
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
+
+_EPSILON = 1e-5
+_MOMENTUM = 0.99
+_NORMS = ("none", "layer", "batch")
+
+type Prediction = tuple[Float[Array, " A"], Float[Array, ""]]
+
+
+def _convolve(
+    inputs: Array, weight: Array, dimensions: tuple[str, str, str] = ("NHWC", "HWIO", "NHWC")
+) -> Array:
+    return lax.conv_general_dilated(inputs, weight, (1, 1), "SAME", dimension_numbers=dimensions)
+
+
+@jax.custom_jvp
+def conv3x3(x: Float[Array, "H W C"], weight: Float[Array, "3 3 C D"]) -> Float[Array, "H W D"]:
+    """Convolves one channels-last image with a 3x3 kernel, padding with zeros so that the size stays.
+
+    The derivative is spelled out for XLA's sake: on a CPU, a convolution inside a loop is fast only if its dimensions
+    are in the order `NHWC, HWIO -> NHWC`. Outside a loop XLA reorders them itself, inside it does not, and the
+    gradients that JAX derives for a plain convolution have another order: 7 and 60 times slower there.
+
+    **Arguments:**
+
+    - `x`: `[H, W, C]`.
+    - `weight`: `[3, 3, C, D]`.
+
+    **Returns:** `[H, W, D]`.
+    """
+    return _convolve(x[None], weight)[0]
+
+
+@conv3x3.defjvp
+def _conv3x3_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    (x, weight), (x_dot, weight_dot) = primals, tangents
+    # Two ways to write the same convolution, each with its dimensions permuted such that its transpose comes out in
+    # the fast order: that is what the backward pass runs. Under `vmap` the games join N.
+    from_x = _convolve(x_dot[None], weight.swapaxes(2, 3), ("NHWC", "HWOI", "NHWC"))[0]
+    from_weight = _convolve(x.transpose(2, 0, 1)[..., None], weight_dot.transpose(2, 0, 1, 3), ("CHWN", "IHWO", "HWNC"))
+    return conv3x3(x, weight), from_x + from_weight[:, :, 0]
+
+
+class _Bias(eqx.Module):
+    """No normalisation: adds a bias a channel."""
+
+    bias: Float[Array, " C"]
+
+    def __call__(self, x: Array, state: eqx.nn.State | None) -> tuple[Array, eqx.nn.State | None]:
+        return x + self.bias, state
+
+
+class _LayerNorm(eqx.Module):
+    """Normalises over the whole board and all channels of one sample; scale and bias a channel."""
+
+    weight: Float[Array, " C"]
+    bias: Float[Array, " C"]
+
+    def __call__(self, x: Array, state: eqx.nn.State | None) -> tuple[Array, eqx.nn.State | None]:
+        return _normalise(x, *_moments(x, (0, 1, 2)), self.weight, self.bias), state
+
+
+class _BatchNorm(eqx.Module):
+    """Normalises a channel over the board and the axis that `vmap` names "batch"; at inference by running statistics.
+
+    `eqx.nn.BatchNorm` is channels-first, and its running variance starts from 1 with a weight that later division by
+    `1 - momentum**count` blows up (to 99 + variance after one step), so a young network infers nonsense. Here the
+    running statistics are a plain average of the first `1 / (1 - momentum)` batches, then an exponential one.
+    """
+
+    weight: Float[Array, " C"]
+    bias: Float[Array, " C"]
+    index: eqx.nn.StateIndex
+    inference: bool
+
+    def __call__(self, x: Array, state: eqx.nn.State | None) -> tuple[Array, eqx.nn.State | None]:
+        if state is None:
+            raise ValueError(
+                "found a call without a state, but a network with norm='batch' keeps running statistics in one; build "
+                "it with network, state = eqx.nn.make_with_state(AZResNet)(...) and call network(observation, state)"
+            )
+        count, *running = state.get(self.index)
+        if self.inference:
+            mean, variance = running
+        else:
+            try:
+                mean, square = lax.pmean(_moments(x, (0, 1), central=False), "batch")
+            except NameError as error:
+                raise ValueError(
+                    "found no axis named 'batch', but batch norm in training averages over one; call "
+                    "jax.vmap(network, in_axes=(0, None), out_axes=(0, None), axis_name='batch')(observations, state), "
+                    "or use eqx.nn.inference_mode(network)"
+                ) from error
+            variance = jnp.maximum(square - mean**2, 0)
+            rate = jnp.maximum(1 / (count + 1), 1 - _MOMENTUM)
+            mixed = [old + rate * (lax.stop_gradient(new) - old) for old, new in zip(running, (mean, variance))]
+            state = state.set(self.index, (count + 1, *mixed))
+        return _normalise(x, mean, variance, self.weight, self.bias), state
+
+
+def _moments(x: Array, axes: tuple[int, ...], central: bool = True) -> tuple[Array, Array]:
+    """Mean and variance (or mean square) in float32, in one pass over `x`."""
+    x = x.astype(jnp.float32)
+    mean, square = jnp.mean(x, axes), jnp.mean(x**2, axes)
+    return (mean, jnp.maximum(square - mean**2, 0)) if central else (mean, square)
+
+
+def _normalise(x: Array, mean: Array, variance: Array, weight: Array, bias: Array) -> Array:
+    scale = lax.rsqrt(variance + _EPSILON) * weight
+    return (x * scale + (bias - mean * scale)).astype(x.dtype)
+
+
+def _make_norm(norm: str, num_channels: int, scale: float) -> _Bias | _LayerNorm | _BatchNorm:
+    weight, bias = jnp.full(num_channels, scale), jnp.zeros(num_channels)
+    if norm == "none":
+        return _Bias(bias)
+    if norm == "layer":
+        return _LayerNorm(weight, bias)
+    statistics = (jnp.zeros(()), jnp.zeros(num_channels), jnp.ones(num_channels))
+    return _BatchNorm(weight, bias, eqx.nn.StateIndex(statistics), inference=False)
+
+
+class _Conv(eqx.Module):
+    """A convolution, 3x3 or 1x1, and the norm after it; with `scale` 0, one that gives only zeros at first."""
+
+    weight: Float[Array, "size size C D"]
+    norm: _Bias | _LayerNorm | _BatchNorm
+
+    def __init__(
+        self, size: int, num_in: int, num_out: int, norm: str, scale: float = 1.0, *, key: PRNGKeyArray
+    ) -> None:
+        weight = jax.nn.initializers.he_normal()(key, (size, size, num_in, num_out))
+        self.weight = weight * scale if norm == "none" else weight
+        self.norm = _make_norm(norm, num_out, scale)
+
+    def __call__(self, x: Array, state: eqx.nn.State | None) -> tuple[Array, eqx.nn.State | None]:
+        convolved = conv3x3(x, self.weight) if self.weight.shape[0] == 3 else x @ self.weight[0, 0]
+        return self.norm(convolved, state)
+
+
+def _check(observation: Array, shape: tuple[int, ...]) -> None:
+    if observation.shape != shape:
+        if observation.shape[1:] == shape:
+            fix = "a network sees one observation: for a batch, call jax.vmap(network)(observations)"
+        else:
+            fix = "pass what env.observe returns, or build the network with env.observation.shape"
+        raise ValueError(f"found an observation of shape {observation.shape}, but expected {shape}; {fix}")
+
+
+def _check_at_least(least: int, **sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < least:
+            raise ValueError(f"found {name}={size}, but expected at least {least}")
+
+
+class AZResNet(eqx.Module):
+    """AlphaZero's residual network: a stem, `num_blocks` blocks of two 3x3 convolutions, a policy and a value head.
+
+    It sees one observation; `jax.vmap` makes the batch. It computes in the dtype of its parameters, to which it casts
+    the observation, and returns float32: cast the parameters to bfloat16 and it is a bfloat16 network. Every residual
+    branch is zero at first (its last scale, or its last kernel where there is no norm), so that deep networks train.
+
+    With `norm="batch"` it keeps running statistics: make it with
+    `network, state = eqx.nn.make_with_state(AZResNet)(..., norm="batch", key=key)`. In training call it under
+    `jax.vmap(network, in_axes=(0, None), out_axes=(0, None), axis_name="batch")`, which gives the statistics of that
+    batch and updates `state`; for search use `eqx.nn.inference_mode(network)`, under any `vmap` or none.
+
+    The architecture is that of Silver et al., "Mastering the game of Go without human knowledge" (2017), which "A
+    general reinforcement learning algorithm that masters chess, shogi, and Go through self-play" (2018) keeps.
+    """
+
+    stem: _Conv
+    blocks: tuple[tuple[_Conv, _Conv], ...]
+    policy_conv: _Conv
+    policy_linear: eqx.nn.Linear
+    value_conv: _Conv
+    value_hidden: eqx.nn.Linear
+    value_linear: eqx.nn.Linear
+    observation_shape: tuple[int, int, int] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        observation_shape: tuple[int, ...],
+        num_actions: int,
+        num_blocks: int = 2,
+        num_channels: int = 32,
+        norm: Literal["none", "layer", "batch"] = "layer",
+        *,
+        key: PRNGKeyArray,
+    ) -> None:
+        """**Arguments:**
+
+        - `observation_shape`: `(H, W, C)`, channels last: `env.observation.shape`.
+        - `num_actions`: `A`, the number of logits: `env.num_actions`.
+        - `num_blocks`: residual blocks; 0 leaves the stem and the heads.
+        - `num_channels`: channels of the stem and the blocks, and hidden units of the value head.
+        - `norm`: what follows each convolution: "none" (a bias), "layer" (over board and channels) or "batch".
+        - `key`: for the initial parameters.
+
+        **Raises:** `ValueError` if a size is too small, the observation is not of rank 3, or the norm is unknown.
+        """
+        if len(observation_shape) != 3:
+            raise ValueError(
+                f"found an observation shape {tuple(observation_shape)}, but expected (H, W, C); add an axis for the "
+                "channels in env.observe, or use tz.MLP, which takes any shape"
+            )
+        if norm not in _NORMS:
+            raise ValueError(f"found norm={norm!r}, but expected one of {', '.join(map(repr, _NORMS))}")
+        _check_at_least(0, num_blocks=num_blocks)
+        _check_at_least(1, num_channels=num_channels, num_actions=num_actions)
+        height, width, num_features = self.observation_shape = tuple(observation_shape)
+        keys = iter(jax.random.split(key, 6 + 2 * num_blocks))
+        self.stem = _Conv(3, num_features, num_channels, norm, key=next(keys))
+        self.policy_conv = _Conv(1, num_channels, 2, norm, key=next(keys))
+        self.policy_linear = eqx.nn.Linear(2 * height * width, num_actions, key=next(keys))
+        self.value_conv = _Conv(1, num_channels, 1, norm, key=next(keys))
+        self.value_hidden = eqx.nn.Linear(height * width, num_channels, key=next(keys))
+        self.value_linear = eqx.nn.Linear(num_channels, "scalar", key=next(keys))
+        self.blocks = tuple(
+            (
+                _Conv(3, num_channels, num_channels, norm, key=next(keys)),
+                _Conv(3, num_channels, num_channels, norm, scale=0.0, key=next(keys)),
+            )
+            for _ in range(num_blocks)
+        )
+
+    def __call__(
+        self, observation: Shaped[Array, "..."], state: eqx.nn.State | None = None
+    ) -> Prediction | tuple[Prediction, eqx.nn.State]:
+        """Evaluates one observation.
+
+        **Arguments:**
+
+        - `observation`: `[H, W, C]`, of any dtype.
+        - `state`: the running statistics of batch norm; other norms pass it through.
+
+        **Returns:** `(logits, value)`: float32 logits `[A]`, not masked, and a float32 value in (-1, 1), of the
+        player to move. Called with a state, `((logits, value), state)`.
+
+        **Raises:** `ValueError` if the observation has another shape than the network was built for; and with batch
+        norm, if there is no state, or in training no axis named "batch".
+        """
+        _check(observation, self.observation_shape)
+        x, new_state = self.stem(observation.astype(self.stem.weight.dtype), state)
+        x = jax.nn.relu(x)
+        for first, second in self.blocks:
+            branch, new_state = first(x, new_state)
+            branch, new_state = second(jax.nn.relu(branch), new_state)
+            x = jax.nn.relu(x + branch)
+        policy, new_state = self.policy_conv(x, new_state)
+        logits = self.policy_linear(jax.nn.relu(policy).ravel()).astype(jnp.float32)
+        value, new_state = self.value_conv(x, new_state)
+        value = jax.nn.relu(self.value_hidden(jax.nn.relu(value).ravel()))
+        value = jnp.tanh(self.value_linear(value).astype(jnp.float32))
+        return (logits, value) if state is None else ((logits, value), new_state)
+
+
+class MLP(eqx.Module):
+    """A multilayer perceptron with a policy and a value output, for observations of any shape, which it flattens.
+
+    Like [`tz.AZResNet`][] it sees one observation, computes in the dtype of its parameters and returns float32.
+    """
+
+    hidden: tuple[eqx.nn.Linear, ...]
+    policy_linear: eqx.nn.Linear
+    value_linear: eqx.nn.Linear
+    observation_shape: tuple[int, ...] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        observation_shape: tuple[int, ...],
+        num_actions: int,
+        width: int = 64,
+        depth: int = 2,
+        *,
+        key: PRNGKeyArray,
+    ) -> None:
+        """**Arguments:**
+
+        - `observation_shape`: any shape: `env.observation.shape`.
+        - `num_actions`: `A`, the number of logits: `env.num_actions`.
+        - `width`, `depth`: units of a hidden layer, and number of hidden layers.
+        - `key`: for the initial parameters.
+
+        **Raises:** `ValueError` if a size is too small.
+        """
+        _check_at_least(0, depth=depth)
+        _check_at_least(1, width=width, num_actions=num_actions)
+        self.observation_shape = tuple(observation_shape)
+        sizes = [math.prod(observation_shape)] + depth * [width]
+        *keys, policy_key, value_key = jax.random.split(key, depth + 2)
+        self.hidden = tuple(eqx.nn.Linear(*pair, key=k) for *pair, k in zip(sizes, sizes[1:], keys))
+        self.policy_linear = eqx.nn.Linear(sizes[-1], num_actions, key=policy_key)
+        self.value_linear = eqx.nn.Linear(sizes[-1], "scalar", key=value_key)
+
+    def __call__(self, observation: Shaped[Array, "..."]) -> Prediction:
+        """Evaluates one observation.
+
+        **Arguments:**
+
+        - `observation`: of the shape that the network was built for and any dtype.
+
+        **Returns:** `(logits, value)`: float32 logits `[A]`, not masked, and a float32 value in (-1, 1), of the
+        player to move.
+
+        **Raises:** `ValueError` if the observation has another shape.
+        """
+        _check(observation, self.observation_shape)
+        x = observation.ravel().astype(self.policy_linear.weight.dtype)
+        for layer in self.hidden:
+            x = jax.nn.relu(layer(x))
+        logits, value = self.policy_linear(x), self.value_linear(x)
+        return logits.astype(jnp.float32), jnp.tanh(value.astype(jnp.float32))

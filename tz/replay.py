@@ -1,0 +1,279 @@
+"""What self-play records, and the ring of recent positions that training samples from."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
+
+from tz.targets import Affine, change_of_side, compose, monte_carlo_returns
+
+
+class Trajectory(eqx.Module):
+    """Consecutive steps of one game, oldest first, as self-play records them.
+
+    Every field has the leading axis `T`; a single step has none, so that `jax.lax.scan` may stack steps. The steps may
+    span several episodes: the step after one that `terminated` or was `truncated` belongs to a new episode.
+
+    **Fields:**
+
+    - `observation`: `[T, ...]`, what the network saw before the move, in the view of the mover.
+    - `action_mask`: `[T, A]`, True where an action was legal.
+    - `policy`: `[T, A]`, the policy target of the search; probabilities.
+    - `value`: `[T]`, the search's value of the position, for the mover.
+    - `action`: `[T]`, the action played.
+    - `action_value`: `[T]`, the search's estimate of the return from the action played, the reward of this move
+        included, for the mover.
+    - `rewards`: `[T, P]`, what each player received for this move.
+    - `player`: `[T]`, the mover.
+    - `terminated`: `[T]`, the move ended the episode.
+    - `truncated`: `[T]`, the episode was cut off after this move without an end. Never together with `terminated`.
+    """
+
+    observation: Shaped[Array, "..."]
+    action_mask: Bool[Array, "*T A"]
+    policy: Float[Array, "*T A"]
+    value: Float[Array, "*T"]
+    action: Int[Array, "*T"]
+    action_value: Float[Array, "*T"]
+    rewards: Float[Array, "*T P"]
+    player: Int[Array, "*T"]
+    terminated: Bool[Array, "*T"]
+    truncated: Bool[Array, "*T"]
+
+
+class Sample(eqx.Module):
+    """One training example.
+
+    **Fields:**
+
+    - `observation`: `[...]`, the position, in the view of the player to move.
+    - `action_mask`: `[A]`, True where an action is legal.
+    - `policy`: `[A]`, the policy target; probabilities.
+    - `value`: the value target, for the player to move.
+    """
+
+    observation: Shaped[Array, "..."]
+    action_mask: Bool[Array, " A"]
+    policy: Float[Array, " A"]
+    value: Float[Array, ""]
+
+
+class ReplayState(eqx.Module):
+    """The ring of one game. Its oldest row is in slot `position - size`, its newest in `position - 1`, both modulo
+    `capacity`. The `num_known` oldest rows have a known value target; the rest belong to the episode in progress.
+
+    **Fields:**
+
+    - `observation`: `[capacity, ...]`.
+    - `action_mask`: `[capacity, A]`.
+    - `policy`: `[capacity, A]`.
+    - `value`: `[capacity]` functions of the return from after the newest row, in the view of `last_player`, to the value
+        target of each row, for its mover. Of a known row, `value.offset` is the target and `value.coefficient` is 0.
+    - `position`: the slot to be written next.
+    - `size`: how many rows are in the ring, from 0 to `capacity`.
+    - `num_known`: how many of them have a known value target.
+    - `last_player`: the mover of the newest row.
+    """
+
+    observation: Shaped[Array, "capacity ..."]
+    action_mask: Bool[Array, "capacity A"]
+    policy: Float[Array, "capacity A"]
+    value: Affine
+    position: Int[Array, ""]
+    size: Int[Array, ""]
+    num_known: Int[Array, ""]
+    last_player: Int[Array, ""]
+
+
+class EpisodeReplayBuffer(eqx.Module):
+    """Keeps the last `capacity` positions of each game and samples those whose value target is known.
+
+    The target of a position is its Monte Carlo return, see [`tz.targets.monte_carlo_returns`][]. It becomes known when
+    the episode ends or is truncated, in whichever chunk that happens. Chunks may be of any length up to `capacity`;
+    episodes may be longer than a chunk and longer than the ring.
+
+    **Fields:**
+
+    - `capacity`: the size of the ring of one game; `B` games hold `B * capacity` positions.
+
+    **Raises:** `ValueError` if `capacity` is below 1.
+    """
+
+    capacity: int = eqx.field(static=True)
+
+    def __check_init__(self):
+        if self.capacity < 1:
+            raise ValueError(f"capacity is {self.capacity}, but each game needs room for at least 1 position.")
+
+    def init(self, example: Trajectory) -> ReplayState:
+        """An empty ring for one game.
+
+        For `B` games: `jax.vmap(lambda _: buffer.init(example))(jnp.arange(B))`.
+
+        **Arguments:**
+
+        - `example`: a trajectory of one game, of any length. Only shapes and dtypes are read, so the result of
+            `jax.eval_shape` will do.
+
+        **Returns:** the state of one game's ring.
+
+        **Raises:** `ValueError` if the fields of `example` do not fit together, or if it has more than two players.
+        """
+        _check_trajectory(example)
+
+        def column(rows):
+            return jnp.zeros((self.capacity, *rows.shape[1:]), rows.dtype)
+
+        return ReplayState(
+            observation=column(example.observation),
+            action_mask=column(example.action_mask),
+            policy=column(example.policy),
+            value=Affine(jnp.zeros(self.capacity, jnp.float32), jnp.zeros(self.capacity, jnp.float32)),
+            position=jnp.zeros((), jnp.int32),
+            size=jnp.zeros((), jnp.int32),
+            num_known=jnp.zeros((), jnp.int32),
+            last_player=jnp.zeros((), jnp.int32),
+        )
+
+    def add(self, state: ReplayState, trajectory: Trajectory, *, discount: float | Float[Array, ""]) -> ReplayState:
+        """Writes the next `T` steps of one game over its oldest rows, and works out the value targets they settle.
+
+        With `state` donated to `jax.jit`, the rows are written in place.
+
+        **Arguments:**
+
+        - `state`: the ring of one game.
+        - `trajectory`: the `T` steps that follow those added before.
+        - `discount`: from 0 to 1, the same in every call.
+
+        **Returns:** the new state of the ring.
+
+        **Raises:** `ValueError` if `T` is larger than `capacity`, if the trajectory does not fit the ring, or if it
+        has more than two players.
+        """
+        _check_trajectory(trajectory)
+        for name in ("observation", "action_mask", "policy"):
+            row, column = getattr(trajectory, name), getattr(state, name)
+            if row.shape[1:] != column.shape[1:] or row.dtype != column.dtype:
+                raise ValueError(
+                    f"trajectory.{name} has rows of {row.dtype}{list(row.shape[1:])}, but the buffer was made for "
+                    f"{column.dtype}{list(column.shape[1:])}. Make it with `init` from a trajectory of the same game."
+                )
+        num_steps = trajectory.player.shape[0]
+        if num_steps > self.capacity:
+            raise ValueError(
+                f"A trajectory of {num_steps} steps does not fit a ring of capacity {self.capacity}. Raise `capacity` "
+                "or collect fewer steps at a time."
+            )
+
+        closed = trajectory.terminated | trajectory.truncated
+        returns = monte_carlo_returns(
+            jnp.take_along_axis(trajectory.rewards, trajectory.player[:, None], axis=1)[:, 0],
+            trajectory.action_value,
+            trajectory.player,
+            trajectory.terminated,
+            trajectory.truncated,
+            discount=discount,
+        )
+        # The rows still open continue with the first step of this chunk. Known rows have coefficient 0: they stay.
+        first = jax.tree.map(lambda leaf: leaf[0], returns)
+        settled = compose(state.value, compose(change_of_side(state.last_player, trajectory.player[0]), first))
+
+        slots = (state.position + jnp.arange(num_steps)) % self.capacity
+        size = jnp.minimum(state.size + num_steps, self.capacity)
+        num_open = jnp.where(
+            jnp.any(closed),
+            jnp.argmax(closed[::-1]),
+            state.size - state.num_known + num_steps,
+        )
+
+        def write(column, rows):
+            return column.at[slots].set(rows, mode="promise_in_bounds", unique_indices=True)
+
+        return ReplayState(
+            observation=write(state.observation, trajectory.observation),
+            action_mask=write(state.action_mask, trajectory.action_mask),
+            policy=write(state.policy, trajectory.policy),
+            value=jax.tree.map(write, settled, returns),
+            position=(state.position + num_steps) % self.capacity,
+            size=size,
+            num_known=jnp.maximum(size - num_open, 0),
+            last_player=trajectory.player[-1].astype(jnp.int32),
+        )
+
+    def num_known(self, state: ReplayState) -> Int[Array, ""]:
+        """How many positions can be sampled.
+
+        **Arguments:**
+
+        - `state`: the rings of all games, with the leading axis `B`, or of one game.
+
+        **Returns:** the number of positions with a known value target, over all games.
+        """
+        return jnp.sum(state.num_known)
+
+    def sample(self, state: ReplayState, num_samples: int, *, key: PRNGKeyArray) -> Sample:
+        """Draws positions uniformly, with replacement, from all those of all games whose value target is known.
+
+        **Arguments:**
+
+        - `state`: the rings of all games, with the leading axis `B`.
+        - `num_samples`: how many positions to draw.
+        - `key`: decides which.
+
+        **Returns:** `num_samples` samples along a leading axis.
+
+        **Raises:** a runtime error, through `eqx.error_if`, if no value target is known yet.
+        """
+        ends = jnp.cumsum(state.num_known)
+        total = eqx.error_if(
+            ends[-1],
+            ends[-1] == 0,
+            "no finished episode in the buffer: no value target is known yet, so there is nothing to sample. "
+            "Collect more steps, or lower max_episode_steps so that episodes end sooner.",
+        )
+        ranks = jax.random.randint(key, (num_samples,), 0, total)
+
+        def one(rank):
+            game = jnp.searchsorted(ends, rank, side="right")
+            # The known rows of a game are its oldest.
+            age_order = rank - (ends[game] - state.num_known[game])
+            slot = (state.position[game] - state.size[game] + age_order) % self.capacity
+            return Sample(
+                observation=state.observation[game, slot],
+                action_mask=state.action_mask[game, slot],
+                policy=state.policy[game, slot],
+                value=state.value.offset[game, slot],
+            )
+
+        return jax.vmap(one)(ranks)
+
+
+def _check_trajectory(trajectory: Trajectory) -> None:
+    """Raises `ValueError` where the shapes of one game's trajectory contradict each other."""
+    if trajectory.player.ndim != 1 or trajectory.player.shape[0] < 1:
+        raise ValueError(
+            f"trajectory.player has shape {list(trajectory.player.shape)}, expected [T] with T at least 1: the steps of "
+            "one game. Use `jax.vmap` for a batch of games."
+        )
+    num_steps = trajectory.player.shape[0]
+    num_actions = trajectory.action_mask.shape[-1] if trajectory.action_mask.ndim else 0
+    num_players = trajectory.rewards.shape[1] if trajectory.rewards.ndim == 2 else 2
+    expected = {
+        "observation": (num_steps, *trajectory.observation.shape[1:]),
+        "action_mask": (num_steps, num_actions),
+        "policy": (num_steps, num_actions),
+        "rewards": (num_steps, num_players),
+        **{name: (num_steps,) for name in ("value", "action", "action_value", "terminated", "truncated")},
+    }
+    for name, shape in expected.items():
+        found = getattr(trajectory, name).shape
+        if found != shape:
+            raise ValueError(
+                f"trajectory.{name} has shape {list(found)}, but {list(shape)} fits its {num_steps} steps (by `player`) "
+                f"and {num_actions} actions (by `action_mask`)."
+            )
+    if num_players > 2:
+        raise ValueError(
+            f"trajectory.rewards has {num_players} players, but a value that changes sign with the side needs 1 or 2."
+        )

@@ -1,0 +1,197 @@
+"""Monte Carlo tree search over one game, as functions: start, simulate, read the result, move on with the subtree."""
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+from tz.backups import MeanBackup
+from tz.env import Env, StepMetadata
+from tz.roots import Dirichlet, PlainRoot
+from tz.selectors import PUCT
+from tz.tree import Node, Tree, append, backup, descend, init_tree, reroot
+
+Evaluator = Callable[[PyTree, StepMetadata, PRNGKeyArray], tuple[Float[Array, " A"], Float[Array, ""]]]
+"""`(env_state, metadata, key) -> (logits [A], value [])`; the value is for the player to move."""
+
+
+class MCTS(eqx.Module):
+    """The settings of a search.
+
+    **Fields:**
+
+    - `num_simulations`: simulations a search; each evaluates one position.
+    - `max_nodes`: node slots of the tree, the root included; by default enough for one search, twice that with
+        `persist_tree`. A full tree keeps searching and updating its statistics but adds no nodes.
+    - `selector`: `Node -> action`, such as [`tz.PUCT`][] or [`tz.MuZeroPUCT`][].
+    - `root`: `(logits, *, key) -> logits`, applied once a search, such as [`tz.Dirichlet`][].
+    - `backup`: `(Node, action, q) -> (new q, value)`, such as [`tz.MeanBackup`][].
+    - `discount`: of the return, a step.
+    - `temperature`: of the choice of the move, `weights ** (1 / temperature)`; 0 takes the best.
+    - `persist_tree`: whether [`tz.advance`][] keeps the subtree of the move played.
+
+    The floats may be JAX arrays, to sweep them with `vmap`.
+
+    **Raises:** `ValueError` if a number is out of its range.
+    """
+
+    num_simulations: int = eqx.field(static=True)
+    max_nodes: int = eqx.field(static=True, default=0)
+    selector: Callable[[Node], Int[Array, ""]] = PUCT()
+    root: Callable[..., Float[Array, " A"]] = Dirichlet()
+    backup: Callable[..., Any] = MeanBackup()
+    discount: float | Float[Array, ""] = 1.0
+    temperature: float | Float[Array, ""] = 1.0
+    persist_tree: bool = eqx.field(static=True, default=True)
+
+    def __post_init__(self):
+        if self.num_simulations < 1:
+            raise ValueError(f"MCTS: num_simulations must be at least 1, found {self.num_simulations}.")
+        if self.max_nodes == 0:
+            self.max_nodes = self.num_simulations * (2 if self.persist_tree else 1) + 1
+        if self.max_nodes < 2:
+            raise ValueError(f"MCTS: max_nodes must be at least 2 (the root and one child), found {self.max_nodes}.")
+        if self.max_nodes <= self.num_simulations:
+            warnings.warn(
+                f"MCTS: {self.num_simulations} simulations can add as many nodes, but max_nodes={self.max_nodes} has "
+                f"room for {self.max_nodes - 1} below the root. Once the tree is full, simulations go on to improve "
+                "its statistics but add no nodes. Raise max_nodes or lower num_simulations to avoid this.",
+                stacklevel=2,
+            )
+        if isinstance(self.temperature, int | float) and not 0 <= self.temperature < math.inf:
+            raise ValueError(f"MCTS: temperature must be 0 or more and finite, found {self.temperature}.")
+        if isinstance(self.discount, int | float) and not 0 <= self.discount <= 1:
+            raise ValueError(f"MCTS: discount must be from 0 to 1, found {self.discount}.")
+
+
+def without_exploration(mcts: MCTS) -> MCTS:
+    """The same search for matches and analysis: no noise at the root, and the best move taken (temperature 0)."""
+    return dataclasses.replace(mcts, root=PlainRoot(), temperature=0.0)
+
+
+class SearchState(eqx.Module):
+    """A search in progress: its `tree`, whose node 0 is the position searched, and the `metadata` of that position."""
+
+    tree: Tree
+    metadata: StepMetadata
+
+
+def init_search(mcts: MCTS, env_state: PyTree, metadata: StepMetadata) -> SearchState:
+    """A search state that knows only its root, not yet evaluated.
+
+    **Arguments:** `env_state` and `metadata`, as [`tz.Env`][]'s `init` and `step` return them, one game.
+
+    **Raises:** `ValueError` for games of more than two players.
+    """
+    if metadata.rewards.shape[0] > 2:
+        raise ValueError(
+            f"tz searches games of one or two players, but the rewards of this one have {metadata.rewards.shape[0]} "
+            "entries. Values are negated between two opponents, which means nothing among three."
+        )
+    return SearchState(init_tree(env_state, metadata, mcts.max_nodes), metadata)
+
+
+def _evaluate(evaluator: Evaluator, env_state, metadata, key) -> tuple[Float[Array, " A"], Float[Array, ""]]:
+    """The evaluator's log prior, -inf where illegal, and its value, 0 where the game is over."""
+    logits, value = evaluator(env_state, metadata, key)
+    if logits.shape != metadata.action_mask.shape or value.shape != ():
+        raise ValueError(
+            f"The evaluator returned logits of shape {logits.shape} and a value of shape {value.shape}; this game needs "
+            f"logits of shape {metadata.action_mask.shape} and a scalar value. Change the network's policy size or head."
+        )
+    logits = jax.nn.log_softmax(jnp.where(metadata.action_mask, logits.astype(jnp.float32), -jnp.inf))
+    logits = jnp.maximum(logits, jnp.finfo(jnp.float32).min)  # legal, however unlikely
+    logits = jnp.where(metadata.action_mask, logits, -jnp.inf)
+    return logits, jnp.where(metadata.terminated, 0.0, value.astype(jnp.float32))
+
+
+def _evaluate_root(mcts: MCTS, evaluator: Evaluator, state: SearchState, key: PRNGKeyArray) -> SearchState:
+    evaluate_key, root_key = jax.random.split(key)
+    root = jax.tree.map(lambda x: x[0], state.tree.state)
+    logits, value = _evaluate(evaluator, root, state.metadata, evaluate_key)
+    logits = mcts.root(logits, key=root_key)
+    tree = eqx.tree_at(
+        lambda tree: (tree.logits, tree.raw_value),
+        state.tree,
+        (state.tree.logits.at[0].set(logits), state.tree.raw_value.at[0].set(value)),
+    )
+    return SearchState(tree, state.metadata)
+
+
+def search_step(mcts: MCTS, env: Env, evaluator: Evaluator, state: SearchState, *, key: PRNGKeyArray) -> SearchState:
+    """One simulation: go down to an edge without a child, step the game, evaluate, add the node, back up.
+
+    **Arguments:** `state`, with an evaluated root (see [`tz.search`][]); `key`, for the evaluator.
+    """
+    tree = state.tree
+    node, action = descend(tree, mcts.selector(tree.node(jnp.int32(0))), mcts.selector)
+    env_state, metadata = env.step(jax.tree.map(lambda x: x[node], tree.state), action)
+    logits, value = _evaluate(evaluator, env_state, metadata, key)
+    mover = tree.player[node]
+    sign = jnp.where(metadata.cur_player_id == mover, 1.0, -1.0)
+    q = metadata.rewards[mover] + mcts.discount * sign * value
+    tree = append(tree, node, action, env_state, metadata, logits, value)
+    tree = backup(tree, node, action, q, mcts.discount, mcts.backup)
+    return SearchState(tree, state.metadata)
+
+
+def search(mcts: MCTS, env: Env, evaluator: Evaluator, state: SearchState, *, key: PRNGKeyArray) -> SearchState:
+    """Evaluates the root, applies the root policy to its prior, and runs `mcts.num_simulations` simulations.
+
+    The root is evaluated anew at each search, so noise never piles up on a subtree that was kept.
+
+    **Arguments:** `state`, of one game; `jax.vmap` this function for many. `key`, for noise and evaluator.
+    """
+    root_key, key = jax.random.split(key)
+    state = _evaluate_root(mcts, evaluator, state, root_key)
+
+    def body(state, key):
+        return search_step(mcts, env, evaluator, state, key=key), None
+
+    return lax.scan(body, state, jax.random.split(key, mcts.num_simulations))[0]
+
+
+def action_weights(mcts: MCTS, state: SearchState) -> Float[Array, " A"]:
+    """The search's policy: each action's share of the visits at the root, 0 where illegal. Sums to 1.
+
+    The temperature does not enter: this is the target of training, [`tz.choose_action`][] is the choice of a move.
+    """
+    del mcts
+    visits = state.tree.visits[0].astype(jnp.float32)
+    return visits / jnp.maximum(jnp.sum(visits), 1)
+
+
+def choose_action(mcts: MCTS, state: SearchState, *, key: PRNGKeyArray) -> Int[Array, ""]:
+    """Draws a move from `action_weights ** (1 / temperature)`; at temperature 0, from the best (ties at random)."""
+    log_weights = jnp.log(action_weights(mcts, state))
+    log_weights = log_weights - jnp.max(log_weights)
+    temperature = jnp.asarray(mcts.temperature, jnp.float32)
+    tempered = jnp.where(log_weights == 0, 0.0, log_weights / temperature)  # at 0: -inf but for the best
+    return jax.random.categorical(key, tempered).astype(jnp.int32)
+
+
+def advance(
+    mcts: MCTS,
+    state: SearchState,
+    action: Int[Array, ""],
+    env_state: PyTree,
+    metadata: StepMetadata,
+    *,
+    reset: bool | Bool[Array, ""] = False,
+) -> SearchState:
+    """The search state after a move: the played subtree if `mcts.persist_tree`, a new tree otherwise.
+
+    **Arguments:** `action`, the move played at the root; `env_state` and `metadata`, the position it led to; `reset`,
+    whether that position belongs to a new game, so that nothing may be kept.
+    """
+    if not mcts.persist_tree:
+        return init_search(mcts, env_state, metadata)
+    child = jnp.where(reset, -1, state.tree.children[0, action])
+    return SearchState(reroot(state.tree, child, env_state, metadata), metadata)

@@ -1,0 +1,95 @@
+"""What the value head is trained towards: returns of an episode, also of one that is not over yet.
+
+The return of a step is an affine function of what follows the steps seen so far, and affine functions compose. So an
+episode may arrive in chunks: each stored step keeps two numbers, whatever the length of the episode.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+class Affine(eqx.Module):
+    """The function `x -> offset + coefficient * x` of a value `x`, or an array of such functions.
+
+    **Fields:**
+
+    - `offset`, `coefficient`: of one shape, usually `[T]`, one function for each step.
+    """
+
+    offset: Float[Array, "*T"]
+    coefficient: Float[Array, "*T"]
+
+
+def compose(outer: Affine, inner: Affine) -> Affine:
+    """The function `x -> outer(inner(x))`, elementwise, with broadcasting; associative.
+
+    **Arguments:**
+
+    - `outer`: the function applied last.
+    - `inner`: the function applied first; its shape must broadcast to that of `outer`.
+
+    **Returns:** their composition, in the shape of `outer`.
+    """
+    return Affine(outer.offset + outer.coefficient * inner.offset, outer.coefficient * inner.coefficient)
+
+
+def change_of_side(player: Int[Array, "*T"], next_player: Int[Array, "*T"]) -> Affine:
+    """Turns a value for `next_player` into the same value for `player`: unchanged if they are one, else negated.
+
+    **Arguments:**
+
+    - `player`: whose view is wanted.
+    - `next_player`: whose view the value has. Same shape as `player`.
+
+    **Returns:** the function, in the shape of `player`.
+    """
+    sign = jnp.where(player == next_player, 1.0, -1.0)
+    return Affine(jnp.zeros_like(sign), sign)
+
+
+def monte_carlo_returns(
+    reward: Float[Array, " T"],
+    action_value: Float[Array, " T"],
+    player: Int[Array, " T"],
+    terminated: Bool[Array, " T"],
+    truncated: Bool[Array, " T"],
+    *,
+    discount: float | Float[Array, ""],
+) -> Affine:
+    """The discounted return of each of `T` consecutive steps, in the view of its mover, as far as it is known.
+
+    `G_t` is `reward_t` where the episode terminated, `action_value_t` where it was truncated, and otherwise
+    `reward_t + discount * G_{t+1}` with `G_{t+1}` turned to the view of `player_t`. What comes after step `T - 1` is
+    the argument of the functions returned.
+
+    **Arguments:**
+
+    - `reward`: what the mover of each step received for it.
+    - `action_value`: the search's estimate of the return from the move played, its reward included, for the mover.
+    - `player`: the mover of each step.
+    - `terminated`: the step ended its episode.
+    - `truncated`: the episode was cut off after the step. Never together with `terminated`.
+    - `discount`: from 0 to 1.
+
+    **Returns:** `[T]` functions. Applied to the return from after step `T - 1`, in the view of the mover of step
+    `T - 1`, they give `G_t`; where the episode of step `t` closed, `coefficient` is 0 and `offset` is `G_t`.
+    """
+    closed = terminated | truncated
+    step = Affine(
+        jnp.where(truncated, action_value, reward).astype(jnp.float32),
+        jnp.where(closed, 0.0, jnp.asarray(discount, jnp.float32)),
+    )
+    inner = compose(
+        jax.tree.map(lambda leaf: leaf[:-1], step),
+        change_of_side(player[:-1], player[1:]),
+    )
+    last = jax.tree.map(lambda leaf: leaf[-1], step)
+
+    def back(later, earlier):
+        earlier = compose(earlier, later)
+        return earlier, earlier
+
+    _, returns = jax.lax.scan(back, last, inner, reverse=True)
+    return jax.tree.map(lambda leaf, end: jnp.append(leaf, end), returns, last)
