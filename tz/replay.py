@@ -67,8 +67,8 @@ class ReplayState(eqx.Module):
     - `observation`: `[capacity, ...]`.
     - `action_mask`: `[capacity, A]`.
     - `policy`: `[capacity, A]`.
-    - `value`: `[capacity]` functions of the return from after the newest row, in the view of `last_player`, to the value
-        target of each row, for its mover. Of a known row, `value.offset` is the target and `value.coefficient` is 0.
+    - `value`: `[capacity]` functions from the return after the newest row, in the view of `last_player`, to the value
+        target of each row, for its mover. A known row has `value.coefficient` 0, and `value.offset` is its target.
     - `position`: the slot to be written next.
     - `size`: how many rows are in the ring, from 0 to `capacity`.
     - `num_known`: how many of them have a known value target.
@@ -253,8 +253,8 @@ def _check_trajectory(trajectory: Trajectory) -> None:
     """Raises `ValueError` where the shapes of one game's trajectory contradict each other."""
     if trajectory.player.ndim != 1 or trajectory.player.shape[0] < 1:
         raise ValueError(
-            f"trajectory.player has shape {list(trajectory.player.shape)}, expected [T] with T at least 1: the steps of "
-            "one game. Use `jax.vmap` for a batch of games."
+            f"trajectory.player has shape {list(trajectory.player.shape)}, expected [T] with T at least 1: the steps "
+            "of one game. Use `jax.vmap` for a batch of games."
         )
     num_steps = trajectory.player.shape[0]
     num_actions = trajectory.action_mask.shape[-1] if trajectory.action_mask.ndim else 0
@@ -270,8 +270,8 @@ def _check_trajectory(trajectory: Trajectory) -> None:
         found = getattr(trajectory, name).shape
         if found != shape:
             raise ValueError(
-                f"trajectory.{name} has shape {list(found)}, but {list(shape)} fits its {num_steps} steps (by `player`) "
-                f"and {num_actions} actions (by `action_mask`)."
+                f"trajectory.{name} has shape {list(found)}, but {list(shape)} fits its {num_steps} steps (by "
+                f"`player`) and {num_actions} actions (by `action_mask`)."
             )
     if num_players > 2:
         raise ValueError(

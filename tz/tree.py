@@ -185,7 +185,7 @@ def backup(
     node: Int[Array, ""],
     action: Int[Array, ""],
     q: Float[Array, ""],
-    discount: Float[Array, ""],
+    discount: float | Float[Array, ""],
     update: Callable[[Node, Int[Array, ""], Float[Array, ""]], tuple[Float[Array, ""], Float[Array, ""]]],
 ) -> Tree:
     """Carries the result of a simulation from edge `(node, action)` up to the root.

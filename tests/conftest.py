@@ -1,0 +1,15 @@
+"""Type checks of every annotated shape, and a compilation cache shared by the processes of one run."""
+
+import os
+import pathlib
+import tempfile
+
+import jax
+import jaxtyping
+
+CACHE = pathlib.Path(os.environ.get("TZ_TEST_CACHE", pathlib.Path(tempfile.gettempdir()) / "tz_test_cache"))
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+jaxtyping.install_import_hook("tz", "beartype.beartype")

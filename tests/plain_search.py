@@ -1,0 +1,71 @@
+"""The same search as `tz.search`, for one game at a time, written to be read: an oracle."""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass
+class PlainNode:
+    state: int
+    prior: np.ndarray
+    raw_value: float
+    visits: np.ndarray
+    q: np.ndarray
+    children: dict
+
+    def value(self):
+        return (self.raw_value + self.visits @ self.q) / (1 + self.visits.sum())
+
+    def count(self):
+        return 1 + sum(child.count() for child in self.children.values())
+
+
+def make_node(tables, state):
+    """A node as the evaluator sees it; a finished game is worth 0."""
+    legal = tables.legal[state] | tables.terminated[state]
+    weights = np.where(legal, np.exp(tables.logits[state]), 0)
+    value = 0.0 if tables.terminated[state] else float(tables.values[state])
+    zeros = np.zeros(len(legal))
+    return PlainNode(state, weights / weights.sum(), value, zeros.astype(int), zeros.copy(), {})
+
+
+def puct(node, legal, c):
+    q = np.where(node.visits > 0, node.q, node.value())
+    score = q + c * node.prior * np.sqrt(1 + node.visits.sum()) / (1 + node.visits)
+    return int(np.argmax(np.where(legal, score, -np.inf)))
+
+
+def muzero_puct(node, legal, c_init, c_base=19652.0):
+    value, total = node.value(), 1 + node.visits.sum()
+    seen = np.append(node.q[node.visits > 0], value)
+    low, high = seen.min(), seen.max()
+    q = np.where(node.visits > 0, (node.q - low) / max(high - low, 1e-8), 0)
+    weight = c_init + np.log((1 + c_base + total) / c_base)
+    score = q + weight * node.prior * np.sqrt(total) / (1 + node.visits)
+    return int(np.argmax(np.where(legal, score, -np.inf)))
+
+
+def simulate(tables, root, node, select, max_nodes, discount):
+    """One simulation below `node`; returns what it is worth to the player to move there."""
+    state, player = node.state, tables.player[node.state]
+    action = select(node, tables.legal[state])
+    after = int(tables.next_state[state, action])
+    if action in node.children and not tables.terminated[after]:
+        value = simulate(tables, root, node.children[action], select, max_nodes, discount)
+    else:
+        leaf = make_node(tables, after)
+        value = leaf.raw_value
+        if action not in node.children and root.count() < max_nodes:
+            node.children[action] = leaf
+    sign = 1 if tables.player[after] == player else -1
+    q = tables.rewards[state, action, player] + discount * sign * value
+    node.visits[action] += 1
+    node.q[action] += (q - node.q[action]) / node.visits[action]
+    return q
+
+
+def plain_search(tables, root, select, num_simulations, max_nodes, discount):
+    """Runs the simulations in place. `tables` holds NumPy arrays."""
+    for _ in range(num_simulations):
+        simulate(tables, root, root, select, max_nodes, discount)

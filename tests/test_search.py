@@ -1,0 +1,322 @@
+"""The search against an oracle, its invariants, and what it refuses."""
+
+import dataclasses
+import functools
+import warnings
+
+import chex
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from plain_search import make_node, muzero_puct, plain_search, puct
+from tabular import NUM_ACTIONS, draw_tables, stack_tables, tabular_env, tabular_evaluator
+
+import tz
+
+NUM_GAMES = 24
+SEARCHES = {  # name: (settings of the search, plain selector, settings of the games)
+    "two players": ({}, (puct, 1.5), {}),
+    "alternating, deep": ({"discount": 0.97}, (puct, 0.4), {"alternate": True, "end_rate": 0.0}),
+    "one player": ({"discount": 0.9}, (puct, 1.5), {"num_players": 1}),
+    "early ends": ({}, (puct, 1.5), {"end_rate": 0.6}),
+    "full tree": ({"max_nodes": 7}, (puct, 1.5), {}),
+    "muzero": ({"discount": 0.95}, (muzero_puct, 1.25), {}),
+}
+
+
+def settings(options, plain) -> tz.MCTS:
+    selector = tz.PUCT(plain[1]) if plain[0] is puct else tz.MuZeroPUCT(plain[1])
+    options = {"num_simulations": 40, "max_nodes": 96} | options
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if options["max_nodes"] <= options["num_simulations"] else "error")
+        return tz.MCTS(selector=selector, root=tz.PlainRoot(), **options)
+
+
+@eqx.filter_jit
+def search_twice(mcts, tables):
+    """Searches, plays the most visited move, and searches on in what is left of the tree; for a batch of games."""
+
+    def one(tables):
+        env, evaluator = tabular_env(tables), tabular_evaluator(tables)
+        first = tz.search(mcts, env, evaluator, tz.init_search(mcts, *env.init(jax.random.key(0))), key=jax.random.key(0))
+        action = jnp.argmax(first.tree.visits[0]).astype(jnp.int32)
+        after = env.step(jnp.int32(0), action)
+        kept = tz.advance(mcts, first, action, *after)
+        return first, action, kept, tz.search(mcts, env, evaluator, kept, key=jax.random.key(1))
+
+    return jax.vmap(one)(tables)
+
+
+@functools.cache
+def searched(name):
+    options, plain, games = SEARCHES[name]
+    tables = [draw_tables(seed, **games) for seed in range(NUM_GAMES)]
+    mcts = settings(options, plain)
+    return mcts, tables, jax.device_get(search_twice(mcts, stack_tables(tables)))
+
+
+def flat_tree(node, tree, index=0):
+    """Asserts that a node of the plain search and its descendants equal those of `tree`."""
+    np.testing.assert_array_equal(tree.visits[index], node.visits)
+    np.testing.assert_allclose(tree.q[index], node.q, atol=2e-5)
+    for action in range(NUM_ACTIONS):
+        child = int(tree.children[index, action])
+        assert (child >= 0) == (action in node.children)
+        if child >= 0:
+            flat_tree(node.children[action], tree, child)
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_agrees_with_the_plain_search(name):
+    mcts, tables, (first, actions, _, second) = searched(name)
+    _, (select, c), _ = SEARCHES[name]
+    for game in range(NUM_GAMES):
+        plain = jax.tree.map(np.asarray, tables[game])
+        run = functools.partial(
+            plain_search, plain, select=lambda node, legal: select(node, legal, c), max_nodes=mcts.max_nodes,
+            num_simulations=mcts.num_simulations, discount=mcts.discount,
+        )  # fmt: skip
+        root = make_node(plain, 0)
+        run(root)
+        flat_tree(root, jax.tree.map(lambda x, game=game: x[game], first.tree))
+
+        after = int(plain.next_state[0, actions[game]])
+        if plain.terminated[after]:
+            continue
+        root = root.children[int(actions[game])] if int(actions[game]) in root.children else make_node(plain, after)
+        run(root)
+        flat_tree(root, jax.tree.map(lambda x, game=game: x[game], second.tree))
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_tree_invariants(name):
+    mcts, tables, (first, _, _, second) = searched(name)
+    for state in (first, second):
+        tree = state.tree
+        for game in range(NUM_GAMES):
+            if tree.terminated[game, 0]:
+                continue  # the move played ended the game: nothing to search
+            size = tree.size[game]
+            parent, action, visits = tree.parent[game, :size], tree.action[game, :size], tree.visits[game, :size]
+            assert size <= mcts.max_nodes and parent[0] == -1
+            assert (parent[1:] < np.arange(1, size)).all(), "a parent stands before its children"
+            assert (tree.children[game][parent[1:], action[1:]] == np.arange(1, size)).all()
+            assert (tree.children[game] >= 0).sum() == size - 1
+            illegal = ~tables[game].legal[tree.state[game, :size]] & ~tree.terminated[game, :size, None]
+            assert not visits[np.asarray(illegal)].any(), "an illegal action was visited"
+            assert not visits[tree.terminated[game, :size]].any(), "the search went on after the end"
+            below = visits[1:].sum(1)
+            into = tree.visits[game][parent[1:], action[1:]]
+            live = ~tree.terminated[game, 1:size]
+            # A node is visited once by its own evaluation, and once for each visit of one of its edges.
+            if mcts.max_nodes > mcts.num_simulations:
+                np.testing.assert_array_equal(into[live], below[live] + 1)
+        np.testing.assert_allclose(jax.vmap(lambda s: tz.action_weights(mcts, s))(state).sum(-1), 1, rtol=1e-6)
+    assert (first.tree.visits[:, 0].sum(-1) == mcts.num_simulations).all()
+
+
+def test_a_full_tree_goes_on_searching():
+    mcts, _, (first, *_) = searched("full tree")
+    assert (first.tree.size <= 7).all() and (first.tree.size == 7).any()
+    assert (first.tree.visits[:, 0].sum(-1) == 40).all()
+
+
+def test_advance_keeps_the_played_subtree():
+    mcts, tables, (first, actions, kept, _) = searched("two players")
+    num_kept = 0
+    for game in range(NUM_GAMES):
+        old, new = (jax.tree.map(lambda x, game=game: x[game], s.tree) for s in (first, kept))
+        pairs = [(int(old.children[0, actions[game]]), 0)]
+        while pairs:
+            before, after = pairs.pop()
+            num_kept += 1
+            for field in ("state", "player", "terminated", "raw_value", "logits", "visits", "q"):
+                np.testing.assert_array_equal(getattr(old, field)[before], getattr(new, field)[after], err_msg=field)
+            for action in range(NUM_ACTIONS):
+                child = int(old.children[before, action]), int(new.children[after, action])
+                assert (child[0] < 0) == (child[1] < 0)
+                if child[0] >= 0:
+                    assert old.reward[child[0]] == new.reward[child[1]]
+                    pairs.append(child)
+    assert num_kept == kept.tree.size.sum() > NUM_GAMES
+
+
+def test_advance_to_an_unvisited_move_and_reset_start_anew():
+    mcts, tables, (first, actions, *_) = searched("two players")
+    env = tabular_env(tables[0])
+    state, action = jax.tree.map(lambda x: jnp.asarray(x[0]), (first, actions))
+    after = env.step(jnp.int32(0), action)
+    fresh = tz.init_search(mcts, *after)
+    chex.assert_trees_all_equal(tz.advance(mcts, state, action, *after, reset=True), fresh)
+    forgetful = dataclasses.replace(mcts, persist_tree=False)
+    chex.assert_trees_all_equal(tz.advance(forgetful, state, action, *after), fresh)
+    childless = eqx.tree_at(lambda s: s.tree.children, state, state.tree.children.at[0].set(-1))
+    chex.assert_trees_all_equal(tz.advance(mcts, childless, action, *after), fresh)
+
+
+def test_games_of_a_batch_do_not_touch_each_other():
+    mcts, tables, (first, *_) = searched("two players")
+    alone = search_twice(mcts, stack_tables(tables[3:4]))[0]
+    chex.assert_trees_all_equal(jax.tree.map(lambda x: x[3], first), jax.tree.map(lambda x: np.asarray(x[0]), alone))
+
+
+def test_one_trace_a_shape_and_settings_sweep_under_vmap():
+    tables = draw_tables(0)
+    env, evaluator = tabular_env(tables), tabular_evaluator(tables)
+    traces = []
+
+    def weights(c, temperature, key):
+        traces.append(c)
+        mcts = tz.MCTS(24, selector=tz.PUCT(c), temperature=temperature)
+        state = tz.search(mcts, env, evaluator, tz.init_search(mcts, *env.init(key)), key=key)
+        return tz.action_weights(mcts, state), tz.choose_action(mcts, state, key=key)
+
+    compiled = jax.jit(weights)
+    for seed, c in enumerate([0.1, 1.0, 4.0]):
+        compiled(jnp.float32(c), jnp.float32(seed), jax.random.key(seed))
+    assert len(traces) == 1
+    swept = jax.jit(jax.vmap(lambda c: weights(c, jnp.float32(1), jax.random.key(0))[0]))(jnp.array([0.05, 50.0]))
+    entropy = jax.scipy.special.entr(swept).sum(-1)
+    assert entropy[0] < entropy[1], "more exploration spreads the visits"
+
+
+@pytest.fixture(scope="module")
+def root_search():
+    """A search of one game with noise, compiled once: `(alpha, epsilon, state, key) -> state`."""
+    tables = draw_tables(1, end_rate=0.0)
+    env, evaluator = tabular_env(tables), tabular_evaluator(tables)
+
+    @jax.jit
+    def run(alpha, epsilon, state, key):
+        mcts = tz.MCTS(24, 64, root=tz.Dirichlet(alpha, epsilon))
+        return tz.search(mcts, env, evaluator, state, key=key)
+
+    mcts = tz.MCTS(24, 64)
+    return mcts, env, tables, run, tz.init_search(mcts, *env.init(jax.random.key(0)))
+
+
+def root_prior(state):
+    return np.exp(np.asarray(state.tree.logits[0]))
+
+
+def test_noise_is_at_the_root_on_legal_actions_and_once_a_search(root_search):
+    _, _, tables, run, state = root_search
+    legal = np.asarray(tables.legal[0])
+    clean = root_prior(run(0.3, 0.0, state, jax.random.key(0)))
+    np.testing.assert_allclose(clean, np.asarray(jax.nn.softmax(jnp.where(legal, tables.logits[0], -jnp.inf))), rtol=1e-5)
+    searches = [run(0.3, 0.25, state, jax.random.key(seed)) for seed in range(30)]
+    for noisy in searches:
+        prior = root_prior(noisy)
+        assert (prior[~legal] == 0).all() and (prior[legal] > 0).all()
+        np.testing.assert_allclose(prior.sum(), 1, rtol=1e-5)
+        assert (prior[legal] >= 0.75 * clean[legal] - 1e-6).all(), "a quarter of the prior at most is noise"
+        size = int(noisy.tree.size)
+        rows = np.asarray(noisy.tree.state[1:size])
+        live = ~np.asarray(noisy.tree.terminated[1:size])
+        expected = jax.nn.softmax(jnp.where(tables.legal[rows], tables.logits[rows], -jnp.inf))
+        np.testing.assert_allclose(np.exp(noisy.tree.logits[1:size])[live], expected[live], rtol=1e-5)  # root only
+    mean = np.mean([root_prior(noisy) for noisy in searches], 0)
+    assert np.std([root_prior(noisy) for noisy in searches], 0)[legal].min() > 0.01
+    np.testing.assert_allclose(mean[legal], 0.75 * clean[legal] + 0.25 / legal.sum(), atol=0.08)
+
+
+def test_noise_is_drawn_anew_on_a_reused_root_and_does_not_pile_up(root_search):
+    mcts, env, tables, run, state = root_search
+    first = run(0.3, 0.25, state, jax.random.key(0))
+    action = jnp.argmax(first.tree.visits[0]).astype(jnp.int32)
+    kept = tz.advance(mcts, first, action, *env.step(jnp.int32(0), action))
+    row = int(kept.tree.state[0])
+    clean = jax.nn.softmax(jnp.where(tables.legal[row], tables.logits[row], -jnp.inf))
+    once = run(0.3, 0.25, kept, jax.random.key(1))
+    again = run(0.3, 0.25, once, jax.random.key(1))
+    assert not np.allclose(root_prior(once), clean, atol=1e-3)
+    np.testing.assert_array_equal(root_prior(once), root_prior(again))
+
+
+@pytest.mark.parametrize("alpha", [1e-3, 0.03, 10.0])
+def test_noise_of_any_concentration_is_finite(alpha):
+    logits = jnp.log(jnp.array([0.2, 0.0, 0.8, 0.0]))
+    keys = jax.random.split(jax.random.key(0), 200)
+    noisy = jax.vmap(lambda key: tz.Dirichlet(alpha, 1.0)(logits, key=key))(keys)
+    assert not jnp.isnan(noisy).any() and (noisy[:, jnp.array([1, 3])] == -jnp.inf).all()
+    np.testing.assert_allclose(jnp.exp(noisy).sum(-1), 1, rtol=1e-4)
+
+
+def test_temperature(root_search):
+    mcts, _, _, run, state = root_search
+    searched = run(0.3, 0.0, state, jax.random.key(0))
+    searched = eqx.tree_at(lambda s: s.tree.visits, searched, searched.tree.visits.at[0].set(jnp.array([12, 0, 6, 6])))
+    keys = jax.random.split(jax.random.key(0), 20_000)
+
+    def shares(temperature):
+        choose = functools.partial(tz.choose_action, dataclasses.replace(mcts, temperature=temperature), searched)
+        return np.bincount(jax.vmap(lambda key: choose(key=key))(keys), minlength=4) / len(keys)
+
+    np.testing.assert_allclose(shares(1.0), [0.5, 0, 0.25, 0.25], atol=0.015)
+    np.testing.assert_allclose(shares(0.5), [4 / 6, 0, 1 / 6, 1 / 6], atol=0.015)
+    np.testing.assert_array_equal(shares(0.0), [1, 0, 0, 0])
+    np.testing.assert_array_equal(shares(1e-30), [1, 0, 0, 0])
+    searched = eqx.tree_at(lambda s: s.tree.visits, searched, searched.tree.visits.at[0].set(jnp.array([6, 0, 6, 3])))
+    np.testing.assert_allclose(shares(0.0), [0.5, 0, 0.5, 0], atol=0.015)
+
+
+@pytest.mark.parametrize("logits", [[1e30, -1e30, 0, 0], [-1e30] * 4, [jnp.inf * -1, 0, 0, 0], [200.0, 0, 0, 0]])
+def test_extreme_logits_do_not_break_the_search(logits):
+    tables = draw_tables(2, end_rate=0.0)
+    env = tabular_env(eqx.tree_at(lambda t: t.legal, tables, tables.legal.at[:, :3].set(True)))
+    mcts = tz.MCTS(30, root=tz.Dirichlet())
+    state = tz.init_search(mcts, *env.init(jax.random.key(0)))
+    evaluator = lambda row, metadata, key: (jnp.array(logits, jnp.float32), jnp.float32(0.1))  # noqa: E731
+    state = jax.jit(lambda s: tz.search(mcts, env, evaluator, s, key=jax.random.key(0)))(state)
+    assert jnp.isfinite(state.tree.q).all() and not jnp.isnan(state.tree.logits).any()
+    assert state.tree.visits[0].sum() == 30
+
+
+def test_logits_are_not_softmaxed_twice(root_search):
+    """The prior of a node is the softmax of the evaluator's logits, for logits that no softmax leaves alone."""
+    _, _, tables, run, state = root_search
+    legal = tables.legal[0]
+    expected = jax.nn.softmax(jnp.where(legal, tables.logits[0], -jnp.inf))
+    twice = jax.nn.softmax(jnp.where(legal, expected, -jnp.inf))
+    prior = root_prior(run(0.3, 0.0, state, jax.random.key(0)))
+    np.testing.assert_allclose(prior, expected, rtol=1e-5)
+    assert np.abs(prior - twice).max() > 0.05
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_simulations": 0}, "num_simulations must be at least 1, found 0"),
+        ({"num_simulations": 4, "max_nodes": 1}, "max_nodes must be at least 2"),
+        ({"num_simulations": 4, "temperature": -0.5}, "temperature must be 0 or more"),
+        ({"num_simulations": 4, "temperature": float("nan")}, "temperature must be 0 or more"),
+        ({"num_simulations": 4, "discount": 1.5}, "discount must be from 0 to 1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        tz.MCTS(**options)
+
+
+def test_a_small_tree_is_announced():
+    with pytest.warns(UserWarning, match="32 simulations can add as many nodes, but max_nodes=8 has room for 7"):
+        tz.MCTS(32, 8)
+
+
+def test_more_than_two_players_are_refused():
+    env = tabular_env(draw_tables(0))
+    row, metadata = env.init(jax.random.key(0))
+    metadata = dataclasses.replace(metadata, rewards=jnp.zeros(3))
+    with pytest.raises(ValueError, match=r"one or two players.* 3 entries"):
+        tz.init_search(tz.MCTS(4), row, metadata)
+
+
+def test_an_evaluator_of_the_wrong_shape_is_refused():
+    env = tabular_env(draw_tables(0))
+    mcts = tz.MCTS(4)
+    state = tz.init_search(mcts, *env.init(jax.random.key(0)))
+    for evaluator in (lambda s, m, k: (jnp.zeros(5), jnp.float32(0)), lambda s, m, k: (jnp.zeros(4), jnp.zeros(1))):
+        with pytest.raises(ValueError, match=r"this game needs logits of shape \(4,\)"):
+            tz.search(mcts, env, evaluator, state, key=jax.random.key(0))

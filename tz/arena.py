@@ -1,0 +1,183 @@
+"""Matches: two players, many games at once, from varied openings, each opening played from both sides."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+from tz.env import Env, StepMetadata
+from tz.search import MCTS, Evaluator, SearchState, advance, choose_action, init_search, search
+
+
+class Player(eqx.Module):
+    """Who plays a match: a search (`mcts`) and what it believes (`evaluator`)."""
+
+    mcts: MCTS
+    evaluator: Evaluator
+
+
+class MatchResult(eqx.Module):
+    """The games of a match, `G` of them; game `2 i` and game `2 i + 1` share an opening with the sides swapped.
+
+    **Fields:**
+
+    - `returns`: `[G]`, the sum of the first player's rewards.
+    - `finished`: `[G]`, False where a game was cut off at `max_steps`; it counts in none of wins, draws and losses.
+    - `player_id`: `[G]`, the id that the first player had.
+    - `opening`: the environment's states after the opening, `[G, ...]`.
+    - `actions`: `[G, max_steps]`, the moves from there, -1 after the end.
+    """
+
+    returns: Float[Array, " G"]
+    finished: Bool[Array, " G"]
+    player_id: Int[Array, " G"]
+    opening: PyTree
+    actions: Int[Array, "G T"]
+
+    def _count(self, games: Bool[Array, " G"]) -> Int[Array, ""]:
+        return jnp.sum(games & self.finished, dtype=jnp.int32)
+
+    @property
+    def wins(self) -> Int[Array, ""]:
+        """Finished games that the first player won."""
+        return self._count(self.returns > 0)
+
+    @property
+    def draws(self) -> Int[Array, ""]:
+        """Finished games without a winner."""
+        return self._count(self.returns == 0)
+
+    @property
+    def losses(self) -> Int[Array, ""]:
+        """Finished games that the second player won."""
+        return self._count(self.returns < 0)
+
+    @property
+    def score(self) -> Float[Array, ""]:
+        """Wins and half the draws, of all finished games."""
+        return (self.wins + 0.5 * self.draws) / jnp.maximum(jnp.sum(self.finished), 1)
+
+
+class _Games(eqx.Module):
+    """One side's half of a match in progress, `[G / 2, ...]`; `trees` are the two players'."""
+
+    env_state: PyTree
+    metadata: StepMetadata
+    trees: tuple[SearchState, SearchState]
+    returns: Array
+    keys: PRNGKeyArray
+
+
+def random_opening(env: Env, num_plies: int, *, key: PRNGKeyArray) -> tuple[PyTree, StepMetadata]:
+    """A new game after `num_plies` random legal moves; a move that would end the game is not made."""
+
+    def ply(carry, key):
+        env_state, metadata = carry
+        action = jax.random.categorical(key, jnp.where(metadata.action_mask, 0.0, -jnp.inf)).astype(jnp.int32)
+        after = env.step(env_state, action)
+        return jax.tree.map(lambda new, old: jnp.where(after[1].terminated, old, new), after, carry), None
+
+    init_key, key = jax.random.split(key)
+    return lax.scan(ply, env.init(init_key), jax.random.split(key, num_plies))[0]
+
+
+def _search_if_to_move(env: Env, player: Player, tree: SearchState, to_move: Bool[Array, " G"], keys: PRNGKeyArray):
+    """The moves and trees of a player who searches where it is to move; no search at all if that is nowhere."""
+
+    def run(tree):
+        def one(tree, to_move, key):
+            search_key, action_key = jax.random.split(key)
+            searched = search(player.mcts, env, player.evaluator, tree, key=search_key)
+            action = choose_action(player.mcts, searched, key=action_key)
+            return action, jax.tree.map(lambda new, old: jnp.where(to_move, new, old), searched, tree)
+
+        return jax.vmap(one)(tree, to_move, keys)
+
+    return lax.cond(jnp.any(to_move), run, lambda tree: (jnp.zeros(to_move.shape, jnp.int32), tree), tree)
+
+
+def _play_ply(env: Env, players: tuple[Player, Player], games: _Games, player_id, step) -> tuple[_Games, Array]:
+    """One move in every unfinished game of one half; `step` is the move's number."""
+    live = ~games.metadata.terminated
+    first_to_move = games.metadata.cur_player_id == player_id
+    keys = jax.vmap(jax.random.fold_in, (0, None))(games.keys, step)
+    action_0, tree_0 = _search_if_to_move(env, players[0], games.trees[0], live & first_to_move, keys)
+    action_1, tree_1 = _search_if_to_move(env, players[1], games.trees[1], live & ~first_to_move, keys)
+    action = jnp.where(first_to_move, action_0, action_1)
+    env_state, metadata = jax.vmap(env.step)(games.env_state, action)
+
+    def follow(player: Player, tree: SearchState) -> SearchState:
+        return jax.vmap(lambda *args: advance(player.mcts, *args))(tree, action, env_state, metadata)
+
+    trees = follow(players[0], tree_0), follow(players[1], tree_1)
+    reward = jax.vmap(lambda rewards, player: rewards[player])(metadata.rewards, player_id)
+    returns = games.returns + jnp.where(live, reward, 0)
+    return _Games(env_state, metadata, trees, returns, games.keys), jnp.where(live, action, -1)
+
+
+def play_match(
+    env: Env,
+    first: Player,
+    second: Player,
+    *,
+    num_games: int,
+    key: PRNGKeyArray,
+    opening_plies: int = 4,
+    max_steps: int = 512,
+) -> MatchResult:
+    """Plays `first` against `second`, each opening twice with the sides swapped, each player with a tree of its own.
+
+    A whole-batch function: all games advance together, and a player's search runs only when it is to move in some game
+    of the half in question. Compile it with `eqx.filter_jit`.
+
+    **Arguments:** `num_games`, even; `opening_plies`, random legal moves at the start, so that games differ (without
+    them two players without randomness play the same two games over and over); `max_steps`, moves after the opening.
+
+    **Returns:** a [`tz.MatchResult`][], from the point of view of `first`.
+
+    **Raises:** `ValueError` if `num_games` is odd or not positive, or the game has not exactly two players.
+    """
+    if num_games < 2 or num_games % 2:
+        raise ValueError(f"num_games must be even and at least 2, so that each opening has both sides: {num_games}.")
+    if env.num_players != 2:
+        raise ValueError(f"A match needs a game of two players; {env.name} has {env.num_players}.")
+    num_openings = num_games // 2
+    opening_key, play_key = jax.random.split(key)
+
+    def start(index):
+        env_state, metadata = random_opening(env, opening_plies, key=jax.random.fold_in(opening_key, index))
+        trees = tuple(init_search(player.mcts, env_state, metadata) for player in (first, second))
+        return env_state, metadata, trees, jnp.float32(0)
+
+    openings = jax.vmap(start)(jnp.arange(num_openings))
+    halves = jax.tree.map(lambda x: jnp.stack([x, x]), openings)  # [2, G / 2]: `first` moves first, or second
+    game_keys = jax.vmap(jax.random.fold_in, (None, 0))(play_key, jnp.arange(num_games)).reshape(2, num_openings)
+    games = _Games(*halves, game_keys)
+    mover = openings[1].cur_player_id
+    player_ids = jnp.stack([mover, 1 - mover])
+
+    def unfinished(carry: Any):
+        games, _, step = carry
+        return jnp.any(~games.metadata.terminated) & (step < max_steps)
+
+    def play(carry: Any):
+        games, actions, step = carry
+        games, action = lax.map(lambda half: _play_ply(env, (first, second), *half, step), (games, player_ids))
+        return games, actions.at[:, :, step].set(action), step + 1
+
+    actions = jnp.full((2, num_openings, max_steps), -1, jnp.int32)
+    games, actions, _ = lax.while_loop(unfinished, play, (games, actions, jnp.int32(0)))
+
+    def interleaved(x):
+        return jnp.swapaxes(x, 0, 1).reshape(num_games, *x.shape[2:])
+
+    return MatchResult(
+        returns=interleaved(games.returns),
+        finished=interleaved(games.metadata.terminated),
+        player_id=interleaved(player_ids),
+        opening=jax.tree.map(interleaved, halves[0]),
+        actions=interleaved(actions),
+    )

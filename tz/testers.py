@@ -1,0 +1,96 @@
+"""Testers: what the training loop plays against to see whether it learns."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from tz.arena import MatchResult, Player, play_match
+from tz.env import Env
+from tz.search import MCTS, Evaluator
+
+TesterMetrics = dict[str, Array]
+
+
+def _check_num_episodes(num_episodes: int) -> None:
+    if num_episodes < 2 or num_episodes % 2:
+        raise ValueError(
+            f"num_episodes must be even and at least 2, so that both players get each side equally often; found "
+            f"{num_episodes}."
+        )
+
+
+def _metrics(name: str, match: MatchResult) -> TesterMetrics:
+    counts = {"score": match.score, "wins": match.wins, "draws": match.draws, "losses": match.losses}
+    return {f"{name}_{key}": value for key, value in counts.items()}
+
+
+class OpponentTester(eqx.Module):
+    """Plays the newest network against a fixed opponent.
+
+    **Fields:** `opponent`, an evaluator; `name`, which the metrics begin with; `num_episodes`, even; `opponent_mcts`,
+    the opponent's search, or None for the same as the agent's; `opening_plies` and `max_steps`, of
+    [`tz.play_match`][].
+
+    **Metrics:** `{name}_score` (wins and half the draws, of all), `{name}_wins`, `{name}_draws`, `{name}_losses`.
+    """
+
+    opponent: Evaluator
+    name: str = eqx.field(static=True)
+    num_episodes: int = eqx.field(static=True, default=32)
+    opponent_mcts: MCTS | None = None
+    opening_plies: int = eqx.field(static=True, default=4)
+    max_steps: int = eqx.field(static=True, default=512)
+
+    def __check_init__(self):
+        _check_num_episodes(self.num_episodes)
+
+    def init(self, evaluator: Evaluator) -> None:
+        """A fixed opponent has no state."""
+        del evaluator
+
+    def test(
+        self, env: Env, mcts: MCTS, evaluator: Evaluator, state: PyTree, *, key: PRNGKeyArray
+    ) -> tuple[PyTree, TesterMetrics]:
+        """Plays the match and returns the state and the metrics."""
+        opponent = Player(mcts if self.opponent_mcts is None else self.opponent_mcts, self.opponent)
+        match = _match(self, env, Player(mcts, evaluator), opponent, key)
+        return state, _metrics(self.name, match)
+
+
+class TwoPlayerTester(eqx.Module):
+    """Plays the newest network against the best so far, and replaces it where the newest scores more than half.
+
+    **Fields:** `num_episodes`, even; `opening_plies` and `max_steps`, of [`tz.play_match`][]; `name`, which the metrics
+    begin with.
+
+    **Metrics:** as [`tz.OpponentTester`][], and `{name}_replaced` (0 or 1).
+    """
+
+    num_episodes: int = eqx.field(static=True)
+    opening_plies: int = eqx.field(static=True, default=4)
+    max_steps: int = eqx.field(static=True, default=512)
+    name: str = eqx.field(static=True, default="best")
+
+    def __check_init__(self):
+        _check_num_episodes(self.num_episodes)
+
+    def init(self, evaluator: Evaluator) -> Any:
+        """The first network is the best so far."""
+        return evaluator
+
+    def test(
+        self, env: Env, mcts: MCTS, evaluator: Evaluator, state: PyTree, *, key: PRNGKeyArray
+    ) -> tuple[PyTree, TesterMetrics]:
+        """Plays the match and returns the best evaluator so far and the metrics."""
+        match = _match(self, env, Player(mcts, evaluator), Player(mcts, state), key)
+        better = match.score > 0.5
+        best = jax.tree.map(lambda new, old: jnp.where(better, new, old) if eqx.is_array(old) else old, evaluator, state)
+        return best, _metrics(self.name, match) | {f"{self.name}_replaced": better.astype(jnp.int32)}
+
+
+def _match(tester: Any, env: Env, agent: Player, opponent: Player, key: PRNGKeyArray) -> MatchResult:
+    settings = {"num_games": tester.num_episodes, "opening_plies": tester.opening_plies, "max_steps": tester.max_steps}
+    return play_match(env, agent, opponent, key=key, **settings)

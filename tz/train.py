@@ -1,0 +1,89 @@
+"""Learning from samples: the state that training carries, AlphaZero's loss, and one gradient step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+from tz.replay import Sample
+
+Metrics = dict[str, Float[Array, ""]]
+Loss = Callable[[PyTree, tuple[Array, Array], Sample], tuple[Float[Array, ""], Metrics]]
+"""`(network, (logits, value), sample) -> (loss, metrics)`, of one sample."""
+
+
+class TrainState(eqx.Module):
+    """What training carries from step to step.
+
+    **Fields:** `network`; `norm_state`, the `eqx.nn.State` of a stateful network, or None; `opt_state`, optax's; `step`,
+    gradient steps made.
+    """
+
+    network: PyTree
+    norm_state: eqx.nn.State | None
+    opt_state: PyTree
+    step: Int[Array, ""]
+
+
+def init_train(
+    optimizer: optax.GradientTransformation, network: PyTree, norm_state: eqx.nn.State | None = None
+) -> TrainState:
+    """The state before the first step.
+
+    **Arguments:** `network`, any Equinox module `obs -> (logits, value)`; with `norm_state` (both from
+    `eqx.nn.make_with_state`) the stateful form `(obs, norm_state) -> ((logits, value), norm_state)`.
+    """
+    opt_state = optimizer.init(eqx.filter(network, eqx.is_inexact_array))
+    return TrainState(network, norm_state, opt_state, jnp.int32(0))
+
+
+def az_loss(
+    network: PyTree, output: tuple[Float[Array, " A"], Float[Array, ""]], sample: Sample, *, l2_reg_lambda: float = 1e-4
+) -> tuple[Float[Array, ""], Metrics]:
+    """AlphaZero's loss of one sample: policy cross-entropy over legal actions, squared value error, L2 of the weights.
+
+    **Arguments:** `network`, for its weights; `output`, its logits and value for this sample; `l2_reg_lambda`, the
+    weight of the L2 term (the sum of all squared parameters).
+
+    **Returns:** the loss and its parts, `policy_loss`, `value_loss` and `l2_loss` (already weighted).
+
+    Silver et al., *Mastering the game of Go without human knowledge*, Nature 2017.
+    """
+    logits, value = output
+    log_policy = jax.nn.log_softmax(jnp.where(sample.action_mask, logits, jnp.finfo(logits.dtype).min))
+    policy_loss = -jnp.sum(jnp.where(sample.action_mask, sample.policy * log_policy, 0.0))
+    value_loss = jnp.square(value - sample.value)
+    weights = jax.tree.leaves(eqx.filter(network, eqx.is_inexact_array))
+    l2_loss = l2_reg_lambda * sum((jnp.sum(jnp.square(w)) for w in weights), jnp.float32(0))
+    loss = policy_loss + value_loss + l2_loss
+    return loss, {"policy_loss": policy_loss, "value_loss": value_loss, "l2_loss": l2_loss}
+
+
+def train_step(
+    optimizer: optax.GradientTransformation, loss: Loss, state: TrainState, batch: Sample
+) -> tuple[TrainState, Metrics]:
+    """One gradient step on the mean loss of a batch.
+
+    **Arguments:** `loss`, of one sample, such as [`tz.az_loss`][]; `batch`, samples with a leading batch axis.
+
+    **Returns:** the next state and the mean of the loss's metrics, with `loss` itself.
+    """
+
+    def mean_loss(network: Any):
+        if state.norm_state is None:
+            outputs, norm_state = jax.vmap(network)(batch.observation), None
+        else:
+            apply = jax.vmap(network, in_axes=(0, None), out_axes=(0, None), axis_name="batch")
+            outputs, norm_state = apply(batch.observation, state.norm_state)
+        losses, metrics = jax.vmap(loss, in_axes=(None, 0, 0))(network, outputs, batch)
+        metrics = {"loss": losses} | metrics
+        return jnp.mean(losses), (jax.tree.map(jnp.mean, metrics), norm_state)
+
+    gradients, (metrics, norm_state) = eqx.filter_grad(mean_loss, has_aux=True)(state.network)
+    parameters = eqx.filter(state.network, eqx.is_inexact_array)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, parameters)
+    return TrainState(eqx.apply_updates(state.network, updates), norm_state, opt_state, state.step + 1), metrics
