@@ -87,11 +87,13 @@ def check_env(env: Env, *, key: PRNGKeyArray | None = None, num_games: int = 8, 
     """
     if num_games < 1 or max_steps < 1:
         raise ValueError(f"`num_games` and `max_steps` must be at least 1, found {num_games} and {max_steps}.")
-    key = jax.random.key(0) if key is None else key
-    _check_types(env, key)
+    init_key, chance_key = jax.random.split(jax.random.key(0) if key is None else key)
+    _check_types(env, init_key)
+    # The chances are drawn here, not in `_play`, to keep the program small: compiling it is most of the time spent.
+    chances = jax.random.uniform(chance_key, (num_games, max_steps + 1))
     try:
-        play = jax.jit(jax.vmap(functools.partial(_play, env, max_steps)))
-        sample, flags, history = jax.block_until_ready(play(jax.random.split(key, num_games)))
+        play = jax.jit(jax.vmap(functools.partial(_play, env)))
+        sample, flags, history = jax.block_until_ready(play(jax.random.split(init_key, num_games), chances))
     except Exception as error:
         raise _failure(env, "a random game under `jax.jit`, `jax.vmap` and `jax.lax.scan` failed", error) from error
     _check_games(env, jax.device_get(flags), jax.device_get(history))
@@ -195,9 +197,10 @@ def _check_same(env: Env, part: str, first: PyTree, second: PyTree) -> None:
         )
 
 
-def _play(env: Env, num_steps: int, key: PRNGKeyArray) -> tuple[PyTree, dict[str, Bool[Array, " T"]], StepMetadata]:
-    """Play one random game: a sample of calls with their results, and the flags and metadata of all its `T` states."""
-    init_key, play_key = jax.random.split(key)
+def _play(
+    env: Env, init_key: PRNGKeyArray, chances: Float[Array, " T"]
+) -> tuple[PyTree, dict[str, Bool[Array, " T"]], StepMetadata]:
+    """Play one random game: a sample of calls with their results, and the flags and metadata of its `T` states."""
     start = env.init(init_key)
 
     def move(carry: PyTree, inputs: tuple[Int[Array, ""], Float[Array, ""]]) -> tuple[PyTree, PyTree]:
@@ -214,7 +217,7 @@ def _play(env: Env, num_steps: int, key: PRNGKeyArray) -> tuple[PyTree, dict[str
 
     unseen = jax.eval_shape(env.observe, start[0])
     none_yet = (start[0], jnp.int32(0), jnp.zeros(unseen.shape, unseen.dtype), start)
-    inputs = jnp.arange(num_steps + 1), jax.random.uniform(play_key, num_steps + 1)
+    inputs = jnp.arange(chances.shape[0]), chances
     (*_, last), (flags, history) = jax.lax.scan(move, (*start, jnp.bool_(False), none_yet), inputs)
     return (init_key, start, last), flags, history
 

@@ -66,12 +66,12 @@ class TrainConfig(eqx.Module):
                 raise ValueError(f"TrainConfig: {name} must be at least 1, found {getattr(self, name)}.")
         if self.warmup_steps < 0:
             raise ValueError(f"TrainConfig: warmup_steps must be 0 or more, found {self.warmup_steps}.")
-        longest = max(self.collection_steps_per_epoch, self.warmup_steps, self.max_episode_steps or 0)
+        longest = max(self.collection_steps_per_epoch, self.max_episode_steps or 0)
         if self.replay.capacity < longest:
             raise ValueError(
                 f"TrainConfig: replay.capacity={self.replay.capacity} is less than an episode or a collection needs "
-                f"({longest} moves a game, the largest of collection_steps_per_epoch, warmup_steps and "
-                "max_episode_steps). Positions would be overwritten before their outcome is known; raise the capacity."
+                f"({longest} moves a game, the larger of collection_steps_per_epoch and max_episode_steps). Positions "
+                "would be overwritten before their outcome is known; raise the capacity."
             )
         if self.max_episode_steps is not None and self.max_episode_steps < 1:
             raise ValueError(f"TrainConfig: max_episode_steps must be at least 1, found {self.max_episode_steps}.")
@@ -139,7 +139,9 @@ def train_loop(
     with tqdm(total=num_epochs, unit="epoch", disable=None if progress else True) as bar:
         if int(state.epoch) == 0 and config.warmup_steps > 0:
             bar.set_description("warm-up")
-            state, _ = collect_phase(config, env, state, config.warmup_steps)
+            for done in range(0, config.warmup_steps, config.collection_steps_per_epoch):  # in chunks compiled anyway
+                num_steps = min(config.collection_steps_per_epoch, config.warmup_steps - done)
+                state, _ = collect_phase(config, env, state, num_steps)
         for _ in range(num_epochs):
             started = time.perf_counter()
             bar.set_description("self-play")

@@ -1,7 +1,6 @@
 """Networks: from one observation to a policy's logits and a value, both from the viewpoint of the player to move."""
 
 import math
-from typing import Literal
 
 import equinox as eqx
 import jax
@@ -191,7 +190,7 @@ class AZResNet(eqx.Module):
         num_actions: int,
         num_blocks: int = 2,
         num_channels: int = 32,
-        norm: Literal["none", "layer", "batch"] = "layer",
+        norm: str = "layer",
         *,
         key: PRNGKeyArray,
     ) -> None:

@@ -37,6 +37,8 @@ def init_train(
     **Arguments:** `network`, any Equinox module `obs -> (logits, value)`; with `norm_state` (both from
     `eqx.nn.make_with_state`) the stateful form `(obs, norm_state) -> ((logits, value), norm_state)`.
     """
+    # Without weak types: a gradient step would make them strong, and everything would be compiled again.
+    network = jax.tree.map(lambda x: jnp.asarray(x, x.dtype) if eqx.is_array(x) else x, network)
     opt_state = optimizer.init(eqx.filter(network, eqx.is_inexact_array))
     return TrainState(network, norm_state, opt_state, jnp.int32(0))
 

@@ -1,0 +1,27 @@
+"""`nox -s hello` trains an Othello agent; `nox -s tests` runs everything that must pass."""
+
+import tempfile
+
+import nox
+
+nox.options.sessions = ["tests"]
+
+
+@nox.session
+def hello(session: nox.Session) -> None:
+    """Trains an agent that plays Othello and leaves it, its curves and a game under runs/hello/."""
+    session.install("-e", ".")
+    session.run("python", "experiments/hello_othello.py", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Lint, types, unit tests and notebooks."""
+    session.install("-e", ".[dev]")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("pyright")
+    with tempfile.TemporaryDirectory() as cache:  # compiled programs, shared by the processes of this run
+        environment = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}
+        session.run("pytest", *session.posargs, env=environment)
+        session.run("pytest", "--nbmake", "--nbmake-timeout=600", "notebooks", "README.md", env=environment)

@@ -1,0 +1,342 @@
+"""Tests of `tz.networks`: the convolution against plain NumPy, its gradients, the norms, dtypes and errors."""
+
+import functools
+import io
+import re
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from tz.networks import MLP, AZResNet, conv3x3
+
+SHAPE, NUM_ACTIONS = (5, 4, 3), 7
+NORMS = ("none", "layer", "batch")
+
+
+def make(norm="layer", shape=SHAPE, num_blocks=2, seed=0):
+    """A small network whose residual branches are not zero, and its state."""
+    network, state = eqx.nn.make_with_state(AZResNet)(
+        shape, NUM_ACTIONS, num_blocks=num_blocks, num_channels=8, norm=norm, key=jax.random.key(seed)
+    )
+    params, rest = eqx.partition(network, eqx.is_inexact_array)
+    leaves, treedef = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed + 100), len(leaves))
+    leaves = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
+    return eqx.combine(jax.tree.unflatten(treedef, leaves), rest), state
+
+
+def observe(batch, shape=SHAPE, seed=1):
+    return jax.random.normal(jax.random.key(seed), (batch, *shape))
+
+
+def train_mode(network):
+    return jax.vmap(network, in_axes=(0, None), out_axes=(0, None), axis_name="batch")
+
+
+def copy(state):
+    """Equinox forbids the second use of a state; a test that wants one says so."""
+    return jax.tree.map(lambda leaf: leaf, state)
+
+
+def numpy_conv3x3(x, weight):
+    height, width, _ = x.shape
+    out = np.zeros((height, width, weight.shape[-1]))
+    for row in range(height):
+        for column in range(width):
+            for i in range(3):
+                for j in range(3):
+                    r, c = row + i - 1, column + j - 1
+                    if 0 <= r < height and 0 <= c < width:
+                        out[row, column] += x[r, c] @ weight[i, j]
+    return out
+
+
+def native_conv3x3(x, weight):
+    """What JAX derives gradients for by itself."""
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x[None], weight, (1, 1), "SAME", dimension_numbers=dimensions)[0]
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 5, 2, 3), (2, 3, 1, 4), (6, 7, 3, 2)])
+def test_conv_agrees_with_numpy(shape):
+    height, width, num_in, num_out = shape
+    x = np.random.default_rng(0).normal(size=(height, width, num_in)).astype(np.float32)
+    weight = np.random.default_rng(1).normal(size=(3, 3, num_in, num_out)).astype(np.float32)
+    np.testing.assert_allclose(conv3x3(jnp.array(x), jnp.array(weight)), numpy_conv3x3(x, weight), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("batch_weight", [False, True])
+def test_conv_gradients_agree_with_jax(per_sample, batch_weight):
+    x, target = observe(3, (4, 5, 2)), observe(3, (4, 5, 6), seed=2)
+    weight = observe(3 if batch_weight else 1, (3, 3, 2, 6), seed=3)
+    weight = weight if batch_weight else weight[0]
+    axes = (0, 0 if batch_weight else None, 0)
+
+    def gradients(conv):
+        def loss(x, weight, target):
+            return jnp.sum(jnp.sin(conv(x, weight)) * target)
+
+        if per_sample:
+            return jax.vmap(jax.grad(loss, (0, 1)), axes)(x, weight, target)
+        return jax.grad(lambda *arguments: jnp.sum(jax.vmap(loss, axes)(*arguments)), (0, 1))(x, weight, target)
+
+    for ours, native in zip(gradients(conv3x3), gradients(native_conv3x3), strict=True):
+        np.testing.assert_allclose(ours, native, rtol=1e-4, atol=1e-5)
+
+
+def test_conv_forward_mode_and_second_derivative_agree_with_jax():
+    x, weight = observe(1, (4, 3, 2))[0], observe(1, (3, 3, 2, 3), seed=2)[0]
+    tangents = (jnp.cos(x), jnp.sin(weight))
+    for ours, native in zip(
+        jax.jvp(conv3x3, (x, weight), tangents), jax.jvp(native_conv3x3, (x, weight), tangents), strict=True
+    ):
+        np.testing.assert_allclose(ours, native, rtol=1e-4, atol=1e-5)
+    second = [
+        jax.grad(lambda w: jnp.sum(jax.grad(lambda x: jnp.sum(jnp.sin(conv(x, w))))(x) ** 2))(weight)  # noqa: B023
+        for conv in (conv3x3, native_conv3x3)
+    ]
+    np.testing.assert_allclose(*second, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.skipif("jax.default_backend() != 'cpu'", reason="the order of dimensions matters on a CPU only")
+def test_every_convolution_of_a_scanned_train_step_is_in_the_fast_order():
+    network, _ = make("layer")
+    params, static = eqx.partition(network, eqx.is_array)
+
+    def loss(params, observations):
+        logits, value = jax.vmap(eqx.combine(params, static))(observations)
+        return jnp.mean(jax.nn.logsumexp(logits, -1) + value**2)
+
+    def step(params, _):
+        gradient = jax.grad(loss)(params, observe(4))
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient), None
+
+    text = jax.jit(lambda params: lax.scan(step, params, None, length=3)[0]).lower(params).compile().as_text()
+    orders = re.findall(r" convolution\(.*dim_labels=(\S+?)[,\s]", text + "\n")
+    # Five convolutions: each forward and by its kernel; each by its input, except the first, whose input is data.
+    assert len(orders) == 5 + 5 + 4
+    assert set(orders) == {"b01f_01io->b01f"}
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_shapes_ranges_and_number_of_parameters(norm):
+    network, state = eqx.nn.make_with_state(AZResNet)(
+        (8, 8, 2), 65, num_blocks=3, num_channels=16, norm=norm, key=jax.random.key(0)
+    )
+    (logits, value), _ = eqx.nn.inference_mode(network)(observe(1, (8, 8, 2))[0] * 100, state)
+    assert logits.shape == (65,) and value.shape == () and logits.dtype == value.dtype == jnp.float32
+    assert -1 <= value <= 1 and logits.min() < 0  # logits, not probabilities
+    convolutions = 9 * 2 * 16 + 3 * 2 * 9 * 16 * 16 + 16 * (2 + 1)
+    channels = 16 + 3 * 2 * 16 + 2 + 1
+    heads = (2 * 64 + 1) * 65 + (64 + 1) * 16 + 16 + 1
+    expected = convolutions + channels * (1 if norm == "none" else 2) + heads
+    assert sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(network, eqx.is_inexact_array))) == expected
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_new_residual_branches_are_zero(norm):
+    key, x = jax.random.key(0), observe(1)[0]
+    deep, state = eqx.nn.make_with_state(AZResNet)(SHAPE, NUM_ACTIONS, num_blocks=20, norm=norm, key=key)
+    shallow = eqx.tree_at(lambda network: network.blocks, deep, ())
+    deep, shallow = eqx.nn.inference_mode((deep, shallow))
+    for ours, other in zip(deep(x, copy(state))[0], shallow(x, state)[0], strict=True):
+        np.testing.assert_array_equal(ours, other)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_vmap_equals_loop(norm):
+    network, state = make(norm)
+    network, observations = eqx.nn.inference_mode(network), observe(6)
+    batched, _ = jax.vmap(network, in_axes=(0, None), out_axes=(0, None))(observations, state)
+    for index, observation in enumerate(observations):
+        single, _ = network(observation, copy(state))
+        for ours, other in zip(single, batched, strict=True):
+            np.testing.assert_allclose(ours, other[index], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["none", "layer"])
+def test_state_is_passed_through_by_the_other_norms(norm):
+    network, state = make(norm)
+    observation = observe(1)[0]
+    with_state, returned = network(observation, state)
+    assert returned is state
+    for ours, other in zip(with_state, network(observation), strict=True):
+        np.testing.assert_array_equal(ours, other)
+
+
+@pytest.mark.parametrize("make_network", [make, lambda: (MLP(SHAPE, NUM_ACTIONS, key=jax.random.key(0)), None)])
+def test_networks_without_statistics_are_arrays_only(make_network):
+    network, _ = make_network()
+    assert all(eqx.is_array(leaf) for leaf in jax.tree.leaves(network))  # so that plain jit, scan, shard_map take it
+
+
+def test_layer_norm_normalises_one_sample_over_board_and_channels():
+    network, _ = make("layer")
+    norm = network.stem.norm
+    x = 3 * observe(1, (5, 4, 8))[0] + 2
+    expected = (x - x.mean()) / np.sqrt(x.var() + 1e-5) * norm.weight + norm.bias
+    np.testing.assert_allclose(norm(x, None)[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_layer_norm_of_a_constant_board_is_finite():
+    norm = make("layer")[0].stem.norm
+    for scale in (0.0, 1e4):
+        out, gradient = jax.value_and_grad(lambda x: norm(x, None)[0].sum())(jnp.full((5, 4, 8), scale))
+        assert jnp.isfinite(out) and jnp.isfinite(gradient).all()
+
+
+def test_batch_norm_trains_on_batch_statistics_and_keeps_running_ones():
+    network, state = make("batch", num_blocks=0)
+    norm = network.stem.norm
+    batches = [3 * observe(16, (5, 4, 8), seed=seed) + seed for seed in range(3)]
+    for x in batches:
+        out, state = train_mode(norm)(x, state)
+        mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
+        expected = (x - mean) / np.sqrt(variance + 1e-5) * norm.weight + norm.bias
+        np.testing.assert_allclose(out, expected, rtol=1e-3, atol=1e-4)
+    count, running_mean, running_variance = copy(state).get(norm.index)
+    assert count == 3
+    np.testing.assert_allclose(running_mean, np.mean([x.mean((0, 1, 2)) for x in batches], 0), rtol=1e-4)
+    np.testing.assert_allclose(running_variance, np.mean([x.var((0, 1, 2)) for x in batches], 0), rtol=1e-4)
+
+
+def test_batch_norm_after_many_steps_is_an_exponential_average():
+    network, state = make("batch", num_blocks=0)
+    norm = network.stem.norm
+    old = (jnp.float32(5000), jnp.full(8, 2.0), jnp.full(8, 3.0))
+    x = observe(16, (5, 4, 8))
+    _, state = train_mode(norm)(x, state.set(norm.index, old))
+    count, mean, variance = state.get(norm.index)
+    assert count == 5001
+    np.testing.assert_allclose(mean, 0.99 * 2 + 0.01 * x.mean((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(variance, 0.99 * 3 + 0.01 * x.var((0, 1, 2)), rtol=1e-5)
+
+
+def test_batch_norm_infers_as_it_trained_from_the_first_batch():
+    network, state = make("batch")
+    observations = observe(32)
+    trained, state = train_mode(network)(observations, state)
+    inferred, after = jax.vmap(eqx.nn.inference_mode(network), (0, None), (0, None))(observations, copy(state))
+    for ours, other in zip(trained, inferred, strict=True):
+        np.testing.assert_allclose(ours, other, rtol=1e-3, atol=1e-4)
+    jax.tree.map(np.testing.assert_array_equal, state, after)  # inference changes no statistics
+
+
+def test_batch_norm_is_the_same_after_reload():
+    network, state = make("batch")
+    for seed in range(3):
+        _, state = train_mode(network)(observe(8, seed=seed), state)
+    file = io.BytesIO()
+    eqx.tree_serialise_leaves(file, (network, state))
+    file.seek(0)
+    loaded, loaded_state = eqx.tree_deserialise_leaves(file, make("batch", seed=9))
+    x = observe(1, seed=5)[0]
+    before, _ = eqx.nn.inference_mode(network)(x, state)
+    after, _ = eqx.nn.inference_mode(loaded)(x, loaded_state)
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
+def test_batch_norm_gradient_flows_through_the_statistics():
+    network, state = make("batch", num_blocks=0)
+    norm, x, direction = network.stem.norm, observe(8, (5, 4, 8)), observe(8, (5, 4, 8), seed=2)
+
+    def plain(x):
+        return jnp.sum(jnp.sin((x - x.mean((0, 1, 2))) / jnp.sqrt(x.var((0, 1, 2)) + 1e-5) * norm.weight) * direction)
+
+    def ours(x):
+        out, _ = train_mode(norm)(x, state)
+        return jnp.sum(jnp.sin(out - norm.bias) * direction)
+
+    np.testing.assert_allclose(jax.grad(ours)(x), jax.grad(plain)(x), rtol=1e-3, atol=1e-4)
+
+
+def equations(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_bfloat16_parameters_make_a_bfloat16_network(norm):
+    network, state = make(norm)
+    network = eqx.nn.inference_mode(network)
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16) if eqx.is_inexact_array(leaf) else leaf, network)
+    observations = observe(4)
+    run = functools.partial(jax.vmap, in_axes=(0, None), out_axes=(0, None))
+    full_outputs, half_outputs = run(network)(observations, state)[0], run(half)(observations, state)[0]
+    for full_output, half_output in zip(full_outputs, half_outputs, strict=True):
+        assert half_output.dtype == jnp.float32
+        np.testing.assert_allclose(full_output, half_output, atol=0.1)
+    jaxpr = jax.make_jaxpr(run(half))(observations, state).jaxpr
+    products = [e for e in equations(jaxpr) if e.primitive.name in ("dot_general", "conv_general_dilated")]
+    assert len(products) == 5 + 5  # 3x3 convolutions; two 1x1 convolutions and three linear layers
+    assert {var.aval.dtype for e in products for var in e.invars} == {jnp.dtype(jnp.bfloat16)}
+
+
+@pytest.mark.parametrize("make_network", [make, lambda: (MLP(SHAPE, NUM_ACTIONS, key=jax.random.key(0)), None)])
+@pytest.mark.parametrize("dtype", [bool, jnp.int8, jnp.float16])
+def test_observations_of_any_dtype(make_network, dtype):
+    network, _ = make_network()
+    observation = (observe(1)[0] > 0).astype(dtype)
+    for ours, other in zip(network(observation), network(observation.astype(jnp.float32)), strict=True):
+        assert ours.dtype == jnp.float32
+        np.testing.assert_array_equal(ours, other)
+
+
+def test_mlp_agrees_with_numpy():
+    network = MLP((3, 2), NUM_ACTIONS, width=5, depth=2, key=jax.random.key(0))
+    x = np.asarray(observe(1, (3, 2))[0])
+    hidden = x.ravel()
+    for layer in network.hidden:
+        hidden = np.maximum(layer.weight @ hidden + layer.bias, 0)
+    logits, value = network(x)
+    policy, head = network.policy_linear, network.value_linear
+    np.testing.assert_allclose(logits, policy.weight @ hidden + policy.bias, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(value, np.tanh(head.weight @ hidden + head.bias)[0], rtol=1e-5, atol=1e-6)
+    assert [layer.weight.shape for layer in network.hidden] == [(5, 6), (5, 5)]
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"observation_shape": (8, 8)}, r"shape \(8, 8\), but expected \(H, W, C\)"),
+        ({"num_blocks": -1}, "num_blocks=-1, but expected at least 0"),
+        ({"num_channels": 0}, "num_channels=0, but expected at least 1"),
+        ({"num_actions": 0}, "num_actions=0, but expected at least 1"),
+        ({"norm": "group"}, "norm='group', but expected one of 'none', 'layer', 'batch'"),
+    ],
+)
+def test_errors_at_construction(changes, message):
+    with pytest.raises(ValueError, match=message):
+        AZResNet(**{"observation_shape": SHAPE, "num_actions": NUM_ACTIONS, **changes}, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("changes", [{"width": 0}, {"depth": -1}, {"num_actions": 0}])
+def test_errors_at_construction_of_an_mlp(changes):
+    with pytest.raises(ValueError, match="expected at least"):
+        MLP(**{"observation_shape": SHAPE, "num_actions": NUM_ACTIONS, **changes}, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("make_network", [make, lambda: (MLP(SHAPE, NUM_ACTIONS, key=jax.random.key(0)), None)])
+def test_errors_of_a_wrong_observation(make_network):
+    network, _ = make_network()
+    with pytest.raises(ValueError, match=r"found .* \(6, 5, 4, 3\), but expected \(5, 4, 3\); .* jax.vmap"):
+        network(observe(6))
+    with pytest.raises(ValueError, match=r"found .* \(5, 4, 2\), but expected \(5, 4, 3\); .*env.observation.shape"):
+        jax.vmap(network)(observe(6, (5, 4, 2)))
+
+
+def test_errors_of_batch_norm():
+    network, state = make("batch")
+    with pytest.raises(ValueError, match="make_with_state"):
+        jax.vmap(network)(observe(4))
+    with pytest.raises(ValueError, match="axis_name='batch'"):
+        jax.vmap(network, (0, None), (0, None))(observe(4), state)
