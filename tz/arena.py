@@ -181,3 +181,17 @@ def play_match(
         opening=jax.tree.map(interleaved, halves[0]),
         actions=interleaved(actions),
     )
+
+
+def replay_game(env: Env, match: MatchResult, game: int) -> PyTree:
+    """The environment's states of one game of a match, from after the opening to the end, `[moves + 1, ...]`."""
+    start = jax.tree.map(lambda x: x[game], match.opening)
+    actions = match.actions[game]
+    num_moves = int(jnp.sum(actions >= 0))
+
+    @jax.jit
+    def play(state, actions):
+        return lax.scan(lambda state, action: (env.step(state, action)[0],) * 2, state, actions)[1]
+
+    after = play(start, actions)
+    return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest[:num_moves]]), start, after)

@@ -92,12 +92,12 @@ def check_env(env: Env, *, key: PRNGKeyArray | None = None, num_games: int = 8, 
     # The chances are drawn here, not in `_play`, to keep the program small: compiling it is most of the time spent.
     chances = jax.random.uniform(chance_key, (num_games, max_steps + 1))
     try:
-        play = jax.jit(jax.vmap(functools.partial(_play, env)))
+        play = jax.jit(functools.partial(_play_games, env))
         sample, flags, history = jax.block_until_ready(play(jax.random.split(init_key, num_games), chances))
     except Exception as error:
         raise _failure(env, "a random game under `jax.jit`, `jax.vmap` and `jax.lax.scan` failed", error) from error
     _check_games(env, jax.device_get(flags), jax.device_get(history))
-    _check_purity(env, jax.tree.map(lambda leaf: leaf[0], sample))
+    _check_purity(env, sample)
     if not history.terminated.any():
         warnings.warn(
             f"{env.name}: none of {num_games} random games ended within {max_steps} moves, so that terminated states "
@@ -109,8 +109,8 @@ def check_env(env: Env, *, key: PRNGKeyArray | None = None, num_games: int = 8, 
 def _failure(env: Env, what: str, error: Exception) -> ValueError:
     reason = (str(error).strip() or "no message").splitlines()[0]
     return ValueError(
-        f"{env.name}: {what}: {type(error).__name__}: {reason} `init`, `step` and `observe` must be pure functions of "
-        "arrays: `jnp.where` or `jax.lax.cond` in place of `if`, no Python or NumPy number taken from an array."
+        f"{env.name}: {what} ({type(error).__name__}: {reason}). `init`, `step` and `observe` must be pure functions "
+        "of arrays: `jnp.where` or `jax.lax.cond` in place of `if`, no Python or NumPy number taken from an array."
     )
 
 
@@ -161,8 +161,7 @@ def _check_result(env: Env, name: str, result: Any) -> None:
         ("cur_player_id", jnp.integer, 0, "an integer scalar"),
     ):
         leaf = getattr(metadata, field)
-        fits = isinstance(leaf, jax.ShapeDtypeStruct) and jnp.issubdtype(leaf.dtype, kind) and leaf.ndim == ndim
-        if not fits:
+        if not isinstance(leaf, jax.ShapeDtypeStruct) or not jnp.issubdtype(leaf.dtype, kind) or leaf.ndim != ndim:
             raise ValueError(
                 f"{env.name}: `{field}` in the metadata from `{name}` is {_describe(leaf)}, expected {expected}."
             )
@@ -197,13 +196,16 @@ def _check_same(env: Env, part: str, first: PyTree, second: PyTree) -> None:
         )
 
 
-def _play(
-    env: Env, init_key: PRNGKeyArray, chances: Float[Array, " T"]
-) -> tuple[PyTree, dict[str, Bool[Array, " T"]], StepMetadata]:
-    """Play one random game: a sample of calls with their results, and the flags and metadata of its `T` states."""
+def _play_games(env: Env, init_keys: Shaped[Array, "B ..."], chances: Float[Array, "B T"]) -> tuple[PyTree, Any, Any]:
+    """Play random games: one game's first and last calls with their results; flags and metadata of all states."""
+    samples, flags, history = jax.vmap(functools.partial(_play, env))(init_keys, chances)
+    return jax.tree.map(lambda leaf: leaf[0], samples), flags, history
+
+
+def _play(env: Env, init_key: PRNGKeyArray, chances: Float[Array, " T"]) -> tuple[PyTree, Any, Any]:
     start = env.init(init_key)
 
-    def move(carry: PyTree, inputs: tuple[Int[Array, ""], Float[Array, ""]]) -> tuple[PyTree, PyTree]:
+    def move(carry: Any, inputs: tuple[Int[Array, ""], Float[Array, ""]]) -> tuple[Any, Any]:
         state, metadata, was_over, last = carry
         num_moves, chance = inputs
         observation = env.observe(state)
@@ -248,7 +250,7 @@ def _broken_rules(
 
 def _check_games(env: Env, flags: dict[str, Any], history: StepMetadata) -> None:
     """Report the first broken rule; all arrays have the axes `[B, T]` in front."""
-    found = [(step, game, rule) for rule, broken in flags.items() for game, step in np.argwhere(broken)]
+    found = [(int(step), int(game), rule) for rule, broken in flags.items() for game, step in np.argwhere(broken)]
     if found:
         step, game, rule = min(found)
         raise ValueError(
@@ -282,15 +284,13 @@ def _check_purity(env: Env, sample: PyTree) -> None:
 
 
 def _difference(first: PyTree, second: PyTree, *, tolerance: float) -> str | None:
-    """The path of the first leaf that differs, by more than `tolerance` if it is a float, or None."""
+    """The path of the first leaf that differs (a float: by more than `tolerance`), or None."""
     if jax.tree.structure(first) != jax.tree.structure(second):
         return "the tree structure"
     for (path, left), right in zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(second), strict=True):
         is_key = isinstance(left, jax.Array) and jnp.issubdtype(left.dtype, jax.dtypes.prng_key)
         left, right = (np.asarray(jax.random.key_data(leaf) if is_key else leaf) for leaf in (left, right))
-        if left.shape != right.shape:
-            return jax.tree_util.keystr(path)
-        if jnp.issubdtype(left.dtype, jnp.inexact):
+        if jnp.issubdtype(left.dtype, jnp.inexact) and left.shape == right.shape:
             left, right = left.astype(np.complex128), right.astype(np.complex128)
             same = np.allclose(left, right, rtol=tolerance, atol=tolerance, equal_nan=True)
         else:

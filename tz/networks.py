@@ -1,6 +1,7 @@
 """Networks: from one observation to a policy's logits and a value, both from the viewpoint of the player to move."""
 
 import math
+from itertools import pairwise
 
 import equinox as eqx
 import jax
@@ -103,7 +104,9 @@ class _BatchNorm(eqx.Module):
                 ) from error
             variance = jnp.maximum(square - mean**2, 0)
             rate = jnp.maximum(1 / (count + 1), 1 - _MOMENTUM)
-            mixed = [old + rate * (lax.stop_gradient(new) - old) for old, new in zip(running, (mean, variance))]
+            mixed = [
+                old + rate * (lax.stop_gradient(new) - old) for old, new in zip(running, (mean, variance), strict=True)
+            ]
             state = state.set(self.index, (count + 1, *mixed))
         return _normalise(x, mean, variance, self.weight, self.bias), state
 
@@ -130,7 +133,7 @@ class _Conv(eqx.Module):
     ) -> None:
         weight = jax.nn.initializers.he_normal()(key, (size, size, num_in, num_out))
         self.weight = weight * scale if norm == "none" else weight
-        scales, zeros = jnp.full(num_out, scale), jnp.zeros(num_out)
+        scales, zeros = scale * jnp.ones(num_out), jnp.zeros(num_out)
         if norm == "none":
             self.norm = _Bias(zeros)
         elif norm == "layer":
@@ -295,7 +298,7 @@ class MLP(eqx.Module):
         self.observation_shape = tuple(observation_shape)
         sizes = [math.prod(observation_shape)] + depth * [width]
         *keys, policy_key, value_key = jax.random.split(key, depth + 2)
-        self.hidden = tuple(eqx.nn.Linear(*pair, key=k) for *pair, k in zip(sizes, sizes[1:], keys))
+        self.hidden = tuple(eqx.nn.Linear(*pair, key=k) for pair, k in zip(pairwise(sizes), keys, strict=True))
         self.policy_linear = eqx.nn.Linear(sizes[-1], num_actions, key=policy_key)
         self.value_linear = eqx.nn.Linear(sizes[-1], "scalar", key=value_key)
 

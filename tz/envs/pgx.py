@@ -2,7 +2,7 @@
 
 import difflib
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -66,12 +66,12 @@ def from_pgx(game: "str | pgx.Env") -> Env:
 def _make(name: str) -> "pgx.Env":
     import pgx
 
-    return pgx.make(name)
+    return pgx.make(name)  # pyright: ignore[reportArgumentType]
 
 
 @functools.cache
 def _adapt(game: "pgx.Env") -> Env:
-    def pack(state: PyTree) -> tuple[PyTree, StepMetadata]:
+    def pack(state: Any) -> tuple[PyTree, StepMetadata]:
         state = state.replace(observation=jnp.zeros(0, state.observation.dtype))  # XLA then drops its computation
         # Some fields are Python numbers in `init`; with a dtype of their own, every state has the same types.
         state = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, jnp.result_type(leaf)), state)

@@ -1,0 +1,203 @@
+"""The loop as a whole, on tic-tac-toe: it continues, recompiles nothing, uses the newest weights, and says what is wrong."""
+
+import dataclasses
+import functools
+import json
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import tz
+
+TRACES = []
+
+
+@pytest.fixture(scope="module")
+def env():
+    """Tic-tac-toe that counts how often it is traced."""
+    game = tz.from_pgx("tic_tac_toe")
+
+    def step(state, action):
+        TRACES.append("step")
+        return game.step(state, action)
+
+    return tz.Env(game.init, step, game.observe, name="tic_tac_toe")
+
+
+@pytest.fixture(scope="module")
+def config():
+    return tz.TrainConfig(
+        mcts=tz.MCTS(6, 14),
+        optimizer=optax.adam(1e-2),
+        replay=tz.EpisodeReplayBuffer(40),
+        batch_size=8,
+        train_batch_size=16,
+        warmup_steps=12,
+        collection_steps_per_epoch=6,
+        train_steps_per_epoch=4,
+        testers=(
+            tz.TwoPlayerTester(num_episodes=4, opening_plies=1, max_steps=9),
+            tz.OpponentTester(tz.uniform_evaluator, "uniform", num_episodes=4, max_steps=9),
+        ),
+        augment=tz.random_dihedral,
+        loss=functools.partial(tz.az_loss, l2_reg_lambda=1e-3),
+    )
+
+
+@pytest.fixture(scope="module")
+def network(env):
+    return tz.MLP(env.observation.shape, env.num_actions, width=16, key=jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def five_epochs(config, env, network, tmp_path_factory):
+    """Five epochs in one go: the state, the metrics' file, and the traces of each epoch."""
+    path, traces = tmp_path_factory.mktemp("run") / "new" / "metrics.jsonl", []
+    state = tz.init_loop(config, env, network, key=jax.random.key(1))
+    count = lambda metrics: traces.append(len(TRACES))
+    return tz.train_loop(config, env, state, num_epochs=5, sinks=[tz.JsonLinesSink(path), count]), path, traces
+
+
+def test_nothing_recompiles_after_the_first_epoch(five_epochs):
+    _, _, traces = five_epochs
+    assert traces[0] > 0 and len(set(traces)) == 1, traces
+
+
+def test_it_continues_where_it_stopped(config, env, network, five_epochs):
+    state = tz.init_loop(config, env, network, key=jax.random.key(1))
+    for num_epochs in (2, 3):
+        state = tz.train_loop(config, env, state, num_epochs=num_epochs, sinks=[], progress=False)
+    straight, resumed = (jax.tree.leaves(eqx.filter(s, eqx.is_array)) for s in (five_epochs[0], state))
+    for a, b in zip(straight, resumed, strict=True):
+        if not jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            np.testing.assert_array_equal(a, b)
+    assert state.epoch == 5
+
+
+def test_the_metrics_of_an_epoch(config, five_epochs):
+    state, path, _ = five_epochs
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [0, 1, 2, 3, 4]
+    names = {"loss", "policy_loss", "value_loss", "l2_loss", "episodes", "mean_length", "truncated", "moves_per_second"}
+    names |= {"simulations_per_second", "replay_known", "seconds", "best_score", "best_replaced", "uniform_score"}
+    names |= {f"{tester}_{result}" for tester in ("best", "uniform") for result in ("wins", "draws", "losses")}
+    for row in rows:
+        assert names <= row.keys()
+        assert row["uniform_wins"] + row["uniform_draws"] + row["uniform_losses"] == 4
+        assert row["simulations_per_second"] == pytest.approx(6 * row["moves_per_second"])
+        assert 5 <= row["mean_length"] <= 9
+    moves = 8 * (12 + 5 * 6)
+    in_progress = int(state.games.episode_steps.sum())
+    assert 0 <= in_progress < 8 * 9
+    assert rows[-1]["replay_known"] == state.replay.num_known.sum() <= moves - in_progress
+    assert state.train.step == 20
+
+
+def test_the_network_given_is_not_used_up(network, five_epochs):
+    assert all(not x.is_deleted() for x in jax.tree.leaves(eqx.filter(network, eqx.is_array)))
+
+
+class Leaning(eqx.Module):
+    """Its logits prefer action 0 by a weight; its value is a parameter."""
+
+    weight: jax.Array
+    value: jax.Array
+
+    def __call__(self, observation):
+        return self.weight * (jnp.arange(9) == 0), jnp.tanh(self.value)
+
+
+def leaning(config, optimizer, loss, **options):
+    return dataclasses.replace(
+        config, optimizer=optimizer, loss=loss, testers=(), augment=None, warmup_steps=9, **options
+    ), Leaning(jnp.float32(0), jnp.float32(0))
+
+
+def test_self_play_uses_the_newest_weights(config, env):
+    """A loss that only pushes the weight up: from the second epoch on, first moves are action 0."""
+    push = lambda network, output, sample: (-network.weight, {})
+    config, network = leaning(config, optax.sgd(5.0), push)
+    state = tz.init_loop(config, env, network, key=jax.random.key(0))
+    state = tz.train_loop(config, env, state, num_epochs=1, sinks=[], progress=False)
+    assert state.train.network.weight == 20
+    before = int(state.replay.position[0])
+    state = tz.train_loop(config, env, state, num_epochs=1, sinks=[], progress=False)
+    rows = slice(before, before + config.collection_steps_per_epoch)
+    policy, legal = state.replay.policy[:, rows, 0], state.replay.action_mask[:, rows, 0]
+    assert legal.any() and policy[legal].mean() > 0.6
+
+
+def test_a_network_that_turns_nan_is_named_with_its_step_and_output(config, env):
+    explode = lambda network, output, sample: (network.weight, {})
+    settings, network = leaning(config, optax.sgd(float("nan")), explode)
+    state = tz.init_loop(settings, env, network, key=jax.random.key(0))
+    state = tz.train_loop(settings, env, state, num_epochs=1, sinks=[], progress=False)
+    with pytest.raises(FloatingPointError, match=r"network's logits and value, at self-play step 0 of epoch 1"):
+        tz.train_loop(settings, env, state, num_epochs=1, sinks=[], progress=False)
+
+
+def test_a_loss_that_turns_nan_is_named_with_its_step(config, env):
+    undefined = lambda network, output, sample: (0 * network.weight + jnp.log(-1.0 - output[1] ** 2), {})
+    settings, network = leaning(config, optax.sgd(0.1), undefined)
+    state = tz.init_loop(settings, env, network, key=jax.random.key(0))
+    with pytest.raises(FloatingPointError, match="loss is nan at gradient step 0 of epoch 0"):
+        tz.train_loop(settings, env, state, num_epochs=1, sinks=[], progress=False)
+
+
+def test_a_network_that_is_nan_from_the_start_is_refused(config, env):
+    network = Leaning(jnp.float32(0), jnp.float32(jnp.nan))
+    with pytest.raises(ValueError, match="network's value are not finite|network's value is not finite"):
+        tz.init_loop(config, env, network, key=jax.random.key(0))
+
+
+def test_training_waits_for_the_first_episode_to_end(config, env, network):
+    config = dataclasses.replace(config, warmup_steps=0, collection_steps_per_epoch=2, testers=())
+    rows = []
+    state = tz.init_loop(config, env, network, key=jax.random.key(0))
+    state = tz.train_loop(config, env, state, num_epochs=2, sinks=[rows.append], progress=False)
+    assert state.train.step == 0 and all("loss" not in row and row["replay_known"] == 0 for row in rows)
+
+
+def test_truncated_episodes_are_learned_from_and_counted(config, env, network):
+    config = dataclasses.replace(config, warmup_steps=0, max_episode_steps=3, testers=())
+    rows = []
+    state = tz.init_loop(config, env, network, key=jax.random.key(0))
+    state = tz.train_loop(config, env, state, num_epochs=1, sinks=[rows.append], progress=False)
+    assert rows[0]["truncated"] == rows[0]["episodes"] == 16 and rows[0]["mean_length"] == 3
+    assert rows[0]["replay_known"] == 48 and state.train.step == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, found 0"),
+        ({"train_batch_size": -3}, "train_batch_size must be at least 1"),
+        ({"epochs_per_test": 0}, "epochs_per_test must be at least 1"),
+        ({"warmup_steps": -1}, "warmup_steps must be 0 or more"),
+        ({"collection_steps_per_epoch": 41}, r"capacity=40 is less than .* \(41 moves a game"),
+        ({"max_episode_steps": 50}, r"capacity=40 is less than .* \(50 moves a game"),
+        ({"max_episode_steps": 0}, "max_episode_steps must be at least 1"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(config, options, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(config, **options)
+
+
+def test_a_network_of_the_wrong_shape_is_refused(config, env):
+    for network, message in [
+        (tz.MLP((3, 3, 2), 10, key=jax.random.key(0)), r"logits of shape \(10,\).* needs logits of shape \(9,\)"),
+        (tz.MLP((3, 3, 5), 9, key=jax.random.key(0)), r"\(3, 3, 2\)|\[3, 3, 2\]"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            tz.init_loop(config, env, network, key=jax.random.key(0))
+
+
+def test_wandb_missing_is_said(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    with pytest.raises(ImportError, match=r"pip install 'tz\[wandb\]'"):
+        tz.WandbSink("project")

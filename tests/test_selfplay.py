@@ -1,0 +1,114 @@
+"""Self-play against a replay of its own moves: rewards, sides, ends and starts."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tabular import draw_tables, tabular_env, tabular_evaluator
+
+import tz
+
+TABLES = draw_tables(5, end_rate=0.15)
+ENV, EVALUATOR = tabular_env(TABLES), tabular_evaluator(TABLES)
+MCTS = tz.MCTS(num_simulations=8, max_nodes=20)
+
+
+@eqx.filter_jit
+def start(keys):
+    return jax.vmap(lambda key: tz.init_collect(MCTS, ENV, key=key))(keys)
+
+
+@eqx.filter_jit
+def play(games, num_steps, max_episode_steps=None):
+    def one(game):
+        return tz.collect(MCTS, ENV, EVALUATOR, game, num_steps=num_steps, max_episode_steps=max_episode_steps)
+
+    return jax.vmap(one)(games)
+
+
+@pytest.fixture(scope="module")
+def keys():
+    return jax.random.split(jax.random.key(0), 6)
+
+
+@pytest.mark.parametrize("max_episode_steps", [None, 3])
+def test_the_record_is_what_was_played(keys, max_episode_steps):
+    _, record = jax.device_get(play(start(keys), 40, max_episode_steps))
+    tables = jax.tree.map(np.asarray, TABLES)
+    num_ends = np.zeros(2, int)
+    for game in range(len(keys)):
+        row, length = 0, 0
+        for t in range(40):
+            action = record.action[game, t]
+            assert record.observation[game, t].argmax() == row, "the row after an end starts a new game"
+            assert record.player[game, t] == tables.player[row]
+            np.testing.assert_array_equal(record.action_mask[game, t], tables.legal[row])
+            assert tables.legal[row, action]
+            np.testing.assert_allclose(record.policy[game, t].sum(), 1, rtol=1e-6)
+            assert (record.policy[game, t][~tables.legal[row]] == 0).all()
+            np.testing.assert_array_equal(record.rewards[game, t], tables.rewards[row, action])  # the last one too
+            row, length = tables.next_state[row, action], length + 1
+            terminated = tables.terminated[row]
+            truncated = not terminated and length == max_episode_steps
+            assert (record.terminated[game, t], record.truncated[game, t]) == (terminated, truncated)
+            num_ends += terminated, truncated
+            if terminated or truncated:
+                row, length = 0, 0
+    assert num_ends[0] > 5
+    assert (num_ends[1] > 5) == (max_episode_steps is not None)
+
+
+def test_the_action_value_of_a_last_move_is_its_reward(keys):
+    """A terminal position is worth nothing beyond the reward of the move that led there."""
+    _, record = jax.device_get(play(start(keys), 40))
+    ends = record.terminated
+    reward = np.take_along_axis(record.rewards, record.player[..., None], -1)[..., 0]
+    np.testing.assert_allclose(record.action_value[ends], reward[ends], rtol=1e-5)
+
+
+def test_chunks_and_batches_do_not_change_the_games(keys):
+    games = start(keys)
+    _, whole = play(games, 12)
+    halfway, first = play(games, 5)
+    _, second = play(halfway, 7)
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), first, second)
+    jax.tree.map(np.testing.assert_array_equal, whole, joined)
+    _, part = play(start(keys[2:4]), 12)
+    jax.tree.map(lambda all_games, two: np.testing.assert_array_equal(all_games[2:4], two), whole, part)
+
+
+def test_no_tree_leaks_into_the_next_game(keys):
+    """In the position after an end, the search knows nothing but the new root; elsewhere it keeps the played subtree."""
+    games = start(keys)
+    sizes = {True: [], False: []}
+    for _ in range(25):
+        games, record = play(games, 1)
+        ended = np.asarray(record.terminated | record.truncated)[:, 0]
+        for game in range(len(keys)):
+            tree = jax.tree.map(lambda x, game=game: x[game], games.search.tree)
+            sizes[bool(ended[game])].append(int(tree.size))
+            if ended[game]:
+                assert int(tree.state[0]) == 0 and int(games.episode_steps[game]) == 0
+                assert not tree.visits.any() and (tree.children == -1).all()
+    assert set(sizes[True]) == {1} and max(sizes[False]) > 1
+
+
+def test_games_of_a_batch_differ(keys):
+    _, record = play(start(keys), 12)
+    assert len({tuple(np.asarray(actions)) for actions in record.action}) > 1
+
+
+def test_values_have_the_perspective_of_the_player_to_move():
+    """One player always wins at once: its positions are worth +1, the other's -1, whoever moves how often in a row."""
+    tables = draw_tables(9, end_rate=0.0)
+    last = tables.terminated[tables.next_state]
+    rewards = jnp.where(last[..., None], jnp.array([1.0, -1.0]), 0.0)
+    tables = eqx.tree_at(lambda t: (t.rewards, t.values), tables, (rewards, jnp.where(tables.player == 0, 1.0, -1.0)))
+    env, evaluator = tabular_env(tables), tabular_evaluator(tables)
+    mcts = tz.MCTS(16)
+    game = tz.init_collect(mcts, env, key=jax.random.key(0))
+    _, record = jax.jit(lambda game: tz.collect(mcts, env, evaluator, game, num_steps=30))(game)
+    np.testing.assert_allclose(record.value, np.where(record.player == 0, 1, -1), atol=1e-5)
+    assert 0 < int((record.player == 0).sum()) < 30
+    assert (np.diff(record.player) == 0).any(), "some player moves twice in a row"

@@ -1,0 +1,140 @@
+"""The loss against its formula, the step against optax by hand, and batch norm through training and search."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import tz
+
+SHAPE, NUM_ACTIONS = (4, 4, 2), 6
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+    mask = rng.random((32, NUM_ACTIONS)) < 0.6
+    mask[:, 0] = True
+    policy = np.where(mask, rng.random(mask.shape), 0)
+    policy /= policy.sum(1, keepdims=True)
+    arrays = rng.normal(size=(32, *SHAPE)), mask, policy, rng.choice([-1.0, 0.0, 1.0], 32)
+    observation, mask, policy, value = (jnp.asarray(x, bool if x.dtype == bool else jnp.float32) for x in arrays)
+    return jax.vmap(tz.Sample)(observation, mask, policy, value)
+
+
+@pytest.fixture(scope="module")
+def network():
+    return tz.MLP(SHAPE, NUM_ACTIONS, key=jax.random.key(0))
+
+
+def test_the_loss_is_the_formula(network, batch):
+    sample = jax.tree.map(lambda x: x[0], batch)
+    logits, value = network(sample.observation)
+    loss, metrics = tz.az_loss(network, (logits, value), sample, l2_reg_lambda=0.01)
+    legal = np.flatnonzero(sample.action_mask)
+    weights = np.exp(np.asarray(logits, np.float64)[legal])
+    cross_entropy = -(np.asarray(sample.policy)[legal] * np.log(weights / weights.sum())).sum()
+    squares = sum((np.asarray(w, np.float64) ** 2).sum() for w in jax.tree.leaves(eqx.filter(network, eqx.is_array)))
+    np.testing.assert_allclose(metrics["policy_loss"], cross_entropy, rtol=1e-5)
+    np.testing.assert_allclose(metrics["value_loss"], (value - sample.value) ** 2, rtol=1e-5)
+    np.testing.assert_allclose(metrics["l2_loss"], 0.01 * squares, rtol=1e-5)
+    np.testing.assert_allclose(loss, cross_entropy + (value - sample.value) ** 2 + 0.01 * squares, rtol=1e-5)
+
+
+def test_illegal_actions_get_no_gradient_and_do_no_harm(network, batch):
+    sample = jax.tree.map(lambda x: x[0], batch)
+
+    def loss(logits):
+        return tz.az_loss(network, (logits, jnp.float32(0)), sample)[0]
+
+    logits = jnp.arange(6.0)
+    gradient = jax.grad(loss)(logits)
+    assert (gradient[~sample.action_mask] == 0).all() and (gradient[sample.action_mask] != 0).any()
+    wild = jnp.where(sample.action_mask, logits, 1e30)
+    np.testing.assert_allclose(loss(wild), loss(logits), rtol=1e-6)
+    assert jnp.isfinite(jax.grad(loss)(wild)).all()
+
+
+def test_a_step_is_a_gradient_step_of_the_mean_loss(network, batch):
+    optimizer = optax.sgd(0.1)
+    state = tz.init_train(optimizer, network)
+    after, metrics = eqx.filter_jit(tz.train_step)(optimizer, tz.az_loss, state, batch)
+
+    def mean_loss(network):
+        samples = [jax.tree.map(lambda x, i=i: x[i], batch) for i in range(32)]
+        return sum(tz.az_loss(network, network(sample.observation), sample)[0] for sample in samples) / 32
+
+    loss, gradient = eqx.filter_jit(eqx.filter_value_and_grad(mean_loss))(network)
+    expected = jax.tree.map(lambda w, g: w - 0.1 * g, eqx.filter(network, eqx.is_array), eqx.filter(gradient, eqx.is_array))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), eqx.filter(after.network, eqx.is_array), expected
+    )
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+    parts = metrics["policy_loss"] + metrics["value_loss"] + metrics["l2_loss"]
+    np.testing.assert_allclose(metrics["loss"], parts, rtol=1e-5)
+    assert after.step == 1
+
+
+def test_steps_have_stable_types_so_that_nothing_is_compiled_twice(batch):
+    optimizer = optax.adam(1e-3)
+    state = tz.init_train(optimizer, tz.AZResNet(SHAPE, NUM_ACTIONS, num_blocks=1, num_channels=4, key=jax.random.key(0)))
+    traces = []
+
+    @eqx.filter_jit
+    def step(state):
+        traces.append(1)
+        return tz.train_step(optimizer, tz.az_loss, state, batch)[0]
+
+    losses = [step(step(step(state)))]
+    assert len(traces) == 1 and losses[0].step == 3
+
+
+def test_training_fits_a_batch(network, batch):
+    optimizer = optax.adam(1e-2)
+    state = tz.init_train(optimizer, network)
+    step = eqx.filter_jit(tz.train_step)
+    state, first = step(optimizer, tz.az_loss, state, batch)
+    for _ in range(150):
+        state, last = step(optimizer, tz.az_loss, state, batch)
+    assert last["value_loss"] < 0.1 * first["value_loss"]
+    entropy = jnp.mean(jax.scipy.special.entr(batch.policy).sum(1))  # the least that cross-entropy can be
+    assert last["policy_loss"] - entropy < 0.2 * (first["policy_loss"] - entropy)
+
+
+def test_batch_norm_trains_on_batch_statistics_and_searches_on_running_ones(batch, tmp_path):
+    def build(key):
+        return eqx.nn.make_with_state(tz.AZResNet)(SHAPE, NUM_ACTIONS, num_blocks=1, num_channels=4, norm="batch", key=key)
+
+    optimizer = optax.adam(1e-3)
+    state = tz.init_train(optimizer, *build(jax.random.key(0)))
+    step = eqx.filter_jit(tz.train_step)
+    before = jax.tree.leaves(state.norm_state)
+    for _ in range(5):
+        state, _ = step(optimizer, tz.az_loss, state, batch)
+    assert any(not np.array_equal(a, b) for a, b in zip(before, jax.tree.leaves(state.norm_state), strict=True))
+
+    observe = lambda observation: observation
+    evaluator = tz.NetworkEvaluator(state.network, observe, state.norm_state)
+    alone = evaluator(batch.observation[0], None, None)
+    in_batch = jax.vmap(lambda x: evaluator(x, None, None))(batch.observation)
+    np.testing.assert_allclose(alone[0], in_batch[0][0], atol=1e-5)  # a search's batch does not enter
+
+    tz.save_agent(tmp_path / "agent.eqx", state.network, state.norm_state)
+    loaded = tz.load_agent(tmp_path / "agent.eqx", *build(jax.random.key(1)))
+    again = tz.NetworkEvaluator(loaded[0], observe, loaded[1])(batch.observation[0], None, None)
+    np.testing.assert_array_equal(alone[0], again[0])
+    np.testing.assert_array_equal(alone[1], again[1])
+
+
+def test_an_agent_of_another_architecture_is_refused(network, tmp_path):
+    tz.save_agent(tmp_path / "agent.eqx", network)
+    wider = tz.MLP(SHAPE, NUM_ACTIONS + 1, key=jax.random.key(0))
+    with pytest.raises(ValueError, match="does not hold an agent of this architecture"):
+        tz.load_agent(tmp_path / "agent.eqx", wider)
+    (tmp_path / "agent.eqx").write_bytes((tmp_path / "agent.eqx").read_bytes()[:100])
+    with pytest.raises(ValueError, match="does not hold an agent of this architecture"):
+        tz.load_agent(tmp_path / "agent.eqx", network)
+    with pytest.raises(ValueError, match="There is no agent at"):
+        tz.load_agent(tmp_path / "other.eqx", network)

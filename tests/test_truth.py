@@ -1,0 +1,124 @@
+"""Playing strength against exact solutions: tic-tac-toe by minimax, Connect Four by solved positions."""
+
+import csv
+import functools
+import pathlib
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import tz
+
+LINES = [(0, 1, 2), (3, 4, 5), (6, 7, 8), (0, 3, 6), (1, 4, 7), (2, 5, 8), (0, 4, 8), (2, 4, 6)]
+
+
+@functools.cache
+def minimax(board: tuple[int, ...]) -> tuple[int, dict[int, int]]:
+    """The value of a board for the player to move (+1), and of each of its moves."""
+    if any(all(board[i] == -1 for i in line) for line in LINES):
+        return -1, {}
+    moves = {
+        cell: -minimax(tuple(-x for x in (*board[:cell], 1, *board[cell + 1 :])))[0]
+        for cell in range(9)
+        if board[cell] == 0
+    }
+    return max(moves.values(), default=0), moves
+
+
+def reachable() -> dict[tuple[int, ...], list[int]]:
+    """Every board that can come up with the game still on, and moves that lead there."""
+    found, frontier = {(0,) * 9: []}, [(0,) * 9]
+    while frontier:
+        board = frontier.pop()
+        for cell in minimax(board)[1]:
+            after = tuple(-x for x in (*board[:cell], 1, *board[cell + 1 :]))
+            if after not in found and minimax(after)[1]:
+                found[after] = [*found[board], cell]
+                frontier.append(after)
+    return found
+
+
+def play_moves(env: tz.Env, moves: list[list[int]]):
+    """The positions that the move lists lead to, as a batch."""
+    padded = np.full((len(moves), max(map(len, moves))), -1, np.int32)
+    for row, sequence in zip(padded, moves, strict=True):
+        row[: len(sequence)] = sequence
+
+    def step(position, action):
+        after = env.step(position[0], jnp.maximum(action, 0))
+        return jax.tree.map(lambda new, old: jnp.where(action >= 0, new, old), after, position), None
+
+    one = lambda actions: jax.lax.scan(step, env.init(jax.random.key(0)), actions)[0]
+    return jax.jit(jax.vmap(one))(jnp.asarray(padded))
+
+
+@eqx.filter_jit
+def best_moves(mcts, env, evaluator, positions):
+    def one(env_state, metadata):
+        key = jax.random.key(0)
+        state = tz.search(mcts, env, evaluator, tz.init_search(mcts, env_state, metadata), key=key)
+        return tz.choose_action(mcts, state, key=key)
+
+    return jax.vmap(one)(*positions)
+
+
+def searcher(num_simulations: int, **options) -> tz.MCTS:
+    return tz.MCTS(num_simulations, persist_tree=False, root=tz.PlainRoot(), temperature=0.0, **options)
+
+
+@pytest.fixture(scope="module")
+def tic_tac_toe():
+    env, boards = tz.from_pgx("tic_tac_toe"), reachable()
+    assert len(boards) == 4520
+    return env, list(boards), play_moves(env, list(boards.values()))
+
+
+def num_mistakes(boards, moves) -> int:
+    return sum(minimax(board)[1][int(move)] < minimax(board)[0] for board, move in zip(boards, moves, strict=True))
+
+
+def test_search_alone_plays_tic_tac_toe_perfectly(tic_tac_toe):
+    env, boards, positions = tic_tac_toe
+    moves = best_moves(searcher(400), env, tz.uniform_evaluator, positions)
+    assert num_mistakes(boards, moves) == 0
+
+
+def test_a_trained_network_with_search_plays_tic_tac_toe_perfectly(tic_tac_toe):
+    env, boards, positions = tic_tac_toe
+    network = tz.MLP(env.observation.shape, env.num_actions, key=jax.random.key(0))
+    config = tz.TrainConfig(
+        mcts=tz.MCTS(16, 40),
+        optimizer=optax.adam(3e-3),
+        replay=tz.EpisodeReplayBuffer(100),
+        batch_size=64,
+        train_batch_size=256,
+        collection_steps_per_epoch=20,
+        train_steps_per_epoch=50,
+        augment=tz.random_dihedral,
+    )
+    state = tz.init_loop(config, env, network, key=jax.random.key(0))
+    untrained = best_moves(searcher(50), env, tz.NetworkEvaluator(network, env.observe), positions)
+    state = tz.train_loop(config, env, state, num_epochs=25, sinks=[], progress=False)
+    trained = best_moves(searcher(50), env, tz.NetworkEvaluator(state.train.network, env.observe), positions)
+    assert num_mistakes(boards, untrained) > 20
+    assert num_mistakes(boards, trained) == 0
+
+
+def tactical_positions() -> list[tuple[list[int], str]]:
+    """Moves and results of positions with a win on the spot, or an immediate threat to meet (see data/README.md)."""
+    with (pathlib.Path(__file__).parent / "data" / "connect_four_solved.csv").open() as file:
+        return [([int(move) - 1 for move in row["moves"]], row["results"]) for row in csv.DictReader(file)]
+
+
+def test_wins_on_the_spot_and_threats_are_seen_in_connect_four():
+    positions = tactical_positions()
+    assert len(positions) == 400
+    env = tz.from_pgx("connect_four")
+    moves = best_moves(searcher(100), env, tz.uniform_evaluator, play_moves(env, [p[0] for p in positions]))
+    order = ".LDW"
+    wrong = [p for p, move in zip(positions, moves, strict=True) if order.index(p[1][int(move)]) < max(map(order.index, p[1]))]
+    assert not wrong
