@@ -24,4 +24,4 @@ def tests(session: nox.Session) -> None:
     with tempfile.TemporaryDirectory() as cache:  # compiled programs, shared by the processes of this run
         environment = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}
         session.run("pytest", *session.posargs, env=environment)
-        session.run("pytest", "--nbmake", "--nbmake-timeout=600", "notebooks", "README.md", env=environment)
+        session.run("pytest", "--nbmake", "--nbmake-timeout=600", "notebooks", env=environment)

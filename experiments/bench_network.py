@@ -189,7 +189,8 @@ def main() -> None:
         f"{datetime.date.today()}, {device_name()}, Python {platform.python_version()}, {versions}. Observations "
         f"{'x'.join(map(str, arguments.shape))}, {arguments.actions} actions, {arguments.blocks} blocks of "
         f"{arguments.channels} channels, float32. Inference on {arguments.infer_batch} boards, a gradient step (Adam) "
-        f"on {arguments.train_batch}. Run in turns; medians of a step. Ratio: flax time over ours, so above 1 ours is faster.",
+        f"on {arguments.train_batch}. Run in turns; medians of a step. Ratio: flax time over ours, "
+        "so above 1 ours is faster.",
         "",
         "| norm | what | ours, ms | flax, ms | ratio | ratio of minima | compile ours / flax, s | runs |",
         "|---|---|---:|---:|---:|---:|---:|---:|",

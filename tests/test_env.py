@@ -3,6 +3,7 @@ import itertools
 import chex
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 import pgx
@@ -329,7 +330,7 @@ def test_check_env_warns_when_no_game_ended():
         check_env(countdown(), num_games=2, max_steps=1)
 
 
-@pytest.mark.parametrize("num_games, max_steps", [(0, 1), (1, 0)])
+@pytest.mark.parametrize(("num_games", "max_steps"), [(0, 1), (1, 0)])
 def test_check_env_needs_a_game_and_a_move(num_games, max_steps):
     with pytest.raises(ValueError, match=f"at least 1, found {num_games} and {max_steps}"):
         check_env(countdown(), num_games=num_games, max_steps=max_steps)
@@ -453,7 +454,7 @@ def test_from_pgx_refuses_a_game_made_by_hand():
         from_pgx(pgx.make("2048"))
 
 
-@pytest.mark.parametrize("name, guess", [("otello", "othello"), ("go_9", "go_9x9"), ("Tic-Tac-Toe", "tic_tac_toe")])
+@pytest.mark.parametrize(("name", "guess"), [("otello", "othello"), ("go_9", "go_9x9"), ("Tic-Tac-Toe", "tic_tac_toe")])
 def test_from_pgx_suggests_the_closest_name(name, guess):
     with pytest.raises(ValueError, match=f"no game called '{name}'. Did you mean '{guess}'.*{', '.join(PLAYABLE[:3])}"):
         from_pgx(name)

@@ -117,13 +117,13 @@ def test_batch_norm_trains_on_batch_statistics_and_searches_on_running_ones(batc
 
     observe = lambda observation: observation
     evaluator = tz.NetworkEvaluator(state.network, observe, state.norm_state)
-    alone = evaluator(batch.observation[0], None, None)
-    in_batch = jax.vmap(lambda x: evaluator(x, None, None))(batch.observation)
+    alone = evaluator.predict(batch.observation[0])
+    in_batch = jax.vmap(evaluator.predict)(batch.observation)
     np.testing.assert_allclose(alone[0], in_batch[0][0], atol=1e-5)  # a search's batch does not enter
 
     tz.save_agent(tmp_path / "agent.eqx", state.network, state.norm_state)
     loaded = tz.load_agent(tmp_path / "agent.eqx", *build(jax.random.key(1)))
-    again = tz.NetworkEvaluator(loaded[0], observe, loaded[1])(batch.observation[0], None, None)
+    again = tz.NetworkEvaluator(loaded[0], observe, loaded[1]).predict(batch.observation[0])
     np.testing.assert_array_equal(alone[0], again[0])
     np.testing.assert_array_equal(alone[1], again[1])
 

@@ -49,10 +49,6 @@ from tz.symmetries import mirror as mirror
 from tz.symmetries import random_dihedral as random_dihedral
 from tz.symmetries import random_mirror as random_mirror
 from tz.testers import OpponentTester as OpponentTester
-from tz.symmetries import dihedral as dihedral
-from tz.symmetries import mirror as mirror
-from tz.symmetries import random_dihedral as random_dihedral
-from tz.symmetries import random_mirror as random_mirror
 from tz.testers import TwoPlayerTester as TwoPlayerTester
 from tz.train import TrainState as TrainState
 from tz.train import az_loss as az_loss

@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
 from tz.env import Env, StepMetadata
 from tz.tree import any_game
@@ -52,7 +52,10 @@ class NetworkEvaluator(eqx.Module):
     ) -> tuple[Float[Array, " A"], Float[Array, ""]]:
         """The network's logits and value for the player to move."""
         del metadata, key
-        observation = self.observe(env_state)
+        return self.predict(self.observe(env_state))
+
+    def predict(self, observation: Shaped[Array, "..."]) -> tuple[Float[Array, " A"], Float[Array, ""]]:
+        """The same of an observation."""
         if self.norm_state is None:
             return self.network(observation)
         return self.network(observation, self.norm_state)[0]

@@ -304,8 +304,7 @@ def _check_finite(env: Env, evaluator: NetworkEvaluator, trajectory: Trajectory,
     where = f"at self-play step {step} of epoch {epoch} (game {game})"
     if not bool(trajectory.action_mask[game, step].any()):
         raise FloatingPointError(f"{env.name}: no action is legal in a live state {where}. Run tz.check_env on it.")
-    at_root = NetworkEvaluator(evaluator.network, lambda observation: observation, evaluator.norm_state)
-    logits, value = at_root(trajectory.observation[game, step], None, None)
+    logits, value = evaluator.predict(trajectory.observation[game, step])
     names = [name for name, x in {"logits": logits, "value": value}.items() if not bool(jnp.isfinite(x).all())]
     found = f"the network's {' and '.join(names)}" if names else "an output of the network below the root"
     raise FloatingPointError(f"Not finite: {found}, {where}.")

@@ -1,0 +1,17 @@
+"""The README's quick start runs as it stands."""
+
+import pathlib
+import re
+
+import jax.numpy as jnp
+import tz
+
+
+def test_the_quick_start_runs():
+    text = (pathlib.Path(tz.__file__).parents[1] / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(code.strip().splitlines()) <= 32
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["state"].epoch == 5
+    assert jnp.isclose(tz.action_weights(names["mcts"], names["search"]).sum(), 1)
