@@ -133,7 +133,7 @@ def test_self_play_uses_the_newest_weights(config, env):
 
 def test_a_network_that_turns_nan_is_named_with_its_step_and_output(config, env):
     explode = lambda network, output, sample: (network.weight, {})
-    settings, network = leaning(config, optax.sgd(float("nan")), explode)
+    settings, network = leaning(config, optax.sgd(float("nan")), explode, train_steps_per_epoch=1)
     state = tz.init_loop(settings, env, network, key=jax.random.key(0))
     state = tz.train_loop(settings, env, state, num_epochs=1, sinks=[], progress=False)
     with pytest.raises(FloatingPointError, match=r"network's logits and value, at self-play step 0 of epoch 1"):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from tz.networks import MLP, AZResNet, conv3x3
+from tz.layers import conv3x3
+from tz.networks import MLP, AZResNet
 
 SHAPE, NUM_ACTIONS = (5, 4, 3), 7
 NORMS = ("none", "layer", "batch")

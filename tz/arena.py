@@ -68,7 +68,7 @@ class _Games(eqx.Module):
     metadata: StepMetadata
     trees: tuple[SearchState, SearchState]
     returns: Array
-    keys: PRNGKeyArray
+    keys: Array
 
 
 def random_opening(env: Env, num_plies: int, *, key: PRNGKeyArray) -> tuple[PyTree, StepMetadata]:
@@ -84,7 +84,9 @@ def random_opening(env: Env, num_plies: int, *, key: PRNGKeyArray) -> tuple[PyTr
     return lax.scan(ply, env.init(init_key), jax.random.split(key, num_plies))[0]
 
 
-def _search_if_to_move(env: Env, player: Player, tree: SearchState, to_move: Bool[Array, " G"], keys: PRNGKeyArray):
+def _search_if_to_move(
+    env: Env, player: Player, tree: SearchState, to_move: Array, keys: Array
+) -> tuple[Array, SearchState]:
     """The moves and trees of a player who searches where it is to move; no search at all if that is nowhere."""
 
     def run(tree):
@@ -154,8 +156,8 @@ def play_match(
 
     openings = jax.vmap(start)(jnp.arange(num_openings))
     halves = jax.tree.map(lambda x: jnp.stack([x, x]), openings)  # [2, G / 2]: `first` moves first, or second
-    game_keys = jax.vmap(jax.random.fold_in, (None, 0))(play_key, jnp.arange(num_games)).reshape(2, num_openings)
-    games = _Games(*halves, game_keys)
+    game_keys = jax.vmap(jax.random.fold_in, (None, 0))(play_key, jnp.arange(num_games))
+    games = _Games(*halves, game_keys.reshape(2, num_openings, *game_keys.shape[1:]))
     mover = openings[1].cur_player_id
     player_ids = jnp.stack([mover, 1 - mover])
 

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 
 from tqdm import tqdm
 
-Sink = Callable[[Mapping[str, float]], None]
+Sink = Callable[[Mapping[str, int | float]], None]
 
 
-def console_sink(metrics: Mapping[str, float]) -> None:
+def console_sink(metrics: Mapping[str, int | float]) -> None:
     """Prints one line an epoch, above a progress bar where there is one."""
 
-    def text(value: float) -> str:
+    def text(value: int | float) -> str:
         return f"{value:,.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.3f}"
 
     tqdm.write("  ".join(f"{name} {text(value)}" for name, value in metrics.items()))
@@ -25,7 +25,7 @@ class JsonLinesSink:
         self.path = pathlib.Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
-    def __call__(self, metrics: Mapping[str, float]) -> None:
+    def __call__(self, metrics: Mapping[str, int | float]) -> None:
         with self.path.open("a") as file:
             file.write(json.dumps(dict(metrics)) + "\n")
 
@@ -45,5 +45,5 @@ class WandbSink:
             raise ImportError("WandbSink needs wandb: pip install 'tz[wandb]'") from error
         self.run = wandb.init(project=project, **kwargs)
 
-    def __call__(self, metrics: Mapping[str, float]) -> None:
+    def __call__(self, metrics: Mapping[str, int | float]) -> None:
         self.run.log(dict(metrics))

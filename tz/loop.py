@@ -108,7 +108,7 @@ def init_loop(
     games_key, key = jax.random.split(key)
     game_keys = jax.vmap(jax.random.fold_in, (None, 0))(games_key, jnp.arange(config.batch_size))
     games = _start_games(config, env, game_keys)
-    example = eqx.filter_eval_shape(_collect, config, env, _evaluator(config, env, train), games, 1)[1]
+    example = eqx.filter_eval_shape(_collect, (config, env, _evaluator(config, env, train), 1), games)[1][0]
     example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), example)
     replay = jax.tree.map(lambda x: jnp.zeros((config.batch_size, *x.shape), x.dtype), config.replay.init(example))
     testers = tuple(tester.init(_evaluator(config, env, train)) for tester in config.testers)
@@ -166,10 +166,10 @@ def collect_phase(config: TrainConfig, env: Env, state: LoopState, num_steps: in
     """Plays `num_steps` moves in every game with the newest weights and adds them to the buffer."""
     started = time.perf_counter()
     evaluator = _evaluator(config, env, state.train)
-    games, trajectory = _collect(config, env, evaluator, state.games, num_steps)
+    games, (trajectory, metrics) = _collect((config, env, evaluator, num_steps), state.games)
     _check_finite(env, evaluator, trajectory, int(state.epoch))
     replay = _add((config, trajectory), state.replay)
-    metrics = {name: float(value) for name, value in _collect_metrics(config, state.games, trajectory).items()}
+    metrics = {name: float(value) for name, value in metrics.items()}
     seconds = time.perf_counter() - started
     moves = config.batch_size * num_steps
     metrics |= {
@@ -187,7 +187,7 @@ def train_phase(config: TrainConfig, state: LoopState) -> tuple[LoopState, dict]
     if int(config.replay.num_known(state.replay)) == 0:
         return state, {}
     for _ in range(config.train_steps_per_epoch):
-        train, metrics = _learn(config, train, state.replay, state.key)
+        train, metrics = _learn((config, state.replay, state.key), train)
         history.append(metrics)
     means = {name: float(np.mean([m[name] for m in jax.device_get(history)])) for name in history[0]}
     for name, value in means.items():
@@ -217,18 +217,26 @@ def test_phase(config: TrainConfig, env: Env, test_mcts: MCTS, state: LoopState)
 
 
 @eqx.filter_jit
-def _start_games(config: TrainConfig, env: Env, keys: PRNGKeyArray) -> CollectState:
+def _start_games(config: TrainConfig, env: Env, keys: Array) -> CollectState:
     return jax.vmap(lambda key: init_collect(config.mcts, env, key=key))(keys)
 
 
-@eqx.filter_jit
-def _collect(config: TrainConfig, env: Env, evaluator: NetworkEvaluator, games: CollectState, num_steps: int):
-    def one(game):
-        return collect(
-            config.mcts, env, evaluator, game, num_steps=num_steps, max_episode_steps=config.max_episode_steps
-        )
-
-    return jax.vmap(one)(games)
+@eqx.filter_jit(donate="all-except-first")
+def _collect(
+    inputs: tuple[TrainConfig, Env, NetworkEvaluator, int], games: CollectState
+) -> tuple[CollectState, tuple[Trajectory, dict[str, Array]]]:
+    config, env, evaluator, num_steps = inputs
+    options = {"num_steps": num_steps, "max_episode_steps": config.max_episode_steps}
+    after, trajectory = jax.vmap(lambda game: collect(config.mcts, env, evaluator, game, **options))(games)
+    ended = trajectory.terminated | trajectory.truncated  # [B, T]
+    episodes = jnp.sum(ended)
+    steps = games.episode_steps + num_steps - after.episode_steps  # moves of finished episodes
+    metrics = {
+        "episodes": episodes,
+        "truncated": jnp.sum(trajectory.truncated),
+        "mean_length": jnp.sum(steps) / jnp.maximum(episodes, 1),
+    }
+    return after, (trajectory, metrics)
 
 
 @eqx.filter_jit(donate="all-except-first")
@@ -239,8 +247,9 @@ def _add(inputs: tuple[TrainConfig, Trajectory], replay: ReplayState) -> ReplayS
     )
 
 
-@eqx.filter_jit
-def _learn(config: TrainConfig, train: TrainState, replay: ReplayState, key: PRNGKeyArray):
+@eqx.filter_jit(donate="all-except-first")
+def _learn(inputs: tuple[TrainConfig, ReplayState, PRNGKeyArray], train: TrainState) -> tuple[TrainState, Metrics]:
+    config, replay, key = inputs
     sample_key, augment_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, 0), train.step))
     batch = config.replay.sample(replay, config.train_batch_size, key=sample_key)
     if config.augment is not None:
@@ -252,22 +261,6 @@ def _learn(config: TrainConfig, train: TrainState, replay: ReplayState, key: PRN
 @eqx.filter_jit
 def _test(tester: Any, env: Env, mcts: MCTS, evaluator: NetworkEvaluator, state: PyTree, key: PRNGKeyArray):
     return tester.test(env, mcts, evaluator, state, key=key)
-
-
-@eqx.filter_jit
-def _collect_metrics(config: TrainConfig, before: CollectState, trajectory: Trajectory) -> Metrics:
-    ended = trajectory.terminated | trajectory.truncated  # [B, T]
-
-    def lengths(steps, ended):
-        return jax.lax.scan(lambda n, end: (jnp.where(end, 0, n + 1), jnp.where(end, n + 1, 0)), steps, ended)[1]
-
-    total = jnp.sum(jax.vmap(lengths)(before.episode_steps, ended))
-    episodes = jnp.sum(ended)
-    return {
-        "episodes": episodes,
-        "truncated": jnp.sum(trajectory.truncated),
-        "mean_length": total / jnp.maximum(episodes, 1),
-    }
 
 
 def _evaluator(config: TrainConfig, env: Env, train: TrainState) -> NetworkEvaluator:

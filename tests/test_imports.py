@@ -9,7 +9,7 @@ import tz
 
 PACKAGE = pathlib.Path(tz.__file__).parent
 LAYERS = [
-    {"env", "tree"},
+    {"env", "tree", "layers"},
     {"evaluators", "selectors", "backups", "roots", "networks", "replay", "targets", "symmetries", "envs.pgx"},
     {"search", "train"},
     {"selfplay", "arena", "testers"},
