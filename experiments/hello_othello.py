@@ -6,58 +6,81 @@ player: `python experiments/hello_othello.py --out runs/hello`.
 
 import argparse
 import pathlib
+import platform
 import time
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 
 import tz
-from tz.plot import plot_learning, save_game
-
-SEARCH = tz.MCTS(num_simulations=32, max_nodes=64, root=tz.Dirichlet(alpha=0.5))
+from tz.plot import plot_learning, read_metrics, save_game
 
 
-def greedy(state, metadata, key):
-    """Prefers positions in which it has more discs: an evaluator is any function of a state."""
-    discs = jnp.sum(state._x.board)  # +1 for each disc of the player to move, -1 for each of the opponent's
-    return jnp.zeros(metadata.action_mask.shape), discs / 64
+def greedy_player(env: tz.Env) -> tz.Player:
+    """Takes the move that leaves it with the most discs: an evaluator is any function of a position."""
+
+    def count_discs(state, metadata, key):
+        after = jax.vmap(lambda action: env.step(state, action)[0])(jnp.arange(env.num_actions))
+        lead = -jnp.sum(after._x.board, axis=-1)  # +1 for each disc of the next player to move, who is the opponent
+        return 10.0 * lead, jnp.float32(0)
+
+    one_look = tz.MCTS(num_simulations=1, root=tz.PlainRoot(), temperature=0.0, persist_tree=False)
+    return tz.Player(one_look, count_discs)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/hello"), help="folder for the results")
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=18)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
 
 def main() -> None:
-    args = parse()
-    started = time.perf_counter()
+    args, started = parse(), time.perf_counter()
     args.out.mkdir(parents=True, exist_ok=True)
+    print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}, {platform.python_version()}", flush=True)
+
     env = tz.from_pgx("othello")
     network_key, loop_key, match_key = jax.random.split(jax.random.key(args.seed), 3)
     network = tz.AZResNet(env.observation.shape, env.num_actions, num_blocks=2, num_channels=32, key=network_key)
+    testers = (
+        tz.OpponentTester(tz.random_player(), "random", num_episodes=32),
+        tz.OpponentTester(greedy_player(env), "greedy", num_episodes=32),
+    )
     config = tz.TrainConfig(
-        mcts=SEARCH,
+        mcts=tz.MCTS(num_simulations=24, max_nodes=48, root=tz.Dirichlet(alpha=0.5)),
+        test_mcts=tz.MCTS(num_simulations=24, max_nodes=48, root=tz.PlainRoot(), temperature=0.0),
         optimizer=optax.adam(2e-3),
-        replay=tz.EpisodeReplayBuffer(capacity=256),
+        replay=tz.EpisodeReplayBuffer(capacity=300),
         batch_size=64,
         train_batch_size=256,
-        collection_steps_per_epoch=30,
-        train_steps_per_epoch=30,
         warmup_steps=60,
+        collection_steps_per_epoch=20,
+        train_steps_per_epoch=30,
         augment=tz.random_dihedral,
+        testers=testers,
+        epochs_per_test=3,
     )
     state = tz.init_loop(config, env, network, key=loop_key)
 
     metrics = args.out / "metrics.jsonl"
     metrics.unlink(missing_ok=True)  # of an earlier run of this script
-    state = tz.train_loop(config, env, state, num_epochs=args.epochs, sinks=[tz.console_sink, tz.JsonLinesSink(metrics)])
+    state = tz.train_loop(
+        config, env, state, num_epochs=args.epochs, sinks=[tz.console_sink, tz.JsonLinesSink(metrics)]
+    )
     tz.save_agent(args.out / "agent.eqx", state.train.network)
-    print("trained", time.perf_counter() - started)
+    plot_learning(read_metrics(metrics))[0].figure.savefig(args.out / "learning.png", dpi=150)
+
+    evaluator = tz.NetworkEvaluator(state.train.network, env.observe)
+    for tester in testers:
+        matches = [tester.match(env, config.test_mcts, evaluator, key=key) for key in jax.random.split(match_key, 3)]
+        wins, draws, losses = (sum(int(getattr(m, name)) for m in matches) for name in ("wins", "draws", "losses"))
+        score = (wins + draws / 2) / (wins + draws + losses)
+        print(f"against {tester.name}: {wins} wins, {draws} draws, {losses} losses, score {score:.3f}", flush=True)
+    save_game(tz.replay_game(env, matches[0], 0), args.out / "game.svg")  # in game 0 the agent moves first
+    print(f"{time.perf_counter() - started:.0f} s in all; the results are in {args.out}")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def config():
         train_steps_per_epoch=4,
         testers=(
             tz.TwoPlayerTester(num_episodes=4, opening_plies=1, max_steps=9),
-            tz.OpponentTester(tz.uniform_evaluator, "uniform", num_episodes=4, max_steps=9),
+            tz.OpponentTester(tz.random_player(), "random", num_episodes=4, max_steps=9),
         ),
         augment=tz.random_dihedral,
         loss=functools.partial(tz.az_loss, l2_reg_lambda=1e-3),
@@ -83,11 +83,11 @@ def test_the_metrics_of_an_epoch(config, five_epochs):
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [0, 1, 2, 3, 4]
     names = {"loss", "policy_loss", "value_loss", "l2_loss", "episodes", "mean_length", "truncated", "moves_per_second"}
-    names |= {"simulations_per_second", "replay_known", "seconds", "best_score", "best_replaced", "uniform_score"}
-    names |= {f"{tester}_{result}" for tester in ("best", "uniform") for result in ("wins", "draws", "losses")}
+    names |= {"simulations_per_second", "replay_known", "seconds", "best_score", "best_replaced", "random_score"}
+    names |= {f"{tester}_{result}" for tester in ("best", "random") for result in ("wins", "draws", "losses")}
     for row in rows:
         assert names <= row.keys()
-        assert row["uniform_wins"] + row["uniform_draws"] + row["uniform_losses"] == 4
+        assert row["random_wins"] + row["random_draws"] + row["random_losses"] == 4
         assert row["simulations_per_second"] == pytest.approx(6 * row["moves_per_second"])
         assert 5 <= row["mean_length"] <= 9
     moves = 8 * (12 + 5 * 6)

@@ -9,6 +9,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from tz.env import Env, StepMetadata
+from tz.evaluators import uniform_evaluator
+from tz.roots import Dirichlet
 from tz.search import MCTS, Evaluator, SearchState, advance, choose_action, init_search, search
 
 
@@ -17,6 +19,15 @@ class Player(eqx.Module):
 
     mcts: MCTS
     evaluator: Evaluator
+
+
+def random_player() -> Player:
+    """A player of uniformly random legal moves.
+
+    One simulation follows the largest prior, and the prior is nothing but noise that favours no action.
+    """
+    mcts = MCTS(1, root=Dirichlet(alpha=1.0, epsilon=1.0), temperature=0.0, persist_tree=False)
+    return Player(mcts, uniform_evaluator)
 
 
 class MatchResult(eqx.Module):

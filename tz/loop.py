@@ -112,7 +112,6 @@ def init_loop(
     example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), example)
     replay = jax.tree.map(lambda x: jnp.zeros((config.batch_size, *x.shape), x.dtype), config.replay.init(example))
     testers = tuple(tester.init(_evaluator(config, env, train)) for tester in config.testers)
-    testers = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, testers)
     return LoopState(train, games, replay, testers, jnp.int32(0), key)
 
 
@@ -150,7 +149,7 @@ def train_loop(
             state, learned = train_phase(config, state)
             metrics |= learned
             epoch = int(state.epoch)
-            if epoch % config.epochs_per_test == 0:
+            if (epoch + 1) % config.epochs_per_test == 0:
                 bar.set_description("testing")
                 state, tested = test_phase(config, env, test_mcts, state)
                 metrics |= tested
@@ -207,9 +206,9 @@ def test_phase(config: TrainConfig, env: Env, test_mcts: MCTS, state: LoopState)
     states, metrics = [], {}
     for index, (tester, tester_state) in enumerate(zip(config.testers, state.testers, strict=True)):
         tester_key = jax.random.fold_in(key, index)
-        tester_state, tested = _test(tester, env, test_mcts, evaluator, tester_state, tester_key)
+        tester_state, tested = tester.test(env, test_mcts, evaluator, tester_state, key=tester_key)
         states.append(tester_state)
-        metrics |= {name: float(value) for name, value in tested.items()}
+        metrics |= tested
     return LoopState(state.train, state.games, state.replay, tuple(states), state.epoch, state.key), metrics
 
 
@@ -256,11 +255,6 @@ def _learn(inputs: tuple[TrainConfig, ReplayState, PRNGKeyArray], train: TrainSt
         keys = jax.random.split(augment_key, config.train_batch_size)
         batch = jax.vmap(lambda sample, key: config.augment(sample, key=key))(batch, keys)
     return train_step(config.optimizer, config.loss, train, batch)
-
-
-@eqx.filter_jit
-def _test(tester: Any, env: Env, mcts: MCTS, evaluator: NetworkEvaluator, state: PyTree, key: PRNGKeyArray):
-    return tester.test(env, mcts, evaluator, state, key=key)
 
 
 def _evaluator(config: TrainConfig, env: Env, train: TrainState) -> NetworkEvaluator:

@@ -4,14 +4,13 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray, PyTree
 
 from tz.arena import MatchResult, Player, play_match
 from tz.env import Env
 from tz.search import MCTS, Evaluator
 
-TesterMetrics = dict[str, Array]
+TesterMetrics = dict[str, float]
 
 
 def _check_num_episodes(num_episodes: int) -> None:
@@ -24,23 +23,21 @@ def _check_num_episodes(num_episodes: int) -> None:
 
 def _metrics(name: str, match: MatchResult) -> TesterMetrics:
     counts = {"score": match.score, "wins": match.wins, "draws": match.draws, "losses": match.losses}
-    return {f"{name}_{key}": value for key, value in counts.items()}
+    return {f"{name}_{key}": float(value) for key, value in counts.items()}
 
 
 class OpponentTester(eqx.Module):
     """Plays the newest network against a fixed opponent.
 
-    **Fields:** `opponent`, an evaluator; `name`, which the metrics begin with; `num_episodes`, even; `opponent_mcts`,
-    the opponent's search, or None for the same as the agent's; `opening_plies` and `max_steps`, of
-    [`tz.play_match`][].
+    **Fields:** `opponent`, a [`tz.Player`][] with its own search; `name`, which the metrics begin with;
+    `num_episodes`, even; `opening_plies` and `max_steps`, of [`tz.play_match`][].
 
     **Metrics:** `{name}_score` (wins and half the draws, of all), `{name}_wins`, `{name}_draws`, `{name}_losses`.
     """
 
-    opponent: Evaluator
+    opponent: Player
     name: str = eqx.field(static=True)
     num_episodes: int = eqx.field(static=True, default=32)
-    opponent_mcts: MCTS | None = None
     opening_plies: int = eqx.field(static=True, default=4)
     max_steps: int = eqx.field(static=True, default=512)
 
@@ -51,13 +48,15 @@ class OpponentTester(eqx.Module):
         """A fixed opponent has no state."""
         del evaluator
 
+    def match(self, env: Env, mcts: MCTS, evaluator: Evaluator, *, key: PRNGKeyArray) -> MatchResult:
+        """The match itself, from the agent's point of view; compiled once."""
+        return _match(self, env, Player(mcts, evaluator), self.opponent, key)
+
     def test(
         self, env: Env, mcts: MCTS, evaluator: Evaluator, state: PyTree, *, key: PRNGKeyArray
     ) -> tuple[PyTree, TesterMetrics]:
         """Plays the match and returns the state and the metrics."""
-        opponent = Player(mcts if self.opponent_mcts is None else self.opponent_mcts, self.opponent)
-        match = _match(self, env, Player(mcts, evaluator), opponent, key)
-        return state, _metrics(self.name, match)
+        return state, _metrics(self.name, self.match(env, mcts, evaluator, key=key))
 
 
 class TwoPlayerTester(eqx.Module):
@@ -77,20 +76,26 @@ class TwoPlayerTester(eqx.Module):
     def __check_init__(self):
         _check_num_episodes(self.num_episodes)
 
-    def init(self, evaluator: Evaluator) -> Any:
+    def init(self, evaluator: Evaluator) -> Evaluator:
         """The first network is the best so far."""
-        return evaluator
+        return _copy(evaluator)
 
     def test(
         self, env: Env, mcts: MCTS, evaluator: Evaluator, state: PyTree, *, key: PRNGKeyArray
     ) -> tuple[PyTree, TesterMetrics]:
         """Plays the match and returns the best evaluator so far and the metrics."""
         match = _match(self, env, Player(mcts, evaluator), Player(mcts, state), key)
-        better = match.score > 0.5
-        best = jax.tree.map(lambda new, old: jnp.where(better, new, old) if eqx.is_array(old) else old, evaluator, state)
-        return best, _metrics(self.name, match) | {f"{self.name}_replaced": better.astype(jnp.int32)}
+        better = bool(match.score > 0.5)
+        metrics = _metrics(self.name, match) | {f"{self.name}_replaced": float(better)}
+        return _copy(evaluator) if better else state, metrics
 
 
+def _copy(evaluator: Evaluator) -> Evaluator:
+    """Arrays of its own, which outlive those that training gives up with every step."""
+    return jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, evaluator)
+
+
+@eqx.filter_jit
 def _match(tester: Any, env: Env, agent: Player, opponent: Player, key: PRNGKeyArray) -> MatchResult:
     settings = {"num_games": tester.num_episodes, "opening_plies": tester.opening_plies, "max_steps": tester.max_steps}
     return play_match(env, agent, opponent, key=key, **settings)
