@@ -58,7 +58,7 @@ def test_a_replayed_game_ends_as_it_was_counted(env, match):
 
 
 def test_swapping_the_players_swaps_the_result(env):
-    """Two deterministic players from the same openings: the second's wins are the first's losses, whoever is named first."""
+    """From the same openings, the better player scores as much whether it is named first or second."""
     better = tz.Player(STRONG, tz.uniform_evaluator)
     mover = lambda state, metadata, key: (jnp.arange(9.0)[::-1], jnp.float32(0))
     worse = tz.Player(dataclasses.replace(STRONG, num_simulations=1), mover)
@@ -77,7 +77,10 @@ def test_unfinished_games_count_in_nothing(env):
 
 def test_each_player_follows_the_game_with_a_tree_of_its_own(env):
     """After every ply both trees have the position on the board as their root, and only the mover has searched."""
-    players = tz.Player(STRONG, tz.uniform_evaluator), tz.Player(dataclasses.replace(STRONG, max_nodes=70), tz.uniform_evaluator)
+    players = (
+        tz.Player(STRONG, tz.uniform_evaluator),
+        tz.Player(dataclasses.replace(STRONG, max_nodes=70), tz.uniform_evaluator),
+    )
     position = jax.vmap(env.init)(jax.random.split(jax.random.key(0), 3))
     trees = tuple(jax.vmap(lambda *p, player=player: tz.init_search(player.mcts, *p))(*position) for player in players)
     games = _Games(*position, trees, jnp.zeros(3), jax.random.split(jax.random.key(1), 3))
@@ -107,8 +110,6 @@ def test_an_opening_does_not_end_the_game():
     env = tz.from_pgx("tic_tac_toe")
     opening = jax.jit(jax.vmap(lambda key: tz.random_opening(env, 9, key=key)))(jax.random.split(jax.random.key(0), 64))
     assert not opening[1].terminated.any()
-
-
 
 
 def test_the_best_network_is_replaced_only_by_a_better_one(env):

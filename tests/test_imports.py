@@ -34,7 +34,9 @@ def test_a_module_imports_only_from_its_own_layer_or_lower():
     for name, path in modules().items():
         for imported in imports(path):
             assert imported not in SIDE, f"{name} imports {imported}"
-            assert name in SIDE or layer[imported] <= layer[name], f"{name} imports {imported}, which is in a higher layer"
+            assert name in SIDE or layer[imported] <= layer[name], (
+                f"{name} imports {imported}, which is in a higher layer"
+            )
 
 
 def test_the_package_re_exports_and_does_nothing_else():

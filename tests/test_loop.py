@@ -1,4 +1,4 @@
-"""The loop as a whole, on tic-tac-toe: it continues, recompiles nothing, uses the newest weights, and says what is wrong."""
+"""The loop on tic-tac-toe: it continues, recompiles nothing, uses the newest weights, and says what is wrong."""
 
 import dataclasses
 import functools

@@ -312,7 +312,7 @@ def test_mlp_agrees_with_numpy():
 
 
 @pytest.mark.parametrize(
-    "changes, message",
+    ("changes", "message"),
     [
         ({"observation_shape": (8, 8)}, r"shape \(8, 8\), but expected \(H, W, C\)"),
         ({"num_blocks": -1}, "num_blocks=-1, but expected at least 0"),

@@ -40,7 +40,9 @@ def search_twice(mcts, tables):
 
     def one(tables):
         env, evaluator = tabular_env(tables), tabular_evaluator(tables)
-        first = tz.search(mcts, env, evaluator, tz.init_search(mcts, *env.init(jax.random.key(0))), key=jax.random.key(0))
+        first = tz.search(
+            mcts, env, evaluator, tz.init_search(mcts, *env.init(jax.random.key(0))), key=jax.random.key(0)
+        )
         action = jnp.argmax(first.tree.visits[0]).astype(jnp.int32)
         after = env.step(jnp.int32(0), action)
         kept = tz.advance(mcts, first, action, *after)
@@ -205,7 +207,9 @@ def test_noise_is_at_the_root_on_legal_actions_and_once_a_search(root_search):
     _, _, tables, run, state = root_search
     legal = np.asarray(tables.legal[0])
     clean = root_prior(run(0.3, 0.0, state, jax.random.key(0)))
-    np.testing.assert_allclose(clean, np.asarray(jax.nn.softmax(jnp.where(legal, tables.logits[0], -jnp.inf))), rtol=1e-5)
+    np.testing.assert_allclose(
+        clean, np.asarray(jax.nn.softmax(jnp.where(legal, tables.logits[0], -jnp.inf))), rtol=1e-5
+    )
     searches = [run(0.3, 0.25, state, jax.random.key(seed)) for seed in range(30)]
     for noisy in searches:
         prior = root_prior(noisy)
@@ -268,7 +272,7 @@ def test_extreme_logits_do_not_break_the_search(logits):
     env = tabular_env(eqx.tree_at(lambda t: t.legal, tables, tables.legal.at[:, :3].set(True)))
     mcts = tz.MCTS(30, root=tz.Dirichlet())
     state = tz.init_search(mcts, *env.init(jax.random.key(0)))
-    evaluator = lambda row, metadata, key: (jnp.array(logits, jnp.float32), jnp.float32(0.1))  # noqa: E731
+    evaluator = lambda row, metadata, key: (jnp.array(logits, jnp.float32), jnp.float32(0.1))
     state = jax.jit(lambda s: tz.search(mcts, env, evaluator, s, key=jax.random.key(0)))(state)
     assert jnp.isfinite(state.tree.q).all() and not jnp.isnan(state.tree.logits).any()
     assert state.tree.visits[0].sum() == 30

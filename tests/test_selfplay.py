@@ -79,7 +79,7 @@ def test_chunks_and_batches_do_not_change_the_games(keys):
 
 
 def test_no_tree_leaks_into_the_next_game(keys):
-    """In the position after an end, the search knows nothing but the new root; elsewhere it keeps the played subtree."""
+    """After an end, the search knows nothing but the new root; elsewhere it keeps the played subtree."""
     games = start(keys)
     sizes = {True: [], False: []}
     for _ in range(25):

@@ -67,7 +67,9 @@ def test_a_step_is_a_gradient_step_of_the_mean_loss(network, batch):
         return sum(tz.az_loss(network, network(sample.observation), sample)[0] for sample in samples) / 32
 
     loss, gradient = eqx.filter_jit(eqx.filter_value_and_grad(mean_loss))(network)
-    expected = jax.tree.map(lambda w, g: w - 0.1 * g, eqx.filter(network, eqx.is_array), eqx.filter(gradient, eqx.is_array))
+    expected = jax.tree.map(
+        lambda w, g: w - 0.1 * g, eqx.filter(network, eqx.is_array), eqx.filter(gradient, eqx.is_array)
+    )
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), eqx.filter(after.network, eqx.is_array), expected
     )
@@ -79,7 +81,9 @@ def test_a_step_is_a_gradient_step_of_the_mean_loss(network, batch):
 
 def test_steps_have_stable_types_so_that_nothing_is_compiled_twice(batch):
     optimizer = optax.adam(1e-3)
-    state = tz.init_train(optimizer, tz.AZResNet(SHAPE, NUM_ACTIONS, num_blocks=1, num_channels=4, key=jax.random.key(0)))
+    state = tz.init_train(
+        optimizer, tz.AZResNet(SHAPE, NUM_ACTIONS, num_blocks=1, num_channels=4, key=jax.random.key(0))
+    )
     traces = []
 
     @eqx.filter_jit
@@ -105,7 +109,9 @@ def test_training_fits_a_batch(network, batch):
 
 def test_batch_norm_trains_on_batch_statistics_and_searches_on_running_ones(batch, tmp_path):
     def build(key):
-        return eqx.nn.make_with_state(tz.AZResNet)(SHAPE, NUM_ACTIONS, num_blocks=1, num_channels=4, norm="batch", key=key)
+        return eqx.nn.make_with_state(tz.AZResNet)(
+            SHAPE, NUM_ACTIONS, num_blocks=1, num_channels=4, norm="batch", key=key
+        )
 
     optimizer = optax.adam(1e-3)
     state = tz.init_train(optimizer, *build(jax.random.key(0)))

@@ -120,5 +120,9 @@ def test_wins_on_the_spot_and_threats_are_seen_in_connect_four():
     env = tz.from_pgx("connect_four")
     moves = best_moves(searcher(100), env, tz.uniform_evaluator, play_moves(env, [p[0] for p in positions]))
     order = ".LDW"
-    wrong = [p for p, move in zip(positions, moves, strict=True) if order.index(p[1][int(move)]) < max(map(order.index, p[1]))]
+    wrong = [
+        p
+        for p, move in zip(positions, moves, strict=True)
+        if order.index(p[1][int(move)]) < max(map(order.index, p[1]))
+    ]
     assert not wrong

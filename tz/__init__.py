@@ -3,8 +3,8 @@
 from tz.arena import MatchResult as MatchResult
 from tz.arena import Player as Player
 from tz.arena import play_match as play_match
-from tz.arena import random_player as random_player
 from tz.arena import random_opening as random_opening
+from tz.arena import random_player as random_player
 from tz.arena import replay_game as replay_game
 from tz.backups import MeanBackup as MeanBackup
 from tz.checkpoint import load_agent as load_agent

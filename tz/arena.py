@@ -123,7 +123,7 @@ def _play_ply(env: Env, players: tuple[Player, Player], games: _Games, player_id
     env_state, metadata = jax.vmap(env.step)(games.env_state, action)
 
     def follow(player: Player, tree: SearchState) -> SearchState:
-        return jax.vmap(lambda *args: advance(player.mcts, *args))(tree, action, env_state, metadata)
+        return jax.vmap(lambda *after: advance(player.mcts, *after))(tree, action, env_state, metadata)
 
     trees = follow(players[0], tree_0), follow(players[1], tree_1)
     reward = jax.vmap(lambda rewards, player: rewards[player])(metadata.rewards, player_id)
@@ -168,7 +168,8 @@ def play_match(
     openings = jax.vmap(start)(jnp.arange(num_openings))
     halves = jax.tree.map(lambda x: jnp.stack([x, x]), openings)  # [2, G / 2]: `first` moves first, or second
     game_keys = jax.vmap(jax.random.fold_in, (None, 0))(play_key, jnp.arange(num_games))
-    games = _Games(*halves, game_keys.reshape(2, num_openings, *game_keys.shape[1:]))
+    env_state, metadata, trees, returns = halves
+    games = _Games(env_state, metadata, trees, returns, game_keys.reshape(2, num_openings, *game_keys.shape[1:]))
     mover = openings[1].cur_player_id
     player_ids = jnp.stack([mover, 1 - mover])
 
@@ -178,7 +179,11 @@ def play_match(
 
     def play(carry: Any):
         games, actions, step = carry
-        games, action = lax.map(lambda half: _play_ply(env, (first, second), *half, step), (games, player_ids))
+
+        def ply(half):
+            return _play_ply(env, (first, second), half[0], half[1], step)
+
+        games, action = lax.map(ply, (games, player_ids))
         return games, actions.at[:, :, step].set(action), step + 1
 
     actions = jnp.full((2, num_openings, max_steps), -1, jnp.int32)
@@ -191,7 +196,7 @@ def play_match(
         returns=interleaved(games.returns),
         finished=interleaved(games.metadata.terminated),
         player_id=interleaved(player_ids),
-        opening=jax.tree.map(interleaved, halves[0]),
+        opening=jax.tree.map(interleaved, env_state),
         actions=interleaved(actions),
     )
 

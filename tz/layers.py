@@ -11,7 +11,8 @@ _MOMENTUM = 0.99
 NORMS = ("none", "layer", "batch")
 
 
-def _convolve(inputs: Array, weight: Array, *dimensions: str) -> Array:
+def _convolve(inputs: Array, weight: Array, *order: str) -> Array:
+    dimensions = (order[0], order[1], order[2])
     return lax.conv_general_dilated(inputs, weight, (1, 1), "SAME", dimension_numbers=dimensions)
 
 
@@ -138,5 +139,6 @@ class ConvNorm(eqx.Module):
             self.norm = _BatchNorm(scales, zeros, eqx.nn.StateIndex(statistics), inference=False)
 
     def __call__(self, x: Array, state: eqx.nn.State | None) -> tuple[Array, eqx.nn.State | None]:
+        """`[H, W, C] -> [H, W, D]`, and the running statistics."""
         convolved = conv3x3(x, self.weight) if self.weight.shape[0] == 3 else x @ self.weight[0, 0]
         return self.norm(convolved, state)

@@ -26,6 +26,7 @@ class JsonLinesSink:
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def __call__(self, metrics: Mapping[str, int | float]) -> None:
+        """Appends one line."""
         with self.path.open("a") as file:
             file.write(json.dumps(dict(metrics)) + "\n")
 
@@ -40,10 +41,11 @@ class WandbSink:
 
     def __init__(self, project: str, **kwargs):
         try:
-            import wandb
+            import wandb  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise ImportError("WandbSink needs wandb: pip install 'tz[wandb]'") from error
         self.run = wandb.init(project=project, **kwargs)
 
     def __call__(self, metrics: Mapping[str, int | float]) -> None:
+        """Logs one epoch."""
         self.run.log(dict(metrics))

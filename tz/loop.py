@@ -188,14 +188,15 @@ def train_phase(config: TrainConfig, state: LoopState) -> tuple[LoopState, dict]
     for _ in range(config.train_steps_per_epoch):
         train, metrics = _learn((config, state.replay, state.key), train)
         history.append(metrics)
-    means = {name: float(np.mean([m[name] for m in jax.device_get(history)])) for name in history[0]}
-    for name, value in means.items():
-        if not np.isfinite(value):
-            step = next(i for i, m in enumerate(jax.device_get(history)) if not np.isfinite(m[name]))
+    columns = {name: np.array([metrics[name] for metrics in jax.device_get(history)]) for name in history[0]}
+    for name, values in columns.items():
+        if not np.isfinite(values).all():
+            step = int(np.argmin(np.isfinite(values)))
             raise FloatingPointError(
-                f"{name} is {value} at gradient step {step} of epoch {int(state.epoch)}. Lower the learning rate or clip "
-                "the gradients (optax.clip_by_global_norm)."
+                f"{name} is {values[step]} at gradient step {step} of epoch {int(state.epoch)}. Lower the learning "
+                "rate or clip the gradients (optax.clip_by_global_norm)."
             )
+    means = {name: float(values.mean()) for name, values in columns.items()}
     return LoopState(train, state.games, state.replay, state.testers, state.epoch, state.key), means
 
 
@@ -251,9 +252,10 @@ def _learn(inputs: tuple[TrainConfig, ReplayState, PRNGKeyArray], train: TrainSt
     config, replay, key = inputs
     sample_key, augment_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, 0), train.step))
     batch = config.replay.sample(replay, config.train_batch_size, key=sample_key)
-    if config.augment is not None:
+    augment = config.augment
+    if augment is not None:
         keys = jax.random.split(augment_key, config.train_batch_size)
-        batch = jax.vmap(lambda sample, key: config.augment(sample, key=key))(batch, keys)
+        batch = jax.vmap(lambda sample, key: augment(sample, key=key))(batch, keys)
     return train_step(config.optimizer, config.loss, train, batch)
 
 
@@ -263,6 +265,7 @@ def _evaluator(config: TrainConfig, env: Env, train: TrainState) -> NetworkEvalu
 
 def _check_network(env: Env, network: PyTree, norm_state: eqx.nn.State | None, key: PRNGKeyArray) -> None:
     """Raises `ValueError` where the network does not fit the game, found by one evaluation of a first position."""
+
     @eqx.filter_jit
     def first(network, norm_state, key):
         env_state, metadata = env.init(key)
@@ -271,8 +274,8 @@ def _check_network(env: Env, network: PyTree, norm_state: eqx.nn.State | None, k
     mask, (logits, value) = eqx.filter_eval_shape(first, network, norm_state, key)
     if logits.shape != mask.shape or value.shape != ():
         raise ValueError(
-            f"The network returns logits of shape {logits.shape} and a value of shape {value.shape}, but {env.name} needs "
-            f"logits of shape {mask.shape} (one an action) and a value of shape ()."
+            f"The network returns logits of shape {logits.shape} and a value of shape {value.shape}, but {env.name} "
+            f"needs logits of shape {mask.shape} (one an action) and a value of shape ()."
         )
     mask, outputs = first(network, norm_state, key)
     if not bool(mask.any()):

@@ -83,7 +83,8 @@ class AZResNet(eqx.Module):
             raise ValueError(f"found norm={norm!r}, but expected one of {', '.join(map(repr, NORMS))}")
         _check_at_least(0, num_blocks=num_blocks)
         _check_at_least(1, num_channels=num_channels, num_actions=num_actions)
-        height, width, num_features = self.observation_shape = tuple(observation_shape)
+        height, width, num_features = observation_shape
+        self.observation_shape = (height, width, num_features)
         keys = iter(jax.random.split(key, 6 + 2 * num_blocks))
         self.stem = ConvNorm(3, num_features, num_channels, norm, key=next(keys))
         self.policy_conv = ConvNorm(1, num_channels, 2, norm, key=next(keys))
@@ -127,7 +128,7 @@ class AZResNet(eqx.Module):
         value, new_state = self.value_conv(x, new_state)
         value = jax.nn.relu(self.value_hidden(jax.nn.relu(value).ravel()))
         value = jnp.tanh(self.value_linear(value).astype(jnp.float32))
-        return (logits, value) if state is None else ((logits, value), new_state)
+        return (logits, value) if new_state is None else ((logits, value), new_state)
 
 
 class MLP(eqx.Module):

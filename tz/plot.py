@@ -37,15 +37,16 @@ def plot_root(
     (ax,) = _axes(ax, 1, (9, 3.2))
     visits, q = np.asarray(state.tree.visits[0]), np.asarray(state.tree.q[0])
     prior = np.exp(np.asarray(state.tree.logits[0]))
-    order = [a for a in np.lexsort((-prior, -visits)) if prior[a] > 0][:max_actions]
+    order = [int(a) for a in np.lexsort((-prior, -visits)) if prior[a] > 0][:max_actions]
+    names = [str(a) for a in range(len(prior))] if labels is None else list(labels)
     share = visits / max(visits.sum(), 1)
     place = np.arange(len(order))
     ax.bar(place - 0.2, prior[order], 0.4, color=_GREY, label="prior")
     ax.bar(place + 0.2, share[order], 0.4, color=_BLUE, label="visits")
-    for x, action in zip(place, order, strict=True):
-        text = f"{q[action]:+.2f}" if visits[action] else "–"
-        ax.text(x, max(prior[action], share[action]) + 0.01, text, ha="center", va="bottom", fontsize=9)
-    ax.set_xticks(place, [str(a) if labels is None else labels[a] for a in order])
+    for x, action in enumerate(order):
+        text, height = f"{q[action]:+.2f}" if visits[action] else "-", float(max(prior[action], share[action]))
+        ax.text(x, height + 0.01, text, ha="center", va="bottom", fontsize=9)
+    ax.set_xticks(place, [names[action] for action in order])
     ax.set(xlabel="action", ylabel="share", title=f"{visits.sum()} visits; above the bars: q for the player to move")
     ax.margins(y=0.15)
     ax.spines[["top", "right"]].set_visible(False)
@@ -81,6 +82,7 @@ def plot_learning(rows: Sequence[Mapping[str, float]]) -> list["Axes"]:
     scores.set(xlabel="epoch", ylabel="score", ylim=(-0.03, 1.03))
     losses.set(xlabel="epoch", ylabel="loss")
     for ax in (losses, scores):
+        ax.locator_params(axis="x", integer=True)
         ax.spines[["top", "right"]].set_visible(False)
         if ax.get_legend_handles_labels()[0]:
             ax.legend(frameon=False)

@@ -264,7 +264,7 @@ def _check_trajectory(trajectory: Trajectory) -> None:
         "action_mask": (num_steps, num_actions),
         "policy": (num_steps, num_actions),
         "rewards": (num_steps, num_players),
-        **{name: (num_steps,) for name in ("value", "action", "action_value", "terminated", "truncated")},
+        **dict.fromkeys(("value", "action", "action_value", "terminated", "truncated"), (num_steps,)),
     }
     for name, shape in expected.items():
         found = getattr(trajectory, name).shape

@@ -103,8 +103,9 @@ def _evaluate(evaluator: Evaluator, env_state, metadata, key) -> tuple[Float[Arr
     logits, value = evaluator(env_state, metadata, key)
     if logits.shape != metadata.action_mask.shape or value.shape != ():
         raise ValueError(
-            f"The evaluator returned logits of shape {logits.shape} and a value of shape {value.shape}; this game needs "
-            f"logits of shape {metadata.action_mask.shape} and a scalar value. Change the network's policy size or head."
+            f"The evaluator returned logits of shape {logits.shape} and a value of shape {value.shape}; this game "
+            f"needs logits of shape {metadata.action_mask.shape} and a scalar value. Change the network's policy size "
+            "or head."
         )
     logits = jax.nn.log_softmax(jnp.where(metadata.action_mask, logits.astype(jnp.float32), -jnp.inf))
     logits = jnp.maximum(logits, jnp.finfo(jnp.float32).min)  # legal, however unlikely

@@ -19,8 +19,8 @@ Loss = Callable[[PyTree, tuple[Array, Array], Sample], tuple[Float[Array, ""], M
 class TrainState(eqx.Module):
     """What training carries from step to step.
 
-    **Fields:** `network`; `norm_state`, the `eqx.nn.State` of a stateful network, or None; `opt_state`, optax's; `step`,
-    gradient steps made.
+    **Fields:** `network`; `norm_state`, the `eqx.nn.State` of a stateful network, or None; `opt_state`,
+    optax's; `step`, gradient steps made.
     """
 
     network: PyTree
