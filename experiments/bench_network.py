@@ -9,12 +9,8 @@ may be one.
 """
 
 import argparse
-import datetime
 import functools
-import importlib.metadata
-import platform
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from timing import compare, heading
 
 from tz.networks import AZResNet
 
@@ -133,34 +130,6 @@ def scanned_train(train_step: Callable, length: int, carry: Any, batch: Any) -> 
     return lax.scan(lambda carry, _: train_step(carry, batch), carry, None, length=length)
 
 
-def compare(functions: list[Callable], inputs: list[Any], seconds: float) -> tuple[list[list[float]], list[float]]:
-    """Compiles each function and runs them in turns; returns the seconds of each run, and those to compile."""
-    compiled, compile_seconds, times = [], [], [[] for _ in functions]
-    for function, arguments in zip(functions, inputs, strict=True):
-        start = time.perf_counter()
-        compiled.append(jax.jit(function).lower(*arguments).compile())
-        compile_seconds.append(time.perf_counter() - start)
-    for function, arguments in zip(compiled, inputs, strict=True):
-        jax.block_until_ready(function(*arguments))
-    begin = time.perf_counter()
-    while len(times[0]) < 3 or (time.perf_counter() - begin < seconds and len(times[0]) < 200):
-        for function, arguments, record in zip(compiled, inputs, times, strict=True):
-            start = time.perf_counter()
-            jax.block_until_ready(function(*arguments))
-            record.append(time.perf_counter() - start)
-    return times, compile_seconds
-
-
-def device_name() -> str:
-    device = jax.devices()[0]
-    if device.platform != "cpu":
-        return device.device_kind
-    models = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    return f"{len(models)}-core CPU ({models[0]})"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", type=int, nargs=3, default=(8, 8, 2), metavar=("H", "W", "C"))
@@ -182,11 +151,10 @@ def main() -> None:
         jax.nn.softmax(jax.random.normal(keys[2], (arguments.train_batch, arguments.actions))),
         jax.random.uniform(keys[3], (arguments.train_batch,), minval=-1, maxval=1),
     )
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "equinox", "flax"))
     lines = [
         "# AZResNet against the same network in flax.linen",
         "",
-        f"{datetime.date.today()}, {device_name()}, Python {platform.python_version()}, {versions}. Observations "
+        f"{heading('jax', 'equinox', 'flax')} Observations "
         f"{'x'.join(map(str, arguments.shape))}, {arguments.actions} actions, {arguments.blocks} blocks of "
         f"{arguments.channels} channels, float32. Inference on {arguments.infer_batch} boards, a gradient step (Adam) "
         f"on {arguments.train_batch}. Run in turns; medians of a step. Ratio: flax time over ours, "

@@ -171,6 +171,20 @@ def test_truncated_episodes_are_learned_from_and_counted(config, env, network):
     assert rows[0]["replay_known"] == 48 and state.train.step == 4
 
 
+def test_every_gradient_step_draws_samples_of_its_own(config, env, network):
+    seen = []
+
+    def augment(sample, *, key):
+        jax.debug.callback(lambda data: seen.append(tuple(np.asarray(data))), jax.random.key_data(key))
+        return sample
+
+    config = dataclasses.replace(config, augment=augment, testers=())
+    state = tz.init_loop(config, env, network, key=jax.random.key(0))
+    tz.train_loop(config, env, state, num_epochs=2, sinks=[], progress=False)
+    jax.effects_barrier()
+    assert len(seen) == len(set(seen)) == 2 * 4 * 16
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

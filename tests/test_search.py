@@ -239,6 +239,30 @@ def test_noise_is_drawn_anew_on_a_reused_root_and_does_not_pile_up(root_search):
     np.testing.assert_array_equal(root_prior(once), root_prior(again))
 
 
+def test_the_root_policy_is_asked_once_a_search_and_no_key_is_used_twice():
+    tables = draw_tables(1, end_rate=0.0)
+    env, seen = tabular_env(tables), {"root": [], "evaluator": []}
+
+    def note(who, key):
+        jax.debug.callback(lambda data: seen[who].append(tuple(np.asarray(data))), jax.random.key_data(key))
+
+    def root(logits, *, key):
+        note("root", key)
+        return logits
+
+    def evaluator(row, metadata, key):
+        note("evaluator", key)
+        return tables.logits[row], tables.values[row]
+
+    mcts = tz.MCTS(12, root=root)
+    state = tz.init_search(mcts, *env.init(jax.random.key(0)))
+    jax.block_until_ready(jax.jit(lambda s: tz.search(mcts, env, evaluator, s, key=jax.random.key(5)))(state))
+    jax.effects_barrier()
+    assert len(seen["root"]) == 1
+    assert len(seen["evaluator"]) == 13
+    assert len({*seen["root"], *seen["evaluator"]}) == 14
+
+
 @pytest.mark.parametrize("alpha", [1e-3, 0.03, 10.0])
 def test_noise_of_any_concentration_is_finite(alpha):
     logits = jnp.log(jnp.array([0.2, 0.0, 0.8, 0.0]))

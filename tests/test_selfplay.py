@@ -99,6 +99,19 @@ def test_games_of_a_batch_differ(keys):
     assert len({tuple(np.asarray(actions)) for actions in record.action}) > 1
 
 
+def test_no_key_is_used_twice(keys):
+    seen = []
+
+    def evaluator(row, metadata, key):
+        jax.debug.callback(lambda data: seen.append(tuple(np.asarray(data))), jax.random.key_data(key))
+        return TABLES.logits[row], TABLES.values[row]
+
+    play = lambda game: tz.collect(MCTS, ENV, evaluator, game, num_steps=5)
+    jax.block_until_ready(jax.jit(jax.vmap(play))(start(keys[:3])))
+    jax.effects_barrier()
+    assert len(seen) == len(set(seen)) == 3 * 5 * (1 + MCTS.num_simulations)
+
+
 def test_values_have_the_perspective_of_the_player_to_move():
     """One player always wins at once: its positions are worth +1, the other's -1, whoever moves how often in a row."""
     tables = draw_tables(9, end_rate=0.0)

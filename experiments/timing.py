@@ -1,0 +1,45 @@
+"""What the benchmarks share: functions timed in turns, and the line that says where."""
+
+import datetime
+import importlib.metadata
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+
+def compare(functions: list[Callable], inputs: list[Any], seconds: float) -> tuple[list[list[float]], list[float]]:
+    """Compiles each function and runs them in turns; returns the seconds of each run, and those to compile."""
+    compiled, compile_seconds, times = [], [], [[] for _ in functions]
+    for function, arguments in zip(functions, inputs, strict=True):
+        start = time.perf_counter()
+        compiled.append(jax.jit(function).lower(*arguments).compile())
+        compile_seconds.append(time.perf_counter() - start)
+    for function, arguments in zip(compiled, inputs, strict=True):
+        jax.block_until_ready(function(*arguments))
+    begin = time.perf_counter()
+    while len(times[0]) < 3 or (time.perf_counter() - begin < seconds and len(times[0]) < 200):
+        for function, arguments, record in zip(compiled, inputs, times, strict=True):
+            start = time.perf_counter()
+            jax.block_until_ready(function(*arguments))
+            record.append(time.perf_counter() - start)
+    return times, compile_seconds
+
+
+def device_name() -> str:
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return device.device_kind
+    models = [
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    return f"{len(models)}-core CPU ({models[0]})"
+
+
+def heading(*packages: str) -> str:
+    """Date, device, Python and the versions of `packages`."""
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    return f"{datetime.date.today()}, {device_name()}, Python {platform.python_version()}, {versions}."
