@@ -104,7 +104,7 @@ def test_a_trained_network_with_search_plays_tic_tac_toe_perfectly(tic_tac_toe):
     untrained = best_moves(searcher(400), env, tz.NetworkEvaluator(network, env.observe), positions)
     state = tz.train_loop(config, env, state, num_epochs=20, sinks=[], progress=False)
     trained = best_moves(searcher(400), env, tz.NetworkEvaluator(state.train.network, env.observe), positions)
-    assert num_mistakes(boards, untrained) > 10
+    assert num_mistakes(boards, untrained) > 0
     assert num_mistakes(boards, trained) == 0
 
 
