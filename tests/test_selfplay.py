@@ -125,3 +125,23 @@ def test_values_have_the_perspective_of_the_player_to_move():
     np.testing.assert_allclose(record.value, np.where(record.player == 0, 1, -1), atol=1e-5)
     assert 0 < int((record.player == 0).sum()) < 30
     assert (np.diff(record.player) == 0).any(), "some player moves twice in a row"
+
+
+def test_a_state_may_hold_keys_and_keys_may_be_of_the_old_kind():
+    """A game that carries a key and a Python number in its state, played from `jax.random.PRNGKey`."""
+
+    def init(key):
+        row, metadata = ENV.init(key)
+        return {"row": row, "key": key, "count": 0}, metadata
+
+    def step(state, action):
+        row, metadata = ENV.step(state["row"], action)
+        return {"row": row, "key": jax.random.split(state["key"])[0], "count": state["count"] + 1}, metadata
+
+    for make in (jax.random.key, jax.random.PRNGKey):
+        env = tz.Env(init, step, lambda state: ENV.observe(state["row"]))
+        evaluator = lambda state, metadata, key: EVALUATOR(state["row"], metadata, key)
+        game = tz.init_collect(MCTS, env, key=make(0))
+        _, record = tz.collect(MCTS, env, evaluator, game, num_steps=6)
+        match = tz.play_match(env, *[tz.Player(MCTS, evaluator)] * 2, num_games=2, max_steps=6, key=make(1))
+        assert record.action.shape == (6,) and (match.actions[:, 0] >= 0).all()

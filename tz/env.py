@@ -145,7 +145,7 @@ def _check_types(env: Env, key: PRNGKeyArray) -> None:
 def _describe(leaf: Any) -> str:
     if not isinstance(leaf, jax.ShapeDtypeStruct):
         return f"a {type(leaf).__name__}"
-    return f"{leaf.dtype}{list(leaf.shape)}" + (" (weakly typed)" if leaf.weak_type else "")
+    return f"{leaf.dtype}{list(leaf.shape)}"
 
 
 def _check_result(env: Env, name: str, result: Any) -> None:

@@ -97,12 +97,13 @@ def init_tree(state: PyTree, metadata: StepMetadata, max_nodes: int) -> Tree:
     **Arguments:** `state` and `metadata` of the root, one game; `max_nodes`, the number of slots `N`.
     """
     num_actions = metadata.action_mask.shape[0]
+    state = jax.tree.map(jnp.asarray, state)  # pgx has Python numbers in some initial states
 
     def slots(value, *shape, dtype):
         return jnp.full((max_nodes, *shape), value, dtype)
 
     return Tree(
-        state=jax.tree.map(lambda x: jnp.zeros((max_nodes, *x.shape), x.dtype).at[0].set(x), state),
+        state=jax.tree.map(lambda x: jnp.broadcast_to(x, (max_nodes, *x.shape)), state),
         player=slots(0, dtype=jnp.int32).at[0].set(metadata.cur_player_id.astype(jnp.int32)),
         terminated=slots(False, dtype=bool).at[0].set(metadata.terminated),
         raw_value=slots(0, dtype=jnp.float32),
@@ -238,7 +239,7 @@ def reroot(tree: Tree, child: Int[Array, ""], state: PyTree, metadata: StepMetad
     children = jnp.full_like(tree.children, -1)
     children = children.at[jnp.where(parent >= 0, parent, tree.max_nodes), action].set(slots, mode="drop")
     return Tree(
-        state=jax.tree.map(lambda column, x: moved(column, 0).at[0].set(x), tree.state, state),
+        state=jax.tree.map(lambda column, x: column.at[source].get(mode="clip").at[0].set(x), tree.state, state),
         player=moved(tree.player, 0).at[0].set(metadata.cur_player_id.astype(jnp.int32)),
         terminated=moved(tree.terminated, False).at[0].set(metadata.terminated),
         raw_value=moved(tree.raw_value, 0.0),
