@@ -54,7 +54,9 @@ def mctx_search(game: pgx.Env, policy, num_simulations: int, states, metadata, k
         return output, state
 
     states = jax.vmap(lambda state: state.replace(observation=game.observe(state)))(states)
-    root = mctx.RootFnOutput(logits(states.legal_action_mask), jnp.zeros(num_games), states)
+    root = mctx.RootFnOutput(
+        prior_logits=logits(states.legal_action_mask), value=jnp.zeros(num_games), embedding=states
+    )
     invalid = ~states.legal_action_mask
     return policy((), key, root, recurrent, num_simulations, invalid_actions=invalid).action_weights
 
