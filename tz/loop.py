@@ -102,7 +102,7 @@ def init_loop(
 
     **Raises:** `ValueError`, before anything is compiled, if game and network do not fit together.
     """
-    _check_network(env, network, norm_state, key)
+    _check_network(env, network, norm_state)
     network, norm_state = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, (network, norm_state))
     train = init_train(config.optimizer, network, norm_state)
     games_key, key = jax.random.split(key)
@@ -263,21 +263,22 @@ def _evaluator(config: TrainConfig, env: Env, train: TrainState) -> NetworkEvalu
     return NetworkEvaluator(train.network, env.observe, train.norm_state, dtype=config.search_dtype)
 
 
-def _check_network(env: Env, network: PyTree, norm_state: eqx.nn.State | None, key: PRNGKeyArray) -> None:
+def _check_network(env: Env, network: PyTree, norm_state: eqx.nn.State | None) -> None:
     """Raises `ValueError` where the network does not fit the game, found by one evaluation of a first position."""
 
     @eqx.filter_jit
-    def first(network, norm_state, key):
+    def first(network, norm_state):
+        key = jax.random.key(0)
         env_state, metadata = env.init(key)
         return metadata.action_mask, NetworkEvaluator(network, env.observe, norm_state)(env_state, metadata, key)
 
-    mask, (logits, value) = eqx.filter_eval_shape(first, network, norm_state, key)
+    mask, (logits, value) = eqx.filter_eval_shape(first, network, norm_state)
     if logits.shape != mask.shape or value.shape != ():
         raise ValueError(
             f"The network returns logits of shape {logits.shape} and a value of shape {value.shape}, but {env.name} "
             f"needs logits of shape {mask.shape} (one an action) and a value of shape ()."
         )
-    mask, outputs = first(network, norm_state, key)
+    mask, outputs = first(network, norm_state)
     if not bool(mask.any()):
         raise ValueError(f"{env.name}: no action is legal in the initial state. Run tz.check_env on this game.")
     for name, output in zip(("logits", "value"), outputs, strict=True):
