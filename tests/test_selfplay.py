@@ -138,10 +138,15 @@ def test_a_state_may_hold_keys_and_keys_may_be_of_the_old_kind():
         row, metadata = ENV.step(state["row"], action)
         return {"row": row, "key": jax.random.split(state["key"])[0], "count": state["count"] + 1}, metadata
 
-    for make in (jax.random.key, jax.random.PRNGKey):
-        env = tz.Env(init, step, lambda state: ENV.observe(state["row"]))
-        evaluator = lambda state, metadata, key: EVALUATOR(state["row"], metadata, key)
-        game = tz.init_collect(MCTS, env, key=make(0))
+    env = tz.Env(init, step, lambda state: ENV.observe(state["row"]))
+    evaluator = lambda state, metadata, key: EVALUATOR(state["row"], metadata, key)
+
+    @jax.jit
+    def play(key):
+        game = tz.init_collect(MCTS, env, key=key)
         _, record = tz.collect(MCTS, env, evaluator, game, num_steps=6)
-        match = tz.play_match(env, *[tz.Player(MCTS, evaluator)] * 2, num_games=2, max_steps=6, key=make(1))
+        return record, tz.play_match(env, *[tz.Player(MCTS, evaluator)] * 2, num_games=2, max_steps=6, key=key)
+
+    for make in (jax.random.key, jax.random.PRNGKey):
+        record, match = play(make(0))
         assert record.action.shape == (6,) and (match.actions[:, 0] >= 0).all()
