@@ -60,8 +60,8 @@ class TrainConfig(eqx.Module):
     search_dtype: Any = eqx.field(static=True, default=None)
 
     def __check_init__(self):
-        positive = ["batch_size", "train_batch_size", "collection_steps_per_epoch", "train_steps_per_epoch"]
-        for name in [*positive, "epochs_per_test"]:
+        per_epoch = ("collection_steps_per_epoch", "train_steps_per_epoch", "epochs_per_test")
+        for name in ("batch_size", "train_batch_size", *per_epoch):
             if getattr(self, name) < 1:
                 raise ValueError(f"TrainConfig: {name} must be at least 1, found {getattr(self, name)}.")
         if self.warmup_steps < 0:
