@@ -75,13 +75,13 @@ def main() -> None:
 
     env = tz.from_pgx("othello")
     network = tz.AZResNet(
-        env.observation.shape, env.num_actions, arguments.blocks, arguments.channels, key=jax.random.key(1)
+        env.observation.shape, env.num_actions, arguments.blocks, arguments.channels, "layer", key=jax.random.key(1)
     )
     lines = [
         "# What self-play and training cost beyond their core",
         "",
         f"{heading('jax', 'equinox', 'optax', 'pgx')} Othello, {arguments.games} games, {arguments.simulations} "
-        f"simulations, {arguments.blocks} blocks of {arguments.channels} channels, training batch {arguments.batch}. "
+        f"simulations, {arguments.blocks} blocks of {arguments.channels} channels with layer norm, training batch {arguments.batch}. "
         "Run in turns; medians. Ratio: the first over the second.",
         "",
         "| what | ms | against | ms | ratio |",
