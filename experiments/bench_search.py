@@ -102,8 +102,8 @@ def main() -> None:
         f"{heading('jax', 'mctx', 'pgx', 'equinox')} Othello. Run in turns; medians; simulations a second in all "
         "games together. Ratio: tz over the row. The constant evaluator times the search alone; `env.step` alone is "
         "the limit. "
-        f"The network has {arguments.blocks} blocks of {arguments.channels} channels, layer norm, float32; its row counts "
-        "evaluations a second.",
+        f"The network has {arguments.blocks} blocks of {arguments.channels} channels, layer norm, float32; its row "
+        "counts evaluations a second.",
         "",
         "| games x simulations | what | simulations/s | tz / this | compile, s |",
         "|---|---|---:|---:|---:|",

@@ -81,7 +81,8 @@ def main() -> None:
         "# What self-play and training cost beyond their core",
         "",
         f"{heading('jax', 'equinox', 'optax', 'pgx')} Othello, {arguments.games} games, {arguments.simulations} "
-        f"simulations, {arguments.blocks} blocks of {arguments.channels} channels with layer norm, training batch {arguments.batch}. "
+        f"simulations, {arguments.blocks} blocks of {arguments.channels} channels with layer norm, "
+        f"training batch {arguments.batch}. "
         "Run in turns; medians. Ratio: the first over the second.",
         "",
         "| what | ms | against | ms | ratio |",
