@@ -175,7 +175,7 @@ def choose_action(mcts: MCTS, state: SearchState, *, key: PRNGKeyArray) -> Int[A
     log_weights = log_weights - jnp.max(log_weights)
     temperature = jnp.asarray(mcts.temperature, jnp.float32)
     tempered = jnp.where(log_weights == 0, 0.0, log_weights / temperature)  # at 0: -inf but for the best
-    return jax.random.categorical(key, tempered).astype(jnp.int32)
+    return jax.random.choice(key, jnp.arange(len(tempered), dtype=jnp.int32), p=jnp.exp(tempered))
 
 
 def advance(

@@ -223,15 +223,15 @@ def reroot(tree: Tree, child: Int[Array, ""], state: PyTree, metadata: StepMetad
     slots = jnp.arange(tree.max_nodes, dtype=jnp.int32)
     # Pointer doubling: after k rounds every node points 2**k steps up, stopping at `child` or the old root.
     up = jnp.where((slots == child) | (slots == 0), slots, tree.parent)
-    for _ in range((tree.max_nodes - 1).bit_length()):
-        up = up[up]
+    up = lax.while_loop(lambda up: any_game(jnp.any(up != up[up])), lambda up: up[up], up)
     keep = (up == child) & (slots < tree.size)
     position = jnp.cumsum(keep, dtype=jnp.int32) - 1
-    source = jnp.full_like(slots, tree.max_nodes).at[jnp.where(keep, position, tree.max_nodes)].set(slots, mode="drop")
-    size = jnp.maximum(position[-1] + 1, 1)
+    source = jnp.zeros_like(slots).at[jnp.where(keep, position, tree.max_nodes)].set(slots, mode="drop")
+    used = slots <= position[-1]
 
     def moved(column, empty):
-        return column.at[source].get(mode="fill", fill_value=empty)
+        used_rows = used.reshape(-1, *(1,) * (column.ndim - 1))
+        return jnp.where(used_rows, column.at[source].get(mode="promise_in_bounds"), empty)
 
     parent = moved(tree.parent, -1)
     parent = jnp.where((parent >= 0) & (slots > 0), position[parent], -1)
@@ -239,7 +239,7 @@ def reroot(tree: Tree, child: Int[Array, ""], state: PyTree, metadata: StepMetad
     children = jnp.full_like(tree.children, -1)
     children = children.at[jnp.where(parent >= 0, parent, tree.max_nodes), action].set(slots, mode="drop")
     return Tree(
-        state=jax.tree.map(lambda column, x: column.at[source].get(mode="clip").at[0].set(x), tree.state, state),
+        state=jax.tree.map(lambda column, x: column[source].at[0].set(x), tree.state, state),
         player=moved(tree.player, 0).at[0].set(metadata.cur_player_id.astype(jnp.int32)),
         terminated=moved(tree.terminated, False).at[0].set(metadata.terminated),
         raw_value=moved(tree.raw_value, 0.0),
@@ -250,5 +250,5 @@ def reroot(tree: Tree, child: Int[Array, ""], state: PyTree, metadata: StepMetad
         children=children,
         visits=moved(tree.visits, 0),
         q=moved(tree.q, 0.0),
-        size=size,
+        size=jnp.maximum(position[-1] + 1, 1),
     )
