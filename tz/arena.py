@@ -9,8 +9,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from tz.env import Env, StepMetadata
-from tz.evaluators import uniform_evaluator
-from tz.roots import Dirichlet
+from tz.roots import PlainRoot
 from tz.search import MCTS, Evaluator, SearchState, advance, choose_action, init_search, search
 
 
@@ -26,8 +25,12 @@ def random_player() -> Player:
 
     One simulation follows the largest prior, and the prior is nothing but noise that favours no action.
     """
-    mcts = MCTS(1, root=Dirichlet(alpha=1.0, epsilon=1.0), temperature=0.0, persist_tree=False)
-    return Player(mcts, uniform_evaluator)
+    return Player(MCTS(1, root=PlainRoot(), temperature=0.0, persist_tree=False), _random_prior)
+
+
+def _random_prior(env_state: PyTree, metadata: StepMetadata, key: PRNGKeyArray) -> tuple[Array, Array]:
+    del env_state
+    return jax.random.gumbel(key, metadata.action_mask.shape), jnp.float32(0)
 
 
 class MatchResult(eqx.Module):

@@ -1,14 +1,29 @@
 """The layers of [`tz.AZResNet`][]: a channels-last convolution that is fast both ways, and three norms."""
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 _EPSILON = 1e-5
 _MOMENTUM = 0.99
+_BLOCK = 2**16
 NORMS = ("none", "layer", "batch")
+
+
+@jax.jit
+def _block(key: PRNGKeyArray, index: Int[Array, ""]) -> Array:
+    return jax.random.uniform(jax.random.fold_in(key, index), (_BLOCK,), minval=-1, maxval=1)
+
+
+def _uniform(key: PRNGKeyArray, shape: tuple[int, ...], bound: float) -> Array:
+    """Draws uniformly from -bound to bound, in blocks of one size: every other size would take 0.3 s to compile."""
+    size = math.prod(shape)
+    blocks = [_block(key, index) for index in range(math.ceil(size / _BLOCK))]
+    return (bound * jnp.concatenate(blocks)[:size]).reshape(shape)
 
 
 def _convolve(inputs: Array, weight: Array, *order: str) -> Array:
@@ -127,7 +142,7 @@ class ConvNorm(eqx.Module):
     def __init__(
         self, size: int, num_in: int, num_out: int, norm: str, scale: float = 1.0, *, key: PRNGKeyArray
     ) -> None:
-        weight = jax.nn.initializers.he_uniform()(key, (size, size, num_in, num_out))
+        weight = _uniform(key, (size, size, num_in, num_out), bound=math.sqrt(6 / (size * size * num_in)))
         self.weight = weight * scale if norm == "none" else weight
         scales, zeros = scale * jnp.ones(num_out), jnp.zeros(num_out)
         if norm == "none":
@@ -142,3 +157,18 @@ class ConvNorm(eqx.Module):
         """`[H, W, C] -> [H, W, D]`, and the running statistics."""
         convolved = conv3x3(x, self.weight) if self.weight.shape[0] == 3 else x @ self.weight[0, 0]
         return self.norm(convolved, state)
+
+
+class Linear(eqx.Module):
+    """A dense layer, `[C] -> [D]`."""
+
+    weight: Float[Array, "D C"]
+    bias: Float[Array, " D"]
+
+    def __init__(self, num_in: int, num_out: int, *, key: PRNGKeyArray) -> None:
+        self.weight = _uniform(key, (num_out, num_in), bound=1 / math.sqrt(num_in))
+        self.bias = jnp.zeros(num_out)
+
+    def __call__(self, x: Float[Array, " C"]) -> Float[Array, " D"]:
+        """`[C] -> [D]`."""
+        return self.weight @ x + self.bias

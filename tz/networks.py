@@ -1,14 +1,14 @@
 """Networks: from one observation to a policy's logits and a value, both from the viewpoint of the player to move."""
 
+import itertools
 import math
-from itertools import pairwise
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-from tz.layers import NORMS, ConvNorm
+from tz.layers import NORMS, ConvNorm, Linear
 
 Prediction = tuple[Float[Array, " A"], Float[Array, ""]]
 
@@ -47,10 +47,10 @@ class AZResNet(eqx.Module):
     stem: ConvNorm
     blocks: tuple[tuple[ConvNorm, ConvNorm], ...]
     policy_conv: ConvNorm
-    policy_linear: eqx.nn.Linear
+    policy_linear: Linear
     value_conv: ConvNorm
-    value_hidden: eqx.nn.Linear
-    value_linear: eqx.nn.Linear
+    value_hidden: Linear
+    value_linear: Linear
     observation_shape: tuple[int, int, int] = eqx.field(static=True)
 
     def __init__(
@@ -86,13 +86,13 @@ class AZResNet(eqx.Module):
         _check_at_least(1, num_channels=num_channels, num_actions=num_actions)
         height, width, num_features = observation_shape
         self.observation_shape = (height, width, num_features)
-        keys = iter(jax.random.split(key, 6 + 2 * num_blocks))
+        keys = (jax.random.fold_in(key, index) for index in itertools.count())
         self.stem = ConvNorm(3, num_features, num_channels, norm, key=next(keys))
         self.policy_conv = ConvNorm(1, num_channels, 2, norm, key=next(keys))
-        self.policy_linear = eqx.nn.Linear(2 * height * width, num_actions, key=next(keys))
+        self.policy_linear = Linear(2 * height * width, num_actions, key=next(keys))
         self.value_conv = ConvNorm(1, num_channels, 1, norm, key=next(keys))
-        self.value_hidden = eqx.nn.Linear(height * width, num_channels, key=next(keys))
-        self.value_linear = eqx.nn.Linear(num_channels, "scalar", key=next(keys))
+        self.value_hidden = Linear(height * width, num_channels, key=next(keys))
+        self.value_linear = Linear(num_channels, 1, key=next(keys))
         self.blocks = tuple(
             (
                 ConvNorm(3, num_channels, num_channels, norm, key=next(keys)),
@@ -128,7 +128,7 @@ class AZResNet(eqx.Module):
         logits = self.policy_linear(jax.nn.relu(policy).ravel()).astype(jnp.float32)
         value, new_state = self.value_conv(x, new_state)
         value = jax.nn.relu(self.value_hidden(jax.nn.relu(value).ravel()))
-        value = jnp.tanh(self.value_linear(value).astype(jnp.float32))
+        value = jnp.tanh(self.value_linear(value)[0].astype(jnp.float32))
         return (logits, value) if new_state is None else ((logits, value), new_state)
 
 
@@ -138,9 +138,9 @@ class MLP(eqx.Module):
     Like [`tz.AZResNet`][] it sees one observation, computes in the dtype of its parameters and returns float32.
     """
 
-    hidden: tuple[eqx.nn.Linear, ...]
-    policy_linear: eqx.nn.Linear
-    value_linear: eqx.nn.Linear
+    hidden: tuple[Linear, ...]
+    policy_linear: Linear
+    value_linear: Linear
     observation_shape: tuple[int, ...] = eqx.field(static=True)
 
     def __init__(
@@ -165,10 +165,10 @@ class MLP(eqx.Module):
         _check_at_least(1, width=width, num_actions=num_actions)
         self.observation_shape = tuple(observation_shape)
         sizes = [math.prod(observation_shape)] + depth * [width]
-        *keys, policy_key, value_key = jax.random.split(key, depth + 2)
-        self.hidden = tuple(eqx.nn.Linear(*pair, key=k) for pair, k in zip(pairwise(sizes), keys, strict=True))
-        self.policy_linear = eqx.nn.Linear(sizes[-1], num_actions, key=policy_key)
-        self.value_linear = eqx.nn.Linear(sizes[-1], "scalar", key=value_key)
+        *keys, policy_key, value_key = (jax.random.fold_in(key, index) for index in range(depth + 2))
+        self.hidden = tuple(Linear(*pair, key=k) for pair, k in zip(itertools.pairwise(sizes), keys, strict=True))
+        self.policy_linear = Linear(sizes[-1], num_actions, key=policy_key)
+        self.value_linear = Linear(sizes[-1], 1, key=value_key)
 
     def __call__(self, observation: Shaped[Array, "..."]) -> Prediction:
         """Evaluates one observation.
@@ -186,5 +186,5 @@ class MLP(eqx.Module):
         x = observation.ravel().astype(self.policy_linear.weight.dtype)
         for layer in self.hidden:
             x = jax.nn.relu(layer(x))
-        logits, value = self.policy_linear(x), self.value_linear(x)
+        logits, value = self.policy_linear(x), self.value_linear(x)[0]
         return logits.astype(jnp.float32), jnp.tanh(value.astype(jnp.float32))
