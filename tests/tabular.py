@@ -22,7 +22,9 @@ class Tables(eqx.Module):
     values: jax.Array  # [S], for the player to move
 
 
-def draw_tables(seed: int, num_players: int = 2, end_rate: float = 0.2, alternate: bool = False) -> Tables:
+def draw_tables(
+    seed: int, num_players: int = 2, end_rate: float = 0.2, alternate: bool = False, legal_rate: float = 0.7
+) -> Tables:
     """A random game: rows lead to later rows, the last quarter ends it, and who moves is drawn (or alternates)."""
     rng = np.random.default_rng(seed)
     shape = NUM_STATES, NUM_ACTIONS
@@ -33,7 +35,7 @@ def draw_tables(seed: int, num_players: int = 2, end_rate: float = 0.2, alternat
     next_state = np.minimum(rows[:, None] + steps, NUM_STATES - 1)
     terminated = (rng.random(NUM_STATES) < end_rate) | (rows >= 3 * NUM_STATES // 4)
     terminated[:2] = False
-    legal = rng.random(shape) < 0.7
+    legal = rng.random(shape) < legal_rate
     legal[rows, rng.integers(0, NUM_ACTIONS, NUM_STATES)] = True
     player = rows % 2 if alternate else rng.integers(0, num_players, NUM_STATES)
     first = rng.normal(size=shape).astype(np.float32)

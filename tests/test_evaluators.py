@@ -70,7 +70,7 @@ def test_uniform_evaluator_knows_nothing(tic_tac_toe):
 
 def test_a_network_evaluator_runs_the_network_it_carries_in_the_dtype_asked_for(tic_tac_toe):
     network = tz.MLP(tic_tac_toe.observation.shape, 9, key=jax.random.key(0))
-    position = tic_tac_toe.init(jax.random.key(0))
+    position = tic_tac_toe.step(tic_tac_toe.init(jax.random.key(0))[0], 4)
     expected = network(tic_tac_toe.observe(position[0]))
     exact = tz.NetworkEvaluator(network, tic_tac_toe.observe)
     half = tz.NetworkEvaluator(network, tic_tac_toe.observe, dtype=jnp.bfloat16)
@@ -91,7 +91,7 @@ def test_new_weights_need_no_new_compilation(tic_tac_toe):
         traces.append(1)
         return evaluator(*position, jax.random.key(0))
 
-    position = tic_tac_toe.init(jax.random.key(0))
+    position = tic_tac_toe.step(tic_tac_toe.init(jax.random.key(0))[0], 4)
     networks = [tz.MLP(tic_tac_toe.observation.shape, 9, key=jax.random.key(seed)) for seed in range(2)]
     values = [evaluate(tz.NetworkEvaluator(n, tic_tac_toe.observe), position)[1] for n in networks]
     assert len(traces) == 1 and values[0] != values[1]

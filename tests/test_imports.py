@@ -10,7 +10,7 @@ import tz
 PACKAGE = pathlib.Path(tz.__file__).parent
 LAYERS = [
     {"env", "tree", "layers"},
-    {"evaluators", "selectors", "backups", "roots", "networks", "replay", "targets", "symmetries", "envs.pgx"},
+    {"evaluators", "selectors", "backups", "roots", "moves", "networks", "replay", "targets", "symmetries", "envs.pgx"},
     {"search", "train"},
     {"selfplay", "arena", "testers"},
     {"loop", "checkpoint", "logging"},

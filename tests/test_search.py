@@ -247,15 +247,16 @@ def test_the_root_policy_is_asked_once_a_search_and_no_key_is_used_twice():
     def note(who, key):
         jax.debug.callback(lambda data: seen[who].append(tuple(np.asarray(data))), jax.random.key_data(key))
 
-    def root(logits, *, key):
-        note("root", key)
-        return logits
+    class NotingRoot(tz.PlainRoot):
+        def start(self, node, num_simulations, *, key):
+            note("root", key)
+            return node.logits, None
 
     def evaluator(row, metadata, key):
         note("evaluator", key)
         return tables.logits[row], tables.values[row]
 
-    mcts = tz.MCTS(12, root=root)
+    mcts = tz.MCTS(12, root=NotingRoot())
     state = tz.init_search(mcts, *env.init(jax.random.key(0)))
     jax.block_until_ready(jax.jit(lambda s: tz.search(mcts, env, evaluator, s, key=jax.random.key(5)))(state))
     jax.effects_barrier()
@@ -268,7 +269,9 @@ def test_the_root_policy_is_asked_once_a_search_and_no_key_is_used_twice():
 def test_noise_of_any_concentration_is_finite(alpha):
     logits = jnp.log(jnp.array([0.2, 0.0, 0.8, 0.0]))
     keys = jax.random.split(jax.random.key(0), 200)
-    noisy = jax.vmap(lambda key: tz.Dirichlet(alpha, 1.0)(logits, key=key))(keys)
+    zeros = jnp.zeros(4)
+    node = tz.Node(logits, zeros.astype(int), zeros, jnp.float32(0), jnp.float32(0), jnp.float32(0))
+    noisy = jax.vmap(lambda key: tz.Dirichlet(alpha, 1.0).start(node, 1, key=key)[0])(keys)
     assert not jnp.isnan(noisy).any() and (noisy[:, jnp.array([1, 3])] == -jnp.inf).all()
     np.testing.assert_allclose(jnp.exp(noisy).sum(-1), 1, rtol=1e-4)
 

@@ -1,6 +1,8 @@
 """How the return of a simulation changes the edges above it: a backup is any `(Node, action, q) -> (new q, value)`."""
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from tz.tree import Node
@@ -19,3 +21,56 @@ class MeanBackup(eqx.Module):
         """
         old = node.q[action]
         return old + (q - old) / (node.visits[action] + 1), q
+
+
+class SoftmaxBackup(eqx.Module):
+    """A node is worth a softmax-weighted mean of its edges, so the good ones count for more than their visits.
+
+    An edge's `q` is what its child is worth now, and a node's value `(raw value + visits * mean) / (1 + visits)`, where
+    the mean is that of `q` weighted by `softmax(q / temperature)` over the visited edges.
+
+    **Fields:** `temperature`, above 0: towards 0 the best edge alone counts, as in minimax.
+
+    The weighted search of [turbozero](https://github.com/lowrollr/turbozero); the softmax operator: Asadi and Littman,
+    *An alternative softmax operator for reinforcement learning*, ICML 2017.
+    """
+
+    temperature: float | Float[Array, ""] = 0.1
+
+    def __check_init__(self):
+        if isinstance(self.temperature, int | float) and not self.temperature > 0:
+            raise ValueError(f"SoftmaxBackup: temperature must be above 0, found {self.temperature}.")
+
+    def __call__(
+        self, node: Node, action: Int[Array, ""], q: Float[Array, ""]
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """The edge's new `q`, which is the one seen, and the value of its node."""
+        taken = jnp.arange(len(node.q)) == action
+        values, visits = jnp.where(taken, q, node.q), node.visits + taken
+        weights = jax.nn.softmax(jnp.where(visits > 0, values / self.temperature, -jnp.inf))
+        num_visits = jnp.sum(visits)
+        return q, (node.raw_value + num_visits * jnp.sum(weights * values)) / (1 + num_visits)
+
+
+class MaxBackup(eqx.Module):
+    """MaxMCTS(lambda): a node passes on a mixture of the return seen and of its best edge.
+
+    **Fields:** `lambda_`, from 0 to 1: at 1 it is [`tz.MeanBackup`][], at 0 every return is cut off at the best edge.
+
+    Khandelwal et al., *On the analysis of complex backup strategies in Monte Carlo tree search*, ICML 2016.
+    """
+
+    lambda_: float | Float[Array, ""] = 0.8
+
+    def __check_init__(self):
+        if isinstance(self.lambda_, int | float) and not 0 <= self.lambda_ <= 1:
+            raise ValueError(f"MaxBackup: lambda_ must be from 0 to 1, found {self.lambda_}.")
+
+    def __call__(
+        self, node: Node, action: Int[Array, ""], q: Float[Array, ""]
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """The edge's new `q`, the mean of the returns seen, and the value of its node."""
+        taken = jnp.arange(len(node.q)) == action
+        new_q = node.q[action] + (q - node.q[action]) / (node.visits[action] + 1)
+        best = jnp.max(jnp.where(taken, new_q, jnp.where(node.visits > 0, node.q, -jnp.inf)))
+        return new_q, self.lambda_ * q + (1 - self.lambda_) * best

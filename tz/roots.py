@@ -1,21 +1,81 @@
-"""What happens to the prior at the root of a search: a root policy is any `(logits, *, key) -> logits`."""
+"""What is special at the root of a search: noise, which edge a simulation begins with, and what the visits mean.
+
+A root policy has four methods, see [`RootPolicy`][tz.roots.RootPolicy]. Those that only change the prior leave the rest
+to `visit_share`.
+"""
+
+import abc
+import math
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from tz.selectors import CompletedQ, best_action
+from tz.tree import Node
+
+Selector = Callable[[Node], Int[Array, ""]]
 
 
-class PlainRoot(eqx.Module):
-    """Leaves the root's prior as it is: for matches and analysis."""
+class RootPolicy(eqx.Module):
+    """The interface of a root policy."""
 
-    def __call__(self, logits: Float[Array, " A"], *, key: PRNGKeyArray) -> Float[Array, " A"]:
+    @abc.abstractmethod
+    def start(self, node: Node, num_simulations: int, *, key: PRNGKeyArray) -> tuple[Float[Array, " A"], PyTree]:
+        """Called once a search, before its first simulation.
+
+        **Arguments:** `node`, the evaluated root, with what was kept of an earlier search.
+
+        **Returns:** the log prior to search with, -inf where illegal, and notes (any arrays) that go to the other two.
+        """
+
+    @abc.abstractmethod
+    def select(self, node: Node, notes: PyTree, selector: Selector) -> Int[Array, ""]:
+        """The edge that a simulation begins with; `selector` is the search's, for the nodes below."""
+
+    @abc.abstractmethod
+    def read(self, node: Node, notes: PyTree) -> tuple[Float[Array, " A"], Float[Array, " A"]]:
+        """After the search: the policy, a target of training, and the log weights that moves are drawn by."""
+
+    @abc.abstractmethod
+    def quiet(self) -> "RootPolicy":
+        """The same without noise, for matches and analysis."""
+
+
+def visit_share(node: Node) -> tuple[Float[Array, " A"], Float[Array, " A"]]:
+    """The share of the visits that each action has, and its logarithm."""
+    share = node.visits / jnp.maximum(jnp.sum(node.visits), 1)
+    return share, jnp.log(share)
+
+
+class PlainRoot(RootPolicy):
+    """A root like any other node: for matches and analysis."""
+
+    def start(self, node: Node, num_simulations: int, *, key: PRNGKeyArray) -> tuple[Float[Array, " A"], None]:
         """The same log prior."""
-        del key
-        return logits
+        del num_simulations, key
+        return node.logits, None
+
+    def select(self, node: Node, notes: None, selector: Selector) -> Int[Array, ""]:
+        """What the selector says."""
+        del notes
+        return selector(node)
+
+    def read(self, node: Node, notes: None) -> tuple[Float[Array, " A"], Float[Array, " A"]]:
+        """The share of the visits, twice."""
+        del notes
+        return visit_share(node)
+
+    def quiet(self) -> "PlainRoot":
+        """Itself."""
+        return self
 
 
-class Dirichlet(eqx.Module):
+class Dirichlet(RootPolicy):
     """Mixes Dirichlet noise into the root's prior, `(1 - epsilon) * prior + epsilon * noise`, on legal actions only.
 
     **Fields:** `alpha`, the concentration, above 0 (the paper: 0.3 in chess, 0.03 in Go, about 10 divided by the usual
@@ -34,14 +94,160 @@ class Dirichlet(eqx.Module):
         if isinstance(self.epsilon, int | float) and not 0 <= self.epsilon <= 1:
             raise ValueError(f"Dirichlet: epsilon must be from 0 to 1, found {self.epsilon}.")
 
-    def __call__(self, logits: Float[Array, " A"], *, key: PRNGKeyArray) -> Float[Array, " A"]:
-        """The noisy log prior; illegal actions (-inf) stay illegal.
-
-        **Arguments:** `logits`, the log prior, -inf where illegal.
-        """
+    def start(self, node: Node, num_simulations: int, *, key: PRNGKeyArray) -> tuple[Float[Array, " A"], None]:
+        """The noisy log prior; illegal actions (-inf) stay illegal."""
+        del num_simulations
+        logits = node.logits
         legal = logits > -jnp.inf
         gamma = jax.random.loggamma(key, jnp.asarray(self.alpha, logits.dtype), logits.shape)  # in logs: no underflow
         noise = jax.nn.softmax(jnp.where(legal, gamma, -jnp.inf))
         mixed = (1 - self.epsilon) * jnp.exp(logits) + self.epsilon * noise
         tiny = jnp.finfo(logits.dtype).tiny
-        return jnp.where(legal, jnp.log(jnp.maximum(mixed, tiny)), -jnp.inf)
+        return jnp.where(legal, jnp.log(jnp.maximum(mixed, tiny)), -jnp.inf), None
+
+    def select(self, node: Node, notes: None, selector: Selector) -> Int[Array, ""]:
+        """What the selector says."""
+        del notes
+        return selector(node)
+
+    def read(self, node: Node, notes: None) -> tuple[Float[Array, " A"], Float[Array, " A"]]:
+        """The share of the visits, twice."""
+        del notes
+        return visit_share(node)
+
+    def quiet(self) -> PlainRoot:
+        """A plain root."""
+        return PlainRoot()
+
+
+class ForcedPlayouts(RootPolicy):
+    """KataGo's root: noise may claim visits, but what it claimed in vain is taken out of the policy.
+
+    An edge that has visits is given at least `sqrt(k * prior * all visits)` of them. Afterwards up to as many are taken
+    from every edge but the most visited, as long as its PUCT score stays below that one's; what then has a single visit
+    loses it.
+
+    **Fields:** `k`; `c`, the weight of exploration in PUCT, the same as the selector's; `noise`, the root policy that
+    changes the prior.
+
+    Wu, *Accelerating self-play learning in Go*, 2019, section 3.2.
+    """
+
+    k: float | Float[Array, ""] = 2.0
+    c: float | Float[Array, ""] = 1.5
+    noise: RootPolicy = Dirichlet()
+
+    def _num_forced(self, node: Node) -> Float[Array, " A"]:
+        return jnp.sqrt(self.k * jnp.exp(node.logits) * jnp.sum(node.visits))
+
+    def start(self, node: Node, num_simulations: int, *, key: PRNGKeyArray) -> tuple[Float[Array, " A"], PyTree]:
+        """What `noise` makes of the log prior."""
+        return self.noise.start(node, num_simulations, key=key)
+
+    def select(self, node: Node, notes: PyTree, selector: Selector) -> Int[Array, ""]:
+        """The edge that is furthest below what it is owed; if there is none, what the selector says."""
+        owed = jnp.where(node.visits > 0, self._num_forced(node) - node.visits, 0.0)
+        return jnp.where(jnp.max(owed) > 0, best_action(owed), self.noise.select(node, notes, selector))
+
+    def read(self, node: Node, notes: PyTree) -> tuple[Float[Array, " A"], Float[Array, " A"]]:
+        """The pruned share of the visits as the policy; moves are drawn by it too."""
+        del notes
+        visits = node.visits.astype(jnp.float32)
+        explore = self.c * jnp.exp(node.logits) * jnp.sqrt(node.num_visits.astype(jnp.float32))
+        best = best_action(visits)
+        target = node.q[best] + explore[best] / (1 + visits[best])
+        # The fewest visits with which an edge's score is no more than the target; none if its q alone is above it.
+        gap = target - node.q
+        fewest = jnp.where(gap > 0, explore / jnp.maximum(gap, 1e-9) - 1, visits)
+        pruned = jnp.clip(jnp.maximum(jnp.ceil(fewest), visits - jnp.floor(self._num_forced(node))), 0.0, visits)
+        pruned = jnp.where(pruned <= 1, 0.0, pruned)
+        pruned = jnp.where(jnp.arange(len(visits)) == best, visits, pruned)
+        policy = pruned / jnp.maximum(jnp.sum(pruned), 1)
+        return policy, jnp.log(policy)
+
+    def quiet(self) -> RootPolicy:
+        """Nothing to force without noise."""
+        return self.noise.quiet()
+
+
+class GumbelNotes(eqx.Module):
+    """What [`tz.Gumbel`][] draws for a search: the noise, the visits it began with, and whom to consider when."""
+
+    gumbel: Float[Array, " A"]
+    visits: Int[Array, " A"]
+    schedule: Int[Array, " S"]
+
+
+class Gumbel(RootPolicy):
+    """Gumbel AlphaZero's root, for few simulations: sequential halving over actions drawn without replacement.
+
+    The actions with the largest `gumbel + logits` are considered and get equally many simulations; the better half by
+    `gumbel + logits + completed q` goes on, until two are left. The policy is the softmax of `logits + completed q`,
+    and the move is the best of the most visited actions, whatever the temperature. On a reused root the halving counts
+    the visits of this search alone, while `q` has all of them.
+
+    **Fields:** `max_num_considered_actions`; `scale` of the noise, 0 for none; `completed_q`, a [`tz.CompletedQ`][].
+    Below the root belongs [`tz.ImprovedPolicy`][], see [`tz.gumbel_mcts`][].
+
+    Danihelka et al., *Policy improvement by planning with Gumbel*, ICLR 2022.
+    """
+
+    max_num_considered_actions: int = eqx.field(static=True, default=16)
+    scale: float | Float[Array, ""] = 1.0
+    completed_q: CompletedQ = CompletedQ()
+
+    def __check_init__(self):
+        if self.max_num_considered_actions < 1:
+            raise ValueError(
+                f"Gumbel: max_num_considered_actions must be at least 1, found {self.max_num_considered_actions}."
+            )
+
+    def start(self, node: Node, num_simulations: int, *, key: PRNGKeyArray) -> tuple[Float[Array, " A"], GumbelNotes]:
+        """The same log prior; the notes have the noise and the schedule."""
+        most = self.max_num_considered_actions
+        schedules = np.stack([halving_schedule(number, num_simulations) for number in range(most + 1)])
+        num_considered = jnp.minimum(jnp.sum(node.logits > -jnp.inf), most)
+        gumbel = self.scale * jax.random.gumbel(key, node.logits.shape)
+        return node.logits, GumbelNotes(gumbel, node.visits, jnp.asarray(schedules)[num_considered])
+
+    def _score(self, node: Node, notes: GumbelNotes, considered: Any) -> Float[Array, " A"]:
+        """`gumbel + logits + completed q` of the legal actions that are considered, -inf of the others."""
+        score = notes.gumbel + node.logits - jnp.max(node.logits) + self.completed_q(node)
+        return jnp.where((node.logits > -jnp.inf) & considered, jnp.maximum(score, -1e9), -jnp.inf)
+
+    def select(self, node: Node, notes: GumbelNotes, selector: Selector) -> Int[Array, ""]:
+        """The best of the actions whose turn it is: those with as many new visits as the schedule says."""
+        del selector
+        visits = node.visits - notes.visits
+        index, last = jnp.sum(visits), len(notes.schedule)
+        turn = jnp.where(index < last, notes.schedule[jnp.minimum(index, last - 1)], jnp.max(visits))
+        return best_action(self._score(node, notes, visits == turn))
+
+    def read(self, node: Node, notes: GumbelNotes) -> tuple[Float[Array, " A"], Float[Array, " A"]]:
+        """The improved policy, and the one move: the best of those with the most new visits."""
+        visits = node.visits - notes.visits
+        move = best_action(self._score(node, notes, visits == jnp.max(visits)))
+        policy = jax.nn.softmax(node.logits + self.completed_q(node))
+        return policy, jnp.where(jnp.arange(len(visits)) == move, 0.0, -jnp.inf)
+
+    def quiet(self) -> "Gumbel":
+        """The same with noise of scale 0."""
+        return Gumbel(self.max_num_considered_actions, 0.0, self.completed_q)
+
+
+def halving_schedule(num_considered: int, num_simulations: int) -> np.ndarray:
+    """Which actions sequential halving considers at each simulation, as the number of visits that they have by then.
+
+    Every phase has an equal part of the simulations, and half the actions of the one before, but two at least.
+
+    Karnin et al., *Almost optimal exploration in multi-armed bandits*, ICML 2013.
+    """
+    if num_considered <= 1:
+        return np.arange(num_simulations, dtype=np.int32)
+    num_phases, schedule, visits = math.ceil(math.log2(num_considered)), [], 0
+    while len(schedule) < num_simulations:
+        for _ in range(max(1, num_simulations // (num_phases * num_considered))):
+            schedule += num_considered * [visits]
+            visits += 1
+        num_considered = max(2, num_considered // 2)
+    return np.array(schedule[:num_simulations], dtype=np.int32)

@@ -14,8 +14,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from tz.backups import MeanBackup
 from tz.env import Env, StepMetadata
-from tz.roots import Dirichlet, PlainRoot
-from tz.selectors import PUCT
+from tz.moves import by_weights
+from tz.roots import Dirichlet, Gumbel, RootPolicy
+from tz.selectors import PUCT, ImprovedPolicy
 from tz.tree import Node, Tree, append, backup, descend, init_tree, reroot
 
 Evaluator = Callable[[PyTree, StepMetadata, PRNGKeyArray], tuple[Float[Array, " A"], Float[Array, ""]]]
@@ -31,10 +32,11 @@ class MCTS(eqx.Module):
     - `max_nodes`: node slots of the tree, the root included; by default enough for one search, twice that with
         `persist_tree`. A full tree keeps searching and updating its statistics but adds no nodes.
     - `selector`: `Node -> action`, such as [`tz.PUCT`][] or [`tz.MuZeroPUCT`][].
-    - `root`: `(logits, *, key) -> logits`, applied once a search, such as [`tz.Dirichlet`][].
+    - `root`: what is special at the root, such as [`tz.Dirichlet`][] or [`tz.Gumbel`][].
     - `backup`: `(Node, action, q) -> (new q, value)`, such as [`tz.MeanBackup`][].
     - `discount`: of the return, a step.
     - `temperature`: of the choice of the move, `weights ** (1 / temperature)`; 0 takes the best.
+    - `final_move`: `(tree, discount, log_weights) -> log_weights`, such as [`tz.LowerConfidenceBound`][].
     - `persist_tree`: whether [`tz.advance`][] keeps the subtree of the move played.
 
     The floats may be JAX arrays, to sweep them with `vmap`.
@@ -45,10 +47,11 @@ class MCTS(eqx.Module):
     num_simulations: int = eqx.field(static=True)
     max_nodes: int = eqx.field(static=True, default=0)
     selector: Callable[[Node], Int[Array, ""]] = PUCT()
-    root: Callable[..., Float[Array, " A"]] = Dirichlet()
+    root: RootPolicy = Dirichlet()
     backup: Callable[..., Any] = MeanBackup()
     discount: float | Float[Array, ""] = 1.0
     temperature: float | Float[Array, ""] = 1.0
+    final_move: Callable[..., Float[Array, " A"]] = by_weights
     persist_tree: bool = eqx.field(static=True, default=True)
 
     def __post_init__(self):
@@ -73,14 +76,31 @@ class MCTS(eqx.Module):
 
 def without_exploration(mcts: MCTS) -> MCTS:
     """The same search for matches and analysis: no noise at the root, and the best move taken (temperature 0)."""
-    return dataclasses.replace(mcts, root=PlainRoot(), temperature=0.0)
+    return dataclasses.replace(mcts, root=mcts.root.quiet(), temperature=0.0)
+
+
+def gumbel_mcts(num_simulations: int, max_num_considered_actions: int = 16, **settings: Any) -> MCTS:
+    """The search of Gumbel AlphaZero: [`tz.Gumbel`][] at the root and [`tz.ImprovedPolicy`][] below.
+
+    **Arguments:** `settings`, of [`tz.MCTS`][].
+    """
+    return MCTS(num_simulations, root=Gumbel(max_num_considered_actions), selector=ImprovedPolicy(), **settings)
 
 
 class SearchState(eqx.Module):
-    """A search in progress: its `tree`, whose node 0 is the position searched, and the `metadata` of that position."""
+    """A search in progress.
+
+    **Fields:** `tree`, whose node 0 is the position searched; `metadata` of that position; `notes` of the root policy.
+    """
 
     tree: Tree
     metadata: StepMetadata
+    notes: PyTree
+
+    @property
+    def root(self) -> Node:
+        """The root's statistics."""
+        return self.tree.node(jnp.int32(0))
 
 
 def init_search(mcts: MCTS, env_state: PyTree, metadata: StepMetadata) -> SearchState:
@@ -95,7 +115,18 @@ def init_search(mcts: MCTS, env_state: PyTree, metadata: StepMetadata) -> Search
             f"tz searches games of one or two players, but the rewards of this one have {metadata.rewards.shape[0]} "
             "entries. Values are negated between two opponents, which means nothing among three."
         )
-    return SearchState(init_tree(env_state, metadata, mcts.max_nodes), metadata)
+    tree = init_tree(env_state, metadata, mcts.max_nodes)
+    return SearchState(tree, metadata, _no_notes(mcts, tree))
+
+
+def _no_notes(mcts: MCTS, tree: Tree) -> PyTree:
+    """Zeros in the place of what the root policy will note."""
+
+    def start(tree, key):
+        return mcts.root.start(tree.node(jnp.int32(0)), mcts.num_simulations, key=key)
+
+    notes = eqx.filter_eval_shape(start, tree, jax.random.key(0))[1]
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), notes)
 
 
 def _evaluate(evaluator: Evaluator, env_state, metadata, key) -> tuple[Float[Array, " A"], Float[Array, ""]]:
@@ -113,26 +144,33 @@ def _evaluate(evaluator: Evaluator, env_state, metadata, key) -> tuple[Float[Arr
     return logits, jnp.where(metadata.terminated, 0.0, value.astype(jnp.float32))
 
 
-def _evaluate_root(mcts: MCTS, evaluator: Evaluator, state: SearchState, key: PRNGKeyArray) -> SearchState:
+def start_search(mcts: MCTS, evaluator: Evaluator, state: SearchState, *, key: PRNGKeyArray) -> SearchState:
+    """Evaluates the root and lets the root policy change its prior: what [`tz.search`][] does before its simulations.
+
+    The root is evaluated anew at each search, so noise never piles up on a subtree that was kept.
+
+    **Arguments:** `state`, of one game; `key`, for noise and evaluator.
+    """
     evaluate_key, root_key = jax.random.split(key)
-    root = jax.tree.map(lambda x: x[0], state.tree.state)
-    logits, value = _evaluate(evaluator, root, state.metadata, evaluate_key)
-    logits = mcts.root(logits, key=root_key)
+    env_state = jax.tree.map(lambda x: x[0], state.tree.state)
+    logits, value = _evaluate(evaluator, env_state, state.metadata, evaluate_key)
     tree = eqx.tree_at(
         lambda tree: (tree.logits, tree.raw_value),
         state.tree,
         (state.tree.logits.at[0].set(logits), state.tree.raw_value.at[0].set(value)),
     )
-    return SearchState(tree, state.metadata)
+    logits, notes = mcts.root.start(tree.node(jnp.int32(0)), mcts.num_simulations, key=root_key)
+    tree = eqx.tree_at(lambda tree: tree.logits, tree, tree.logits.at[0].set(logits))
+    return SearchState(tree, state.metadata, notes)
 
 
 def search_step(mcts: MCTS, env: Env, evaluator: Evaluator, state: SearchState, *, key: PRNGKeyArray) -> SearchState:
     """One simulation: go down to an edge without a child, step the game, evaluate, add the node, back up.
 
-    **Arguments:** `state`, with an evaluated root (see [`tz.search`][]); `key`, for the evaluator.
+    **Arguments:** `state`, from [`tz.start_search`][] or an earlier step; `key`, for the evaluator.
     """
     tree = state.tree
-    node, action = descend(tree, mcts.selector(tree.node(jnp.int32(0))), mcts.selector)
+    node, action = descend(tree, mcts.root.select(state.root, state.notes, mcts.selector), mcts.selector)
     env_state, metadata = env.step(jax.tree.map(lambda x: x[node], tree.state), action)
     logits, value = _evaluate(evaluator, env_state, metadata, key)
     mover = tree.player[node]
@@ -140,18 +178,16 @@ def search_step(mcts: MCTS, env: Env, evaluator: Evaluator, state: SearchState, 
     q = metadata.rewards[mover] + mcts.discount * sign * value
     tree = append(tree, node, action, env_state, metadata, logits, value)
     tree = backup(tree, node, action, q, mcts.discount, mcts.backup)
-    return SearchState(tree, state.metadata)
+    return SearchState(tree, state.metadata, state.notes)
 
 
 def search(mcts: MCTS, env: Env, evaluator: Evaluator, state: SearchState, *, key: PRNGKeyArray) -> SearchState:
-    """Evaluates the root, applies the root policy to its prior, and runs `mcts.num_simulations` simulations.
-
-    The root is evaluated anew at each search, so noise never piles up on a subtree that was kept.
+    """Evaluates the root, lets the root policy prepare it, and runs `mcts.num_simulations` simulations.
 
     **Arguments:** `state`, of one game; `jax.vmap` this function for many. `key`, for noise and evaluator.
     """
     root_key, key = jax.random.split(key)
-    state = _evaluate_root(mcts, evaluator, state, root_key)
+    state = start_search(mcts, evaluator, state, key=root_key)
 
     def body(state, key):
         return search_step(mcts, env, evaluator, state, key=key), None
@@ -160,18 +196,20 @@ def search(mcts: MCTS, env: Env, evaluator: Evaluator, state: SearchState, *, ke
 
 
 def action_weights(mcts: MCTS, state: SearchState) -> Float[Array, " A"]:
-    """The search's policy: each action's share of the visits at the root, 0 where illegal. Sums to 1.
+    """The search's policy, `[A]`, as its root policy has it: each action's share of the visits, mostly. Sums to 1.
 
     The temperature does not enter: this is the target of training, [`tz.choose_action`][] is the choice of a move.
     """
-    del mcts
-    visits = state.tree.visits[0].astype(jnp.float32)
-    return visits / jnp.maximum(jnp.sum(visits), 1)
+    return mcts.root.read(state.root, state.notes)[0]
 
 
 def choose_action(mcts: MCTS, state: SearchState, *, key: PRNGKeyArray) -> Int[Array, ""]:
-    """Draws a move from `action_weights ** (1 / temperature)`; at temperature 0, from the best (ties at random)."""
-    log_weights = jnp.log(action_weights(mcts, state))
+    """Draws a move from `weights ** (1 / temperature)`; at temperature 0, from the best (ties at random).
+
+    The weights are those of the root policy, the share of the visits mostly, as changed by `mcts.final_move`.
+    """
+    _, log_weights = mcts.root.read(state.root, state.notes)
+    log_weights = mcts.final_move(state.tree, mcts.discount, log_weights)
     log_weights = log_weights - jnp.max(log_weights)
     temperature = jnp.asarray(mcts.temperature, jnp.float32)
     tempered = jnp.where(log_weights == 0, 0.0, log_weights / temperature)  # at 0: -inf but for the best
@@ -195,4 +233,5 @@ def advance(
     if not mcts.persist_tree:
         return init_search(mcts, env_state, metadata)
     child = jnp.where(reset, -1, state.tree.children[0, action])
-    return SearchState(reroot(state.tree, child, env_state, metadata), metadata)
+    tree = reroot(state.tree, child, env_state, metadata)
+    return SearchState(tree, metadata, _no_notes(mcts, tree))

@@ -56,7 +56,7 @@ def collect(
         searched = search(mcts, env, evaluator, state.search, key=search_key)
         action = choose_action(mcts, searched, key=action_key)
 
-        root, before = searched.tree.node(jnp.int32(0)), searched.metadata
+        root, before = searched.root, searched.metadata
         env_state = jax.tree.map(lambda x: x[0], searched.tree.state)
         next_state, after = env.step(env_state, action)
         episode_steps = state.episode_steps + 1

@@ -43,6 +43,8 @@ class Tree(eqx.Module):
     Edge fields, `[N, A]`: `logits` (log prior, -inf where illegal), `children` (node index, -1 where there is none),
     `visits`, and `q` (expected discounted return of the edge for the player to move at its node). An edge can have
     visits and no child: the tree was full when it was first tried.
+
+    `q_low` and `q_high` are the least and greatest value that any `q` has had; infinity and minus infinity at first.
     """
 
     state: PyTree
@@ -56,6 +58,8 @@ class Tree(eqx.Module):
     children: Int[Array, "N A"]
     visits: Int[Array, "N A"]
     q: Float[Array, "N A"]
+    q_low: Float[Array, ""]
+    q_high: Float[Array, ""]
     size: Int[Array, ""]
 
     @property
@@ -65,20 +69,23 @@ class Tree(eqx.Module):
 
     def node(self, index: Int[Array, ""]) -> "Node":
         """What selectors and backups see of node `index`."""
-        return Node(self.logits[index], self.visits[index], self.q[index], self.raw_value[index])
+        rows = self.logits[index], self.visits[index], self.q[index], self.raw_value[index]
+        return Node(*rows, self.q_low, self.q_high)
 
 
 class Node(eqx.Module):
     """One node as selectors and backups see it; values are for the player to move there.
 
-    **Fields:** `logits` (`[A]`, log prior, -inf where illegal), `visits` (`[A]`), `q` (`[A]`, 0 where unvisited) and
-    `raw_value` (the evaluator's).
+    **Fields:** `logits` (`[A]`, log prior, -inf where illegal), `visits` (`[A]`), `q` (`[A]`, 0 where unvisited),
+    `raw_value` (the evaluator's), and `q_low` and `q_high` of the whole tree.
     """
 
     logits: Float[Array, " A"]
     visits: Int[Array, " A"]
     q: Float[Array, " A"]
     raw_value: Float[Array, ""]
+    q_low: Float[Array, ""]
+    q_high: Float[Array, ""]
 
     @property
     def num_visits(self) -> Int[Array, ""]:
@@ -114,6 +121,8 @@ def init_tree(state: PyTree, metadata: StepMetadata, max_nodes: int) -> Tree:
         children=slots(-1, num_actions, dtype=jnp.int32),
         visits=slots(0, num_actions, dtype=jnp.int32),
         q=slots(0, num_actions, dtype=jnp.float32),
+        q_low=jnp.float32(jnp.inf),
+        q_high=jnp.float32(-jnp.inf),
         size=jnp.int32(1),
     )
 
@@ -177,6 +186,8 @@ def append(
         children=tree.children.at[jnp.where(is_new, node, tree.max_nodes), action].set(slot, mode="drop"),
         visits=tree.visits,
         q=tree.q,
+        q_low=tree.q_low,
+        q_high=tree.q_high,
         size=tree.size + is_new,
     )
 
@@ -196,22 +207,25 @@ def backup(
     """
 
     def seen(node, action, q, visits, edge_q):
-        return update(Node(tree.logits[node], visits[node], edge_q[node], tree.raw_value[node]), action, q)
+        rows = tree.logits[node], visits[node], edge_q[node], tree.raw_value[node]
+        return update(Node(*rows, tree.q_low, tree.q_high), action, q)
 
     def body(carry):
         # An edge is read one turn before it is written: read and written in one turn, XLA copies both arrays each time.
-        node, action, (new_q, value), visits, edge_q = carry
+        node, action, (new_q, value), visits, edge_q, low, high = carry
+        low = jnp.where(node >= 0, jnp.minimum(low, new_q), low)
+        high = jnp.where(node >= 0, jnp.maximum(high, new_q), high)
         row = jnp.where(node >= 0, node, tree.max_nodes)  # a finished game writes out of bounds
         visits = visits.at[row, action].add(1, mode="drop")
         edge_q = edge_q.at[row, action].set(new_q, mode="drop")
         parent, action = jnp.where(node >= 0, tree.parent[node], -1), tree.action[node]
         sign = jnp.where(tree.player[parent] == tree.player[node], 1.0, -1.0)
         q = tree.reward[node] + discount * sign * value
-        return parent, action, seen(parent, action, q, visits, edge_q), visits, edge_q
+        return parent, action, seen(parent, action, q, visits, edge_q), visits, edge_q, low, high
 
-    carry = node, action, seen(node, action, q, tree.visits, tree.q), tree.visits, tree.q
-    *_, visits, edge_q = lax.while_loop(lambda carry: any_game(carry[0] >= 0), body, carry)
-    return eqx.tree_at(lambda tree: (tree.visits, tree.q), tree, (visits, edge_q))
+    carry = node, action, seen(node, action, q, tree.visits, tree.q), tree.visits, tree.q, tree.q_low, tree.q_high
+    _, _, _, *after = lax.while_loop(lambda carry: any_game(carry[0] >= 0), body, carry)
+    return eqx.tree_at(lambda tree: (tree.visits, tree.q, tree.q_low, tree.q_high), tree, tuple(after))
 
 
 def reroot(tree: Tree, child: Int[Array, ""], state: PyTree, metadata: StepMetadata) -> Tree:
@@ -250,5 +264,7 @@ def reroot(tree: Tree, child: Int[Array, ""], state: PyTree, metadata: StepMetad
         children=children,
         visits=moved(tree.visits, 0),
         q=moved(tree.q, 0.0),
+        q_low=jnp.where(child >= 0, tree.q_low, jnp.inf),
+        q_high=jnp.where(child >= 0, tree.q_high, -jnp.inf),
         size=jnp.maximum(position[-1] + 1, 1),
     )

@@ -1,0 +1,186 @@
+"""The search against mctx: the same visits, considered actions, values and policies, simulation for simulation."""
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import mctx
+import numpy as np
+import pytest
+from tabular import NUM_ACTIONS, Tables, draw_tables, stack_tables, tabular_env, tabular_evaluator
+
+import tz
+from tz.roots import GumbelNotes, halving_schedule
+
+NUM_GAMES, NUM_SIMULATIONS, DISCOUNT = 16, 50, 0.97
+MIN = jnp.finfo(jnp.float32).min
+GAMES = {
+    "who moves is drawn": {},
+    "alternating, long": {"alternate": True, "end_rate": 0.0},
+    "early ends": {"end_rate": 0.6},
+    "one player": {"num_players": 1},
+    "few legal": {"legal_rate": 0.3},
+}
+
+
+class InjectedGumbel(tz.Gumbel):
+    """Gumbel's root with noise that is given."""
+
+    gumbel: jax.Array = eqx.field(kw_only=True)
+
+    def start(self, node, num_simulations, *, key):
+        logits, notes = super().start(node, num_simulations, key=key)
+        return logits, GumbelNotes(self.gumbel, notes.visits, notes.schedule)
+
+
+def tz_searched(selector, root, env, evaluator, env_state, metadata, num_simulations=NUM_SIMULATIONS):
+    mcts = tz.MCTS(num_simulations, selector=selector, root=root, discount=DISCOUNT, persist_tree=False)
+    state = tz.search(mcts, env, evaluator, tz.init_search(mcts, env_state, metadata), key=jax.random.key(1))
+    return state, tz.action_weights(mcts, state), tz.choose_action(mcts, state, key=jax.random.key(2))
+
+
+def mctx_tables(policy, tables: Tables, root_logits, key, flip=None, num_simulations=NUM_SIMULATIONS):
+    """Runs an mctx policy on a batch of tabular games; `flip` is the discount of an opponent's value, if constant."""
+    index = jnp.arange(NUM_GAMES)
+
+    def recurrent(params, key, action, row):
+        over = tables.terminated[index, row]
+        after = jnp.where(over, row, tables.next_state[index, row, action])
+        mover = tables.player[index, row]
+        sign = jnp.where(tables.player[index, after] == mover, 1.0, -1.0) if flip is None else flip
+        output = mctx.RecurrentFnOutput(
+            reward=jnp.where(over, 0.0, tables.rewards[index, row, action, mover]),
+            discount=jnp.where(tables.terminated[index, after], 0.0, DISCOUNT * sign),
+            prior_logits=jnp.where(tables.legal[index, after], tables.logits[index, after], MIN),
+            value=tables.values[index, after],
+        )
+        return output, after
+
+    root = mctx.RootFnOutput(
+        prior_logits=root_logits, value=tables.values[:, 0], embedding=jnp.zeros(NUM_GAMES, jnp.int32)
+    )
+    return policy((), key, root, recurrent, num_simulations, invalid_actions=~tables.legal[:, 0])
+
+
+def games(name: str, seed: int) -> Tables:
+    return stack_tables([draw_tables(1000 * seed + index, **GAMES[name]) for index in range(NUM_GAMES)])
+
+
+@eqx.filter_jit
+def both_muzero(tables: Tables, key, flip=None):
+    def one(tables, key):
+        env = tabular_env(tables)
+        start = env.init(key)
+        return tz_searched(tz.MuZeroPUCT(), tz.Dirichlet(), env, tabular_evaluator(tables), *start)
+
+    state, weights, _ = jax.vmap(one)(tables, jax.random.split(key, NUM_GAMES))
+    policy = functools.partial(mctx.muzero_policy, dirichlet_fraction=0.0)
+    noisy = jnp.maximum(state.tree.logits[:, 0], MIN)  # the same noise
+    return state, weights, mctx_tables(policy, tables, noisy, key, flip)
+
+
+@eqx.filter_jit
+def both_gumbel(tables: Tables, key, max_considered: int, num_simulations: int):
+    gumbel = jax.random.gumbel(jax.random.split(key)[1], (NUM_GAMES, NUM_ACTIONS))  # as mctx draws it
+
+    def one(tables, gumbel):
+        env, root = tabular_env(tables), InjectedGumbel(max_considered, gumbel=gumbel)
+        start = env.init(key)
+        evaluator = tabular_evaluator(tables)
+        return tz_searched(tz.ImprovedPolicy(), root, env, evaluator, *start, num_simulations=num_simulations)
+
+    searched = jax.vmap(one)(tables, gumbel)
+    policy = functools.partial(mctx.gumbel_muzero_policy, max_num_considered_actions=max_considered)
+    logits = jnp.where(tables.legal[:, 0], tables.logits[:, 0], MIN)
+    return searched, mctx_tables(policy, tables, logits, key, num_simulations=num_simulations)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", GAMES)
+def test_muzero_puct_gives_the_visits_of_muzero_policy(name, seed):
+    state, weights, other = both_muzero(games(name, seed), jax.random.key(seed))
+    summary = other.search_tree.summary()
+    np.testing.assert_array_equal(state.tree.visits[:, 0], summary.visit_counts)
+    np.testing.assert_allclose(weights, other.action_weights, atol=1e-6)
+    visited = np.asarray(summary.visit_counts) > 0
+    np.testing.assert_allclose(np.asarray(state.tree.q[:, 0])[visited], summary.qvalues[visited], atol=1e-4)
+    np.testing.assert_allclose(jax.vmap(lambda s: s.root.value)(state), summary.value, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", GAMES)
+def test_gumbel_gives_the_search_of_gumbel_muzero_policy(name, seed):
+    tables = games(name, seed)
+    for max_considered, num_simulations in ((16, NUM_SIMULATIONS), (3, 7)):
+        (state, weights, action), other = both_gumbel(tables, jax.random.key(seed), max_considered, num_simulations)
+        summary = other.search_tree.summary()
+        np.testing.assert_array_equal(state.tree.visits[:, 0], summary.visit_counts)
+        np.testing.assert_array_equal(action, other.action)
+        # Means that were summed in another order differ by 1e-6; the bonus multiplies that by up to 10 / range of q.
+        np.testing.assert_allclose(weights, other.action_weights, atol=1e-4)
+        completed = jax.vmap(lambda s: tz.CompletedQ()(s.root))(state)
+        transform = jax.vmap(mctx.qtransform_completed_by_mix_value, in_axes=(0, None))
+        np.testing.assert_allclose(completed, transform(other.search_tree, 0), atol=1e-3)
+
+
+@pytest.mark.parametrize("num_simulations", [1, 2, 16, 50, 200])
+@pytest.mark.parametrize("num_considered", [1, 2, 3, 5, 16])
+def test_the_schedule_of_sequential_halving(num_considered, num_simulations):
+    expected = mctx._src.seq_halving.get_sequence_of_considered_visits(num_considered, num_simulations)
+    np.testing.assert_array_equal(halving_schedule(num_considered, num_simulations), expected)
+
+
+def test_a_constant_alternating_discount_is_right_only_where_players_alternate():
+    """What this design does differently on purpose: the sign comes from who moves, not from a constant -1."""
+    for name, equal in (("alternating, long", True), ("who moves is drawn", False)):
+        state, _, other = both_muzero(games(name, 0), jax.random.key(0), flip=-1.0)
+        same = (state.tree.visits[:, 0] == other.search_tree.summary().visit_counts).all(axis=1)
+        assert same.all() == equal
+
+
+@pytest.mark.parametrize("name", ["tic_tac_toe", "connect_four", "othello"])
+def test_agrees_on_games_of_pgx(name):
+    env = tz.from_pgx(name)
+    size = int(np.prod(env.observation.shape))
+    keys = jax.random.split(jax.random.key(0), NUM_GAMES)
+    matrix = jax.random.normal(keys[0], (size, env.num_actions + 1)) / np.sqrt(size)
+
+    def evaluator(state, metadata, key):
+        out = env.observe(state).astype(jnp.float32).ravel() @ matrix
+        return 4 * out[:-1], jnp.tanh(2 * out[-1])
+
+    def masked(logits, metadata):
+        return jnp.where(metadata.action_mask, logits, MIN)
+
+    def recurrent(params, key, action, state):
+        mover = state.current_player
+        state, metadata = jax.vmap(env.step)(state, action)
+        logits, value = jax.vmap(evaluator, (0, 0, None))(state, metadata, key)
+        reward = metadata.rewards[jnp.arange(NUM_GAMES), mover]
+        discount = jnp.where(metadata.terminated, 0.0, -DISCOUNT)
+        output = mctx.RecurrentFnOutput(
+            reward=reward, discount=discount, prior_logits=jax.vmap(masked)(logits, metadata), value=value
+        )
+        return output, state
+
+    @jax.jit
+    def both(keys, key):
+        states, metadata = jax.vmap(lambda key: tz.random_opening(env, 3, key=key))(keys)
+        gumbel = jax.random.gumbel(jax.random.split(key)[1], metadata.action_mask.shape)
+        muzero = jax.vmap(lambda s, m: tz_searched(tz.MuZeroPUCT(), tz.PlainRoot(), env, evaluator, s, m))
+        sequential = jax.vmap(
+            lambda s, m, g: tz_searched(tz.ImprovedPolicy(), InjectedGumbel(gumbel=g), env, evaluator, s, m)
+        )
+        logits, value = jax.vmap(evaluator, (0, 0, None))(states, metadata, key)
+        root = mctx.RootFnOutput(prior_logits=jax.vmap(masked)(logits, metadata), value=value, embedding=states)
+        options = {"invalid_actions": ~metadata.action_mask}
+        others = (
+            mctx.muzero_policy((), key, root, recurrent, NUM_SIMULATIONS, dirichlet_fraction=0.0, **options),
+            mctx.gumbel_muzero_policy((), key, root, recurrent, NUM_SIMULATIONS, **options),
+        )
+        return (muzero(states, metadata), sequential(states, metadata, gumbel)), others
+
+    for (state, weights, _), other in zip(*both(keys, jax.random.key(3)), strict=True):
+        np.testing.assert_array_equal(state.tree.visits[:, 0], other.search_tree.summary().visit_counts)
+        np.testing.assert_allclose(weights, other.action_weights, atol=1e-4)
