@@ -13,6 +13,8 @@ class PlainNode:
     visits: np.ndarray
     q: np.ndarray
     children: dict
+    returns: list = dataclasses.field(default_factory=list)  # at the root: (action, return) of each simulation
+    seen: list = dataclasses.field(default_factory=list)  # at the root: every q that any edge has had
 
     def value(self):
         return (self.raw_value + self.visits @ self.q) / (1 + self.visits.sum())
@@ -46,13 +48,32 @@ def muzero_puct(node, legal, c_init, c_base=19652.0):
     return int(np.argmax(np.where(legal, score, -np.inf)))
 
 
-def simulate(tables, root, node, select, max_nodes, discount):
+def mean_backup(node, action, q):
+    node.visits[action] += 1
+    node.q[action] += (q - node.q[action]) / node.visits[action]
+    return q
+
+
+def max_backup(node, action, q, lambda_=0.8):
+    mean_backup(node, action, q)
+    return lambda_ * q + (1 - lambda_) * node.q[node.visits > 0].max()
+
+
+def softmax_backup(node, action, q, temperature=0.1):
+    node.visits[action] += 1
+    node.q[action] = q
+    weights = np.where(node.visits > 0, np.exp((node.q - node.q[node.visits > 0].max()) / temperature), 0)
+    total = node.visits.sum()
+    return (node.raw_value + total * (weights @ node.q) / weights.sum()) / (1 + total)
+
+
+def simulate(tables, root, node, select, max_nodes, discount, backup):
     """One simulation below `node`; returns what it is worth to the player to move there."""
     state, player = node.state, tables.player[node.state]
     action = select(node, tables.legal[state])
     after = int(tables.next_state[state, action])
     if action in node.children and not tables.terminated[after]:
-        value = simulate(tables, root, node.children[action], select, max_nodes, discount)
+        value = simulate(tables, root, node.children[action], select, max_nodes, discount, backup)
     else:
         leaf = make_node(tables, after)
         value = leaf.raw_value
@@ -60,12 +81,14 @@ def simulate(tables, root, node, select, max_nodes, discount):
             node.children[action] = leaf
     sign = 1 if tables.player[after] == player else -1
     q = tables.rewards[state, action, player] + discount * sign * value
-    node.visits[action] += 1
-    node.q[action] += (q - node.q[action]) / node.visits[action]
-    return q
+    value = backup(node, action, q)
+    root.seen += [node.q[action]]
+    if node is root:
+        root.returns += [(action, q)]
+    return value
 
 
-def plain_search(tables, root, select, num_simulations, max_nodes, discount):
+def plain_search(tables, root, select, num_simulations, max_nodes, discount, backup=mean_backup):
     """Runs the simulations in place. `tables` holds NumPy arrays."""
     for _ in range(num_simulations):
-        simulate(tables, root, root, select, max_nodes, discount)
+        simulate(tables, root, root, select, max_nodes, discount, backup)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from plain_search import make_node, muzero_puct, plain_search, puct
+from plain_search import make_node, max_backup, mean_backup, muzero_puct, plain_search, puct, softmax_backup
 from tabular import NUM_ACTIONS, draw_tables, stack_tables, tabular_env, tabular_evaluator
 
 import tz
@@ -23,7 +23,10 @@ SEARCHES = {  # name: (settings of the search, plain selector, settings of the g
     "early ends": ({}, (puct, 1.5), {"end_rate": 0.6}),
     "full tree": ({"max_nodes": 7}, (puct, 1.5), {}),
     "muzero": ({"discount": 0.95}, (muzero_puct, 1.25), {}),
+    "max backup": ({"discount": 0.95, "backup": tz.MaxBackup()}, (puct, 1.5), {}),
+    "softmax backup": ({"discount": 0.95, "backup": tz.SoftmaxBackup()}, (puct, 1.5), {}),
 }
+PLAIN_BACKUPS = {"max backup": max_backup, "softmax backup": softmax_backup}
 
 
 def settings(options, plain) -> tz.MCTS:
@@ -78,10 +81,12 @@ def test_agrees_with_the_plain_search(name):
         plain = jax.tree.map(np.asarray, tables[game])
         run = functools.partial(
             plain_search, plain, select=lambda node, legal: select(node, legal, c), max_nodes=mcts.max_nodes,
-            num_simulations=mcts.num_simulations, discount=mcts.discount,
+            num_simulations=mcts.num_simulations, discount=mcts.discount, backup=PLAIN_BACKUPS.get(name, mean_backup),
         )  # fmt: skip
         root = make_node(plain, 0)
         run(root)
+        np.testing.assert_allclose(first.tree.q_low[game], min(root.seen), atol=2e-5)
+        np.testing.assert_allclose(first.tree.q_high[game], max(root.seen), atol=2e-5)
         flat_tree(root, jax.tree.map(lambda x, game=game: x[game], first.tree))
 
         after = int(plain.next_state[0, actions[game]])

@@ -1,0 +1,323 @@
+"""Selectors, root policies, backups and final moves: each against its formula, and all of them together."""
+
+import dataclasses
+import itertools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from plain_search import make_node, plain_search, puct
+from tabular import NUM_ACTIONS, draw_tables, stack_tables, tabular_env, tabular_evaluator
+
+import tz
+from tz.roots import GumbelNotes
+
+NUM_GAMES = 12
+SELECTORS = {
+    "puct": tz.PUCT(fpu_reduction=0.2),
+    "muzero": tz.MuZeroPUCT(),
+    "tree": tz.MuZeroPUCT(scale="tree", fpu_reduction=0.1),
+    "none": tz.MuZeroPUCT(scale="none"),
+    "improved": tz.ImprovedPolicy(),
+}
+ROOTS = {"plain": tz.PlainRoot(), "dirichlet": tz.Dirichlet(), "forced": tz.ForcedPlayouts(), "gumbel": tz.Gumbel(3)}
+BACKUPS = {"mean": tz.MeanBackup(), "softmax": tz.SoftmaxBackup(), "max": tz.MaxBackup()}
+
+
+def random_nodes(num: int, seed: int = 0) -> list[tz.Node]:
+    """Nodes of six actions with some illegal, some unvisited, as NumPy arrays in float32."""
+    rng, nodes = np.random.default_rng(seed), []
+    for _ in range(num):
+        legal = rng.random(6) < 0.8
+        legal[rng.integers(6)] = True
+        visits = rng.integers(0, 30, 6) * legal * (rng.random(6) < 0.7)
+        weights = np.where(legal, np.exp(2 * rng.normal(size=6)), 0)
+        with np.errstate(divide="ignore"):
+            logits = np.log(weights / weights.sum()).astype(np.float32)
+        q = (3 * rng.normal(size=6) * (visits > 0)).astype(np.float32)
+        numbers = np.float32([rng.normal(), q.min() - 1, q.max() + 0.5])
+        nodes.append(tz.Node(*map(jnp.asarray, (logits, visits.astype(np.int32), q, *numbers))))
+    return nodes
+
+
+def stacked(nodes):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *nodes)
+
+
+NODES = 200
+
+
+@pytest.mark.parametrize(("scale", "fpu"), list(itertools.product(["siblings", "tree", "none"], [None, 0.3])))
+def test_muzero_puct_is_its_formula(scale, fpu):
+    nodes = random_nodes(NODES)
+    selector = tz.MuZeroPUCT(scale=scale, fpu_reduction=fpu)
+    for node, found in zip(nodes, jax.vmap(selector)(stacked(nodes)), strict=True):
+        logits, visits, q = (np.asarray(x, float) for x in (node.logits, node.visits, node.q))
+        total, visited = 1 + visits.sum(), visits > 0
+        value = (float(node.raw_value) + visits @ q) / total
+        seen = {"siblings": [*q[visited], value], "tree": [float(node.q_low), float(node.q_high), value]}
+        low, high = (0, 1) if scale == "none" else (min(seen[scale]), max(seen[scale]))
+        width = max(high - low, 1e-8)
+        least = -1 if scale == "none" else 0
+        q = np.where(visited, (q - low) / width, least if fpu is None else (value - low) / width - fpu)
+        score = q + np.exp(logits) * np.sqrt(total) / (1 + visits) * (1.25 + np.log((total + 19653) / 19652))
+        assert found == np.argmax(np.where(logits > -np.inf, score, -np.inf))
+
+
+def completed_q(node, c_visit=50, c_scale=0.1, rescale=True):
+    """Equations 8 and 33 of the paper, with q rescaled as its code does."""
+    logits, visits, q = (np.asarray(x, float) for x in (node.logits, node.visits, node.q))
+    visited, value = visits > 0, float(node.raw_value)
+    if visited.any():
+        prior = np.exp(logits)
+        mean = sum(prior[a] * q[a] for a in np.flatnonzero(visited)) / prior[visited].sum()
+        value = (value + visits.sum() * mean) / (1 + visits.sum())
+    q = np.where(visited, q, value)
+    if rescale:
+        q = (q - q.min()) / max(q.max() - q.min(), 1e-8)
+    return (c_visit + visits.max()) * c_scale * q
+
+
+@pytest.mark.parametrize("rescale", [True, False])
+def test_completed_q_and_the_improved_policy_are_their_formulas(rescale):
+    nodes = random_nodes(NODES)
+    bonus = tz.CompletedQ(rescale=rescale)
+    actions = jax.vmap(tz.ImprovedPolicy(bonus))(stacked(nodes))
+    for node, found, action in zip(nodes, jax.vmap(bonus)(stacked(nodes)), actions, strict=True):
+        expected = completed_q(node, rescale=rescale)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+        improved = np.asarray(node.logits, float) + expected
+        policy = np.exp(improved - improved.max()) / np.exp(improved - improved.max()).sum()
+        shortfall = policy - np.asarray(node.visits) / (1 + int(node.visits.sum()))
+        legal = np.asarray(node.logits) > -np.inf
+        assert shortfall[action] >= shortfall[legal].max() - 1e-5 and legal[action]
+
+
+def test_forced_playouts_are_forced_and_then_pruned():
+    nodes = random_nodes(NODES)
+    root = tz.ForcedPlayouts(k=2.0, c=1.5)
+    selected = jax.vmap(lambda node: root.select(node, None, tz.PUCT()))(stacked(nodes))
+    otherwise = jax.vmap(tz.PUCT())(stacked(nodes))
+    policies = jax.vmap(lambda node: root.read(node, None)[0])(stacked(nodes))
+    num_pruned = 0
+    for node, action, free, policy in zip(nodes, selected, otherwise, policies, strict=True):
+        prior, visits, q = np.exp(np.asarray(node.logits, float)), np.asarray(node.visits), np.asarray(node.q, float)
+        total = visits.sum()
+        forced = np.sqrt(2.0 * prior * total)
+        owed = (visits > 0) & (visits < forced - 1e-4)
+        assert owed[action] if owed.any() else action == free
+        if total == 0:
+            continue
+        explore = 1.5 * prior * np.sqrt(1 + total)
+        best = visits.argmax()
+        score = q[best] + explore[best] / (1 + visits[best])
+        pruned = visits.copy()
+        for a in range(len(visits)):
+            taken = 0
+            while a != best and pruned[a] > 0 and taken + 1 <= forced[a]:
+                if q[a] + explore[a] / pruned[a] > score + 1e-6:
+                    break  # with one visit less it would look better than the best
+                pruned[a], taken = pruned[a] - 1, taken + 1
+            if a != best and pruned[a] <= 1:
+                pruned[a] = 0
+        num_pruned += (pruned < visits).any()
+        np.testing.assert_allclose(policy, pruned / pruned.sum(), atol=1e-6)
+    assert num_pruned > NODES / 4
+
+
+@eqx.filter_jit
+def search_twice(mcts, tables):
+    def one(tables, key):
+        env, evaluator = tabular_env(tables), tabular_evaluator(tables)
+        keys = jax.random.split(key, 4)
+        first = tz.search(mcts, env, evaluator, tz.init_search(mcts, *env.init(key)), key=keys[0])
+        action = tz.choose_action(mcts, first, key=keys[1])
+        kept = tz.advance(mcts, first, action, *env.step(jnp.int32(0), action))
+        second = tz.search(mcts, env, evaluator, kept, key=keys[2])
+        move = tz.choose_action(mcts, second, key=keys[3])
+        return (
+            first,
+            action,
+            kept,
+            second,
+            move,
+            jax.vmap(lambda s: tz.action_weights(mcts, s))(jax.tree.map(lambda *x: jnp.stack(x), first, second)),
+        )
+
+    return jax.vmap(one)(tables, jax.random.split(jax.random.key(0), NUM_GAMES))
+
+
+def pairs():
+    """Every selector with every root policy, and every backup with both."""
+    for index, (selector, root) in enumerate(itertools.product(SELECTORS, ROOTS)):
+        yield selector, root, list(BACKUPS)[(index + index // 4) % 3]
+
+
+@pytest.mark.parametrize(("selector", "root", "backup"), list(pairs()))
+def test_all_variants_compose(selector, root, backup):
+    settings = {"selector": SELECTORS[selector], "root": ROOTS[root], "backup": BACKUPS[backup]}
+    mcts = tz.MCTS(20, discount=0.95, **settings)
+    tables = [draw_tables(seed, end_rate=0.1) for seed in range(NUM_GAMES)]
+    first, action, kept, second, move, weights = jax.device_get(search_twice(mcts, stack_tables(tables)))
+    for game in range(NUM_GAMES):
+        row = int(second.tree.state[game, 0])
+        legal = [np.asarray(tables[game].legal[0]), np.asarray(tables[game].legal[row] | tables[game].terminated[row])]
+        assert legal[0][action[game]] and legal[1][move[game]]
+        for tree, mask, policy in zip((first.tree, second.tree), legal, weights[game], strict=True):
+            assert (tree.visits[game, 0][~mask] == 0).all() and (policy[~mask] == 0).all()
+            np.testing.assert_allclose(policy.sum(), 1, rtol=1e-5)
+            assert np.isfinite(tree.q[game]).all()
+        before = kept.tree.visits[game, 0].sum()
+        assert first.tree.visits[game, 0].sum() == 20 and second.tree.visits[game, 0].sum() == before + 20
+    assert kept.tree.size.mean() > 2, "something was kept"
+
+
+def test_gumbel_on_a_reused_root_counts_the_visits_of_this_search():
+    mcts = tz.gumbel_mcts(20, 3)
+    tables = [draw_tables(seed, end_rate=0.0) for seed in range(NUM_GAMES)]
+    first, _, kept, second, move, _ = jax.device_get(search_twice(mcts, stack_tables(tables)))
+    assert kept.tree.visits[:, 0].any()
+    for game in range(NUM_GAMES):
+        row = int(second.tree.state[game, 0])
+        for tree, start, num_legal in (
+            (first.tree, 0 * kept.tree.visits[game, 0], tables[game].legal[0].sum()),
+            (second.tree, kept.tree.visits[game, 0], tables[game].legal[row].sum()),
+        ):
+            new = np.sort(tree.visits[game, 0] - start)[::-1]
+            by_hand = {1: [20, 0, 0, 0], 2: [10, 10, 0, 0], 3: [9, 8, 3, 0]}  # 3: thrice each, the rest for two
+            assert new.tolist() == by_hand[min(int(num_legal), 3)]
+        new = second.tree.visits[game, 0] - kept.tree.visits[game, 0]
+        assert new[move[game]] == new.max()
+
+
+def test_gumbel_improves_on_the_prior_with_two_simulations():
+    """The paper's promise: with exact values, the moves it plays are worth more than those of the prior."""
+    values, logits = jnp.array([0.1, -0.3, 0.5, 0.2]), jnp.array([1.0, 2.0, -0.5, 0.0])
+    done = tz.StepMetadata(jnp.zeros(1), jnp.ones(4, bool), jnp.bool_(True), jnp.int32(0))
+    start = dataclasses.replace(done, terminated=jnp.bool_(False))
+    env = tz.Env(
+        lambda key: (jnp.int32(0), start),
+        lambda state, action: (jnp.int32(1), dataclasses.replace(done, rewards=values[action][None])),
+        lambda state: state[None],
+    )
+    expected = jax.nn.softmax(logits) @ values
+    mcts = tz.gumbel_mcts(2, 2)
+
+    @jax.jit
+    @jax.vmap
+    def played(key):
+        state = tz.init_search(mcts, *env.init(key))
+        state = tz.search(mcts, env, lambda *_: (logits, expected), state, key=key)
+        return values[tz.choose_action(mcts, state, key=key)], tz.action_weights(mcts, state) @ values
+
+    move, policy = played(jax.random.split(jax.random.key(0), 4000))
+    assert move.mean() - 4 * move.std() / np.sqrt(4000) > expected
+    assert policy.mean() > expected
+
+
+def test_gumbel_without_noise_and_with_one_legal_action():
+    assert tz.without_exploration(tz.gumbel_mcts(8)).root.scale == 0
+    node = random_nodes(1)[0]
+    node = dataclasses.replace(node, logits=jnp.array([-jnp.inf, 0.0] + 4 * [-jnp.inf]), visits=jnp.zeros(6, jnp.int32))
+    root = tz.Gumbel()
+    _, notes = root.start(node, 8, key=jax.random.key(0))
+    assert isinstance(notes, GumbelNotes) and root.select(node, notes, tz.PUCT()) == 1
+    assert root.read(node, notes)[0][1] == 1
+
+
+@pytest.fixture(scope="module")
+def searched():
+    """Searches of tabular games, and the returns that a plain search of the same games saw at the root."""
+    mcts = tz.MCTS(40, discount=0.95, root=tz.PlainRoot())
+    tables = [draw_tables(seed, end_rate=0.3) for seed in range(NUM_GAMES)]
+    first = search_twice(mcts, stack_tables(tables))[0]
+    returns = []
+    for game in range(NUM_GAMES):
+        plain = jax.tree.map(np.asarray, tables[game])
+        root = make_node(plain, 0)
+        plain_search(plain, root, lambda node, legal: puct(node, legal, 1.5), 40, 100, 0.95)
+        returns.append([[q for a, q in root.returns if a == action] for action in range(NUM_ACTIONS)])
+    return mcts, first, returns
+
+
+def test_root_returns_are_those_of_the_simulations(searched):
+    mcts, first, returns = searched
+    found = jax.vmap(lambda state: tz.root_returns(state.tree, mcts.discount))(first)
+    for game, (count, mean, variance) in enumerate(zip(*jax.device_get(found), strict=True)):
+        for action, seen in enumerate(returns[game]):
+            assert count[action] == len(seen)
+            if seen:
+                np.testing.assert_allclose(mean[action], np.mean(seen), atol=1e-5)
+            if len(seen) > 1:
+                np.testing.assert_allclose(variance[action], np.var(seen, ddof=1), rtol=1e-3, atol=1e-6)
+
+
+def test_the_lower_confidence_bound_chooses_the_move_that_is_surely_good(searched):
+    mcts, first, returns = searched
+    mcts = dataclasses.replace(mcts, final_move=tz.LowerConfidenceBound(z=2.0, min_share=0.25))
+    moves = jax.vmap(lambda state: tz.choose_action(mcts, state, key=jax.random.key(0)))(first)
+    most = first.tree.visits[:, 0].argmax(axis=1)
+    for game, move in enumerate(moves):
+        counts = np.array([len(seen) for seen in returns[game]])
+        bounds = np.array(
+            [
+                np.mean(seen) - 2 * np.std(seen, ddof=1) / np.sqrt(len(seen))
+                if len(seen) > 1 and len(seen) >= 0.25 * counts.max()
+                else -np.inf
+                for seen in returns[game]
+            ]
+        )
+        assert bounds[move] >= bounds.max() - 1e-4
+    assert (moves != most).any(), "it makes a difference"
+
+
+VARIANTS = {
+    "puct": tz.MCTS(30),
+    "muzero": tz.MCTS(30, selector=tz.MuZeroPUCT(scale="tree"), backup=tz.SoftmaxBackup()),
+    "forced": tz.MCTS(30, root=tz.ForcedPlayouts(), backup=tz.MaxBackup()),
+    "gumbel": tz.gumbel_mcts(30, final_move=tz.LowerConfidenceBound()),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_extreme_logits_do_not_break_a_search(name):
+    mcts, tables = VARIANTS[name], draw_tables(2, end_rate=0.0)
+    env = tabular_env(eqx.tree_at(lambda t: t.legal, tables, tables.legal.at[:, :3].set(True)))
+
+    @jax.jit
+    def run(logits):
+        state = tz.init_search(mcts, *env.init(jax.random.key(0)))
+        state = tz.search(mcts, env, lambda *_: (logits, jnp.float32(0.1)), state, key=jax.random.key(0))
+        return state, tz.action_weights(mcts, state), tz.choose_action(mcts, state, key=jax.random.key(1))
+
+    for logits in ([1e30, -1e30, 0, 0], [-1e30] * 4, [-np.inf, 0, 0, 0], [200.0, 0, 0, 0]):
+        state, weights, action = run(jnp.array(logits, jnp.float32))
+        assert jnp.isfinite(state.tree.q).all() and not jnp.isnan(state.tree.logits).any()
+        assert (
+            state.tree.visits[0].sum() == 30 and not state.tree.visits[0, ~np.asarray(state.metadata.action_mask)].any()
+        )
+        np.testing.assert_allclose(weights.sum(), 1, rtol=1e-5)
+        assert state.metadata.action_mask[action]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_ten_thousand_simulations_in_float32(name):
+    tables = draw_tables(5, end_rate=0.1)
+    with pytest.warns(UserWarning, match="10000 simulations"):
+        mcts = dataclasses.replace(VARIANTS[name], num_simulations=10_000, max_nodes=500, discount=0.99)
+    env, evaluator = tabular_env(tables), tabular_evaluator(tables)
+    run = jax.jit(lambda key: tz.search(mcts, env, evaluator, tz.init_search(mcts, *env.init(key)), key=key))
+    tree = jax.device_get(run(jax.random.key(0))).tree
+    assert tree.visits[0].sum() == 10_000
+    bound = 48 * np.abs(tables.rewards).max() + 1  # no game is longer than 48 moves
+    assert np.isfinite(tree.q).all() and np.abs(tree.q).max() < bound
+    if name in ("puct", "gumbel"):  # means: an edge is worth what its child is worth
+        size = int(tree.size)
+        node = np.arange(1, size)
+        parent, action = tree.parent[node], tree.action[node]
+        sums = tree.visits[node].sum(1)
+        value = (tree.raw_value[node] + (tree.visits[node] * tree.q[node]).sum(1)) / (1 + sums)
+        q = tree.reward[node] + 0.99 * np.where(tree.player[node] == tree.player[parent], 1, -1) * value
+        np.testing.assert_allclose(tree.q[parent, action], q, atol=1e-3)
