@@ -177,7 +177,7 @@ def main() -> None:
                 functions = [candidate[plain] for candidate in candidates]
                 if steps > 1:
                     functions = [functools.partial(scanned, function, length) for function in functions]
-                times, compiling = compare(functions, inputs, arguments.seconds)
+                times, compiling, _ = compare(functions, inputs, arguments.seconds)
                 medians, minima = [statistics.median(record) for record in times], [min(record) for record in times]
                 cells = [norm, f"{case} {place}", *(f"{1e3 * median / steps:.2f}" for median in medians)]
                 cells += [f"{medians[1] / medians[0]:.2f}", f"{minima[1] / minima[0]:.2f}"]

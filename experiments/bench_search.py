@@ -2,9 +2,9 @@
 
     python experiments/bench_search.py --out experiments/results/search_cpu.md
 
-Othello positions six random plies in. With a constant evaluator (equal logits, value 0) the search alone is timed; with
-a network, its share is given by the throughput of the network alone on the same positions. A ratio above 1 means that
-tz is faster.
+Positions are six random plies in. With a constant evaluator (equal logits, value 0) the search alone is timed, and
+`env.step` alone is the limit; with a network (`--network 4x32`), its own throughput on the same positions is. Each tz
+search is compared with its counterpart in mctx, which has the same noise at the root; `--variants` adds the others.
 """
 
 import argparse
@@ -27,9 +27,7 @@ def positions(env: tz.Env, num_games: int):
     return jax.jit(jax.vmap(opening))(jax.random.split(jax.random.key(0), num_games))
 
 
-def tz_search(env: tz.Env, evaluator, num_simulations: int, states, metadata, key):
-    mcts = tz.MCTS(num_simulations, num_simulations + 1, root=tz.PlainRoot(), persist_tree=False)
-
+def tz_search(mcts: tz.MCTS, env: tz.Env, evaluator, states, metadata, key):
     def one(state, metadata, key):
         searched = tz.search(mcts, env, evaluator, tz.init_search(mcts, state, metadata), key=key)
         return tz.action_weights(mcts, searched)
@@ -37,28 +35,35 @@ def tz_search(env: tz.Env, evaluator, num_simulations: int, states, metadata, ke
     return jax.vmap(one)(states, metadata, jax.random.split(key, len(metadata.terminated)))
 
 
-def mctx_search(game: pgx.Env, policy, num_simulations: int, states, metadata, key):
+def mctx_search(game: pgx.Env, env: tz.Env, evaluator, policy, num_simulations: int, states, metadata, key):
     """mctx as pgx's users write it: the environment's state is the embedding, the discount is -1 or 0."""
     num_games = len(metadata.terminated)
-    logits = lambda mask: jnp.where(mask, 0.0, jnp.finfo(jnp.float32).min)
+
+    def evaluate(state):
+        logits, value = jax.vmap(lambda s, m: evaluator(s, m, key))(state, _metadata(state))
+        return jnp.where(state.legal_action_mask, logits, jnp.finfo(jnp.float32).min), value
 
     def recurrent(params, key, action, state):
         mover = state.current_player
         state = jax.vmap(game.step)(state, action)
+        logits, value = evaluate(state)
         output = mctx.RecurrentFnOutput(
             reward=state.rewards[jnp.arange(num_games), mover],
             discount=jnp.where(state.terminated, 0.0, -1.0),
-            prior_logits=logits(state.legal_action_mask),
-            value=jnp.zeros(num_games),
+            prior_logits=logits,
+            value=value,
         )
         return output, state
 
     states = jax.vmap(lambda state: state.replace(observation=game.observe(state)))(states)
-    root = mctx.RootFnOutput(
-        prior_logits=logits(states.legal_action_mask), value=jnp.zeros(num_games), embedding=states
-    )
+    logits, value = evaluate(states)
+    root = mctx.RootFnOutput(prior_logits=logits, value=value, embedding=states)
     invalid = ~states.legal_action_mask
     return policy((), key, root, recurrent, num_simulations, invalid_actions=invalid).action_weights
+
+
+def _metadata(state) -> tz.StepMetadata:
+    return tz.StepMetadata(state.rewards, state.legal_action_mask, state.terminated, state.current_player)
 
 
 def steps_alone(env: tz.Env, num_steps: int, states, metadata, key):
@@ -82,55 +87,89 @@ def network_alone(env: tz.Env, evaluator, num_calls: int, states, metadata, key)
     return lax.scan(body, observations, None, length=num_calls)[0]
 
 
+def searches(num_simulations: int, variants: bool) -> dict[str, tz.MCTS]:
+    settings = {"num_simulations": num_simulations, "max_nodes": num_simulations + 1, "persist_tree": False}
+    plain = settings | {"root": tz.PlainRoot()}
+    found = {
+        "tz, MuZeroPUCT, Dirichlet": tz.MCTS(selector=tz.MuZeroPUCT(), **settings),
+        "tz, Gumbel": tz.gumbel_mcts(**settings),
+    }
+    if variants:
+        found |= {
+            "tz, PUCT": tz.MCTS(**plain),
+            "tz, PUCT, Dirichlet": tz.MCTS(**settings),
+            "tz, MuZeroPUCT": tz.MCTS(selector=tz.MuZeroPUCT(), **plain),
+            'tz, MuZeroPUCT, scale="tree"': tz.MCTS(selector=tz.MuZeroPUCT(scale="tree"), **plain),
+            "tz, PUCT, ForcedPlayouts": tz.MCTS(**(settings | {"root": tz.ForcedPlayouts()})),
+            "tz, PUCT, SoftmaxBackup": tz.MCTS(backup=tz.SoftmaxBackup(), **plain),
+            "tz, PUCT, MaxBackup": tz.MCTS(backup=tz.MaxBackup(), **plain),
+        }
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--games", nargs="+", default=["othello"], help="names of pgx games")
     parser.add_argument("--sizes", nargs="+", default=["64x32", "256x128"], help="games x simulations")
-    parser.add_argument("--blocks", type=int, default=4)
-    parser.add_argument("--channels", type=int, default=32)
-    parser.add_argument("--seconds", type=float, default=20.0, help="time for each row")
+    parser.add_argument("--networks", nargs="*", default=["4x32"], help="blocks x channels, beside the constant")
+    parser.add_argument("--variants", action="store_true", help="also the searches that mctx does not have")
+    parser.add_argument("--seconds", type=float, default=20.0, help="time for each table of rows")
     parser.add_argument("--out", type=Path, help="write the table to this Markdown file")
     arguments = parser.parse_args()
 
-    env, game = tz.from_pgx("othello"), pgx.make("othello")
-    network = tz.AZResNet(
-        env.observation.shape, env.num_actions, arguments.blocks, arguments.channels, "layer", key=jax.random.key(1)
-    )
-    evaluator = tz.NetworkEvaluator(network, env.observe)
     lines = [
         "# The search against mctx",
         "",
-        f"{heading('jax', 'mctx', 'pgx', 'equinox')} Othello. Run in turns; medians; simulations a second in all "
-        "games together. Ratio: tz over the row. The constant evaluator times the search alone; `env.step` alone is "
-        "the limit. "
-        f"The network has {arguments.blocks} blocks of {arguments.channels} channels, layer norm, float32; its row "
-        "counts evaluations a second.",
+        f"{heading('jax', 'mctx', 'pgx', 'equinox')} Run in turns; medians; simulations a second in all games "
+        "together (steps or evaluations for what is alone). tz / this: the counterpart in tz over mctx's policy, the "
+        "fastest tz search over what is alone. Memory: what the compiled function takes besides its inputs. Networks: "
+        "blocks x channels, layer norm, float32.",
         "",
-        "| games x simulations | what | simulations/s | tz / this | compile, s |",
-        "|---|---|---:|---:|---:|",
+        "| game | games x simulations | evaluator | what | simulations/s | tz / this | memory, MB | compile, s |",
+        "|---|---|---|---|---:|---:|---:|---:|",
     ]
     print("\n".join(lines), flush=True)
-    for size in arguments.sizes:
-        num_games, num_simulations = map(int, size.split("x"))
-        inputs = (*positions(env, num_games), jax.random.key(2))
-        constant = {
-            "tz, PUCT": functools.partial(tz_search, env, tz.uniform_evaluator, num_simulations),
-            "mctx, gumbel_muzero_policy": functools.partial(
-                mctx_search, game, mctx.gumbel_muzero_policy, num_simulations
-            ),
-            "mctx, muzero_policy": functools.partial(mctx_search, game, mctx.muzero_policy, num_simulations),
-            "env.step alone": functools.partial(steps_alone, env, num_simulations),
-        }
-        with_network = {
-            "tz, PUCT, network": functools.partial(tz_search, env, evaluator, num_simulations),
-            "network alone": functools.partial(network_alone, env, evaluator, num_simulations),
-        }
-        for functions in (constant, with_network):
-            times, compiling = compare(list(functions.values()), [inputs] * len(functions), arguments.seconds)
-            medians = [statistics.median(record) for record in times]
-            for name, median, seconds in zip(functions, medians, compiling, strict=True):
-                rate = num_games * num_simulations / median
-                lines.append(f"| {size} | {name} | {rate:,.0f} | {median / medians[0]:.2f} | {seconds:.1f} |")
-                print(lines[-1], flush=True)
+    for name in arguments.games:
+        env, game = tz.from_pgx(name), pgx.make(name)
+        for size in arguments.sizes:
+            num_games, num_simulations = map(int, size.split("x"))
+            inputs = (*positions(env, num_games), jax.random.key(2))
+            for network in [None, *arguments.networks]:
+                if network is None:
+                    evaluator = tz.uniform_evaluator
+                    alone = {"`env.step` alone": functools.partial(steps_alone, env, num_simulations)}
+                else:
+                    blocks, channels = map(int, network.split("x"))
+                    shape = env.observation.shape
+                    model = tz.AZResNet(shape, env.num_actions, blocks, channels, "layer", key=jax.random.key(1))
+                    evaluator = tz.NetworkEvaluator(model, env.observe)
+                    alone = {"the network alone": functools.partial(network_alone, env, evaluator, num_simulations)}
+                functions = {
+                    what: functools.partial(tz_search, mcts, env, evaluator)
+                    for what, mcts in searches(num_simulations, arguments.variants and network is None).items()
+                }
+                for policy in (mctx.muzero_policy, mctx.gumbel_muzero_policy):
+                    functions[f"mctx, {policy.__name__}"] = functools.partial(
+                        mctx_search, game, env, evaluator, policy, num_simulations
+                    )
+                functions |= alone
+                times, compiling, memory = compare(
+                    list(functions.values()), [inputs] * len(functions), arguments.seconds
+                )
+                medians = dict(zip(functions, map(statistics.median, times), strict=True))
+                fastest = min(median for what, median in medians.items() if what.startswith("tz"))
+                counterpart = dict.fromkeys(alone, fastest) | {
+                    "mctx, muzero_policy": medians["tz, MuZeroPUCT, Dirichlet"],
+                    "mctx, gumbel_muzero_policy": medians["tz, Gumbel"],
+                }
+                for what, seconds, size_in_bytes in zip(functions, compiling, memory, strict=True):
+                    rate = num_games * num_simulations / medians[what]
+                    ratio = f"{medians[what] / counterpart[what]:.2f}" if what in counterpart else ""
+                    lines.append(
+                        f"| {name} | {size} | {network or 'constant'} | {what} | {rate:,.0f} | {ratio} "
+                        f"| {size_in_bytes / 1e6:,.1f} | {seconds:.1f} |"
+                    )
+                    print(lines[-1], flush=True)
     if arguments.out:
         arguments.out.write_text("\n".join(lines) + "\n")
 

@@ -91,7 +91,7 @@ def main() -> None:
     print("\n".join(lines), flush=True)
 
     def row(names: tuple[str, str], functions, inputs, divide_by: int = 1) -> None:
-        times, _ = compare(functions, inputs, arguments.seconds)
+        times, *_ = compare(functions, inputs, arguments.seconds)
         first, second = (1e3 * statistics.median(record) / divide_by for record in times)
         lines.append(f"| {names[0]} | {first:.2f} | {names[1]} | {second:.2f} | {first / second:.3f} |")
         print(lines[-1], flush=True)

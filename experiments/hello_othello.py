@@ -32,7 +32,7 @@ def greedy_player(env: tz.Env) -> tz.Player:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/hello"), help="folder for the results")
-    parser.add_argument("--epochs", type=int, default=18)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -58,10 +58,10 @@ def main() -> None:
         train_batch_size=256,
         warmup_steps=60,
         collection_steps_per_epoch=20,
-        train_steps_per_epoch=30,
+        train_steps_per_epoch=50,
         augment=tz.random_dihedral,
         testers=testers,
-        epochs_per_test=3,
+        epochs_per_test=4,
     )
     state = tz.init_loop(config, env, network, key=loop_key)
 

@@ -11,22 +11,27 @@ from typing import Any
 import jax
 
 
-def compare(functions: list[Callable], inputs: list[Any], seconds: float) -> tuple[list[list[float]], list[float]]:
-    """Compiles each function and runs them in turns; returns the seconds of each run, and those to compile."""
-    compiled, compile_seconds, times = [], [], [[] for _ in functions]
+def compare(
+    functions: list[Callable], inputs: list[Any], seconds: float
+) -> tuple[list[list[float]], list[float], list[int]]:
+    """Compiles each function and runs them in turns; returns the seconds of each run, those to compile, and the bytes
+    that the compiled function takes besides its inputs (as XLA plans it)."""
+    compiled, compile_seconds, times, memory = [], [], [[] for _ in functions], []
     for function, arguments in zip(functions, inputs, strict=True):
         start = time.perf_counter()
         compiled.append(jax.jit(function).lower(*arguments).compile())
         compile_seconds.append(time.perf_counter() - start)
     for function, arguments in zip(compiled, inputs, strict=True):
         jax.block_until_ready(function(*arguments))
+        plan = function.memory_analysis()
+        memory.append(plan.temp_size_in_bytes + plan.output_size_in_bytes)
     begin = time.perf_counter()
     while len(times[0]) < 3 or (time.perf_counter() - begin < seconds and len(times[0]) < 200):
         for function, arguments, record in zip(compiled, inputs, times, strict=True):
             start = time.perf_counter()
             jax.block_until_ready(function(*arguments))
             record.append(time.perf_counter() - start)
-    return times, compile_seconds
+    return times, compile_seconds, memory
 
 
 def device_name() -> str:

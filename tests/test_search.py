@@ -46,7 +46,7 @@ def search_twice(mcts, tables):
         first = tz.search(
             mcts, env, evaluator, tz.init_search(mcts, *env.init(jax.random.key(0))), key=jax.random.key(0)
         )
-        action = jnp.argmax(first.tree.visits[0]).astype(jnp.int32)
+        action = jnp.argmax(first.root.visits).astype(jnp.int32)
         after = env.step(jnp.int32(0), action)
         kept = tz.advance(mcts, first, action, *after)
         return first, action, kept, tz.search(mcts, env, evaluator, kept, key=jax.random.key(1))
@@ -357,3 +357,42 @@ def test_an_evaluator_of_the_wrong_shape_is_refused():
     for evaluator in (lambda s, m, k: (jnp.zeros(5), jnp.float32(0)), lambda s, m, k: (jnp.zeros(4), jnp.zeros(1))):
         with pytest.raises(ValueError, match=r"this game needs logits of shape \(4,\)"):
             tz.search(mcts, env, evaluator, state, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("mcts", [tz.MCTS(20), tz.gumbel_mcts(20, max_nodes=30)])
+def test_search_bytes_are_those_allocated(mcts):
+    env = tz.from_pgx("connect_four")
+    states = jax.jit(jax.vmap(lambda key: tz.init_search(mcts, *env.init(key))))(jax.random.split(jax.random.key(0), 6))
+    assert tz.search_bytes(mcts, env, 6) == sum(leaf.nbytes for leaf in jax.tree.leaves(states))
+
+
+@pytest.mark.parametrize("max_actions", [NUM_ACTIONS, 2])
+def test_nodes_that_keep_some_actions_search_as_if_the_others_were_illegal(max_actions):
+    tables = [draw_tables(seed) for seed in range(NUM_GAMES)]
+    ranks = [jnp.argsort(jnp.argsort(-jnp.where(t.legal, t.logits, -jnp.inf), axis=1), axis=1) for t in tables]
+    fewer = [eqx.tree_at(lambda t: t.legal, t, t.legal & (r < max_actions)) for t, r in zip(tables, ranks, strict=True)]
+    mcts = tz.MCTS(40, root=tz.PlainRoot())
+    kept = search_twice(dataclasses.replace(mcts, max_actions=max_actions), stack_tables(tables))
+    every = search_twice(mcts, stack_tables(fewer))
+    for index in (0, 3):  # before and after a move
+        for field in ("visits", "q", "logits"):
+            found, expected = (getattr(jax.vmap(lambda s: s.root)(s[index]), field) for s in (kept, every))
+            over = every[index].tree.terminated[:, 0]  # no prior there that matters
+            np.testing.assert_allclose(found[~over], expected[~over], atol=1e-6, err_msg=field)
+    assert kept[0].tree.visits.shape == (NUM_GAMES, mcts.max_nodes, max_actions)
+
+
+def test_a_thousand_games_of_chess_fit_a_gpu():
+    """With room for 218 actions, more than any position has; with all 4,672 the trees alone would fill it."""
+    env = tz.from_pgx("chess")
+    mcts = tz.MCTS(127, 128)
+    assert tz.search_bytes(mcts, env, 1024) > 10e9
+    assert tz.search_bytes(dataclasses.replace(mcts, max_actions=218), env, 1024) < 16e9 / 4
+
+
+def test_max_actions_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="max_actions must be from 1 to 32767, found 0"):
+        tz.MCTS(4, max_actions=0)
+    env = tabular_env(draw_tables(0))
+    with pytest.raises(ValueError, match="max_actions=9, but the game has no more than 4 actions"):
+        tz.init_search(tz.MCTS(4, max_actions=9), *env.init(jax.random.key(0)))

@@ -46,6 +46,7 @@ from tz.search import choose_action as choose_action
 from tz.search import gumbel_mcts as gumbel_mcts
 from tz.search import init_search as init_search
 from tz.search import search as search
+from tz.search import search_bytes as search_bytes
 from tz.search import search_step as search_step
 from tz.search import start_search as start_search
 from tz.search import without_exploration as without_exploration

@@ -35,8 +35,7 @@ def plot_root(
     **Returns:** the axes, bars of prior and share of visits, with each action's `q` for the player to move above them.
     """
     (ax,) = _axes(ax, 1, (9, 3.2))
-    visits, q = np.asarray(state.tree.visits[0]), np.asarray(state.tree.q[0])
-    prior = np.exp(np.asarray(state.tree.logits[0]))
+    visits, q, prior = np.asarray(state.root.visits), np.asarray(state.root.q), np.exp(np.asarray(state.root.logits))
     order = [int(a) for a in np.lexsort((-prior, -visits)) if prior[a] > 0][:max_actions]
     names = [str(a) for a in range(len(prior))] if labels is None else list(labels)
     share = visits / max(visits.sum(), 1)

@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from tz.backups import MeanBackup
 from tz.env import Env, StepMetadata
@@ -31,6 +31,8 @@ class MCTS(eqx.Module):
     - `num_simulations`: simulations a search; each evaluates one position.
     - `max_nodes`: node slots of the tree, the root included; by default enough for one search, twice that with
         `persist_tree`. A full tree keeps searching and updating its statistics but adds no nodes.
+    - `max_actions`: how many actions a node keeps, those with the largest prior; all by default. A game of many actions
+        of which few are legal takes far less memory that way, and with room for all legal ones nothing else changes.
     - `selector`: `Node -> action`, such as [`tz.PUCT`][] or [`tz.MuZeroPUCT`][].
     - `root`: what is special at the root, such as [`tz.Dirichlet`][] or [`tz.Gumbel`][].
     - `backup`: `(Node, action, q) -> (new q, value)`, such as [`tz.MeanBackup`][].
@@ -46,6 +48,7 @@ class MCTS(eqx.Module):
 
     num_simulations: int = eqx.field(static=True)
     max_nodes: int = eqx.field(static=True, default=0)
+    max_actions: int | None = eqx.field(static=True, default=None)
     selector: Callable[[Node], Int[Array, ""]] = PUCT()
     root: RootPolicy = Dirichlet()
     backup: Callable[..., Any] = MeanBackup()
@@ -68,6 +71,8 @@ class MCTS(eqx.Module):
                 "its statistics but add no nodes. Raise max_nodes or lower num_simulations to avoid this.",
                 stacklevel=2,
             )
+        if self.max_actions is not None and not 1 <= self.max_actions < 2**15:
+            raise ValueError(f"MCTS: max_actions must be from 1 to 32767, found {self.max_actions}.")
         if isinstance(self.temperature, int | float) and not 0 <= self.temperature < math.inf:
             raise ValueError(f"MCTS: temperature must be 0 or more and finite, found {self.temperature}.")
         if isinstance(self.discount, int | float) and not 0 <= self.discount <= 1:
@@ -99,8 +104,16 @@ class SearchState(eqx.Module):
 
     @property
     def root(self) -> Node:
-        """The root's statistics."""
-        return self.tree.node(jnp.int32(0))
+        """The root's statistics, of all actions of the game."""
+        node = self.tree.node(jnp.int32(0))
+        logits, visits, q = self.spread(node.logits, -jnp.inf), self.spread(node.visits, 0), self.spread(node.q, 0.0)
+        return Node(logits, visits, q, node.raw_value, node.q_low, node.q_high)
+
+    def spread(self, x: Shaped[Array, " K"], fill: int | float) -> Shaped[Array, " A"]:
+        """What is known of the root's kept actions as an array of all, `fill` where an action is not kept."""
+        if self.tree.actions is None:
+            return x
+        return jnp.full(self.metadata.action_mask.shape, fill, x.dtype).at[self.tree.actions[0]].set(x)
 
 
 def init_search(mcts: MCTS, env_state: PyTree, metadata: StepMetadata) -> SearchState:
@@ -108,14 +121,17 @@ def init_search(mcts: MCTS, env_state: PyTree, metadata: StepMetadata) -> Search
 
     **Arguments:** `env_state` and `metadata`, as [`tz.Env`][]'s `init` and `step` return them, one game.
 
-    **Raises:** `ValueError` for games of more than two players.
+    **Raises:** `ValueError` for games of more than two players, or fewer actions than `max_actions`.
     """
     if metadata.rewards.shape[0] > 2:
         raise ValueError(
             f"tz searches games of one or two players, but the rewards of this one have {metadata.rewards.shape[0]} "
             "entries. Values are negated between two opponents, which means nothing among three."
         )
-    tree = init_tree(env_state, metadata, mcts.max_nodes)
+    num_actions = metadata.action_mask.shape[0]
+    if mcts.max_actions is not None and mcts.max_actions > num_actions:
+        raise ValueError(f"MCTS: max_actions={mcts.max_actions}, but the game has no more than {num_actions} actions.")
+    tree = init_tree(env_state, metadata, mcts.max_nodes, mcts.max_actions)
     return SearchState(tree, metadata, _no_notes(mcts, tree))
 
 
@@ -130,7 +146,7 @@ def _no_notes(mcts: MCTS, tree: Tree) -> PyTree:
 
 
 def _evaluate(evaluator: Evaluator, env_state, metadata, key) -> tuple[Float[Array, " A"], Float[Array, ""]]:
-    """The evaluator's log prior, -inf where illegal, and its value, 0 where the game is over."""
+    """The evaluator's logits, -inf where illegal, and its value, 0 where the game is over."""
     logits, value = evaluator(env_state, metadata, key)
     if logits.shape != metadata.action_mask.shape or value.shape != ():
         raise ValueError(
@@ -138,10 +154,21 @@ def _evaluate(evaluator: Evaluator, env_state, metadata, key) -> tuple[Float[Arr
             f"needs logits of shape {metadata.action_mask.shape} and a scalar value. Change the network's policy size "
             "or head."
         )
-    logits = jax.nn.log_softmax(jnp.where(metadata.action_mask, logits.astype(jnp.float32), -jnp.inf))
-    logits = jnp.maximum(logits, jnp.finfo(jnp.float32).min)  # legal, however unlikely
+    logits = jnp.maximum(logits.astype(jnp.float32), jnp.finfo(jnp.float32).min)  # legal, however unlikely
     logits = jnp.where(metadata.action_mask, logits, -jnp.inf)
     return logits, jnp.where(metadata.terminated, 0.0, value.astype(jnp.float32))
+
+
+def _largest(mcts: MCTS, logits: Float[Array, " A"]) -> Int[Array, " K"] | None:
+    """The actions that a node keeps, or None for all."""
+    return None if mcts.max_actions is None else lax.top_k(logits, mcts.max_actions)[1].astype(jnp.int16)
+
+
+def _log_prior(logits: Float[Array, " A"], actions: Int[Array, " K"] | None) -> Float[Array, " K"]:
+    """The log prior of the actions kept; it sums to 1 over them."""
+    logits = logits if actions is None else logits[actions]
+    prior = jnp.maximum(jax.nn.log_softmax(logits), jnp.finfo(jnp.float32).min)
+    return jnp.where(logits == -jnp.inf, -jnp.inf, prior)  # NaN stays NaN
 
 
 def start_search(mcts: MCTS, evaluator: Evaluator, state: SearchState, *, key: PRNGKeyArray) -> SearchState:
@@ -154,10 +181,14 @@ def start_search(mcts: MCTS, evaluator: Evaluator, state: SearchState, *, key: P
     evaluate_key, root_key = jax.random.split(key)
     env_state = jax.tree.map(lambda x: x[0], state.tree.state)
     logits, value = _evaluate(evaluator, env_state, state.metadata, evaluate_key)
+    tree, actions = state.tree, _largest(mcts, logits)
+    if actions is not None and tree.actions is not None:
+        actions = jnp.where(tree.size > 1, tree.actions[0], actions)  # what was kept is about the actions it had
+        tree = eqx.tree_at(lambda tree: tree.actions, tree, tree.actions.at[0].set(actions))
     tree = eqx.tree_at(
         lambda tree: (tree.logits, tree.raw_value),
-        state.tree,
-        (state.tree.logits.at[0].set(logits), state.tree.raw_value.at[0].set(value)),
+        tree,
+        (tree.logits.at[0].set(_log_prior(logits, actions)), tree.raw_value.at[0].set(value)),
     )
     logits, notes = mcts.root.start(tree.node(jnp.int32(0)), mcts.num_simulations, key=root_key)
     tree = eqx.tree_at(lambda tree: tree.logits, tree, tree.logits.at[0].set(logits))
@@ -170,13 +201,15 @@ def search_step(mcts: MCTS, env: Env, evaluator: Evaluator, state: SearchState, 
     **Arguments:** `state`, from [`tz.start_search`][] or an earlier step; `key`, for the evaluator.
     """
     tree = state.tree
-    node, action = descend(tree, mcts.root.select(state.root, state.notes, mcts.selector), mcts.selector)
-    env_state, metadata = env.step(jax.tree.map(lambda x: x[node], tree.state), action)
+    root_action = mcts.root.select(tree.node(jnp.int32(0)), state.notes, mcts.selector)
+    node, action = descend(tree, root_action, mcts.selector)
+    env_state, metadata = env.step(jax.tree.map(lambda x: x[node], tree.state), tree.env_action(node, action))
     logits, value = _evaluate(evaluator, env_state, metadata, key)
+    actions = _largest(mcts, logits)
     mover = tree.player[node]
     sign = jnp.where(metadata.cur_player_id == mover, 1.0, -1.0)
     q = metadata.rewards[mover] + mcts.discount * sign * value
-    tree = append(tree, node, action, env_state, metadata, logits, value)
+    tree = append(tree, node, action, env_state, metadata, _log_prior(logits, actions), actions, value)
     tree = backup(tree, node, action, q, mcts.discount, mcts.backup)
     return SearchState(tree, state.metadata, state.notes)
 
@@ -200,7 +233,7 @@ def action_weights(mcts: MCTS, state: SearchState) -> Float[Array, " A"]:
 
     The temperature does not enter: this is the target of training, [`tz.choose_action`][] is the choice of a move.
     """
-    return mcts.root.read(state.root, state.notes)[0]
+    return state.spread(mcts.root.read(state.tree.node(jnp.int32(0)), state.notes)[0], 0.0)
 
 
 def choose_action(mcts: MCTS, state: SearchState, *, key: PRNGKeyArray) -> Int[Array, ""]:
@@ -208,8 +241,8 @@ def choose_action(mcts: MCTS, state: SearchState, *, key: PRNGKeyArray) -> Int[A
 
     The weights are those of the root policy, the share of the visits mostly, as changed by `mcts.final_move`.
     """
-    _, log_weights = mcts.root.read(state.root, state.notes)
-    log_weights = mcts.final_move(state.tree, mcts.discount, log_weights)
+    _, log_weights = mcts.root.read(state.tree.node(jnp.int32(0)), state.notes)
+    log_weights = state.spread(mcts.final_move(state.tree, mcts.discount, log_weights), -jnp.inf)
     log_weights = log_weights - jnp.max(log_weights)
     temperature = jnp.asarray(mcts.temperature, jnp.float32)
     tempered = jnp.where(log_weights == 0, 0.0, log_weights / temperature)  # at 0: -inf but for the best
@@ -232,6 +265,16 @@ def advance(
     """
     if not mcts.persist_tree:
         return init_search(mcts, env_state, metadata)
-    child = jnp.where(reset, -1, state.tree.children[0, action])
+    child = state.spread(state.tree.children[0], -1)[action]
+    child = jnp.where(reset, -1, child)
     tree = reroot(state.tree, child, env_state, metadata)
     return SearchState(tree, metadata, _no_notes(mcts, tree))
+
+
+def search_bytes(mcts: MCTS, env: Env, num_games: int = 1) -> int:
+    """The bytes that the search states of `num_games` games take: their trees, mostly.
+
+    A program needs more while it runs: [`tz.advance`][] writes a second tree before it gives up the first.
+    """
+    state = jax.eval_shape(lambda key: init_search(mcts, *env.init(key)), jax.random.key(0))
+    return num_games * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))

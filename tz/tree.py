@@ -42,7 +42,8 @@ class Tree(eqx.Module):
 
     Edge fields, `[N, A]`: `logits` (log prior, -inf where illegal), `children` (node index, -1 where there is none),
     `visits`, and `q` (expected discounted return of the edge for the player to move at its node). An edge can have
-    visits and no child: the tree was full when it was first tried.
+    visits and no child: the tree was full when it was first tried. Where a node keeps only some of the actions, `A` is
+    their number, `actions` says which they are, and every action in this module is a place among them.
 
     `q_low` and `q_high` are the least and greatest value that any `q` has had; infinity and minus infinity at first.
     """
@@ -58,6 +59,7 @@ class Tree(eqx.Module):
     children: Int[Array, "N A"]
     visits: Int[Array, "N A"]
     q: Float[Array, "N A"]
+    actions: Int[Array, "N A"] | None
     q_low: Float[Array, ""]
     q_high: Float[Array, ""]
     size: Int[Array, ""]
@@ -66,6 +68,10 @@ class Tree(eqx.Module):
     def max_nodes(self) -> int:
         """`N`, the number of node slots."""
         return self.parent.shape[-1]
+
+    def env_action(self, node: Int[Array, ""], action: Int[Array, ""]) -> Int[Array, ""]:
+        """What the game calls the action of an edge."""
+        return action if self.actions is None else self.actions[node, action].astype(jnp.int32)
 
     def node(self, index: Int[Array, ""]) -> "Node":
         """What selectors and backups see of node `index`."""
@@ -98,12 +104,13 @@ class Node(eqx.Module):
         return (self.raw_value + jnp.sum(self.visits * self.q)) / self.num_visits
 
 
-def init_tree(state: PyTree, metadata: StepMetadata, max_nodes: int) -> Tree:
+def init_tree(state: PyTree, metadata: StepMetadata, max_nodes: int, max_actions: int | None = None) -> Tree:
     """A tree with only a root, not yet evaluated.
 
-    **Arguments:** `state` and `metadata` of the root, one game; `max_nodes`, the number of slots `N`.
+    **Arguments:** `state` and `metadata` of the root, one game; `max_nodes`, the number of slots `N`; `max_actions`,
+    how many actions a node keeps, all of them by default.
     """
-    num_actions = metadata.action_mask.shape[0]
+    num_actions = metadata.action_mask.shape[0] if max_actions is None else max_actions
     state = jax.tree.map(jnp.asarray, state)  # pgx has Python numbers in some initial states
 
     def slots(value, *shape, dtype):
@@ -121,6 +128,7 @@ def init_tree(state: PyTree, metadata: StepMetadata, max_nodes: int) -> Tree:
         children=slots(-1, num_actions, dtype=jnp.int32),
         visits=slots(0, num_actions, dtype=jnp.int32),
         q=slots(0, num_actions, dtype=jnp.float32),
+        actions=None if max_actions is None else slots(0, num_actions, dtype=jnp.int16),
         q_low=jnp.float32(jnp.inf),
         q_high=jnp.float32(-jnp.inf),
         size=jnp.int32(1),
@@ -161,12 +169,13 @@ def append(
     state: PyTree,
     metadata: StepMetadata,
     logits: Float[Array, " A"],
+    actions: Int[Array, " A"] | None,
     value: Float[Array, ""],
 ) -> Tree:
     """Adds the child that edge `(node, action)` leads to; does nothing where it exists or the tree is full.
 
-    **Arguments:** `state`, `metadata`, `logits` (log prior, -inf where illegal) and `value` (for its own player to
-    move, 0 if terminal) of the child.
+    **Arguments:** `state`, `metadata`, `logits` (log prior, -inf where illegal), `actions` (which they are, unless they
+    are all) and `value` (for its own player to move, 0 if terminal) of the child.
     """
     is_new = (tree.children[node, action] < 0) & (tree.size < tree.max_nodes)
     slot = jnp.where(is_new, tree.size, tree.max_nodes)  # out of bounds: the write is dropped
@@ -186,6 +195,7 @@ def append(
         children=tree.children.at[jnp.where(is_new, node, tree.max_nodes), action].set(slot, mode="drop"),
         visits=tree.visits,
         q=tree.q,
+        actions=jax.tree.map(put, tree.actions, actions),
         q_low=tree.q_low,
         q_high=tree.q_high,
         size=tree.size + is_new,
@@ -264,6 +274,7 @@ def reroot(tree: Tree, child: Int[Array, ""], state: PyTree, metadata: StepMetad
         children=children,
         visits=moved(tree.visits, 0),
         q=moved(tree.q, 0.0),
+        actions=jax.tree.map(lambda column: moved(column, 0), tree.actions),
         q_low=jnp.where(child >= 0, tree.q_low, jnp.inf),
         q_high=jnp.where(child >= 0, tree.q_high, -jnp.inf),
         size=jnp.maximum(position[-1] + 1, 1),
