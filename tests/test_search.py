@@ -396,3 +396,24 @@ def test_max_actions_out_of_range_are_refused():
     env = tabular_env(draw_tables(0))
     with pytest.raises(ValueError, match="max_actions=9, but the game has no more than 4 actions"):
         tz.init_search(tz.MCTS(4, max_actions=9), *env.init(jax.random.key(0)))
+
+
+def test_kept_statistics_stay_with_their_actions_when_the_evaluator_changes():
+    """The root is evaluated anew; an evaluator with another order of preference must not move its edges about."""
+    mcts = tz.MCTS(40, root=tz.PlainRoot(), max_actions=2)
+
+    @jax.vmap
+    def one(tables):
+        env, key = tabular_env(tables), jax.random.key(0)
+        first = tz.search(mcts, env, tabular_evaluator(tables), tz.init_search(mcts, *env.init(key)), key=key)
+        action = jnp.argmax(first.root.visits).astype(jnp.int32)
+        kept = tz.advance(mcts, first, action, *env.step(jnp.int32(0), action))
+        other = lambda row, metadata, key: (-tables.logits[row], -tables.values[row])
+        return kept, tz.search(mcts, env, other, kept, key=key)
+
+    tables = [draw_tables(seed, end_rate=0.0) for seed in range(NUM_GAMES)]
+    kept, second = eqx.filter_jit(one)(stack_tables(tables))
+    before, after = (jax.vmap(lambda s: s.root.visits)(s) for s in (kept, second))
+    assert (before > 0).any() and (after >= before).all()
+    rows = jax.vmap(lambda t, row: t.legal[row])(stack_tables(tables), kept.tree.state[:, 0])
+    assert not after[~rows].any()

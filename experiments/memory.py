@@ -1,0 +1,57 @@
+"""What a node of the search tree takes, for every two-player game of pgx that tz plays.
+
+    python experiments/memory.py --out experiments/results/memory.md
+
+Nothing is allocated: the sizes are those of the arrays that `tz.search_bytes` adds up. A node keeps the environment's
+state without its observation, six numbers, and four (with `max_actions`, five) for each action.
+"""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import jax
+import pgx
+from timing import heading
+
+import tz
+
+MOST_LEGAL = {"chess": 218, "shogi": 593}  # the most legal moves that any position has
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, help="write the table to this Markdown file")
+    arguments = parser.parse_args()
+    lines = [
+        "# Memory of the search tree",
+        "",
+        f"{heading('jax', 'pgx')} Bytes a node; `max_actions` is at least the most legal moves of any position, so "
+        "nothing is lost. The last column: 1,024 games x 128 nodes.",
+        "",
+        "| game | actions | observation | state | all of a node | 1,024 x 128, GB |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for name in pgx.available_envs():
+        try:
+            env = tz.from_pgx(name)
+        except ValueError:  # chance or hidden information
+            continue
+        state = jax.eval_shape(lambda key, env=env: env.init(key)[0], jax.random.key(0))
+        state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+        observation = env.observation.size * env.observation.dtype.itemsize
+        mcts = tz.MCTS(127, 128)
+        for kept in (None, MOST_LEGAL[name]) if name in MOST_LEGAL else (None,):
+            settings = dataclasses.replace(mcts, max_actions=kept)
+            larger = dataclasses.replace(settings, max_nodes=256)
+            node = (tz.search_bytes(larger, env) - tz.search_bytes(settings, env)) // 128
+            total = tz.search_bytes(settings, env, 1024) / 1e9
+            actions = f"{env.num_actions:,}" if kept is None else f"max_actions={kept}"
+            lines.append(f"| {name} | {actions} | {observation:,} | {state_bytes:,} | {node:,} | {total:.2f} |")
+    print("\n".join(lines))
+    if arguments.out:
+        arguments.out.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
