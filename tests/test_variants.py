@@ -174,6 +174,28 @@ def test_all_variants_compose(selector, root, backup):
     assert kept.tree.size.mean() > 2, "something was kept"
 
 
+def test_gumbel_moves_by_the_best_of_the_most_visited():
+    """And selects by the best of those whose turn it is; `gumbel + logits + completed q` decides in both."""
+    nodes, rng = random_nodes(NODES), np.random.default_rng(1)
+    gumbel = jnp.asarray(rng.gumbel(size=(NODES, 6)), jnp.float32)
+    before = jnp.stack([node.visits // 2 for node in nodes])
+    turns = jnp.asarray(rng.integers(0, 2, (NODES, 90)), jnp.int32)
+    root = tz.Gumbel()
+    notes = jax.vmap(GumbelNotes)(gumbel, before, turns)
+    moves = jax.vmap(lambda node, notes: jnp.argmax(root.read(node, notes)[1]))(stacked(nodes), notes)
+    selected = jax.vmap(lambda node, notes: root.select(node, notes, tz.PUCT()))(stacked(nodes), notes)
+    num_others = 0
+    for index, node in enumerate(nodes):
+        new, legal = np.asarray(node.visits - before[index]), np.asarray(node.logits) > -np.inf
+        score = np.where(legal, np.asarray(gumbel[index]) + np.asarray(node.logits) + completed_q(node), -np.inf)
+        assert moves[index] == np.argmax(np.where(new == new[legal].max(), score, -np.inf))
+        num_others += moves[index] != np.argmax(score)
+        turn = int(turns[index, new.sum()]) if new.sum() < 90 else new.max()
+        if (legal & (new == turn)).any():
+            assert selected[index] == np.argmax(np.where(new == turn, score, -np.inf))
+    assert num_others > NODES / 4
+
+
 def test_gumbel_on_a_reused_root_counts_the_visits_of_this_search():
     mcts = tz.gumbel_mcts(20, 3)
     tables = [draw_tables(seed, end_rate=0.0) for seed in range(NUM_GAMES)]
