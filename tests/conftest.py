@@ -6,6 +6,7 @@ import tempfile
 
 import jax
 import jaxtyping
+import pytest
 
 CACHE = pathlib.Path(os.environ.get("TZ_TEST_CACHE", pathlib.Path(tempfile.gettempdir()) / "tz_test_cache"))
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
@@ -13,3 +14,10 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 jaxtyping.install_import_hook("tz", "beartype.beartype")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _release_compiled_programs():
+    """A compiled program holds memory maps, of which Linux allows a process 65,530: without this, the suite crashes."""
+    yield
+    jax.clear_caches()
