@@ -396,6 +396,10 @@ def test_max_actions_out_of_range_are_refused():
     env = tabular_env(draw_tables(0))
     with pytest.raises(ValueError, match="max_actions=9, but the game has no more than 4 actions"):
         tz.init_search(tz.MCTS(4, max_actions=9), *env.init(jax.random.key(0)))
+    row, metadata = env.init(jax.random.key(0))
+    metadata = dataclasses.replace(metadata, action_mask=jnp.ones(40_000, bool))  # more than the narrow type can name
+    with pytest.raises(ValueError, match="at most 32768 actions, found 40000"):
+        tz.init_search(tz.MCTS(4, max_actions=9), row, metadata)
 
 
 def test_kept_statistics_stay_with_their_actions_when_the_evaluator_changes():

@@ -131,6 +131,10 @@ def init_search(mcts: MCTS, env_state: PyTree, metadata: StepMetadata) -> Search
     num_actions = metadata.action_mask.shape[0]
     if mcts.max_actions is not None and mcts.max_actions > num_actions:
         raise ValueError(f"MCTS: max_actions={mcts.max_actions}, but the game has no more than {num_actions} actions.")
+    if mcts.max_actions is not None and num_actions > 2**15:
+        raise ValueError(
+            f"MCTS: max_actions needs a game of at most 32768 actions, found {num_actions}; leave it None."
+        )
     tree = init_tree(env_state, metadata, mcts.max_nodes, mcts.max_actions)
     return SearchState(tree, metadata, _no_notes(mcts, tree))
 
