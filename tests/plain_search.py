@@ -1,5 +1,6 @@
 """The same search as `tz.search`, for one game at a time, written to be read: an oracle."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -67,13 +68,23 @@ def softmax_backup(node, action, q, temperature=0.1):
     return (node.raw_value + total * (weights @ node.q) / weights.sum()) / (1 + total)
 
 
-def simulate(tables, root, node, select, max_nodes, discount, backup):
-    """One simulation below `node`; returns what it is worth to the player to move there."""
-    state, player = node.state, tables.player[node.state]
-    action = select(node, tables.legal[state])
+def choose_path(tables, node, select):
+    """Actions from `node` to an edge that leads nowhere yet; marks each as a visit that returned what was expected."""
+    path = []
+    while node is not None and not (path and tables.terminated[node.state]):
+        action = select(node, tables.legal[node.state])
+        node.q[action] = node.q[action] if node.visits[action] else node.value()
+        node.visits[action] += 1
+        path, node = [*path, action], node.children.get(action)
+    return path
+
+
+def simulate(tables, root, node, path, max_nodes, discount, backup):
+    """One simulation along `path` below `node`; returns what it is worth to the player to move there."""
+    state, player, action = node.state, tables.player[node.state], path[0]
     after = int(tables.next_state[state, action])
-    if action in node.children and not tables.terminated[after]:
-        value = simulate(tables, root, node.children[action], select, max_nodes, discount, backup)
+    if path[1:]:
+        value = simulate(tables, root, node.children[action], path[1:], max_nodes, discount, backup)
     else:
         leaf = make_node(tables, after)
         value = leaf.raw_value
@@ -88,7 +99,9 @@ def simulate(tables, root, node, select, max_nodes, discount, backup):
     return value
 
 
-def plain_search(tables, root, select, num_simulations, max_nodes, discount, backup=mean_backup):
+def plain_search(tables, root, select, num_simulations, max_nodes, discount, backup=mean_backup, num_leaves=1):
     """Runs the simulations in place. `tables` holds NumPy arrays."""
-    for _ in range(num_simulations):
-        simulate(tables, root, root, select, max_nodes, discount, backup)
+    for _ in range(num_simulations // num_leaves):
+        marked = copy.deepcopy(root)
+        for path in [choose_path(tables, marked, select) for _ in range(num_leaves)]:
+            simulate(tables, root, root, path, max_nodes, discount, backup)

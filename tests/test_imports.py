@@ -11,7 +11,7 @@ PACKAGE = pathlib.Path(tz.__file__).parent
 LAYERS = [
     {"env", "tree", "layers"},
     {"evaluators", "selectors", "backups", "roots", "moves", "networks", "replay", "targets", "symmetries", "envs.pgx"},
-    {"search", "train"},
+    {"mcts", "search", "train"},
     {"selfplay", "arena", "testers"},
     {"loop", "checkpoint", "logging"},
 ]

@@ -150,15 +150,15 @@ def search_twice(mcts, tables):
 
 
 def pairs():
-    """Every selector with every root policy, and every backup with both."""
+    """Every selector with every root policy, and every backup and number of leaves with both."""
     for index, (selector, root) in enumerate(itertools.product(SELECTORS, ROOTS)):
-        yield selector, root, list(BACKUPS)[(index + index // 4) % 3]
+        yield selector, root, list(BACKUPS)[(index + index // 4) % 3], (1, 4)[(index + index // 4) % 2]
 
 
-@pytest.mark.parametrize(("selector", "root", "backup"), list(pairs()))
-def test_all_variants_compose(selector, root, backup):
+@pytest.mark.parametrize(("selector", "root", "backup", "num_leaves"), list(pairs()))
+def test_all_variants_compose(selector, root, backup, num_leaves):
     settings = {"selector": SELECTORS[selector], "root": ROOTS[root], "backup": BACKUPS[backup]}
-    mcts = tz.MCTS(20, discount=0.95, **settings)
+    mcts = tz.MCTS(20, discount=0.95, num_leaves=num_leaves, **settings)
     tables = [draw_tables(seed, end_rate=0.1) for seed in range(NUM_GAMES)]
     first, action, kept, second, move, weights = jax.device_get(search_twice(mcts, stack_tables(tables)))
     for game in range(NUM_GAMES):
@@ -196,8 +196,9 @@ def test_gumbel_moves_by_the_best_of_the_most_visited():
     assert num_others > NODES / 4
 
 
-def test_gumbel_on_a_reused_root_counts_the_visits_of_this_search():
-    mcts = tz.gumbel_mcts(20, 3)
+@pytest.mark.parametrize("num_leaves", [1, 5])
+def test_gumbel_on_a_reused_root_counts_the_visits_of_this_search(num_leaves):
+    mcts = tz.gumbel_mcts(20, 3, num_leaves=num_leaves)
     tables = [draw_tables(seed, end_rate=0.0) for seed in range(NUM_GAMES)]
     first, _, kept, second, move, _ = jax.device_get(search_twice(mcts, stack_tables(tables)))
     assert kept.tree.visits[:, 0].any()

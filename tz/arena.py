@@ -9,8 +9,9 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from tz.env import Env, StepMetadata
+from tz.mcts import MCTS
 from tz.roots import PlainRoot
-from tz.search import MCTS, Evaluator, SearchState, advance, choose_action, init_search, search
+from tz.search import Evaluator, SearchState, advance, choose_action, init_search, search
 
 
 class Player(eqx.Module):

@@ -74,3 +74,13 @@ class MaxBackup(eqx.Module):
         new_q = node.q[action] + (q - node.q[action]) / (node.visits[action] + 1)
         best = jnp.max(jnp.where(taken, new_q, jnp.where(node.visits > 0, node.q, -jnp.inf)))
         return new_q, self.lambda_ * q + (1 - self.lambda_) * best
+
+
+def virtual_visit(node: Node, action: Int[Array, ""], q: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The mark of a simulation under way, so that the next goes elsewhere: a visit that returned what was expected.
+
+    An edge keeps its `q`, and one without visits gets the value of its node; only the visits grow.
+
+    Liu et al., *Watch the unobserved: a simple approach to parallelizing Monte Carlo tree search*, ICLR 2020.
+    """
+    return jnp.where(node.visits[action] > 0, node.q[action], node.value), q

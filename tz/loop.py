@@ -15,8 +15,8 @@ from tqdm import tqdm
 from tz.env import Env
 from tz.evaluators import NetworkEvaluator
 from tz.logging import Sink, console_sink
+from tz.mcts import MCTS, without_exploration
 from tz.replay import EpisodeReplayBuffer, ReplayState, Sample, Trajectory
-from tz.search import MCTS, without_exploration
 from tz.selfplay import CollectState, collect, init_collect
 from tz.train import Loss, Metrics, TrainState, az_loss, init_train, train_step
 

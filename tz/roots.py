@@ -13,10 +13,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from tz.selectors import CompletedQ, best_action
-from tz.tree import Node
+from tz.tree import Node, any_game
 
 Selector = Callable[[Node], Int[Array, ""]]
 
@@ -75,6 +76,31 @@ class PlainRoot(RootPolicy):
         return self
 
 
+def _log_gamma(key: PRNGKeyArray, alpha: Float[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """Logarithms of gamma variates: all of a round are drawn at once, and kept where they are accepted.
+
+    `jax.random.loggamma` gives each variate a key and a loop of its own, which takes four times as long.
+
+    Marsaglia and Tsang, *A simple method for generating gamma variables*, ACM TOMS 2000, with the boost of section 6.
+    """
+    key, boost_key = jax.random.split(key)
+    boost = jnp.log(jax.random.uniform(boost_key, shape, minval=jnp.finfo(alpha.dtype).tiny)) / alpha
+    d = alpha + 2 / 3
+
+    def draw(carry):
+        key, accepted, log_v = carry
+        key, normal_key, uniform_key = jax.random.split(key, 3)
+        normal, uniform = jax.random.normal(normal_key, shape), jax.random.uniform(uniform_key, shape)
+        v = (1 + normal / jnp.sqrt(9 * d)) ** 3
+        new = jnp.log(jnp.maximum(v, jnp.finfo(alpha.dtype).tiny))
+        accept = (v > 0) & (jnp.log(uniform) < normal**2 / 2 + d - d * v + d * new)
+        return key, accepted | accept, jnp.where(accepted, log_v, new)
+
+    carry = key, jnp.zeros(shape, bool), jnp.zeros(shape, alpha.dtype)
+    _, _, log_v = lax.while_loop(lambda carry: any_game(~jnp.all(carry[1])), draw, carry)
+    return jnp.log(d) + log_v + boost
+
+
 class Dirichlet(RootPolicy):
     """Mixes Dirichlet noise into the root's prior, `(1 - epsilon) * prior + epsilon * noise`, on legal actions only.
 
@@ -99,7 +125,7 @@ class Dirichlet(RootPolicy):
         del num_simulations
         logits = node.logits
         legal = logits > -jnp.inf
-        gamma = jax.random.loggamma(key, jnp.asarray(self.alpha, logits.dtype), logits.shape)  # in logs: no underflow
+        gamma = _log_gamma(key, jnp.asarray(self.alpha, logits.dtype), logits.shape)  # in logs: no underflow
         noise = jax.nn.softmax(jnp.where(legal, gamma, -jnp.inf))
         mixed = (1 - self.epsilon) * jnp.exp(logits) + self.epsilon * noise
         tiny = jnp.finfo(logits.dtype).tiny

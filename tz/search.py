@@ -1,10 +1,7 @@
 """Monte Carlo tree search over one game, as functions: start, simulate, read the result, move on with the subtree."""
 
-import dataclasses
-import math
-import warnings
+import functools
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -12,84 +9,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
-from tz.backups import MeanBackup
+from tz.backups import virtual_visit
 from tz.env import Env, StepMetadata
-from tz.moves import by_weights
-from tz.roots import Dirichlet, Gumbel, RootPolicy
-from tz.selectors import PUCT, ImprovedPolicy
+from tz.mcts import MCTS
 from tz.tree import Node, Tree, append, backup, descend, init_tree, reroot
 
 Evaluator = Callable[[PyTree, StepMetadata, PRNGKeyArray], tuple[Float[Array, " A"], Float[Array, ""]]]
 """`(env_state, metadata, key) -> (logits [A], value [])`; the value is for the player to move."""
-
-
-class MCTS(eqx.Module):
-    """The settings of a search.
-
-    **Fields:**
-
-    - `num_simulations`: simulations a search; each evaluates one position.
-    - `max_nodes`: node slots of the tree, the root included; by default enough for one search, twice that with
-        `persist_tree`. A full tree keeps searching and updating its statistics but adds no nodes.
-    - `max_actions`: how many actions a node keeps, those with the largest prior; all by default. A game of many actions
-        of which few are legal takes far less memory that way, and with room for all legal ones nothing else changes.
-    - `selector`: `Node -> action`, such as [`tz.PUCT`][] or [`tz.MuZeroPUCT`][].
-    - `root`: what is special at the root, such as [`tz.Dirichlet`][] or [`tz.Gumbel`][].
-    - `backup`: `(Node, action, q) -> (new q, value)`, such as [`tz.MeanBackup`][].
-    - `discount`: of the return, a step.
-    - `temperature`: of the choice of the move, `weights ** (1 / temperature)`; 0 takes the best.
-    - `final_move`: `(tree, discount, log_weights) -> log_weights`, such as [`tz.LowerConfidenceBound`][].
-    - `persist_tree`: whether [`tz.advance`][] keeps the subtree of the move played.
-
-    The floats may be JAX arrays, to sweep them with `vmap`.
-
-    **Raises:** `ValueError` if a number is out of its range.
-    """
-
-    num_simulations: int = eqx.field(static=True)
-    max_nodes: int = eqx.field(static=True, default=0)
-    max_actions: int | None = eqx.field(static=True, default=None)
-    selector: Callable[[Node], Int[Array, ""]] = PUCT()
-    root: RootPolicy = Dirichlet()
-    backup: Callable[..., Any] = MeanBackup()
-    discount: float | Float[Array, ""] = 1.0
-    temperature: float | Float[Array, ""] = 1.0
-    final_move: Callable[..., Float[Array, " A"]] = by_weights
-    persist_tree: bool = eqx.field(static=True, default=True)
-
-    def __post_init__(self):
-        if self.num_simulations < 1:
-            raise ValueError(f"MCTS: num_simulations must be at least 1, found {self.num_simulations}.")
-        if self.max_nodes == 0:
-            self.max_nodes = self.num_simulations * (2 if self.persist_tree else 1) + 1
-        if self.max_nodes < 2:
-            raise ValueError(f"MCTS: max_nodes must be at least 2 (the root and one child), found {self.max_nodes}.")
-        if self.max_nodes <= self.num_simulations:
-            warnings.warn(
-                f"MCTS: {self.num_simulations} simulations can add as many nodes, but max_nodes={self.max_nodes} has "
-                f"room for {self.max_nodes - 1} below the root. Once the tree is full, simulations go on to improve "
-                "its statistics but add no nodes. Raise max_nodes or lower num_simulations to avoid this.",
-                stacklevel=2,
-            )
-        if self.max_actions is not None and not 1 <= self.max_actions < 2**15:
-            raise ValueError(f"MCTS: max_actions must be from 1 to 32767, found {self.max_actions}.")
-        if isinstance(self.temperature, int | float) and not 0 <= self.temperature < math.inf:
-            raise ValueError(f"MCTS: temperature must be 0 or more and finite, found {self.temperature}.")
-        if isinstance(self.discount, int | float) and not 0 <= self.discount <= 1:
-            raise ValueError(f"MCTS: discount must be from 0 to 1, found {self.discount}.")
-
-
-def without_exploration(mcts: MCTS) -> MCTS:
-    """The same search for matches and analysis: no noise at the root, and the best move taken (temperature 0)."""
-    return dataclasses.replace(mcts, root=mcts.root.quiet(), temperature=0.0)
-
-
-def gumbel_mcts(num_simulations: int, max_num_considered_actions: int = 16, **settings: Any) -> MCTS:
-    """The search of Gumbel AlphaZero: [`tz.Gumbel`][] at the root and [`tz.ImprovedPolicy`][] below.
-
-    **Arguments:** `settings`, of [`tz.MCTS`][].
-    """
-    return MCTS(num_simulations, root=Gumbel(max_num_considered_actions), selector=ImprovedPolicy(), **settings)
 
 
 class SearchState(eqx.Module):
@@ -199,22 +125,69 @@ def start_search(mcts: MCTS, evaluator: Evaluator, state: SearchState, *, key: P
     return SearchState(tree, state.metadata, notes)
 
 
-def search_step(mcts: MCTS, env: Env, evaluator: Evaluator, state: SearchState, *, key: PRNGKeyArray) -> SearchState:
-    """One simulation: go down to an edge without a child, step the game, evaluate, add the node, back up.
+class _Leaf(eqx.Module):
+    """The edge that a simulation ends with, the position it leads to, and the return on the edge."""
 
-    **Arguments:** `state`, from [`tz.start_search`][] or an earlier step; `key`, for the evaluator.
-    """
-    tree = state.tree
-    root_action = mcts.root.select(tree.node(jnp.int32(0)), state.notes, mcts.selector)
-    node, action = descend(tree, root_action, mcts.selector)
+    node: Int[Array, ""]
+    action: Int[Array, ""]
+    env_state: PyTree
+    metadata: StepMetadata
+    log_prior: Float[Array, " K"]
+    actions: Int[Array, " K"] | None
+    value: Float[Array, ""]
+    q: Float[Array, ""]
+
+
+def _choose_edge(mcts: MCTS, tree: Tree, notes: PyTree) -> tuple[Int[Array, ""], Int[Array, ""]]:
+    root_action = mcts.root.select(tree.node(jnp.int32(0)), notes, mcts.selector)
+    return descend(tree, root_action, mcts.selector)
+
+
+def _choose_edges(mcts: MCTS, tree: Tree, notes: PyTree) -> tuple[Int[Array, " K"], Int[Array, " K"]]:
+    """The edges of `mcts.num_leaves` simulations, each chosen as if the ones before it had been expected."""
+
+    def changing(tree):
+        return tree.visits, tree.q, tree.q_low, tree.q_high
+
+    def choose(statistics, _):
+        marked = eqx.tree_at(changing, tree, statistics)
+        node, action = _choose_edge(mcts, marked, notes)
+        marked = backup(marked, node, action, jnp.float32(0), 1.0, virtual_visit)
+        return changing(marked), (node, action)
+
+    return lax.scan(choose, changing(tree), length=mcts.num_leaves)[1]
+
+
+def _expand(mcts: MCTS, env: Env, evaluator: Evaluator, tree: Tree, node, action, key) -> _Leaf:
     env_state, metadata = env.step(jax.tree.map(lambda x: x[node], tree.state), tree.env_action(node, action))
     logits, value = _evaluate(evaluator, env_state, metadata, key)
     actions = _largest(mcts, logits)
     mover = tree.player[node]
     sign = jnp.where(metadata.cur_player_id == mover, 1.0, -1.0)
     q = metadata.rewards[mover] + mcts.discount * sign * value
-    tree = append(tree, node, action, env_state, metadata, _log_prior(logits, actions), actions, value)
-    tree = backup(tree, node, action, q, mcts.discount, mcts.backup)
+    return _Leaf(node, action, env_state, metadata, _log_prior(logits, actions), actions, value, q)
+
+
+def _add(mcts: MCTS, tree: Tree, leaf: _Leaf) -> Tree:
+    tree = append(tree, leaf.node, leaf.action, leaf.env_state, leaf.metadata, leaf.log_prior, leaf.actions, leaf.value)
+    return backup(tree, leaf.node, leaf.action, leaf.q, mcts.discount, mcts.backup)
+
+
+def search_step(mcts: MCTS, env: Env, evaluator: Evaluator, state: SearchState, *, key: PRNGKeyArray) -> SearchState:
+    """One simulation: go down to an edge without a child, step the game, evaluate, add the node, back up.
+
+    With `mcts.num_leaves` above 1, that many simulations.
+
+    **Arguments:** `state`, from [`tz.start_search`][] or an earlier step; `key`, for the evaluator.
+    """
+    tree = state.tree
+    expand = functools.partial(_expand, mcts, env, evaluator, tree)
+    if mcts.num_leaves == 1:
+        tree = _add(mcts, tree, expand(*_choose_edge(mcts, tree, state.notes), key))
+    else:
+        edges = _choose_edges(mcts, tree, state.notes)
+        leaves = jax.vmap(expand)(*edges, jax.random.split(key, mcts.num_leaves))
+        tree = lax.scan(lambda tree, leaf: (_add(mcts, tree, leaf), None), tree, leaves)[0]
     return SearchState(tree, state.metadata, state.notes)
 
 
@@ -229,7 +202,7 @@ def search(mcts: MCTS, env: Env, evaluator: Evaluator, state: SearchState, *, ke
     def body(state, key):
         return search_step(mcts, env, evaluator, state, key=key), None
 
-    return lax.scan(body, state, jax.random.split(key, mcts.num_simulations))[0]
+    return lax.scan(body, state, jax.random.split(key, mcts.num_simulations // mcts.num_leaves))[0]
 
 
 def action_weights(mcts: MCTS, state: SearchState) -> Float[Array, " A"]:

@@ -11,10 +11,13 @@ from tz.tree import Node
 
 
 def best_action(scores: Float[Array, " A"]) -> Int[Array, ""]:
-    """The index of the largest score, the first of equals (faster on a CPU than `jnp.argmax`)."""
-    actions = jnp.arange(scores.shape[0], dtype=jnp.int32)
-    first = jnp.min(jnp.where(scores == jnp.max(scores), actions, scores.shape[0]))
-    return jnp.minimum(first, scores.shape[0] - 1)  # all NaN: nothing equals the maximum
+    """The index of the largest score, the first of equals; the last where all are NaN.
+
+    In floats, which a CPU reduces several times faster than integers; `jnp.argmax` is slower still.
+    """
+    num_left = jnp.arange(scores.shape[0], 0, -1, dtype=jnp.float32)  # exact up to 2**24 actions
+    most_left = jnp.max(jnp.where(scores == jnp.max(scores), num_left, 1.0))
+    return scores.shape[0] - most_left.astype(jnp.int32)
 
 
 class PUCT(eqx.Module):

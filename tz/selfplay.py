@@ -7,8 +7,9 @@ from jax import lax
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from tz.env import Env
+from tz.mcts import MCTS
 from tz.replay import Trajectory
-from tz.search import MCTS, Evaluator, SearchState, action_weights, advance, choose_action, init_search, search
+from tz.search import Evaluator, SearchState, action_weights, advance, choose_action, init_search, search
 
 
 class CollectState(eqx.Module):

@@ -8,7 +8,8 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from tz.arena import MatchResult, Player, play_match
 from tz.env import Env
-from tz.search import MCTS, Evaluator
+from tz.mcts import MCTS
+from tz.search import Evaluator
 
 TesterMetrics = dict[str, float]
 
