@@ -9,6 +9,7 @@ search is compared with its counterpart in mctx, which has the same noise at the
 
 import argparse
 import functools
+import itertools
 import statistics
 from pathlib import Path
 
@@ -87,16 +88,34 @@ def network_alone(env: tz.Env, evaluator, num_calls: int, states, metadata, key)
     return lax.scan(body, observations, None, length=num_calls)[0]
 
 
+def kept_search(mcts: tz.MCTS, env: tz.Env, evaluator, states, key):
+    """The search after a move: its tree begins with what an earlier search left."""
+
+    def one(state, key):
+        return tz.action_weights(mcts, tz.search(mcts, env, evaluator, state, key=key))
+
+    return jax.vmap(one)(states, jax.random.split(key, states.tree.size.shape[0]))
+
+
+def after_a_move(mcts: tz.MCTS, env: tz.Env, evaluator, states, metadata, key):
+    def one(state, metadata, key):
+        searched = tz.search(mcts, env, evaluator, tz.init_search(mcts, state, metadata), key=key)
+        action = tz.choose_action(mcts, searched, key=key)
+        return tz.advance(mcts, searched, action, *env.step(state, action))
+
+    return jax.vmap(one)(states, metadata, jax.random.split(key, len(metadata.terminated)))
+
+
 def searches(num_simulations: int, variants: bool) -> dict[str, tz.MCTS]:
     settings = {"num_simulations": num_simulations, "max_nodes": num_simulations + 1, "persist_tree": False}
     plain = settings | {"root": tz.PlainRoot()}
     found = {
+        "tz, PUCT": tz.MCTS(**plain),
         "tz, MuZeroPUCT, Dirichlet": tz.MCTS(selector=tz.MuZeroPUCT(), **settings),
         "tz, Gumbel": tz.gumbel_mcts(**settings),
     }
     if variants:
         found |= {
-            "tz, PUCT": tz.MCTS(**plain),
             "tz, PUCT, Dirichlet": tz.MCTS(**settings),
             "tz, MuZeroPUCT": tz.MCTS(selector=tz.MuZeroPUCT(), **plain),
             'tz, MuZeroPUCT, scale="tree"': tz.MCTS(selector=tz.MuZeroPUCT(scale="tree"), **plain),
@@ -107,69 +126,82 @@ def searches(num_simulations: int, variants: bool) -> dict[str, tz.MCTS]:
     return found
 
 
+def contenders(name: str, num_games: int, num_simulations: int, network: str | None, variants: bool):
+    """What is timed, by name: a function and its inputs."""
+    env, game = tz.from_pgx(name), pgx.make(name)
+    inputs = (*positions(env, num_games), jax.random.key(2))
+    if network is None:
+        evaluator = tz.uniform_evaluator
+        alone = {"`env.step` alone": functools.partial(steps_alone, env, num_simulations)}
+    else:
+        blocks, channels = map(int, network.split("x"))
+        shape = env.observation.shape
+        model = tz.AZResNet(shape, env.num_actions, blocks, channels, "layer", key=jax.random.key(1))
+        evaluator = tz.NetworkEvaluator(model, env.observe)
+        alone = {"the network alone": functools.partial(network_alone, env, evaluator, num_simulations)}
+    functions = {
+        what: functools.partial(tz_search, mcts, env, evaluator)
+        for what, mcts in searches(num_simulations, variants and network is None).items()
+    }
+    for policy in (mctx.muzero_policy, mctx.gumbel_muzero_policy):
+        functions[f"mctx, {policy.__name__}"] = functools.partial(
+            mctx_search, game, env, evaluator, policy, num_simulations
+        )
+    found = {what: (function, inputs) for what, function in (functions | alone).items()}
+    for what, mcts in {"tz, PUCT": tz.MCTS(num_simulations), "tz, Gumbel": tz.gumbel_mcts(num_simulations)}.items():
+        start = jax.jit(functools.partial(after_a_move, mcts, env, evaluator))(*inputs)
+        found[f"{what}, kept subtree"] = functools.partial(kept_search, mcts, env, evaluator), (start, inputs[-1])
+    return found
+
+
+def rows(name: str, size: str, network: str | None, variants: bool, seconds: float):
+    """The lines of the table for one game, size and evaluator."""
+    num_games, num_simulations = map(int, size.split("x"))
+    found = contenders(name, num_games, num_simulations, network, variants)
+    times, compiling, memory = compare(*zip(*found.values(), strict=True), seconds)
+    medians = dict(zip(found, map(statistics.median, times), strict=True))
+    fastest = min(median for what, median in medians.items() if what.startswith("tz"))
+    counterpart = {
+        "`env.step` alone": fastest,
+        "the network alone": fastest,
+        "mctx, muzero_policy": medians["tz, MuZeroPUCT, Dirichlet"],
+        "mctx, gumbel_muzero_policy": medians["tz, Gumbel"],
+    }
+    for what, seconds_to_compile, num_bytes in zip(found, compiling, memory, strict=True):
+        rate = num_games * num_simulations / medians[what]
+        ratio = f"{medians[what] / counterpart[what]:.2f}" if what in counterpart else ""
+        yield (
+            f"| {name} | {size} | {network or 'constant'} | {what} | {rate:,.0f} | {ratio} | {num_bytes / 1e6:,.1f} "
+            f"| {seconds_to_compile:.1f} |"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--games", nargs="+", default=["othello"], help="names of pgx games")
     parser.add_argument("--sizes", nargs="+", default=["64x32", "256x128"], help="games x simulations")
     parser.add_argument("--networks", nargs="*", default=["4x32"], help="blocks x channels, beside the constant")
     parser.add_argument("--variants", action="store_true", help="also the searches that mctx does not have")
-    parser.add_argument("--seconds", type=float, default=20.0, help="time for each table of rows")
+    parser.add_argument("--seconds", type=float, default=20.0, help="time for each game, size and evaluator")
     parser.add_argument("--out", type=Path, help="write the table to this Markdown file")
     arguments = parser.parse_args()
-
     lines = [
         "# The search against mctx",
         "",
         f"{heading('jax', 'mctx', 'pgx', 'equinox')} Run in turns; medians; simulations a second in all games "
         "together (steps or evaluations for what is alone). tz / this: the counterpart in tz over mctx's policy, the "
-        "fastest tz search over what is alone. Memory: what the compiled function takes besides its inputs. Networks: "
-        "blocks x channels, layer norm, float32.",
+        "fastest tz search over what is alone. Kept subtree: with Dirichlet or Gumbel noise, its tree begins with what "
+        "an earlier search left. Memory: what the compiled function takes besides its inputs. Networks: blocks x "
+        "channels, layer norm, float32.",
         "",
         "| game | games x simulations | evaluator | what | simulations/s | tz / this | memory, MB | compile, s |",
         "|---|---|---|---|---:|---:|---:|---:|",
     ]
     print("\n".join(lines), flush=True)
-    for name in arguments.games:
-        env, game = tz.from_pgx(name), pgx.make(name)
-        for size in arguments.sizes:
-            num_games, num_simulations = map(int, size.split("x"))
-            inputs = (*positions(env, num_games), jax.random.key(2))
-            for network in [None, *arguments.networks]:
-                if network is None:
-                    evaluator = tz.uniform_evaluator
-                    alone = {"`env.step` alone": functools.partial(steps_alone, env, num_simulations)}
-                else:
-                    blocks, channels = map(int, network.split("x"))
-                    shape = env.observation.shape
-                    model = tz.AZResNet(shape, env.num_actions, blocks, channels, "layer", key=jax.random.key(1))
-                    evaluator = tz.NetworkEvaluator(model, env.observe)
-                    alone = {"the network alone": functools.partial(network_alone, env, evaluator, num_simulations)}
-                functions = {
-                    what: functools.partial(tz_search, mcts, env, evaluator)
-                    for what, mcts in searches(num_simulations, arguments.variants and network is None).items()
-                }
-                for policy in (mctx.muzero_policy, mctx.gumbel_muzero_policy):
-                    functions[f"mctx, {policy.__name__}"] = functools.partial(
-                        mctx_search, game, env, evaluator, policy, num_simulations
-                    )
-                functions |= alone
-                times, compiling, memory = compare(
-                    list(functions.values()), [inputs] * len(functions), arguments.seconds
-                )
-                medians = dict(zip(functions, map(statistics.median, times), strict=True))
-                fastest = min(median for what, median in medians.items() if what.startswith("tz"))
-                counterpart = dict.fromkeys(alone, fastest) | {
-                    "mctx, muzero_policy": medians["tz, MuZeroPUCT, Dirichlet"],
-                    "mctx, gumbel_muzero_policy": medians["tz, Gumbel"],
-                }
-                for what, seconds, size_in_bytes in zip(functions, compiling, memory, strict=True):
-                    rate = num_games * num_simulations / medians[what]
-                    ratio = f"{medians[what] / counterpart[what]:.2f}" if what in counterpart else ""
-                    lines.append(
-                        f"| {name} | {size} | {network or 'constant'} | {what} | {rate:,.0f} | {ratio} "
-                        f"| {size_in_bytes / 1e6:,.1f} | {seconds:.1f} |"
-                    )
-                    print(lines[-1], flush=True)
+    for name, size, network in itertools.product(arguments.games, arguments.sizes, [None, *arguments.networks]):
+        for line in rows(name, size, network, arguments.variants, arguments.seconds):
+            lines.append(line)
+            print(line, flush=True)
     if arguments.out:
         arguments.out.write_text("\n".join(lines) + "\n")
 
