@@ -59,7 +59,8 @@ def training_data(env: tz.Env, size: int) -> tz.Sample:
     states, metadata = jax.jit(jax.vmap(opening))(jax.random.split(jax.random.key(0), size))
     mask = metadata.action_mask
     value = jax.random.choice(jax.random.key(1), jnp.array([-1.0, 1.0]), (size,))
-    return jax.vmap(tz.Sample)(jax.vmap(env.observe)(states), mask, mask / mask.sum(-1, keepdims=True), value)
+    policy = mask / mask.sum(-1, keepdims=True)
+    return jax.vmap(tz.Sample)(jax.vmap(env.observe)(states), mask, policy, value, jnp.ones(size))
 
 
 def main() -> None:

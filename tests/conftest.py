@@ -1,4 +1,4 @@
-"""Type checks of every annotated shape, and a compilation cache shared by the processes of one run."""
+"""Type checks of every annotated shape, eight devices, and a compilation cache shared by the processes of one run."""
 
 import os
 import pathlib
@@ -12,6 +12,7 @@ CACHE = pathlib.Path(os.environ.get("TZ_TEST_CACHE", pathlib.Path(tempfile.gette
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+jax.config.update("jax_num_cpu_devices", 8)  # for the tests of sharding; the others use the first
 
 jaxtyping.install_import_hook("tz", "beartype.beartype")
 

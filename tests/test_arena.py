@@ -125,8 +125,9 @@ def test_the_best_network_is_replaced_only_by_a_better_one(env):
     strong, weak = Rigged(jnp.float32(1)), Rigged(jnp.float32(-1))
     tester = TwoPlayerTester(num_episodes=20, opening_plies=2, max_steps=9)
     mcts = tz.MCTS(12, 24, root=tz.PlainRoot(), temperature=0.0)
-    test = lambda new, best: tester.test(env, mcts, new, best, key=jax.random.key(0))
-    best, metrics = test(strong, tester.init(weak))
+    mesh = tz.data_mesh()
+    test = lambda new, best: tester.test(env, mcts, new, best, key=jax.random.key(0), mesh=mesh)
+    best, metrics = test(strong, tester.init(weak, mesh=mesh))
     assert metrics["best_replaced"] == 1 and metrics["best_score"] > 0.6 and best.skill == 1
     best, metrics = test(weak, strong)
     assert metrics["best_replaced"] == 0 and metrics["best_score"] < 0.4 and best.skill == 1

@@ -9,11 +9,11 @@ import tz
 
 PACKAGE = pathlib.Path(tz.__file__).parent
 LAYERS = [
-    {"env", "tree", "layers"},
+    {"env", "tree", "layers", "sharding"},
     {"evaluators", "selectors", "backups", "roots", "moves", "networks", "replay", "targets", "symmetries", "envs.pgx"},
     {"mcts", "search", "train"},
     {"selfplay", "arena", "testers"},
-    {"loop", "checkpoint", "logging"},
+    {"config", "phases", "loop", "checkpoint", "logging"},
 ]
 SIDE = {"plot"}
 

@@ -14,6 +14,8 @@ import pytest
 import tz
 
 TRACES = []
+MESH = tz.data_mesh(jax.devices()[:1])
+init_loop, train_loop = (functools.partial(function, mesh=MESH) for function in (tz.init_loop, tz.train_loop))
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +59,9 @@ def network(env):
 def five_epochs(config, env, network, tmp_path_factory):
     """Five epochs in one go: the state, the metrics' file, and the traces of each epoch."""
     path, traces = tmp_path_factory.mktemp("run") / "new" / "metrics.jsonl", []
-    state = tz.init_loop(config, env, network, key=jax.random.key(1))
+    state = init_loop(config, env, network, key=jax.random.key(1))
     count = lambda metrics: traces.append(len(TRACES))
-    return tz.train_loop(config, env, state, num_epochs=5, sinks=[tz.JsonLinesSink(path), count]), path, traces
+    return train_loop(config, env, state, num_epochs=5, sinks=[tz.JsonLinesSink(path), count]), path, traces
 
 
 def test_nothing_recompiles_after_the_first_epoch(five_epochs):
@@ -68,9 +70,9 @@ def test_nothing_recompiles_after_the_first_epoch(five_epochs):
 
 
 def test_it_continues_where_it_stopped(config, env, network, five_epochs):
-    state = tz.init_loop(config, env, network, key=jax.random.key(1))
+    state = init_loop(config, env, network, key=jax.random.key(1))
     for num_epochs in (2, 3):
-        state = tz.train_loop(config, env, state, num_epochs=num_epochs, sinks=[], progress=False)
+        state = train_loop(config, env, state, num_epochs=num_epochs, sinks=[], progress=False)
     straight, resumed = (jax.tree.leaves(eqx.filter(s, eqx.is_array)) for s in (five_epochs[0], state))
     for a, b in zip(straight, resumed, strict=True):
         if not jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
@@ -121,11 +123,11 @@ def test_self_play_uses_the_newest_weights(config, env):
     """A loss that only pushes the weight up: from the second epoch on, first moves are action 0."""
     push = lambda network, output, sample: (-network.weight, {})
     config, network = leaning(config, optax.sgd(5.0), push)
-    state = tz.init_loop(config, env, network, key=jax.random.key(0))
-    state = tz.train_loop(config, env, state, num_epochs=1, sinks=[], progress=False)
+    state = init_loop(config, env, network, key=jax.random.key(0))
+    state = train_loop(config, env, state, num_epochs=1, sinks=[], progress=False)
     assert state.train.network.weight == 20
     before = int(state.replay.position[0])
-    state = tz.train_loop(config, env, state, num_epochs=1, sinks=[], progress=False)
+    state = train_loop(config, env, state, num_epochs=1, sinks=[], progress=False)
     rows = slice(before, before + config.collection_steps_per_epoch)
     policy, legal = state.replay.policy[:, rows, 0], state.replay.action_mask[:, rows, 0]
     assert legal.any() and policy[legal].mean() > 0.6
@@ -134,39 +136,39 @@ def test_self_play_uses_the_newest_weights(config, env):
 def test_a_network_that_turns_nan_is_named_with_its_step_and_output(config, env):
     explode = lambda network, output, sample: (network.weight, {})
     settings, network = leaning(config, optax.sgd(float("nan")), explode, train_steps_per_epoch=1)
-    state = tz.init_loop(settings, env, network, key=jax.random.key(0))
-    state = tz.train_loop(settings, env, state, num_epochs=1, sinks=[], progress=False)
+    state = init_loop(settings, env, network, key=jax.random.key(0))
+    state = train_loop(settings, env, state, num_epochs=1, sinks=[], progress=False)
     with pytest.raises(FloatingPointError, match=r"network's logits and value, at self-play step 0 of epoch 1"):
-        tz.train_loop(settings, env, state, num_epochs=1, sinks=[], progress=False)
+        train_loop(settings, env, state, num_epochs=1, sinks=[], progress=False)
 
 
 def test_a_loss_that_turns_nan_is_named_with_its_step(config, env):
     undefined = lambda network, output, sample: (0 * network.weight + jnp.log(-1.0 - output[1] ** 2), {})
     settings, network = leaning(config, optax.sgd(0.1), undefined)
-    state = tz.init_loop(settings, env, network, key=jax.random.key(0))
+    state = init_loop(settings, env, network, key=jax.random.key(0))
     with pytest.raises(FloatingPointError, match="loss is nan at gradient step 0 of epoch 0"):
-        tz.train_loop(settings, env, state, num_epochs=1, sinks=[], progress=False)
+        train_loop(settings, env, state, num_epochs=1, sinks=[], progress=False)
 
 
 def test_a_network_that_is_nan_from_the_start_is_refused(config, env):
     network = Leaning(jnp.float32(0), jnp.float32(jnp.nan))
     with pytest.raises(ValueError, match="network's value are not finite|network's value is not finite"):
-        tz.init_loop(config, env, network, key=jax.random.key(0))
+        init_loop(config, env, network, key=jax.random.key(0))
 
 
 def test_training_waits_for_the_first_episode_to_end(config, env, network):
     config = dataclasses.replace(config, warmup_steps=0, collection_steps_per_epoch=2, testers=())
     rows = []
-    state = tz.init_loop(config, env, network, key=jax.random.key(0))
-    state = tz.train_loop(config, env, state, num_epochs=2, sinks=[rows.append], progress=False)
+    state = init_loop(config, env, network, key=jax.random.key(0))
+    state = train_loop(config, env, state, num_epochs=2, sinks=[rows.append], progress=False)
     assert state.train.step == 0 and all("loss" not in row and row["replay_known"] == 0 for row in rows)
 
 
 def test_truncated_episodes_are_learned_from_and_counted(config, env, network):
     config = dataclasses.replace(config, warmup_steps=0, max_episode_steps=3, testers=())
     rows = []
-    state = tz.init_loop(config, env, network, key=jax.random.key(0))
-    state = tz.train_loop(config, env, state, num_epochs=1, sinks=[rows.append], progress=False)
+    state = init_loop(config, env, network, key=jax.random.key(0))
+    state = train_loop(config, env, state, num_epochs=1, sinks=[rows.append], progress=False)
     assert rows[0]["truncated"] == rows[0]["episodes"] == 16 and rows[0]["mean_length"] == 3
     assert rows[0]["replay_known"] == 48 and state.train.step == 4
 
@@ -179,8 +181,8 @@ def test_every_gradient_step_draws_samples_of_its_own(config, env, network):
         return sample
 
     config = dataclasses.replace(config, augment=augment, testers=())
-    state = tz.init_loop(config, env, network, key=jax.random.key(0))
-    tz.train_loop(config, env, state, num_epochs=2, sinks=[], progress=False)
+    state = init_loop(config, env, network, key=jax.random.key(0))
+    train_loop(config, env, state, num_epochs=2, sinks=[], progress=False)
     jax.effects_barrier()
     assert len(seen) == len(set(seen)) == 2 * 4 * 16
 
@@ -208,7 +210,7 @@ def test_a_network_of_the_wrong_shape_is_refused(config, env):
         (tz.MLP((3, 3, 5), 9, key=jax.random.key(0)), r"\(3, 3, 2\)|\[3, 3, 2\]"),
     ]:
         with pytest.raises(ValueError, match=message):
-            tz.init_loop(config, env, network, key=jax.random.key(0))
+            init_loop(config, env, network, key=jax.random.key(0))
 
 
 def test_wandb_missing_is_said(monkeypatch):

@@ -4,6 +4,7 @@ import functools
 import operator
 import re
 
+import chex
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -207,6 +208,42 @@ def test_sample_is_uniform_over_known_rows(uneven):
     names, counts = np.unique(np.asarray(sample.observation)[:, 0].astype(int), return_counts=True)
     assert names.tolist() == sorted(known)
     assert scipy.stats.chisquare(counts).pvalue > 0.001
+
+
+def test_shares_are_drawn_from_equally_and_their_weights_make_up_for_it(uneven):
+    """Within a share rows are equally likely, and a share's weights add up to its part of all known rows."""
+    buffer, state, known = uneven
+    num_samples = 3 * 4000
+    sample = eqx.filter_jit(buffer.sample_shares)(state, num_samples, keys=jax.random.split(jax.random.key(0), 3))
+    names = np.asarray(sample.observation)[:, 0].astype(int).reshape(3, -1)
+    weights = np.asarray(sample.weight, float).reshape(3, -1)
+    num_known = [sum(name // 1000 == game for name in known) for game in range(3)]
+    np.testing.assert_allclose(weights.sum(1) / weights.sum(), np.array(num_known) / len(known), rtol=1e-5)
+    for game in range(3):
+        assert len(set(weights[game])) == 1
+        if num_known[game]:
+            found, counts = np.unique(names[game], return_counts=True)
+            assert found.tolist() == sorted(name for name in known if name // 1000 == game)
+            assert scipy.stats.chisquare(counts).pvalue > 0.001
+        else:
+            assert (weights[game] == 0).all() and np.isfinite(sample.value).all()
+
+
+def test_a_share_does_not_depend_on_the_others(uneven):
+    buffer, state, _ = uneven
+    keys = jax.random.split(jax.random.key(0), 3)
+    whole = buffer.sample_shares(state, 30, keys=keys)
+    for share in range(3):
+        part = jax.tree.map(lambda x, share=share: x[share : share + 1], state)
+        alone = buffer.sample_shares(part, 10, keys=keys[share : share + 1])
+        chex.assert_trees_all_equal(alone, jax.tree.map(lambda x, share=share: x[10 * share : 10 * share + 10], whole))
+
+
+@pytest.mark.parametrize(("num_samples", "num_shares"), [(30, 2), (31, 3)])
+def test_shares_that_do_not_divide_are_refused(uneven, num_samples, num_shares):
+    buffer, state, _ = uneven
+    with pytest.raises(ValueError, match=f"3 games and {num_samples} samples .* into {num_shares} equal shares"):
+        buffer.sample_shares(state, num_samples, keys=jax.random.split(jax.random.key(0), num_shares))
 
 
 def test_sample_keeps_rows_together(uneven):

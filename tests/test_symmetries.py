@@ -84,7 +84,7 @@ def turn_all(boards, masks, policies, index):
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(0, 0, 0, None))
     def turn(board, mask, policy, index):
-        return dihedral(Sample(board, mask, policy, jnp.zeros(())), index)
+        return dihedral(Sample(board, mask, policy, jnp.zeros(()), jnp.ones(())), index)
 
     return jax.tree.map(np.asarray, turn(boards, masks, policies, index))
 
@@ -114,6 +114,7 @@ def numbered_sample(size=3, extra=2):
         action_mask=jnp.arange(cells + extra) % 2 == 0,
         policy=jnp.arange(cells + extra, dtype=jnp.float32),
         value=jnp.asarray(0.5),
+        weight=jnp.asarray(2.0),
     )
 
 
@@ -145,7 +146,11 @@ def test_dihedral_follows_its_docstring():
     ("augment", "sample", "num_symmetries"),
     [
         (random_dihedral, numbered_sample(), 8),
-        (random_mirror, Sample(jnp.zeros((2, 3, 1)), jnp.ones(3, bool), jnp.arange(3.0), jnp.zeros(())), 2),
+        (
+            random_mirror,
+            Sample(jnp.zeros((2, 3, 1)), jnp.ones(3, bool), jnp.arange(3.0), jnp.zeros(()), jnp.ones(())),
+            2,
+        ),
     ],
     ids=["dihedral", "mirror"],
 )
@@ -176,7 +181,7 @@ def test_mirror_is_connect_four_played_in_the_mirror():
 
     @jax.jit
     def reflect(state, policy):
-        return mirror(Sample(state.observation, state.legal_action_mask, policy, jnp.zeros(())))
+        return mirror(Sample(state.observation, state.legal_action_mask, policy, jnp.zeros(()), jnp.ones(())))
 
     full_columns = 0
     for seed in range(4):
@@ -199,7 +204,11 @@ def test_mirror_is_connect_four_played_in_the_mirror():
 def test_random_mirror_gives_the_sample_or_its_image(seed):
     """All fields are mirrored, or none."""
     sample = Sample(
-        jnp.arange(12.0).reshape(2, 3, 2), jnp.array([True, False, False]), jnp.array([0.5, 0.25, 0.25]), jnp.ones(())
+        jnp.arange(12.0).reshape(2, 3, 2),
+        jnp.array([True, False, False]),
+        jnp.array([0.5, 0.25, 0.25]),
+        jnp.ones(()),
+        jnp.ones(()),
     )
     found = random_mirror(sample, key=jax.random.key(seed))
     equal = functools.partial(jax.tree.map, lambda a, b: bool((a == b).all()), found)
@@ -218,6 +227,6 @@ def test_random_mirror_gives_the_sample_or_its_image(seed):
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(augment, shape, num_actions, match):
-    sample = Sample(jnp.zeros(shape), jnp.ones(num_actions, bool), jnp.zeros(num_actions), jnp.zeros(()))
+    sample = Sample(jnp.zeros(shape), jnp.ones(num_actions, bool), jnp.zeros(num_actions), jnp.zeros(()), jnp.ones(()))
     with pytest.raises(ValueError, match=match):
         augment(sample, key=jax.random.key(0))

@@ -1,5 +1,6 @@
 """The loss against its formula, the step against optax by hand, and batch norm through training and search."""
 
+import chex
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ def batch():
     policy /= policy.sum(1, keepdims=True)
     arrays = rng.normal(size=(32, *SHAPE)), mask, policy, rng.choice([-1.0, 0.0, 1.0], 32)
     observation, mask, policy, value = (jnp.asarray(x, bool if x.dtype == bool else jnp.float32) for x in arrays)
-    return jax.vmap(tz.Sample)(observation, mask, policy, value)
+    return jax.vmap(tz.Sample)(observation, mask, policy, value, jnp.ones(32))
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,18 @@ class Weak(eqx.Module):
 
     def __call__(self, observation):
         return self.weight * jnp.arange(float(NUM_ACTIONS)), self.bias * jnp.mean(observation)
+
+
+def test_a_sample_of_weight_two_counts_as_two_and_one_of_weight_zero_as_none(network, batch):
+    optimizer = optax.sgd(0.1)
+    state, step = tz.init_train(optimizer, network), eqx.filter_jit(tz.train_step)
+    weights = jnp.asarray(np.random.default_rng(1).permutation(np.repeat([0, 1, 2], [8, 16, 8])), jnp.float32)
+    rows = np.repeat(np.arange(32), np.asarray(weights, int))
+    weighted = step(optimizer, tz.az_loss, state, eqx.tree_at(lambda batch: batch.weight, batch, 3 * weights))
+    repeated = step(optimizer, tz.az_loss, state, jax.tree.map(lambda x: x[rows], batch))
+    chex.assert_trees_all_close(
+        *(eqx.filter(after, eqx.is_array) for after in (weighted, repeated)), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_steps_have_stable_types_so_that_nothing_is_compiled_twice(batch):

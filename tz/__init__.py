@@ -11,6 +11,8 @@ from tz.backups import MeanBackup as MeanBackup
 from tz.backups import SoftmaxBackup as SoftmaxBackup
 from tz.checkpoint import load_agent as load_agent
 from tz.checkpoint import save_agent as save_agent
+from tz.config import LoopState as LoopState
+from tz.config import TrainConfig as TrainConfig
 from tz.env import Env as Env
 from tz.env import StepMetadata as StepMetadata
 from tz.env import check_env as check_env
@@ -21,8 +23,6 @@ from tz.evaluators import uniform_evaluator as uniform_evaluator
 from tz.logging import JsonLinesSink as JsonLinesSink
 from tz.logging import WandbSink as WandbSink
 from tz.logging import console_sink as console_sink
-from tz.loop import LoopState as LoopState
-from tz.loop import TrainConfig as TrainConfig
 from tz.loop import init_loop as init_loop
 from tz.loop import train_loop as train_loop
 from tz.mcts import MCTS as MCTS
@@ -57,11 +57,14 @@ from tz.selectors import MuZeroPUCT as MuZeroPUCT
 from tz.selfplay import CollectState as CollectState
 from tz.selfplay import collect as collect
 from tz.selfplay import init_collect as init_collect
+from tz.sharding import data_mesh as data_mesh
+from tz.sharding import over_games as over_games
 from tz.symmetries import dihedral as dihedral
 from tz.symmetries import mirror as mirror
 from tz.symmetries import random_dihedral as random_dihedral
 from tz.symmetries import random_mirror as random_mirror
 from tz.testers import OpponentTester as OpponentTester
+from tz.testers import Tester as Tester
 from tz.testers import TwoPlayerTester as TwoPlayerTester
 from tz.train import TrainState as TrainState
 from tz.train import az_loss as az_loss

@@ -144,6 +144,7 @@ def play_match(
     key: PRNGKeyArray,
     opening_plies: int = 4,
     max_steps: int = 512,
+    first_opening: int | Int[Array, ""] = 0,
 ) -> MatchResult:
     """Plays `first` against `second`, each opening twice with the sides swapped, each player with a tree of its own.
 
@@ -151,7 +152,9 @@ def play_match(
     of the half in question. Compile it with `eqx.filter_jit`.
 
     **Arguments:** `num_games`, even; `opening_plies`, random legal moves at the start, so that games differ (without
-    them two players without randomness play the same two games over and over); `max_steps`, moves after the opening.
+    them two players without randomness play the same two games over and over); `max_steps`, moves after the opening;
+    `first_opening`, the number of the first opening, on which with `key` its randomness depends: a match can be split
+    into several of consecutive openings.
 
     **Returns:** a [`tz.MatchResult`][], from the point of view of `first`.
 
@@ -169,11 +172,12 @@ def play_match(
         trees = tuple(init_search(player.mcts, env_state, metadata) for player in (first, second))
         return env_state, metadata, trees, jnp.float32(0)
 
-    openings = jax.vmap(start)(jnp.arange(num_openings))
+    numbers = first_opening + jnp.arange(num_openings)
+    openings = jax.vmap(start)(numbers)
     halves = jax.tree.map(lambda x: jnp.stack([x, x]), openings)  # [2, G / 2]: `first` moves first, or second
-    game_keys = jax.vmap(jax.random.fold_in, (None, 0))(play_key, jnp.arange(num_games))
+    game_keys = jnp.stack([jax.vmap(jax.random.fold_in, (None, 0))(play_key, 2 * numbers + side) for side in (0, 1)])
     env_state, metadata, trees, returns = halves
-    games = _Games(env_state, metadata, trees, returns, game_keys.reshape(2, num_openings, *game_keys.shape[1:]))
+    games = _Games(env_state, metadata, trees, returns, game_keys)
     mover = openings[1].cur_player_id
     player_ids = jnp.stack([mover, 1 - mover])
 

@@ -171,4 +171,6 @@ class Linear(eqx.Module):
 
     def __call__(self, x: Float[Array, " C"]) -> Float[Array, " D"]:
         """`[C] -> [D]`."""
+        if self.bias.shape == (1,):  # a product of a matrix and one column is rounded otherwise at other batch sizes
+            return jnp.sum(self.weight * x, axis=-1) + self.bias
         return self.weight @ x + self.bias

@@ -50,12 +50,15 @@ class Sample(eqx.Module):
     - `action_mask`: `[A]`, True where an action is legal.
     - `policy`: `[A]`, the policy target; probabilities.
     - `value`: the value target, for the player to move.
+    - `weight`: how much the sample counts in the mean loss of its batch. Where all samples are drawn from all games it
+        is the same for all; see [`tz.EpisodeReplayBuffer.sample_shares`][].
     """
 
     observation: Shaped[Array, "..."]
     action_mask: Bool[Array, " A"]
     policy: Float[Array, " A"]
     value: Float[Array, ""]
+    weight: Float[Array, ""]
 
 
 class ReplayState(eqx.Module):
@@ -225,17 +228,43 @@ class EpisodeReplayBuffer(eqx.Module):
 
         **Raises:** a runtime error, through `eqx.error_if`, if no value target is known yet.
         """
-        ends = jnp.cumsum(state.num_known)
-        total = eqx.error_if(
-            ends[-1],
-            ends[-1] == 0,
+        num_known = eqx.error_if(
+            state.num_known,
+            self.num_known(state) == 0,
             "no finished episode in the buffer: no value target is known yet, so there is nothing to sample. "
             "Collect more steps, or lower max_episode_steps so that episodes end sooner.",
         )
-        ranks = jax.random.randint(key, (num_samples,), 0, total)
+        state = eqx.tree_at(lambda state: state.num_known, state, num_known)
+        return self.sample_shares(state, num_samples, keys=key[None])
+
+    def sample_shares(self, state: ReplayState, num_samples: int, *, keys: Shaped[PRNGKeyArray, " S"]) -> Sample:
+        """Draws equally many positions from each of `S` shares of the games, for buffers that are split over devices.
+
+        A share is `B / S` neighbouring games; what is drawn from it depends on it and its key alone. Shares with fewer
+        known positions would be drawn from too often, and the weights of the samples make up for that: a weighted mean
+        over the batch has the expectation of a mean over all positions. Nothing known at all in a share has weight 0.
+
+        **Arguments:** `state`, the rings of the games, with the leading axis `B`; `keys`, one a share.
+
+        **Returns:** `num_samples` samples along a leading axis, share after share.
+
+        **Raises:** `ValueError` if `S` does not divide `B` and `num_samples`.
+        """
+        num_shares, num_games = keys.shape[0], state.position.shape[0]
+        if num_games % num_shares or num_samples % num_shares:
+            raise ValueError(
+                f"{num_games} games and {num_samples} samples cannot both be split into {num_shares} equal shares."
+            )
+        shares = jax.tree.map(lambda x: x.reshape(num_shares, -1, *x.shape[1:]), state)
+        samples = jax.vmap(lambda share, key: self._draw(share, num_samples // num_shares, key))(shares, keys)
+        return jax.tree.map(lambda x: x.reshape(num_samples, *x.shape[2:]), samples)
+
+    def _draw(self, state: ReplayState, num_samples: int, key: PRNGKeyArray) -> Sample:
+        num_games, ends = state.position.shape[0], jnp.cumsum(state.num_known)
+        weight = ends[-1] / (num_games * self.capacity)
 
         def one(rank):
-            game = jnp.searchsorted(ends, rank, side="right")
+            game = jnp.minimum(jnp.searchsorted(ends, rank, side="right"), num_games - 1)
             # The known rows of a game are its oldest.
             age_order = rank - (ends[game] - state.num_known[game])
             slot = (state.position[game] - state.size[game] + age_order) % self.capacity
@@ -244,9 +273,10 @@ class EpisodeReplayBuffer(eqx.Module):
                 action_mask=state.action_mask[game, slot],
                 policy=state.policy[game, slot],
                 value=state.value.offset[game, slot],
+                weight=weight,
             )
 
-        return jax.vmap(one)(ranks)
+        return jax.vmap(one)(jax.random.randint(key, (num_samples,), 0, jnp.maximum(ends[-1], 1)))
 
 
 def _check_trajectory(trajectory: Trajectory) -> None:

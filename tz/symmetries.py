@@ -41,7 +41,7 @@ def dihedral(sample: Sample, index: Int[Array, ""]) -> Sample:
     others = np.broadcast_to(np.arange(num_cells, num_actions), (8, num_actions - num_cells))
     source = jnp.asarray(np.concatenate([cells, others], axis=1))[index]
     observation = sample.observation.reshape(num_cells, shape[2])[source[:num_cells]].reshape(shape)
-    return Sample(observation, sample.action_mask[source], sample.policy[source], sample.value)
+    return Sample(observation, sample.action_mask[source], sample.policy[source], sample.value, sample.weight)
 
 
 def random_dihedral(sample: Sample, *, key: PRNGKeyArray) -> Sample:
@@ -77,7 +77,8 @@ def mirror(sample: Sample) -> Sample:
             f"observation has shape {list(shape)}, expected [H, {num_actions}, C]: one column for each of the "
             f"{num_actions} actions."
         )
-    return Sample(sample.observation[:, ::-1], sample.action_mask[::-1], sample.policy[::-1], sample.value)
+    turned = sample.observation[:, ::-1], sample.action_mask[::-1], sample.policy[::-1]
+    return Sample(*turned, sample.value, sample.weight)
 
 
 def random_mirror(sample: Sample, *, key: PRNGKeyArray) -> Sample:

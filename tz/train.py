@@ -68,7 +68,7 @@ def az_loss(
 def train_step(
     optimizer: optax.GradientTransformation, loss: Loss, state: TrainState, batch: Sample
 ) -> tuple[TrainState, Metrics]:
-    """One gradient step on the mean loss of a batch.
+    """One gradient step on the mean loss of a batch, in which each sample has its weight.
 
     **Arguments:** `loss`, of one sample, such as [`tz.az_loss`][]; `batch`, samples with a leading batch axis.
 
@@ -83,7 +83,8 @@ def train_step(
             outputs, norm_state = apply(batch.observation, state.norm_state)
         losses, metrics = jax.vmap(loss, in_axes=(None, 0, 0))(network, outputs, batch)
         metrics = {"loss": losses} | metrics
-        return jnp.mean(losses), (jax.tree.map(jnp.mean, metrics), norm_state)
+        means = jax.tree.map(lambda x: jnp.sum(batch.weight * x) / jnp.sum(batch.weight), metrics)
+        return means["loss"], (means, norm_state)
 
     gradients, (metrics, norm_state) = eqx.filter_grad(mean_loss, has_aux=True)(state.network)
     parameters = eqx.filter(state.network, eqx.is_inexact_array)

@@ -1,0 +1,72 @@
+"""Training on several processes, each with devices of its own: one agent, one set of games.
+
+On a SLURM cluster, one process a node or a GPU (JAX finds the others by itself):
+
+    srun python experiments/multi_host.py
+
+Anywhere else, the same command on each machine, with its own number and the address of the first:
+
+    python experiments/multi_host.py --coordinator 10.0.0.1:9876 --num-processes 2 --process-id 0
+
+To try it on one machine without a GPU, add `--cpu-devices 4` and start both processes there.
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import numpy as np
+import optax
+
+import tz
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--coordinator", help="address and port of process 0; left out on SLURM")
+    parser.add_argument("--num-processes", type=int)
+    parser.add_argument("--process-id", type=int)
+    parser.add_argument("--cpu-devices", type=int, help="make each process have as many CPU devices")
+    parser.add_argument("--game", default="tic_tac_toe")
+    parser.add_argument("--games", type=int, default=64, help="in all, a multiple of the number of devices")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("runs/multi_host"))
+    arguments = parser.parse_args()
+
+    if arguments.cpu_devices:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", arguments.cpu_devices)
+    if arguments.num_processes != 1:  # one process needs no others
+        # A process that has not been heard of for so long ends the others.
+        jax.distributed.initialize(
+            arguments.coordinator, arguments.num_processes, arguments.process_id, heartbeat_timeout_seconds=30
+        )
+
+    env = tz.from_pgx(arguments.game)
+    network = tz.AZResNet(
+        env.observation.shape, env.num_actions, num_blocks=1, num_channels=8, norm="none", key=jax.random.key(0)
+    )
+    config = tz.TrainConfig(
+        mcts=tz.MCTS(num_simulations=16),
+        optimizer=optax.adam(3e-3),
+        replay=tz.EpisodeReplayBuffer(capacity=100),
+        batch_size=arguments.games,
+        train_batch_size=4 * arguments.games,
+        collection_steps_per_epoch=10,
+        train_steps_per_epoch=10,
+        testers=(tz.OpponentTester(tz.random_player(), "random", num_episodes=arguments.games),),
+    )
+    state = tz.init_loop(config, env, network, key=jax.random.key(1))
+    sinks = [tz.console_sink, tz.JsonLinesSink(arguments.out / "metrics.jsonl")]
+    state = tz.train_loop(config, env, state, num_epochs=arguments.epochs, sinks=sinks)
+    if jax.process_index() == 0:
+        tz.save_agent(arguments.out / "agent.eqx", state.train.network)
+        weights = jax.device_get(jax.tree.leaves(eqx.filter(state.train.network, eqx.is_array)))
+        norm = math.sqrt(sum(float(np.sum(np.square(x))) for x in weights))
+        print(f"{jax.device_count()} devices of {jax.process_count()} processes; norm of the weights {norm:.5f}")
+
+
+if __name__ == "__main__":
+    main()

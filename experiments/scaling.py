@@ -1,0 +1,148 @@
+"""What it costs to spread training over devices: time at equal cores, compilation, bytes over the network.
+
+    python experiments/scaling.py --out experiments/results/scaling_cpu.md
+
+On a CPU, fake devices share the cores, so that two against one shows the overhead alone. GPUs are real ones, with the
+same script.
+"""
+
+import argparse
+import re
+import statistics
+import time
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import numpy as np
+import optax
+from timing import heading
+
+import tz
+from tz import phases
+
+
+def settings(blocks: int, channels: int, batch_size: int, train_batch_size: int):
+    env = tz.from_pgx("othello")
+    network = tz.AZResNet(env.observation.shape, env.num_actions, blocks, channels, "layer", key=jax.random.key(0))
+    config = tz.TrainConfig(
+        mcts=tz.MCTS(num_simulations=16),
+        optimizer=optax.adam(1e-3),
+        replay=tz.EpisodeReplayBuffer(capacity=200),
+        batch_size=batch_size,
+        train_batch_size=train_batch_size,
+        collection_steps_per_epoch=8,
+        train_steps_per_epoch=8,
+        max_episode_steps=8,  # so that there is something to train on at once
+    )
+    return env, network, config
+
+
+def programs(env, network, config, mesh):
+    """The compiled programs of self-play and of a gradient step, and the seconds each took to compile."""
+    state = tz.init_loop(config, env, network, key=jax.random.key(1), mesh=mesh)
+    evaluator = phases.evaluator_of(config, env, state.train)
+    steps = config.collection_steps_per_epoch
+    found = []
+    for function, inputs in (
+        (phases._collect, ((config, env, evaluator, steps, mesh), state.games)),
+        (phases._learn, ((config, state.replay, state.key, mesh), state.train)),
+    ):
+        start = time.perf_counter()
+        compiled = function.lower(*inputs).compile().compiled
+        found.append((compiled.as_text(), time.perf_counter() - start))
+    return found
+
+
+def communicated_bytes(text: str) -> int:
+    """What the collectives of a compiled program carry, counted once."""
+    size, names = 0, "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute"
+    for result in re.findall(rf"= (.*?) (?:{names})[.\w-]*\(", text):
+        for kind, bits, shape in re.findall(r"\b(f|s|u|bf)(\d+)\[([\d,]*)\]", result):
+            del kind
+            size += int(bits) // 8 * int(np.prod([int(n) for n in shape.split(",") if n]))
+    return size
+
+
+def seconds_of_phases(env, network, config, meshes, repeats: int) -> list[tuple[float, float]]:
+    """Medians of a self-play and a training phase on each mesh, in turns."""
+    states = [tz.init_loop(config, env, network, key=jax.random.key(1), mesh=mesh) for mesh in meshes]
+    times = [([], []) for _ in meshes]
+    for repeat in range(repeats + 1):
+        for index, mesh in enumerate(meshes):
+            start = time.perf_counter()
+            state, _ = phases.collect_phase(config, env, states[index], config.collection_steps_per_epoch, mesh)
+            middle = time.perf_counter()
+            states[index], _ = phases.train_phase(config, state, mesh)
+            if repeat > 0:  # the first compiles
+                times[index][0].append(middle - start)
+                times[index][1].append(time.perf_counter() - middle)
+    return [(statistics.median(collect), statistics.median(train)) for collect, train in times]
+
+
+def departures(env, network, config, num_games: int, num_steps: int, sizes: list[int]) -> list[float]:
+    """The share of games in which a move differs from those on one device, for each number of devices."""
+
+    def play(shared, keys):
+        mcts, env, evaluator = shared
+        games = jax.vmap(lambda key: tz.init_collect(mcts, env, key=key))(keys)
+        return jax.vmap(lambda game: tz.collect(mcts, env, evaluator, game, num_steps=num_steps)[1].action)(games)
+
+    keys = jax.random.split(jax.random.key(2), num_games)
+    shared = config.mcts, env, tz.NetworkEvaluator(network, env.observe)
+    run = lambda size: np.asarray(eqx.filter_jit(tz.over_games)(tz.data_mesh(jax.devices()[:size]), play, shared, keys))
+    one = run(1)
+    return [float((run(size) != one).any(axis=1).mean()) for size in sizes]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cpu-devices", type=int, default=8, help="fake devices, where there is no GPU")
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--out", type=Path, help="write the tables to this Markdown file")
+    arguments = parser.parse_args()
+    jax.config.update("jax_num_cpu_devices", arguments.cpu_devices)
+    sizes = [size for size in (1, 2, 4, 8) if size <= jax.device_count()]
+    meshes = [tz.data_mesh(jax.devices()[:size]) for size in sizes]
+    lines = ["# Several devices", "", f"{heading('jax', 'pgx', 'equinox')} Othello, 16 simulations.", ""]
+
+    env, network, config = settings(4, 32, batch_size=64, train_batch_size=256)
+    times = seconds_of_phases(env, network, config, meshes[:2], arguments.repeats)
+    ratios = [one / two for one, two in zip(*times, strict=True)]
+    lines += [
+        "## One device against two",
+        "",
+        "64 games, 4x32 network, batches of 256. On a CPU both have the same cores; the time on one over that on two.",
+        "",
+        f"Self-play {ratios[0]:.2f}, training {ratios[1]:.2f}.",
+        "",
+        "## Compilation and communication",
+        "",
+        "| devices | self-play, compile s | gradient step, compile s | self-play, bytes | gradient step, bytes |",
+        "|---:|---:|---:|---:|---:|",
+    ]
+    for size, mesh in zip(sizes, meshes, strict=True):
+        (collect, collect_seconds), (learn, learn_seconds) = programs(env, network, config, mesh)
+        lines.append(
+            f"| {size} | {collect_seconds:.1f} | {learn_seconds:.1f} | {communicated_bytes(collect):,} "
+            f"| {communicated_bytes(learn):,} |"
+        )
+    num_parameters = sum(x.size for x in jax.tree.leaves(eqx.filter(network, eqx.is_inexact_array)))
+    shares = departures(env, network, config, 256, 60, sizes[1:])
+    lines += [
+        "",
+        f"The network has {num_parameters:,} parameters of 4 bytes.",
+        "",
+        "## How often rounding changes a game",
+        "",
+        "Share of 256 games of 60 moves in which a move differs from those on one device: "
+        + ", ".join(f"{share:.3f} on {size}" for size, share in zip(sizes[1:], shares, strict=True))
+        + ".",
+    ]
+    print("\n".join(lines))
+    if arguments.out:
+        arguments.out.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,260 @@
+"""The same games and the same learning on 1, 2, 4 and 8 devices, and no communication but the gradients'."""
+
+import dataclasses
+import functools
+import re
+
+import chex
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+from tabular import draw_tables, tabular_env, tabular_evaluator
+
+import tz
+from tz import phases, testers
+from tz.loop import on_mesh
+from tz.sharding import check_mesh
+
+SIZES = [1, 2, 4, 8]
+NAMES = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast"
+COLLECTIVE = re.compile(rf"({NAMES})[.\w-]*\(")
+
+
+def mesh_of(size):
+    return tz.data_mesh(jax.devices()[:size])
+
+
+def arrays(tree):
+    """On the host, keys as numbers."""
+    is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    leaves = eqx.filter(tree, eqx.is_array)
+    return jax.device_get(jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, leaves))
+
+
+@pytest.fixture(scope="module")
+def env():
+    return tz.from_pgx("tic_tac_toe")
+
+
+@pytest.fixture(scope="module")
+def config():
+    return tz.TrainConfig(
+        mcts=tz.MCTS(8),
+        optimizer=optax.adam(1e-2),
+        replay=tz.EpisodeReplayBuffer(30),
+        batch_size=16,
+        train_batch_size=32,
+        collection_steps_per_epoch=12,
+        train_steps_per_epoch=5,
+        testers=(tz.TwoPlayerTester(num_episodes=16, opening_plies=1, max_steps=9),),
+        augment=tz.random_dihedral,
+    )
+
+
+class Constant(eqx.Module):
+    """Knows nothing, in the form of a network: its arithmetic cannot depend on the batch."""
+
+    value: jax.Array
+
+    def __call__(self, observation):
+        return jnp.zeros(9), self.value
+
+
+def network(env, norm="none"):
+    """With its state if it has one."""
+    make = functools.partial(tz.AZResNet, env.observation.shape, 9, num_blocks=1, num_channels=4, norm=norm)
+    key = jax.random.key(3)
+    return eqx.nn.make_with_state(make)(key=key) if norm == "batch" else (make(key=key), None)
+
+
+def test_games_trees_and_buffer_are_bit_identical_on_any_number_of_devices(env, config):
+    found = []
+    for size in SIZES:
+        mesh = mesh_of(size)
+        state = tz.init_loop(config, env, Constant(jnp.float32(0.1)), key=jax.random.key(0), mesh=mesh)
+        state, metrics = phases.collect_phase(config, env, state, 12, mesh)
+        assert state.games.search.tree.visits.sharding.num_devices == size
+        assert state.replay.policy.addressable_shards[0].data.shape[0] == 16 // size
+        counts = {name: value for name, value in metrics.items() if not name.endswith("per_second")}
+        found.append((arrays((state.games, state.replay)), counts))
+    for other in found[1:]:
+        chex.assert_trees_all_equal(found[0], other)
+    assert found[0][1]["episodes"] >= 16
+
+
+@pytest.mark.parametrize("name", ["rollouts", "tabular, Gumbel"])
+def test_other_evaluators_and_searches_too(env, name):
+    if name == "rollouts":
+        mcts, evaluator = tz.MCTS(6), tz.RolloutEvaluator(env, max_steps=9)
+    else:
+        tables = draw_tables(3)
+        mcts, env, evaluator = tz.gumbel_mcts(6), tabular_env(tables), tabular_evaluator(tables)
+
+    def play(shared, keys):
+        mcts, env, evaluator = shared
+
+        def one(key):
+            return tz.collect(mcts, env, evaluator, tz.init_collect(mcts, env, key=key), num_steps=10)
+
+        return jax.vmap(one)(keys)
+
+    keys = jax.random.split(jax.random.key(0), 16)
+    run = lambda mesh: eqx.filter_jit(tz.over_games)(mesh, play, (mcts, env, evaluator), keys)
+    first, *others = [arrays(run(mesh_of(size))) for size in SIZES]
+    for other in others:
+        chex.assert_trees_all_equal(first, other)
+
+
+@pytest.mark.parametrize("num_games", [8, 64])
+def test_with_a_network_games_agree_but_for_near_ties(env, num_games):
+    """Products of matrices may be rounded otherwise at another batch size, and then a near-tie falls the other way."""
+    mcts, evaluator = tz.MCTS(8), tz.NetworkEvaluator(network(env)[0], env.observe)
+
+    def play(shared, keys):
+        mcts, env, evaluator = shared
+        start = jax.vmap(lambda key: tz.init_collect(mcts, env, key=key))(keys)
+        return jax.vmap(lambda game: tz.collect(mcts, env, evaluator, game, num_steps=12)[1])(start)
+
+    keys = jax.random.split(jax.random.key(0), num_games)
+    run = lambda mesh: eqx.filter_jit(tz.over_games)(mesh, play, (mcts, env, evaluator), keys)
+    one, eight = (arrays(run(mesh_of(size))) for size in (1, 8))
+    until = np.cumprod(one.action == eight.action, axis=1, dtype=bool)  # before the first move that differs
+    assert until.all(axis=1).mean() >= 0.9
+    np.testing.assert_allclose(one.value[until], eight.value[until], atol=1e-5)
+    np.testing.assert_allclose(one.policy[until], eight.policy[until], atol=1e-5)
+
+
+def test_three_lines_shard_the_plain_functions(env):
+    mcts = tz.MCTS(6)
+
+    def play(keys):
+        start = jax.vmap(lambda key: tz.init_collect(mcts, env, key=key))(keys)
+        return jax.vmap(lambda game: tz.collect(mcts, env, tz.uniform_evaluator, game, num_steps=5)[1])(start)
+
+    keys = jax.random.split(jax.random.key(0), 8)
+    mesh, spec = tz.data_mesh(), PartitionSpec("data")
+    sharded = jax.jit(jax.shard_map(play, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False))(keys)
+    chex.assert_trees_all_equal(jax.device_get(sharded), jax.device_get(jax.jit(play)(keys)))
+
+
+@pytest.fixture(scope="module")
+def trained(env, config):
+    """Three epochs, by the number of devices."""
+    config = dataclasses.replace(config, testers=())
+
+    def train(size):
+        mesh, rows = mesh_of(size), []
+        state = tz.init_loop(config, env, network(env)[0], key=jax.random.key(1), mesh=mesh)
+        state = tz.train_loop(config, env, state, num_epochs=3, sinks=[rows.append], progress=False, mesh=mesh)
+        return state, rows
+
+    return {size: train(size) for size in (1, 4, 8)}
+
+
+def test_training_agrees_to_the_order_of_summation(trained):
+    """Gradients are sums over the batch, added up in another order: a few units in the last place (1e-7) a step, which
+    Adam's division by the size of the gradient can raise to that part of its learning rate (1e-2)."""
+    states = {size: arrays(state) for size, (state, _) in trained.items()}
+    for size in (4, 8):
+        chex.assert_trees_all_equal(states[1].replay.position, states[size].replay.position)
+        chex.assert_trees_all_close(states[1].train, states[size].train, atol=1e-4)
+        assert trained[1][1][-1]["loss"] == pytest.approx(trained[size][1][-1]["loss"], rel=1e-3)
+
+
+def test_only_the_gradients_are_communicated(env, config):
+    mesh = mesh_of(8)
+    model, _ = network(env)
+    state = tz.init_loop(config, env, model, key=jax.random.key(1), mesh=mesh)
+    evaluator = phases.evaluator_of(config, env, state.train)
+    text = lambda function, *inputs: function.lower(*inputs).compile().compiled.as_text()
+    collect = text(phases._collect, (config, env, evaluator, 12, mesh), state.games)
+    trajectory = eqx.filter_eval_shape(phases._collect, (config, env, evaluator, 12, mesh), state.games)[1][0]
+    trajectory = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), trajectory)
+    add = text(phases._add, (config, trajectory, mesh), state.replay)
+    agent = tz.Player(config.mcts, evaluator)
+    match = text(testers._match, config.testers[0], env, agent, agent, jax.random.key(0), mesh)
+    keys = jax.random.split(jax.random.key(0), 8)
+    sample = text(eqx.filter_jit(phases.draw), config, state.replay, keys, mesh)
+    for name, program in {"collect": collect, "add": add, "match": match, "sample": sample}.items():
+        assert not COLLECTIVE.search(program), name
+
+    learn = text(phases._learn, (config, state.replay, state.key, mesh), state.train)
+    lines = [line for line in learn.splitlines() if COLLECTIVE.search(line)]
+    assert lines and all("all-reduce" in line for line in lines)
+    results = " ".join(re.search(r"= (.*?) all-reduce", line).group(1) for line in lines)
+    shapes = re.findall(r"f32\[([\d,]*)\]", results)
+    communicated = sum(int(np.prod([int(n) for n in shape.split(",") if n])) for shape in shapes)
+    num_parameters = sum(x.size for x in jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array)))
+    assert num_parameters <= communicated <= num_parameters + 16, "the gradients, the loss and its parts"
+
+
+def test_batch_norm_has_the_statistics_of_the_whole_batch(env, config):
+    after = []
+    for size in (1, 8):
+        mesh = mesh_of(size)
+        model, norm_state = network(env, "batch")
+        state = tz.init_loop(config, env, model, norm_state, key=jax.random.key(1), mesh=mesh)
+        state, _ = phases.collect_phase(config, env, state, 12, mesh)
+        state, _ = phases.train_phase(dataclasses.replace(config, train_steps_per_epoch=1), state, mesh)
+        after.append(arrays(state.train.norm_state))
+    before = arrays(network(env, "batch")[1])
+    chex.assert_trees_all_close(*after, rtol=1e-5, atol=1e-6)
+    moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), before, after[0])
+    assert max(jax.tree.leaves(moved)) > 1e-3
+
+
+@pytest.mark.parametrize(("first", "second"), [(8, 1), (1, 8)])
+def test_a_state_goes_on_with_another_number_of_devices(env, config, trained, first, second):
+    config = dataclasses.replace(config, testers=())
+    state = tz.init_loop(config, env, network(env)[0], key=jax.random.key(1), mesh=mesh_of(first))
+    state = tz.train_loop(config, env, state, num_epochs=2, sinks=[], progress=False, mesh=mesh_of(first))
+    state = jax.device_get(eqx.filter(state, eqx.is_array)), eqx.filter(state, eqx.is_array, inverse=True)
+    state = eqx.combine(jax.device_put(state[0]), state[1])
+    state = tz.train_loop(config, env, state, num_epochs=1, sinks=[], progress=False, mesh=mesh_of(second))
+    straight = arrays(trained[first][0])
+    chex.assert_trees_all_close(arrays(state).train, straight.train, atol=1e-4)
+    assert state.games.step.sharding.num_devices == second
+
+
+def test_nothing_batched_leaves_its_device(env, config):
+    """Only explicit transfers are allowed, and what is fetched explicitly is a few numbers."""
+    mesh, fetched = mesh_of(8), []
+    state = tz.init_loop(config, env, network(env)[0], key=jax.random.key(1), mesh=mesh)
+    state = on_mesh(state, mesh)
+    fetch = jax.device_get
+    with pytest.MonkeyPatch.context() as patch, jax.transfer_guard_device_to_device("disallow"):
+        patch.setattr(jax, "device_get", lambda tree: [fetched.append(jax.tree.leaves(tree)), fetch(tree)][1])
+        state, _ = phases.collect_phase(config, env, state, 12, mesh)
+        state, _ = phases.train_phase(config, state, mesh)
+        test_mcts = tz.without_exploration(config.mcts)
+        state, _ = phases.test_phase(config, env, test_mcts, state, mesh)
+    assert fetched and all(x.size == 1 for leaves in fetched for x in leaves)
+
+
+def test_a_mesh_that_does_not_fit_is_refused(env, config):
+    start = functools.partial(tz.init_loop, env=env, network=network(env)[0], key=jax.random.key(0))
+    refused = lambda message: pytest.raises(ValueError, match=message)
+    with refused("batch_size=20 cannot be split evenly over 8 devices; the nearest that can is 16"):
+        start(dataclasses.replace(config, batch_size=20))
+    with refused("train_batch_size=3 cannot .* the nearest that can is 8"):
+        start(dataclasses.replace(config, train_batch_size=3))
+    with refused("num_episodes=20 cannot be split evenly over 8 devices.* the nearest that can is 16"):
+        start(dataclasses.replace(config, testers=(tz.TwoPlayerTester(num_episodes=20),)))
+    other = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
+    with refused(r"the axes \('batch',\), expected the one axis \(\"data\",\)"):
+        start(config, mesh=other)
+    with refused("devices is empty"):
+        tz.data_mesh([])
+    state = tz.init_loop(config, env, network(env)[0], key=jax.random.key(0), mesh=mesh_of(1))
+    with refused("batch_size=16 cannot be split evenly over 3 devices; the nearest that can is 15"):
+        tz.train_loop(config, env, state, num_epochs=1, mesh=mesh_of(3))
+
+
+def test_a_mesh_that_leaves_out_a_process_is_refused(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match="no device of process 1 of 2, but every process needs one"):
+        check_mesh(mesh_of(8))

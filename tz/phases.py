@@ -1,0 +1,185 @@
+"""The three phases of an epoch: self-play, training, testing; each spread over the devices of a mesh."""
+
+import functools
+import time
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, PRNGKeyArray
+
+from tz.config import LoopState, TrainConfig, num_shares
+from tz.env import Env
+from tz.evaluators import NetworkEvaluator, uniform_evaluator
+from tz.mcts import MCTS
+from tz.replay import ReplayState, Sample, Trajectory
+from tz.selfplay import CollectState, collect, init_collect
+from tz.sharding import DATA, over_games
+from tz.train import Metrics, TrainState, train_step
+
+
+def collect_phase(
+    config: TrainConfig, env: Env, state: LoopState, num_steps: int, mesh: Mesh
+) -> tuple[LoopState, dict[str, int | float]]:
+    """Plays `num_steps` moves in every game with the newest weights and adds them to the buffer."""
+    started = time.perf_counter()
+    evaluator = evaluator_of(config, env, state.train)
+    games, (trajectory, counts) = _collect((config, env, evaluator, num_steps, mesh), state.games)
+    episodes, truncated, moves_of_episodes, num_bad = (int(count) for count in jax.device_get(_sums(counts)))
+    if num_bad:
+        raise FloatingPointError(_describe_bad(env, evaluator, trajectory, int(state.epoch)))
+    replay = _add((config, trajectory, mesh), state.replay)
+    num_known = int(config.replay.num_known(replay))
+    seconds = time.perf_counter() - started
+    moves = config.batch_size * num_steps
+    metrics = {
+        "episodes": episodes,
+        "truncated": truncated,
+        "mean_length": moves_of_episodes / max(episodes, 1),
+        "moves_per_second": moves / seconds,
+        "simulations_per_second": moves * config.mcts.num_simulations / seconds,
+        "replay_known": num_known,
+    }
+    return eqx.tree_at(lambda state: (state.games, state.replay), state, (games, replay)), metrics
+
+
+def train_phase(config: TrainConfig, state: LoopState, mesh: Mesh) -> tuple[LoopState, dict[str, int | float]]:
+    """Makes `train_steps_per_epoch` gradient steps on fresh samples; none as long as no episode has ended."""
+    train, history = state.train, []
+    if int(config.replay.num_known(state.replay)) == 0:
+        return state, {}
+    for _ in range(config.train_steps_per_epoch):
+        train, metrics = _learn((config, state.replay, state.key, mesh), train)
+        history.append(metrics)
+    columns = {name: np.array([metrics[name] for metrics in jax.device_get(history)]) for name in history[0]}
+    for name, values in columns.items():
+        if not np.isfinite(values).all():
+            step = int(np.argmin(np.isfinite(values)))
+            raise FloatingPointError(
+                f"{name} is {values[step]} at gradient step {step} of epoch {int(state.epoch)}. Lower the learning "
+                "rate or clip the gradients (optax.clip_by_global_norm)."
+            )
+    means = {name: float(values.mean()) for name, values in columns.items()}
+    return eqx.tree_at(lambda state: state.train, state, train), means
+
+
+def test_phase(
+    config: TrainConfig, env: Env, test_mcts: MCTS, state: LoopState, mesh: Mesh
+) -> tuple[LoopState, dict[str, int | float]]:
+    """Lets every tester play the newest network."""
+    evaluator = evaluator_of(config, env, state.train)
+    keys = _tester_keys(state.key, state.epoch, len(config.testers))
+    states, metrics = [], {}
+    for tester, tester_state, key in zip(config.testers, state.testers, keys, strict=True):
+        tester_state, tested = tester.test(env, test_mcts, evaluator, tester_state, key=key, mesh=mesh)
+        states.append(tester_state)
+        metrics |= tested
+    return eqx.tree_at(lambda state: state.testers, state, tuple(states)), metrics
+
+
+# Compiled once: everything that changes from epoch to epoch is an argument, never a constant.
+
+
+@eqx.filter_jit
+def start_games(config: TrainConfig, env: Env, mesh: Mesh, keys: Array) -> tuple[CollectState, ReplayState]:
+    """A new game and an empty ring for each key, each made on the device that keeps it."""
+
+    def start(shared, keys):
+        config, env = shared
+        games = jax.vmap(lambda key: init_collect(config.mcts, env, key=key))(keys)
+        one = jax.tree.map(lambda x: x[0], games)
+        steps = jax.eval_shape(lambda: collect(config.mcts, env, uniform_evaluator, one, num_steps=1)[1])
+        rings = jax.vmap(lambda _: config.replay.init(steps))(keys)
+        return games, rings
+
+    return over_games(mesh, start, (config, env), keys)
+
+
+@eqx.filter_jit(donate="all-except-first")
+def _collect(
+    inputs: tuple[TrainConfig, Env, NetworkEvaluator, int, Mesh], games: CollectState
+) -> tuple[CollectState, tuple[Trajectory, tuple[Array, ...]]]:
+    """The games after `num_steps` moves; the moves; and, a device, the numbers of episodes, of truncated ones, of moves
+    in them, and of positions whose value is not finite."""
+    config, env, evaluator, num_steps, mesh = inputs
+
+    def play(shared, games):
+        config, env, evaluator = shared
+        options = {"num_steps": num_steps, "max_episode_steps": config.max_episode_steps}
+        after, trajectory = jax.vmap(lambda game: collect(config.mcts, env, evaluator, game, **options))(games)
+        ended = trajectory.terminated | trajectory.truncated  # [B, T]
+        moves_of_episodes = games.episode_steps + num_steps - after.episode_steps
+        counts = ended, trajectory.truncated, moves_of_episodes, ~jnp.isfinite(trajectory.value)
+        return after, (trajectory, jax.tree.map(lambda x: jnp.sum(x, dtype=jnp.int32)[None], counts))
+
+    return over_games(mesh, play, (config, env, evaluator), games)
+
+
+@jax.jit
+def _sums(counts: tuple[Array, ...]) -> tuple[Array, ...]:
+    return jax.tree.map(jnp.sum, counts)
+
+
+@eqx.filter_jit(donate="all-except-first")
+def _add(inputs: tuple[TrainConfig, Trajectory, Mesh], replay: ReplayState) -> ReplayState:
+    config, trajectory, mesh = inputs
+
+    def add(config, games):
+        return jax.vmap(lambda ring, steps: config.replay.add(ring, steps, discount=config.mcts.discount))(*games)
+
+    return over_games(mesh, add, config, (replay, trajectory))
+
+
+@eqx.filter_jit(donate="all-except-first")
+def _learn(
+    inputs: tuple[TrainConfig, ReplayState, PRNGKeyArray, Mesh], train: TrainState
+) -> tuple[TrainState, Metrics]:
+    config, replay, key, mesh = inputs
+    step_key = jax.random.fold_in(jax.random.fold_in(key, 0), train.step)
+    shares = num_shares(config, mesh.shape[DATA])
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(shares))
+    batch = draw(config, replay, keys, mesh)
+    after = train_step(config.optimizer, config.loss, train, batch)
+    return eqx.filter_shard(after, NamedSharding(mesh, PartitionSpec()))
+
+
+def draw(config: TrainConfig, replay: ReplayState, keys: Array, mesh: Mesh) -> Sample:
+    """A batch to train on: each device draws from the shares of the buffer that it keeps; `keys`, one a share."""
+    per_share = config.train_batch_size // len(keys)
+
+    def local(config, games):
+        replay, keys = games
+        sample_keys, augment_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        batch = config.replay.sample_shares(replay, per_share * len(keys), keys=sample_keys)
+        if config.augment is None:
+            return batch
+        keys = jax.vmap(lambda key: jax.random.split(key, per_share))(augment_keys).reshape(-1)
+        return jax.vmap(lambda sample, key: config.augment(sample, key=key))(batch, keys)
+
+    return over_games(mesh, local, config, (replay, keys))
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _tester_keys(key: PRNGKeyArray, epoch: Array, number: int) -> list[PRNGKeyArray]:
+    key = jax.random.fold_in(jax.random.fold_in(key, 1), epoch)
+    return [jax.random.fold_in(key, index) for index in range(number)]
+
+
+def evaluator_of(config: TrainConfig, env: Env, train: TrainState) -> NetworkEvaluator:
+    """What self-play and tests evaluate by: the network as it is now."""
+    return NetworkEvaluator(train.network, env.observe, train.norm_state, dtype=config.search_dtype)
+
+
+def _describe_bad(env: Env, evaluator: NetworkEvaluator, trajectory: Trajectory, epoch: int) -> str:
+    """Where a search of this collection first met a NaN, and which output it was."""
+    bad = ~jnp.isfinite(trajectory.value)  # [B, T]
+    step, game = (int(i) for i in jnp.unravel_index(jnp.argmax(bad.T), bad.T.shape))
+    where = f"at self-play step {step} of epoch {epoch} (game {game})"
+    if not bool(trajectory.action_mask[game, step].any()):
+        return f"{env.name}: no action is legal in a live state {where}. Run tz.check_env on it."
+    logits, value = evaluator.predict(trajectory.observation[game, step])
+    names = [name for name, x in {"logits": logits, "value": value}.items() if not bool(jnp.isfinite(x).all())]
+    found = f"the network's {' and '.join(names)}" if names else "an output of the network below the root"
+    return f"Not finite: {found}, {where}."
