@@ -95,6 +95,37 @@ def departures(env, network, config, num_games: int, num_steps: int, sizes: list
     return [float((run(size) != one).any(axis=1).mean()) for size in sizes]
 
 
+def estimate(blocks: int, channels: int) -> list[str]:
+    """Seconds of an epoch on many GPUs, from the parameters and operations of a network and figures assumed here."""
+    flops_a_second, within, between, hop = 50e12, 450e9, 50e9, 10e-6  # of a GPU; bytes a second in and between machines
+    games, moves, simulations, batch, reuse = 1024, 64, 100, 4096, 4  # games a GPU; each position is trained on 4 times
+    env = tz.from_pgx("othello")
+    network = tz.AZResNet(env.observation.shape, env.num_actions, blocks, channels, "layer", key=jax.random.key(0))
+    size = 4 * sum(x.size for x in jax.tree.leaves(eqx.filter(network, eqx.is_inexact_array)))
+    arrays, static = eqx.partition(network, eqx.is_array)
+    forward = jax.jit(lambda arrays, observation: eqx.combine(arrays, static)(observation))
+    flops = forward.lower(arrays, env.observation).compile().cost_analysis()["flops"]
+    lines = [
+        f"A {blocks}x{channels} network of Othello: {size / 1e6:.1f} MB of gradients, {flops / 1e9:.2f} GFLOP an "
+        "evaluation (XLA's count), three times that for a gradient. Assumed, not measured: "
+        f"{flops_a_second / 1e12:.0f} TFLOP/s a GPU in use; {within / 1e9:.0f} GB/s between the 8 GPUs of a machine, "
+        f"{between / 1e9:.0f} GB/s a GPU between machines; {hop * 1e6:.0f} us for each of the log2(n) hops there and "
+        f"back; {games} games a GPU, {moves} moves an epoch, {simulations} simulations, every position trained on "
+        f"{reuse} times.",
+        "",
+        f"| GPUs | self-play, s | gradients, s | all-reduce, s, batch {batch:,} | batch {batch // 8:,} a GPU |",
+        "|---:|---:|---:|---:|---:|",
+    ]
+    for number in (8, 64, 512):
+        self_play = games * moves * simulations * flops / flops_a_second
+        samples = reuse * games * moves * number
+        gradients = 3 * samples * flops / flops_a_second / number
+        one = 2 * size * (number - 1) / number / (within if number <= 8 else between) + 2 * np.log2(number) * hop
+        reduced = [samples / size_of_batch * one for size_of_batch in (batch, batch // 8 * number)]
+        lines.append(f"| {number} | {self_play:.1f} | {gradients:.1f} | {reduced[0]:.2f} | {reduced[1]:.2f} |")
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cpu-devices", type=int, default=8, help="fake devices, where there is no GPU")
@@ -138,6 +169,18 @@ def main() -> None:
         "Share of 256 games of 60 moves in which a move differs from those on one device: "
         + ", ".join(f"{share:.3f} on {size}" for size, share in zip(sizes[1:], shares, strict=True))
         + ".",
+        "",
+        "## An estimate for 8, 64 and 512 GPUs",
+        "",
+        *estimate(6, 128),
+        "",
+        "Self-play communicates nothing and dominates. What grows with the number of GPUs is the all-reduce: at one "
+        "size of the batch there are as many more gradient steps as there are positions, each of which waits for "
+        "all devices, while its own arithmetic shrinks. It is the first to saturate; a batch that grows with the "
+        "devices (and a learning rate that follows) takes it away. After that it is the alternation of phases: "
+        "every epoch waits for the slowest device twice, and testers of a few hundred games leave most devices "
+        "idle. Beyond some hundred GPUs self-play and learning would have to run side by side, the weights going "
+        "out and the positions coming back.",
     ]
     print("\n".join(lines))
     if arguments.out:

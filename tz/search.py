@@ -75,6 +75,7 @@ def _no_notes(mcts: MCTS, tree: Tree) -> PyTree:
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), notes)
 
 
+@jax.named_scope("evaluate")
 def _evaluate(evaluator: Evaluator, env_state, metadata, key) -> tuple[Float[Array, " A"], Float[Array, ""]]:
     """The evaluator's logits, -inf where illegal, and its value, 0 where the game is over."""
     logits, value = evaluator(env_state, metadata, key)
@@ -94,6 +95,7 @@ def _largest(mcts: MCTS, logits: Float[Array, " A"]) -> Int[Array, " K"] | None:
     return None if mcts.max_actions is None else lax.top_k(logits, mcts.max_actions)[1].astype(jnp.int16)
 
 
+@jax.named_scope("prior")
 def _log_prior(logits: Float[Array, " A"], actions: Int[Array, " K"] | None) -> Float[Array, " K"]:
     """The log prior of the actions kept; it sums to 1 over them."""
     logits = logits if actions is None else logits[actions]
@@ -139,7 +141,8 @@ class _Leaf(eqx.Module):
 
 
 def _choose_edge(mcts: MCTS, tree: Tree, notes: PyTree) -> tuple[Int[Array, ""], Int[Array, ""]]:
-    root_action = mcts.root.select(tree.node(jnp.int32(0)), notes, mcts.selector)
+    with jax.named_scope("root"):
+        root_action = mcts.root.select(tree.node(jnp.int32(0)), notes, mcts.selector)
     return descend(tree, root_action, mcts.selector)
 
 

@@ -135,6 +135,7 @@ def init_tree(state: PyTree, metadata: StepMetadata, max_nodes: int, max_actions
     )
 
 
+@jax.named_scope("descend")
 def descend(
     tree: Tree, root_action: Int[Array, ""], select: Callable[[Node], Int[Array, ""]]
 ) -> tuple[Int[Array, ""], Int[Array, ""]]:
@@ -162,6 +163,7 @@ def descend(
     return node, action
 
 
+@jax.named_scope("append")
 def append(
     tree: Tree,
     node: Int[Array, ""],
@@ -202,6 +204,7 @@ def append(
     )
 
 
+@jax.named_scope("backup")
 def backup(
     tree: Tree,
     node: Int[Array, ""],
@@ -238,6 +241,7 @@ def backup(
     return eqx.tree_at(lambda tree: (tree.visits, tree.q, tree.q_low, tree.q_high), tree, tuple(after))
 
 
+@jax.named_scope("reroot")
 def reroot(tree: Tree, child: Int[Array, ""], state: PyTree, metadata: StepMetadata) -> Tree:
     """The subtree of node `child` as a tree of its own, its statistics unchanged and its nodes in the same order.
 
