@@ -40,6 +40,7 @@ def settings(blocks: int, channels: int, batch_size: int, train_batch_size: int)
 
 def programs(env, network, config, mesh):
     """The compiled programs of self-play and of a gradient step, and the seconds each took to compile."""
+    jax.clear_caches()
     state = tz.init_loop(config, env, network, key=jax.random.key(1), mesh=mesh)
     evaluator = phases.evaluator_of(config, env, state.train)
     steps = config.collection_steps_per_epoch
