@@ -176,7 +176,7 @@ def test_only_the_gradients_are_communicated(env, config):
     trajectory = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), trajectory)
     add = text(phases._add, (config, trajectory, mesh), state.replay)
     agent = tz.Player(config.mcts, evaluator)
-    match = text(testers._match, config.testers[0], env, agent, agent, jax.random.key(0), mesh)
+    match = text(testers._play, config.testers[0], env, agent, agent, jax.random.key(0), mesh)
     keys = jax.random.split(jax.random.key(0), 8)
     sample = text(eqx.filter_jit(phases.draw), config, state.replay, keys, mesh)
     for name, program in {"collect": collect, "add": add, "match": match, "sample": sample}.items():

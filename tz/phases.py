@@ -142,7 +142,7 @@ def _learn(
     keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(shares))
     batch = draw(config, replay, keys, mesh)
     after = train_step(config.optimizer, config.loss, train, batch)
-    return eqx.filter_shard(after, NamedSharding(mesh, PartitionSpec()))
+    return after if mesh.size == 1 else eqx.filter_shard(after, NamedSharding(mesh, PartitionSpec()))
 
 
 def draw(config: TrainConfig, replay: ReplayState, keys: Array, mesh: Mesh) -> Sample:

@@ -51,12 +51,13 @@ def check_mesh(mesh: Mesh, **counts: int) -> None:
 def place(tree: PyTree, mesh: Mesh, *, split: bool) -> PyTree:
     """The arrays of `tree` on the mesh: split along their leading axis, or whole on every device.
 
-    Arrays that are not yet on a mesh of several processes must be the same in each of them.
+    Arrays that are not yet on a mesh of several processes must be the same in each of them. What is already on the one
+    device of a mesh is left as it is, so that functions compiled for it need not be compiled again.
     """
     sharding = NamedSharding(mesh, PartitionSpec(DATA) if split else PartitionSpec())
 
     def put(x):
-        if not eqx.is_array(x):
+        if not eqx.is_array(x) or (mesh.size == 1 and x.devices() == set(mesh.devices.flat)):
             return x
         if sharding.is_fully_addressable or not x.is_fully_addressable:
             return jax.device_put(x, sharding)
@@ -73,6 +74,8 @@ def over_games(mesh: Mesh, function: Callable[[Any, Any], Any], shared: PyTree, 
     **Arguments:** `shared`, whole on every device; `games`, arrays whose leading axis is split. All results are joined
     along theirs. To be called under `jax.jit`.
     """
+    if mesh.size == 1:
+        return function(shared, games)
     arrays, static = eqx.partition(shared, eqx.is_array)
 
     def local(arrays, games):

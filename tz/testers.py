@@ -12,7 +12,7 @@ from tz.arena import MatchResult, Player, play_match
 from tz.env import Env
 from tz.mcts import MCTS
 from tz.search import Evaluator
-from tz.sharding import DATA, data_mesh, over_games
+from tz.sharding import DATA, data_mesh, over_games, place
 
 TesterMetrics = dict[str, float]
 
@@ -130,8 +130,13 @@ def _check_split(tester: Any, mesh: Mesh) -> None:
         )
 
 
-@eqx.filter_jit
 def _match(tester: Any, env: Env, agent: Player, opponent: Player, key: PRNGKeyArray, mesh: Mesh) -> MatchResult:
+    agent, opponent, key = place((agent, opponent, key), mesh, split=False)
+    return _play(tester, env, agent, opponent, key, mesh)
+
+
+@eqx.filter_jit
+def _play(tester: Any, env: Env, agent: Player, opponent: Player, key: PRNGKeyArray, mesh: Mesh) -> MatchResult:
     num_games = tester.num_episodes // mesh.shape[DATA]
 
     def play(shared, numbers):
