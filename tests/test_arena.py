@@ -125,7 +125,7 @@ def test_the_best_network_is_replaced_only_by_a_better_one(env):
     strong, weak = Rigged(jnp.float32(1)), Rigged(jnp.float32(-1))
     tester = TwoPlayerTester(num_episodes=20, opening_plies=2, max_steps=9)
     mcts = tz.MCTS(12, 24, root=tz.PlainRoot(), temperature=0.0)
-    mesh = tz.data_mesh()
+    mesh = tz.data_mesh(jax.devices()[:1])
     test = lambda new, best: tester.test(env, mcts, new, best, key=jax.random.key(0), mesh=mesh)
     best, metrics = test(strong, tester.init(weak, mesh=mesh))
     assert metrics["best_replaced"] == 1 and metrics["best_score"] > 0.6 and best.skill == 1
