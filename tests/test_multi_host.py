@@ -18,7 +18,8 @@ NUM_EPOCHS = 2
 def start(out, log, *arguments):
     command = [sys.executable, str(SCRIPT), "--games", "16", "--out", str(out), *arguments]
     environment = os.environ | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}
-    return subprocess.Popen(command, stdout=log.open("w"), stderr=subprocess.STDOUT, env=environment)
+    with log.open("w") as file:
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
 
 
 def start_pair(folder):
