@@ -70,7 +70,7 @@ def main() -> None:
     state = tz.train_loop(
         config, env, state, num_epochs=args.epochs, sinks=[tz.console_sink, tz.JsonLinesSink(metrics)]
     )
-    tz.save_agent(args.out / "agent.eqx", state.train.network)
+    tz.save_agent(args.out / "agent.tz", env, state.train.network)
     plot_learning(read_metrics(metrics))[0].figure.savefig(args.out / "learning.png", dpi=150)
 
     evaluator = tz.NetworkEvaluator(state.train.network, env.observe)

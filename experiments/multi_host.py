@@ -62,7 +62,7 @@ def main() -> None:
     sinks = [tz.console_sink, tz.JsonLinesSink(arguments.out / "metrics.jsonl")]
     state = tz.train_loop(config, env, state, num_epochs=arguments.epochs, sinks=sinks)
     if jax.process_index() == 0:
-        tz.save_agent(arguments.out / "agent.eqx", state.train.network)
+        tz.save_agent(arguments.out / "agent.tz", env, state.train.network)
         weights = jax.device_get(jax.tree.leaves(eqx.filter(state.train.network, eqx.is_array)))
         norm = math.sqrt(sum(float(np.sum(np.square(x))) for x in weights))
         print(f"{jax.device_count()} devices of {jax.process_count()} processes; norm of the weights {norm:.5f}")

@@ -112,6 +112,170 @@ def test_an_opening_does_not_end_the_game():
     assert not opening[1].terminated.any()
 
 
+def test_openings_can_be_given(env):
+    """Each list of moves is played from both sides; lists may be of different lengths."""
+    player = tz.Player(WEAK, tz.uniform_evaluator)
+    lists = jnp.array([[4, 0, -1], [0, 1, 2], [-1, -1, -1]])
+    openings = jax.vmap(lambda moves: tz.play_moves(env, moves))(lists)
+    match = compiled_match(env, player, player, num_games=6, openings=openings, max_steps=9, key=jax.random.key(0))
+    filled = (match.opening._x.board != -1).sum(-1)
+    np.testing.assert_array_equal(filled, [2, 2, 3, 3, 0, 0])
+    assert (match.opening._x.board[::2, 4] != -1).tolist() == [True, False, False]
+    assert match.finished.all() and (match.player_id[::2] != match.player_id[1::2]).all()
+    with pytest.raises(ValueError, match="8 games needs 4 openings"):
+        tz.play_match(env, player, player, num_games=8, openings=openings, key=jax.random.key(0))
+
+
+def test_a_list_with_an_illegal_move_is_refused(env):
+    play = eqx.filter_jit(lambda moves: tz.play_moves(env, moves)[1].terminated)
+    assert not play(jnp.array([4, 3, 2]))
+    for moves in ([4, 4, 2], [4, 5, 4]):
+        with pytest.raises(eqx.EquinoxRuntimeError, match="a move of the list is not legal"):
+            jax.block_until_ready(play(jnp.array(moves)))
+
+
+def test_random_starts_are_of_every_length(env):
+    starts = jax.jit(jax.vmap(tz.random_starts(env, 3).init))(jax.random.split(jax.random.key(0), 400))
+    plies = np.asarray((starts[0]._x.board != -1).sum(-1))
+    counts = np.bincount(plies, minlength=4)
+    assert len(counts) == 4 and (abs(counts - 100) < 4 * np.sqrt(400 * 3 / 16)).all()
+    np.testing.assert_array_equal(starts[1].action_mask.sum(-1), 9 - plies)
+    with pytest.raises(ValueError, match="max_plies must be at least 1"):
+        tz.random_starts(env, 0)
+
+
+def test_a_temperature_for_the_first_moves_makes_games_differ(env):
+    """Without random openings: at temperature 0 one game a side, with one in the first moves many."""
+    first_moves = dataclasses.replace(STRONG, temperature=lambda num_moves: jnp.where(num_moves < 2, 1.0, 0.0))
+    prefer = lambda state, metadata, key: (jnp.arange(9.0) / 4, jnp.float32(0))
+
+    def games(mcts):
+        player, options = tz.Player(mcts, prefer), {"num_games": 16, "opening_plies": 0, "max_steps": 9}
+        match = compiled_match(env, player, player, key=jax.random.key(0), **options)
+        return {tuple(moves) for moves in np.asarray(match.actions)}, {tuple(m[:2]) for m in np.asarray(match.actions)}
+
+    assert len(games(STRONG)[0]) <= 2
+    varied, starts = games(first_moves)
+    assert len(starts) > 4 and len(varied) >= len(starts)
+
+
+def fake_match(points, finished=None):
+    """A match whose first player scored `points` in each game."""
+    returns = 2 * jnp.asarray(points, jnp.float32) - 1
+    finished = jnp.ones(len(points), bool) if finished is None else jnp.asarray(finished)
+    return tz.MatchResult(returns, finished, jnp.arange(len(points)) % 2, None, jnp.zeros((len(points), 1), jnp.int32))
+
+
+@pytest.mark.parametrize(("rate", "most"), [(0.5, 0.96), (0.8, 0.97), (0.95, 0.995)])
+def test_the_interval_holds_the_true_score_at_the_stated_rate(rate, most):
+    """Games of an opening are alike half the time; 4,000 matches of 30 openings. Near 1 the interval is cautious."""
+    rng = np.random.default_rng(0)
+    wins = rng.random((4000, 30, 2)) < rate
+    alike = rng.random((4000, 30)) < 0.5
+    wins[..., 1] = np.where(alike, wins[..., 0], wins[..., 1])
+    low, high = jax.vmap(lambda points: fake_match(points).interval())(jnp.asarray(wins.reshape(4000, 60)))
+    inside = ((low <= rate) & (rate <= high)).mean()
+    assert 0.93 < inside < most
+
+
+def test_the_interval_of_a_match_won_to_the_last_game_is_not_a_point():
+    low, high = fake_match(np.ones(40)).interval()
+    assert 0.8 < low < 0.95 and high == 1
+    assert fake_match(np.ones(400)).interval()[0] > low
+    low, high = fake_match(np.ones(40), np.zeros(40, bool)).interval()
+    assert (low, high) == (0, 1), "nothing was finished, nothing is known"
+
+
+def test_a_round_robin_counts_every_pair_from_both_ends(env):
+    players = [tz.Player(mcts, tz.uniform_evaluator) for mcts in (WEAK, STRONG, STRONG)]
+    options = {"opening_plies": 2, "max_steps": 9, "mesh": tz.data_mesh(jax.devices()[:1])}
+    league = tz.round_robin(env, players, num_games=12, key=jax.random.key(0), **options)
+    games = league.wins + league.wins.T + league.draws
+    np.testing.assert_array_equal(games, 12 * (1 - np.eye(3)))
+    np.testing.assert_array_equal(league.draws, league.draws.T)
+    ratings = league.ratings()
+    assert ratings.elo[0] == 0 and (ratings.elo[1:] > 100).all()
+    for bad, message in [(players[:1], "at least 2 players, found 1"), ([], "found 0")]:
+        with pytest.raises(ValueError, match=message):
+            tz.round_robin(env, bad, num_games=12, key=jax.random.key(0), **options)
+    with pytest.raises(ValueError, match="num_games must be even and at least 2"):
+        tz.round_robin(env, players, num_games=0, key=jax.random.key(0), **options)
+
+
+class Skilled(eqx.Module):
+    """Values positions by rollouts, by a factor: at 1 strong, at 0 blind, at -1 bent on losing."""
+
+    env: tz.Env
+    skill: jax.Array
+
+    def __call__(self, env_state, metadata, key):
+        logits, value = tz.RolloutEvaluator(self.env, num_rollouts=8, max_steps=9)(env_state, metadata, key)
+        return logits, self.skill * value
+
+
+MESH = tz.data_mesh(jax.devices()[:1])
+SMALL = tz.MCTS(12, 24, root=tz.PlainRoot(), temperature=0.0)
+
+
+def test_the_elo_tester_rates_networks_and_anchors_on_two_scales(env):
+    """Three networks of growing skill in a pool for two: ratings rise, results are booked on the right rows."""
+    tester = tz.ApproxEloTester(2, 16, 2, anchors=(tz.random_player(),), opening_plies=2, max_steps=9)
+    state, found = tester.init(Skilled(env, jnp.float32(-1)), mesh=MESH), []
+    for index, skill in enumerate((0.0, 1.0, 1.0)):
+        evaluator = Skilled(env, jnp.float32(skill))
+        state, metrics = tester.test(env, SMALL, evaluator, state, key=jax.random.key(index), mesh=MESH)
+        found.append(metrics)
+        games = state.wins + state.wins.T + state.draws
+        assert games[0, 0] == 0 and set(np.unique(games)) <= {0, 16}
+        if index == 1:
+            played = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [1, 1, 0, 1], [1, 1, 1, 0]])
+            np.testing.assert_array_equal(games, 16 * played)
+    assert state.pool.skill.tolist() == [-1, 1, 1], "the untrained network stays, the next oldest made room"
+    assert int(state.size) == 3
+    np.testing.assert_array_equal(games[1:, 1:], 16 * (1 - np.eye(3)))
+    assert 0 < found[0]["elo"] < found[1]["elo"]
+    for metrics in found:
+        assert metrics["elo_low"] < metrics["elo"] < metrics["elo_high"]
+        assert metrics["elo_anchored_low"] < metrics["elo_anchored"] < metrics["elo_anchored_high"]
+    assert found[1]["elo_anchored"] < found[1]["elo"], "even the random player beats one bent on losing"
+
+
+def test_the_ladder_is_climbed_by_winning(env):
+    rungs = tz.Player(SMALL, Skilled(env, jnp.float32(-1))), tz.random_player()
+    tester = tz.LadderTester(rungs, num_episodes=20, opening_plies=2, max_steps=9)
+    state = tester.init(Skilled(env, jnp.float32(0)), mesh=MESH)
+    test = lambda skill, state: tester.test(
+        env, SMALL, Skilled(env, jnp.float32(skill)), state, key=jax.random.key(0), mesh=MESH
+    )
+    state, metrics = test(-1.0, state)
+    assert state[0] == metrics["ladder_rung"] == 0 and metrics["ladder_score"] < 0.7
+    state, metrics = test(1.0, state)
+    assert state[0] == metrics["ladder_rung"] == 2 and metrics["ladder_score"] > 0.55
+    assert state[1].skill == 1, "past the last rung, it meets itself"
+    state, metrics = test(0.0, state)
+    assert state[0] == 2 and metrics["ladder_score"] < 0.55 and state[1].skill == 1
+
+
+def test_testers_refuse_settings_without_sense():
+    for make, message in [
+        (lambda: tz.LadderTester(()), "rungs is empty"),
+        (lambda: tz.LadderTester((tz.random_player(),), threshold=0.3), "threshold must be from 0.5"),
+        (lambda: tz.LadderTester((tz.random_player(),), num_episodes=5), "num_episodes must be even"),
+        (lambda: tz.ApproxEloTester(0, 16, 2), "total_epochs must be at least 1, found 0"),
+        (lambda: tz.ApproxEloTester(5, 16, 0), "num_opponents must be at least 1, found 0"),
+        (lambda: tz.ApproxEloTester(5, 3, 1), "episodes_per_opponent must be even"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            make()
+
+
+def test_an_opponent_of_another_game_is_refused(env):
+    stranger = tz.Player(SMALL, lambda state, metadata, key: (jnp.zeros(7), jnp.float32(0)))
+    player = tz.Player(SMALL, tz.uniform_evaluator)
+    with pytest.raises(ValueError, match=r"logits of shape \(7,\).* needs logits of shape \(9,\)"):
+        tz.play_match(env, player, stranger, num_games=2, key=jax.random.key(0))
+
+
 def test_the_best_network_is_replaced_only_by_a_better_one(env):
     class Rigged(eqx.Module):
         """Knows the value of a won position only if `skill` is set: an evaluator that can be weak or strong."""

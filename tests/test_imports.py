@@ -10,9 +10,23 @@ import tz
 PACKAGE = pathlib.Path(tz.__file__).parent
 LAYERS = [
     {"env", "tree", "layers", "sharding"},
-    {"evaluators", "selectors", "backups", "roots", "moves", "networks", "replay", "targets", "symmetries", "envs.pgx"},
+    {
+        "evaluators",
+        "selectors",
+        "backups",
+        "roots",
+        "moves",
+        "networks",
+        "replay",
+        "targets",
+        "trajectory",
+        "symmetries",
+        "envs.pgx",
+        "openings",
+        "elo",
+    },
     {"mcts", "search", "train"},
-    {"selfplay", "arena", "testers"},
+    {"selfplay", "arena", "league", "testers"},
     {"config", "phases", "loop", "checkpoint", "logging"},
 ]
 SIDE = {"plot"}

@@ -12,6 +12,7 @@ import optax
 import pytest
 
 import tz
+from tz.phases import evaluator_of
 
 TRACES = []
 MESH = tz.data_mesh(jax.devices()[:1])
@@ -187,9 +188,73 @@ def test_every_gradient_step_draws_samples_of_its_own(config, env, network):
     assert len(seen) == len(set(seen)) == 2 * 4 * 16
 
 
+def test_the_average_of_the_weights_plays(config, env):
+    """The average follows the weights by its formula, and self-play and tests see it and not the newest."""
+    push = lambda network, output, sample: (-network.weight, {})
+    config, network = leaning(config, optax.sgd(5.0), push, average_decay=0.9)
+    state = init_loop(config, env, network, key=jax.random.key(0))
+    state = train_loop(config, env, state, num_epochs=2, sinks=[], progress=False)
+    average, weight = 0.0, 0.0
+    for step in range(8):
+        weight += 5
+        decay = min(0.9, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * weight
+    assert state.train.network.weight == 40
+    np.testing.assert_allclose(state.train.average.weight, average, rtol=1e-5)
+    np.testing.assert_allclose(evaluator_of(config, env, state.train).network.weight, average, rtol=1e-5)
+
+
+def test_a_window_of_one_row_a_game_trains_on_the_newest_only(config, env):
+    """The loss sees targets; with a window of 1 those of every step are the last known row of each game."""
+    seen = []
+
+    def loss(network, output, sample):
+        jax.debug.callback(lambda policy: seen.append(tuple(np.asarray(policy).round(5))), sample.policy)
+        return network.weight**2, {}
+
+    moves = []
+    window = lambda count: moves.append(count) or 1
+    config, network = leaning(config, optax.sgd(0.0), loss, replay_window=window)
+    state = init_loop(config, env, network, key=jax.random.key(0))
+    state = train_loop(config, env, state, num_epochs=1, sinks=[], progress=False)
+    jax.effects_barrier()
+    ring = state.replay
+    newest = (ring.position - ring.size + ring.num_known - 1) % config.replay.capacity
+    rows = {tuple(np.asarray(ring.policy[game, newest[game]]).round(5)) for game in range(8) if ring.num_known[game]}
+    assert set(seen) <= rows and len(set(seen)) > 1
+    assert moves == [9 + 6], "warm-up and one epoch"
+
+
+def test_some_moves_are_fast_and_they_are_the_same_in_all_games(config, env, network):
+    fast = dataclasses.replace(config.mcts, num_simulations=2, root=tz.PlainRoot())
+    config = dataclasses.replace(config, fast_mcts=fast, fast_share=0.5, testers=(), warmup_steps=0)
+    state = init_loop(config, env, network, key=jax.random.key(0))
+    state = train_loop(config, env, state, num_epochs=5, sinks=[], progress=False)
+    weight = np.asarray(state.replay.policy_weight)[:, :30]
+    assert (weight == weight[0]).all(), "the same moves in all games"
+    assert 5 < weight[0].sum() < 25 and set(np.unique(weight)) == {0, 1}
+    assert len({tuple(row) for row in weight[0].reshape(5, 6)}) > 1, "other moves in other epochs"
+
+
+def test_more_simulations_later_are_another_call_of_the_loop(config, env, network):
+    """A schedule of simulations: the trees of one search are gone on with by the next, if they have the same room."""
+    config = dataclasses.replace(config, testers=())
+    state = init_loop(config, env, network, key=jax.random.key(0))
+    more = dataclasses.replace(config, mcts=dataclasses.replace(config.mcts, num_simulations=12))
+    rows = []
+    for settings in (config, more):
+        state = train_loop(settings, env, state, num_epochs=1, sinks=[rows.append], progress=False)
+    for row, number in zip(rows, (6, 12), strict=True):
+        assert row["simulations_per_second"] == pytest.approx(number * row["moves_per_second"])
+    assert state.epoch == 2
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"fast_mcts": tz.MCTS(2, 9)}, "same max_nodes, found 14 and 9"),
+        ({"fast_share": 1.5}, "fast_share must be from 0 to 1, found 1.5"),
+        ({"average_decay": -0.1}, "average_decay must be from 0 to 1, found -0.1"),
         ({"batch_size": 0}, "batch_size must be at least 1, found 0"),
         ({"train_batch_size": -3}, "train_batch_size must be at least 1"),
         ({"epochs_per_test": 0}, "epochs_per_test must be at least 1"),

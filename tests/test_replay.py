@@ -14,13 +14,14 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tz.replay import EpisodeReplayBuffer, Trajectory
+from tz.replay import EpisodeReplayBuffer
+from tz.trajectory import Trajectory
 
 NUM_GAMES = 2
 ONGOING, TERMINATED, TRUNCATED = range(3)
 
 
-def make_trajectory(player, ending, rewards, action_value, identity, num_actions=3):
+def make_trajectory(player, ending, rewards, action_value, identity, value=None, num_actions=3):
     """A batch of trajectories `[B, T]` whose observation, mask and policy all tell the `identity` of the step."""
     identity = np.asarray(identity)
     columns = np.arange(num_actions)
@@ -28,13 +29,14 @@ def make_trajectory(player, ending, rewards, action_value, identity, num_actions
         observation=jnp.asarray(np.stack([identity, -identity], axis=-1), jnp.float32),
         action_mask=jnp.asarray((identity[..., None] + columns) % 2 == 0),
         policy=jnp.asarray(identity[..., None] * 10 + columns, jnp.float32),
-        value=jnp.full(identity.shape, 99.0),
+        value=jnp.full(identity.shape, 99.0) if value is None else jnp.asarray(value, jnp.float32),
         action=jnp.zeros(identity.shape, jnp.int32),
         action_value=jnp.asarray(action_value, jnp.float32),
         rewards=jnp.asarray(rewards, jnp.float32),
         player=jnp.asarray(player, jnp.int32),
         terminated=jnp.asarray(np.asarray(ending) == TERMINATED),
         truncated=jnp.asarray(np.asarray(ending) == TRUNCATED),
+        policy_weight=jnp.asarray(identity % 2, jnp.float32),
     )
 
 
@@ -79,6 +81,7 @@ def ring_rows(buffer, state, game):
     columns = np.arange(state.policy.shape[-1])
     np.testing.assert_array_equal(np.asarray(state.observation)[game, slots, 1], -identity)
     np.testing.assert_array_equal(np.asarray(state.policy)[game, slots], identity[:, None] * 10 + columns)
+    np.testing.assert_array_equal(np.asarray(state.policy_weight)[game, slots], identity % 2)
     np.testing.assert_array_equal(np.asarray(state.action_mask)[game, slots], (identity[:, None] + columns) % 2 == 0)
     targets = np.asarray(state.value.offset)[game, slots]
     return [(int(identity[i]), float(targets[i]) if i < known else None) for i in range(size)]
@@ -130,6 +133,74 @@ def test_ring_equals_a_plain_list(capacity, num_steps, data):
                 assert target == pytest.approx(expected_target, abs=1e-5)
     num_known = sum(target is not None for game in range(NUM_GAMES) for _, target in ring_rows(buffer, state, game))
     assert int(buffer.num_known(state)) == num_known
+
+
+def model_lambda_returns(steps, discount, lambda_, share):
+    """The target of every step of one game by its recursion, None where its episode is not over."""
+    targets, later, later_step = [], None, None
+    for step in reversed(steps):
+        if step["ending"] == TRUNCATED:
+            found = step["action_value"]
+        elif step["ending"] == TERMINATED:
+            found = step["rewards"][step["player"]]
+        elif later is None:
+            found = None
+        else:
+            sign = 1.0 if later_step["player"] == step["player"] else -1.0
+            mixed = (1 - lambda_) * later_step["value"] + lambda_ * later
+            found = step["rewards"][step["player"]] + discount * sign * mixed
+        targets.append(None if found is None else share * step["value"] + (1 - share) * found)
+        later, later_step = found, step
+    return targets[::-1]
+
+
+def test_the_lambda_return_and_the_share_of_the_search_value_are_their_definitions():
+    """Random episodes in chunks, over and over longer than the ring, at several settings in one compiled program."""
+    rng, num_games, length, num_steps = np.random.default_rng(0), 64, 24, 4
+    shape = num_games, length
+    field = {
+        "player": rng.integers(0, 2, shape),
+        "ending": rng.choice([ONGOING, TERMINATED, TRUNCATED], shape, p=[0.8, 0.1, 0.1]),
+        "rewards": rng.normal(size=(*shape, 2)),
+        "action_value": rng.normal(size=shape),
+        "value": rng.normal(size=shape),
+    }
+    identity = 1 + np.arange(length) + 1000 * np.arange(num_games)[:, None]
+
+    @jax.jit
+    def add(state, rows, lambda_, share, discount):
+        buffer = EpisodeReplayBuffer(10, lambda_, share)
+        return jax.vmap(lambda state, rows: buffer.add(state, rows, discount=discount))(state, rows)
+
+    num_known = 0
+    for lambda_, share, discount in [
+        (1.0, 0.0, 0.9),
+        (0.0, 0.0, 1.0),
+        (0.7, 0.0, 0.9),
+        (0.6, 0.3, 0.8),
+        (0.4, 1.0, 1.0),
+    ]:
+        buffer, state = EpisodeReplayBuffer(10, lambda_, share), None
+        for start in range(0, length, num_steps):
+            part = slice(None), slice(start, start + num_steps)
+            rows = make_trajectory(**{name: x[part] for name, x in field.items()}, identity=identity[part])
+            state = empty_state(buffer, rows, num_games) if state is None else state
+            state = add(state, rows, lambda_, share, discount)
+        for game in range(num_games):
+            steps = [{name: x[game, t] for name, x in field.items()} for t in range(length)]
+            expected = model_lambda_returns(steps, discount, lambda_, share)[-10:]
+            for (_, found), target in zip(ring_rows(buffer, state, game), expected, strict=True):
+                assert (found is None) == (target is None)
+                if target is not None:
+                    assert found == pytest.approx(target, abs=1e-4)
+                    num_known += 1
+    assert num_known > 5 * num_games * 4
+
+
+@pytest.mark.parametrize("name", ["td_lambda", "search_value_share"])
+def test_a_share_out_of_range_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name} is 1.5, expected a share from 0 to 1"):
+        EpisodeReplayBuffer(10, **{name: 1.5})
 
 
 def one_game(endings, player=None, outcome=1.0, first_identity=1):
@@ -208,6 +279,21 @@ def test_sample_is_uniform_over_known_rows(uneven):
     names, counts = np.unique(np.asarray(sample.observation)[:, 0].astype(int), return_counts=True)
     assert names.tolist() == sorted(known)
     assert scipy.stats.chisquare(counts).pvalue > 0.001
+
+
+def test_a_window_draws_uniformly_from_the_newest_known_rows_of_each_game(uneven):
+    buffer, state, known = uneven
+    draw = eqx.filter_jit(lambda window, key: buffer.sample_shares(state, 6000, keys=key[None], window=window))
+    for window in (1, 3, 100):
+        expected = [name for game in range(3) for name in sorted(n for n in known if n // 1000 == game)[-window:]]
+        sample = draw(jnp.int32(window), jax.random.key(window))
+        drawn = np.asarray(sample.observation)[:, 0].astype(int)
+        names, counts = np.unique(drawn, return_counts=True)
+        assert names.tolist() == expected
+        assert scipy.stats.chisquare(counts).pvalue > 0.001 if len(expected) > 1 else True
+        np.testing.assert_allclose(
+            sample.value, [known[name] for name in np.asarray(sample.observation)[:, 0].astype(int)]
+        )
 
 
 def test_shares_are_drawn_from_equally_and_their_weights_make_up_for_it(uneven):
@@ -292,6 +378,7 @@ def test_add_writes_in_place():
         player=jnp.zeros((4, 3), jnp.int32),
         terminated=jnp.zeros((4, 3), bool),
         truncated=jnp.zeros((4, 3), bool),
+        policy_weight=jnp.ones((4, 3)),
     )
     state = empty_state(buffer, rows, num_games=4)
 

@@ -1,5 +1,7 @@
 """Self-play against a replay of its own moves: rewards, sides, ends and starts."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -76,6 +78,63 @@ def test_chunks_and_batches_do_not_change_the_games(keys):
     jax.tree.map(np.testing.assert_array_equal, whole, joined)
     _, part = play(start(keys[2:4]), 12)
     jax.tree.map(lambda all_games, two: np.testing.assert_array_equal(all_games[2:4], two), whole, part)
+
+
+def test_fast_moves_are_those_of_the_fast_search_and_are_no_targets(keys):
+    """With all moves fast the games are those of the fast search alone; with some, visits tell which were."""
+    fast = dataclasses.replace(MCTS, num_simulations=2, root=tz.PlainRoot(), persist_tree=False)
+    mcts = dataclasses.replace(MCTS, persist_tree=False)
+
+    @eqx.filter_jit
+    def play_with(mcts, is_fast, fast=None):
+        options = {"num_steps": 12} | ({} if fast is None else {"fast_mcts": fast, "is_fast": is_fast})
+        games = jax.vmap(lambda key: tz.init_collect(mcts, ENV, key=key))(keys)
+        return jax.vmap(lambda game: tz.collect(mcts, ENV, EVALUATOR, game, **options)[1])(games)
+
+    is_fast = jnp.arange(12) % 3 > 0
+    alone, full = play_with(fast, None), play_with(mcts, None)
+    for flags, expected, weight in [(jnp.ones(12, bool), alone, 0), (jnp.zeros(12, bool), full, 1)]:
+        found = play_with(mcts, flags, fast)
+        assert (found.policy_weight == weight).all() and (expected.policy_weight == 1).all()
+        for name in ("action", "policy", "value", "rewards"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    mixed = play_with(mcts, is_fast, fast)
+    np.testing.assert_array_equal(mixed.policy_weight, np.broadcast_to(~is_fast, mixed.policy_weight.shape))
+    smallest = jnp.where(mixed.policy > 0, mixed.policy, 1).min(-1)
+    assert (smallest[:, is_fast] >= 0.49).all(), "two visits are a half each at least"
+    assert (smallest[:, ~is_fast] < 0.49).any()
+
+
+def test_a_fast_search_that_does_not_fit_is_refused(keys):
+    game = tz.init_collect(MCTS, ENV, key=keys[0])
+    for options, message in [
+        (
+            {"fast_mcts": dataclasses.replace(MCTS, max_nodes=9), "is_fast": jnp.ones(3, bool)},
+            "same max_nodes.*20 and 9",
+        ),
+        ({"fast_mcts": MCTS}, "fast_mcts and is_fast go together"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            tz.collect(MCTS, ENV, EVALUATOR, game, num_steps=3, **options)
+
+
+def test_the_temperature_may_depend_on_the_number_of_the_move(keys):
+    """At first every move comes up; from the third on only the most visited, in whatever chunk the move is."""
+    cool = dataclasses.replace(MCTS, temperature=lambda num_moves: jnp.where(num_moves < 2, 1e6, 0.0))
+    games = jax.vmap(lambda key: tz.init_collect(cool, ENV, key=key))(keys)
+    play_cool = eqx.filter_jit(jax.vmap(lambda game: tz.collect(cool, ENV, EVALUATOR, game, num_steps=7)))
+    steps, best = np.zeros(len(keys), int), {True: [], False: []}
+    for _ in range(5):
+        games, record = play_cool(games)
+        for t in range(7):
+            chosen = np.take_along_axis(np.asarray(record.policy[:, t]), np.asarray(record.action[:, t])[:, None], 1)[
+                :, 0
+            ]
+            for game in range(len(keys)):
+                best[bool(steps[game] < 2)].append(chosen[game] == record.policy[game, t].max())
+                steps[game] = 0 if record.terminated[game, t] else steps[game] + 1
+    assert all(best[False]) and len(best[False]) > 50
+    assert not all(best[True])
 
 
 def test_no_tree_leaks_into_the_next_game(keys):

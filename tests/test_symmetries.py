@@ -9,8 +9,8 @@ import pgx
 import pytest
 import scipy.stats
 
-from tz.replay import Sample
 from tz.symmetries import dihedral, mirror, random_dihedral, random_mirror
+from tz.trajectory import Sample
 
 SIZE = 8
 PASS = SIZE * SIZE
@@ -84,7 +84,7 @@ def turn_all(boards, masks, policies, index):
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(0, 0, 0, None))
     def turn(board, mask, policy, index):
-        return dihedral(Sample(board, mask, policy, jnp.zeros(()), jnp.ones(())), index)
+        return dihedral(Sample(board, mask, policy, jnp.zeros(()), jnp.ones(()), jnp.ones(())), index)
 
     return jax.tree.map(np.asarray, turn(boards, masks, policies, index))
 
@@ -115,6 +115,7 @@ def numbered_sample(size=3, extra=2):
         policy=jnp.arange(cells + extra, dtype=jnp.float32),
         value=jnp.asarray(0.5),
         weight=jnp.asarray(2.0),
+        policy_weight=jnp.asarray(0.0),
     )
 
 
@@ -148,7 +149,7 @@ def test_dihedral_follows_its_docstring():
         (random_dihedral, numbered_sample(), 8),
         (
             random_mirror,
-            Sample(jnp.zeros((2, 3, 1)), jnp.ones(3, bool), jnp.arange(3.0), jnp.zeros(()), jnp.ones(())),
+            Sample(jnp.zeros((2, 3, 1)), jnp.ones(3, bool), jnp.arange(3.0), jnp.zeros(()), jnp.ones(()), jnp.ones(())),
             2,
         ),
     ],
@@ -181,7 +182,9 @@ def test_mirror_is_connect_four_played_in_the_mirror():
 
     @jax.jit
     def reflect(state, policy):
-        return mirror(Sample(state.observation, state.legal_action_mask, policy, jnp.zeros(()), jnp.ones(())))
+        return mirror(
+            Sample(state.observation, state.legal_action_mask, policy, jnp.zeros(()), jnp.ones(()), jnp.ones(()))
+        )
 
     full_columns = 0
     for seed in range(4):
@@ -209,6 +212,7 @@ def test_random_mirror_gives_the_sample_or_its_image(seed):
         jnp.array([0.5, 0.25, 0.25]),
         jnp.ones(()),
         jnp.ones(()),
+        jnp.ones(()),
     )
     found = random_mirror(sample, key=jax.random.key(seed))
     equal = functools.partial(jax.tree.map, lambda a, b: bool((a == b).all()), found)
@@ -227,6 +231,8 @@ def test_random_mirror_gives_the_sample_or_its_image(seed):
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(augment, shape, num_actions, match):
-    sample = Sample(jnp.zeros(shape), jnp.ones(num_actions, bool), jnp.zeros(num_actions), jnp.zeros(()), jnp.ones(()))
+    sample = Sample(
+        jnp.zeros(shape), jnp.ones(num_actions, bool), jnp.zeros(num_actions), jnp.zeros(()), jnp.ones(()), jnp.ones(())
+    )
     with pytest.raises(ValueError, match=match):
         augment(sample, key=jax.random.key(0))

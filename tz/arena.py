@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from tz.env import Env, StepMetadata
 from tz.mcts import MCTS
+from tz.openings import random_opening
 from tz.roots import PlainRoot
 from tz.search import Evaluator, SearchState, advance, choose_action, init_search, search
 
@@ -75,6 +76,21 @@ class MatchResult(eqx.Module):
         """Wins and half the draws, of all finished games."""
         return (self.wins + 0.5 * self.draws) / jnp.maximum(jnp.sum(self.finished), 1)
 
+    def interval(self, confidence: float = 0.95) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """A confidence interval of the score, the openings being a sample of all that there are.
+
+        The two games of an opening depend on one another, so an opening counts as one observation. To be right also
+        where all games are won, two openings are added, one won twice and one lost twice: what Agresti and Coull,
+        *Approximate is better than "exact"* (1998), do for proportions.
+        """
+        points = jnp.where(self.finished, 0.5 + 0.5 * jnp.sign(self.returns), 0.0).reshape(-1, 2).sum(1)
+        points = jnp.append(points, jnp.array([0.0, 2.0]))
+        games = jnp.append(self.finished.reshape(-1, 2).sum(1), jnp.array([2, 2]))
+        score = points.sum() / games.sum()
+        deviation = jnp.sqrt(jnp.sum((points - score * games) ** 2) * len(points) / (len(points) - 1)) / games.sum()
+        margin = jax.scipy.stats.norm.ppf((1 + confidence) / 2) * deviation
+        return jnp.maximum(score - margin, 0.0), jnp.minimum(score + margin, 1.0)
+
 
 class _Games(eqx.Module):
     """One side's half of a match in progress, `[G / 2, ...]`; `trees` are the two players'."""
@@ -86,21 +102,8 @@ class _Games(eqx.Module):
     keys: Array
 
 
-def random_opening(env: Env, num_plies: int, *, key: PRNGKeyArray) -> tuple[PyTree, StepMetadata]:
-    """A new game after `num_plies` random legal moves; a move that would end the game is not made."""
-
-    def ply(carry, key):
-        env_state, metadata = carry
-        action = jax.random.categorical(key, jnp.where(metadata.action_mask, 0.0, -jnp.inf)).astype(jnp.int32)
-        after = env.step(env_state, action)
-        return jax.tree.map(lambda new, old: jnp.where(after[1].terminated, old, new), after, carry), None
-
-    init_key, key = jax.random.split(key)
-    return lax.scan(ply, env.init(init_key), jax.random.split(key, num_plies))[0]
-
-
 def _search_if_to_move(
-    env: Env, player: Player, tree: SearchState, to_move: Array, keys: Array
+    env: Env, player: Player, tree: SearchState, to_move: Array, keys: Array, step: Array
 ) -> tuple[Array, SearchState]:
     """The moves and trees of a player who searches where it is to move; no search at all if that is nowhere."""
 
@@ -108,7 +111,7 @@ def _search_if_to_move(
         def one(tree, to_move, key):
             search_key, action_key = jax.random.split(key)
             searched = search(player.mcts, env, player.evaluator, tree, key=search_key)
-            action = choose_action(player.mcts, searched, key=action_key)
+            action = choose_action(player.mcts, searched, key=action_key, num_moves=step)
             return action, jax.tree.map(lambda new, old: jnp.where(to_move, new, old), searched, tree)
 
         return jax.vmap(one)(tree, to_move, keys)
@@ -117,12 +120,12 @@ def _search_if_to_move(
 
 
 def _play_ply(env: Env, players: tuple[Player, Player], games: _Games, player_id, step) -> tuple[_Games, Array]:
-    """One move in every unfinished game of one half; `step` is the move's number."""
+    """One move in every unfinished game of one half; `step` is the move's number, from after the opening."""
     live = ~games.metadata.terminated
     first_to_move = games.metadata.cur_player_id == player_id
     keys = jax.vmap(jax.random.fold_in, (0, None))(games.keys, step)
-    action_0, tree_0 = _search_if_to_move(env, players[0], games.trees[0], live & first_to_move, keys)
-    action_1, tree_1 = _search_if_to_move(env, players[1], games.trees[1], live & ~first_to_move, keys)
+    action_0, tree_0 = _search_if_to_move(env, players[0], games.trees[0], live & first_to_move, keys, step)
+    action_1, tree_1 = _search_if_to_move(env, players[1], games.trees[1], live & ~first_to_move, keys, step)
     action = jnp.where(first_to_move, action_0, action_1)
     env_state, metadata = jax.vmap(env.step)(games.env_state, action)
 
@@ -143,6 +146,7 @@ def play_match(
     num_games: int,
     key: PRNGKeyArray,
     opening_plies: int = 4,
+    openings: tuple[PyTree, StepMetadata] | None = None,
     max_steps: int = 512,
     first_opening: int | Int[Array, ""] = 0,
 ) -> MatchResult:
@@ -152,7 +156,9 @@ def play_match(
     of the half in question. Compile it with `eqx.filter_jit`.
 
     **Arguments:** `num_games`, even; `opening_plies`, random legal moves at the start, so that games differ (without
-    them two players without randomness play the same two games over and over); `max_steps`, moves after the opening;
+    them two players without randomness play the same two games over and over); `openings`, positions to begin from in
+    their place, `[num_games / 2, ...]`, such as `jax.vmap(lambda moves: tz.play_moves(env, moves))(lists)`; for others,
+    give the players a temperature in their first moves; `max_steps`, moves after the opening;
     `first_opening`, the number of the first opening, on which with `key` its randomness depends: a match can be split
     into several of consecutive openings.
 
@@ -165,20 +171,27 @@ def play_match(
     if env.num_players != 2:
         raise ValueError(f"A match needs a game of two players; {env.name} has {env.num_players}.")
     num_openings = num_games // 2
+    if openings is not None and openings[1].terminated.shape != (num_openings,):
+        raise ValueError(
+            f"A match of {num_games} games needs {num_openings} openings, each for two games; found openings of shape "
+            f"{openings[1].terminated.shape}."
+        )
     opening_key, play_key = jax.random.split(key)
 
-    def start(index):
-        env_state, metadata = random_opening(env, opening_plies, key=jax.random.fold_in(opening_key, index))
+    def start(index, opening):
+        if opening is None:
+            opening = random_opening(env, opening_plies, key=jax.random.fold_in(opening_key, index))
+        env_state, metadata = opening
         trees = tuple(init_search(player.mcts, env_state, metadata) for player in (first, second))
         return env_state, metadata, trees, jnp.float32(0)
 
     numbers = first_opening + jnp.arange(num_openings)
-    openings = jax.vmap(start)(numbers)
-    halves = jax.tree.map(lambda x: jnp.stack([x, x]), openings)  # [2, G / 2]: `first` moves first, or second
+    starts = jax.vmap(start)(numbers, openings)
+    halves = jax.tree.map(lambda x: jnp.stack([x, x]), starts)  # [2, G / 2]: `first` moves first, or second
     game_keys = jnp.stack([jax.vmap(jax.random.fold_in, (None, 0))(play_key, 2 * numbers + side) for side in (0, 1)])
     env_state, metadata, trees, returns = halves
     games = _Games(env_state, metadata, trees, returns, game_keys)
-    mover = openings[1].cur_player_id
+    mover = metadata.cur_player_id[0]
     player_ids = jnp.stack([mover, 1 - mover])
 
     def unfinished(carry: Any):

@@ -8,11 +8,12 @@ import equinox as eqx
 import optax
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
-from tz.mcts import MCTS
-from tz.replay import EpisodeReplayBuffer, ReplayState, Sample
+from tz.mcts import MCTS, check_same_trees
+from tz.replay import EpisodeReplayBuffer, ReplayState
 from tz.selfplay import CollectState
 from tz.testers import Tester
 from tz.train import Loss, TrainState, az_loss
+from tz.trajectory import Sample
 
 
 class TrainConfig(eqx.Module):
@@ -20,7 +21,8 @@ class TrainConfig(eqx.Module):
 
     **Fields:**
 
-    - `mcts`: the search of self-play.
+    - `mcts`: the search of self-play; `fast_mcts`, a faster one for a random `fast_share` of the moves, see
+        [`tz.collect`][].
     - `optimizer`: any optax optimiser.
     - `replay`: the buffer; its `capacity` is positions a game, `batch_size * capacity` in all.
     - `batch_size`: games played at once.
@@ -32,6 +34,9 @@ class TrainConfig(eqx.Module):
     - `augment`: `(sample, *, key) -> sample`, applied as samples are drawn, or None.
     - `testers`: such as [`tz.TwoPlayerTester`][]; `epochs_per_test`: how often they play.
     - `test_mcts`: the agent's search in tests; by default `mcts` without noise and at temperature 0.
+    - `replay_window`: `moves -> rows`, how many of the newest known positions of a game to draw samples from, as a
+        function of the moves that were made in it; by default all that the buffer has.
+    - `average_decay`: of a running average of the weights, which then plays instead of the newest; None for none.
     - `search_dtype`: what the network is cast to for self-play and tests, such as `jnp.bfloat16`; None leaves it.
 
     **Raises:** `ValueError` if a number is out of its range or two do not fit together.
@@ -51,9 +56,19 @@ class TrainConfig(eqx.Module):
     testers: Sequence[Tester] = ()
     epochs_per_test: int = eqx.field(static=True, default=1)
     test_mcts: MCTS | None = None
+    fast_mcts: MCTS | None = None
+    fast_share: float = 0.75
+    replay_window: Callable[[int], int] | None = None
+    average_decay: float | None = None
     search_dtype: Any = eqx.field(static=True, default=None)
 
     def __check_init__(self):
+        if self.fast_mcts is not None:
+            check_same_trees(self.mcts, self.fast_mcts)
+        for name in ("fast_share", "average_decay"):
+            share = getattr(self, name)
+            if share is not None and not 0 <= share <= 1:
+                raise ValueError(f"TrainConfig: {name} must be from 0 to 1, found {share}.")
         per_epoch = ("collection_steps_per_epoch", "train_steps_per_epoch", "epochs_per_test")
         for name in ("batch_size", "train_batch_size", *per_epoch):
             if getattr(self, name) < 1:

@@ -44,7 +44,8 @@ def init_loop(
     games_key, key = jax.random.split(key)
     game_keys = jax.vmap(jax.random.fold_in, (None, 0))(games_key, jnp.arange(config.batch_size))
     games, replay = start_games(config, env, mesh, place(game_keys, mesh, split=True))
-    train, epoch, key = place((init_train(config.optimizer, network, norm_state), jnp.int32(0), key), mesh, split=False)
+    train = init_train(config.optimizer, network, norm_state, average=config.average_decay is not None)
+    train, epoch, key = place((train, jnp.int32(0), key), mesh, split=False)
     testers = tuple(tester.init(evaluator_of(config, env, train), mesh=mesh) for tester in config.testers)
     return LoopState(train, games, replay, testers, epoch, key)
 

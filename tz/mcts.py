@@ -30,7 +30,9 @@ class MCTS(eqx.Module):
     - `root`: what is special at the root, such as [`tz.Dirichlet`][] or [`tz.Gumbel`][].
     - `backup`: `(Node, action, q) -> (new q, value)`, such as [`tz.MeanBackup`][].
     - `discount`: of the return, a step.
-    - `temperature`: of the choice of the move, `weights ** (1 / temperature)`; 0 takes the best.
+    - `temperature`: of the choice of the move, `weights ** (1 / temperature)`; 0 takes the best. Or a function of the
+        number of moves made in the game (in a match, since its opening), such as
+        `optax.piecewise_constant_schedule(1.0, {30: 0.0})`.
     - `final_move`: `(tree, discount, log_weights) -> log_weights`, such as [`tz.LowerConfidenceBound`][].
     - `persist_tree`: whether [`tz.advance`][] keeps the subtree of the move played.
     - `num_leaves`: positions evaluated together; above 1, the simulations of a step choose their edges before any of
@@ -49,7 +51,7 @@ class MCTS(eqx.Module):
     root: RootPolicy = Dirichlet()
     backup: Callable[..., Any] = MeanBackup()
     discount: float | Float[Array, ""] = 1.0
-    temperature: float | Float[Array, ""] = 1.0
+    temperature: float | Float[Array, ""] | Callable[[Int[Array, ""]], Float[Array, ""]] = 1.0
     final_move: Callable[..., Float[Array, " A"]] = by_weights
     persist_tree: bool = eqx.field(static=True, default=True)
     num_leaves: int = eqx.field(static=True, default=1)
@@ -92,3 +94,14 @@ def gumbel_mcts(num_simulations: int, max_num_considered_actions: int = 16, **se
     **Arguments:** `settings`, of [`tz.MCTS`][].
     """
     return MCTS(num_simulations, root=Gumbel(max_num_considered_actions), selector=ImprovedPolicy(), **settings)
+
+
+def check_same_trees(one: MCTS, other: MCTS) -> None:
+    """Raises `ValueError` unless the trees of one search can be gone on with by the other."""
+    for name in ("max_nodes", "max_actions", "persist_tree"):
+        found = getattr(one, name), getattr(other, name)
+        if found[0] != found[1]:
+            raise ValueError(
+                f"Two searches that share a tree need the same {name}, found {found[0]} and {found[1]}. Make one from "
+                "the other: dataclasses.replace(mcts, num_simulations=8)."
+            )

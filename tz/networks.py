@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -52,6 +53,7 @@ class AZResNet(eqx.Module):
     value_hidden: Linear
     value_linear: Linear
     observation_shape: tuple[int, int, int] = eqx.field(static=True)
+    norm: str = eqx.field(static=True)
 
     def __init__(
         self,
@@ -61,6 +63,8 @@ class AZResNet(eqx.Module):
         num_channels: int = 32,
         norm: str = "none",
         *,
+        num_policy_channels: int = 2,
+        num_value_channels: int = 1,
         key: PRNGKeyArray,
     ) -> None:
         """**Arguments:**
@@ -71,6 +75,8 @@ class AZResNet(eqx.Module):
         - `num_channels`: channels of the stem and the blocks, and hidden units of the value head.
         - `norm`: what follows each convolution: "none" (a bias), "layer" (over board and channels) or "batch". At two
             blocks no norm played as well as the others (`experiments/results/normalisation_cpu.md`) and is the fastest.
+        - `num_policy_channels`, `num_value_channels`: channels that the heads' 1x1 convolutions leave; as few
+            as in the paper by default.
         - `key`: for the initial parameters.
 
         **Raises:** `ValueError` if a size is too small, the observation is not of rank 3, or the norm is unknown.
@@ -84,14 +90,16 @@ class AZResNet(eqx.Module):
             raise ValueError(f"found norm={norm!r}, but expected one of {', '.join(map(repr, NORMS))}")
         _check_at_least(0, num_blocks=num_blocks)
         _check_at_least(1, num_channels=num_channels, num_actions=num_actions)
+        _check_at_least(1, num_policy_channels=num_policy_channels, num_value_channels=num_value_channels)
         height, width, num_features = observation_shape
         self.observation_shape = (height, width, num_features)
+        self.norm = norm
         keys = (jax.random.fold_in(key, index) for index in itertools.count())
         self.stem = ConvNorm(3, num_features, num_channels, norm, key=next(keys))
-        self.policy_conv = ConvNorm(1, num_channels, 2, norm, key=next(keys))
-        self.policy_linear = Linear(2 * height * width, num_actions, key=next(keys))
-        self.value_conv = ConvNorm(1, num_channels, 1, norm, key=next(keys))
-        self.value_hidden = Linear(height * width, num_channels, key=next(keys))
+        self.policy_conv = ConvNorm(1, num_channels, num_policy_channels, norm, key=next(keys))
+        self.policy_linear = Linear(num_policy_channels * height * width, num_actions, key=next(keys))
+        self.value_conv = ConvNorm(1, num_channels, num_value_channels, norm, key=next(keys))
+        self.value_hidden = Linear(num_value_channels * height * width, num_channels, key=next(keys))
         self.value_linear = Linear(num_channels, 1, key=next(keys))
         self.blocks = tuple(
             (
@@ -100,6 +108,19 @@ class AZResNet(eqx.Module):
             )
             for _ in range(num_blocks)
         )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments, but for the key, that make a network of this architecture."""
+        return {
+            "observation_shape": self.observation_shape,
+            "num_actions": self.policy_linear.bias.size,
+            "num_blocks": len(self.blocks),
+            "num_channels": self.value_linear.weight.shape[1],
+            "norm": self.norm,
+            "num_policy_channels": self.policy_conv.weight.shape[-1],
+            "num_value_channels": self.value_conv.weight.shape[-1],
+        }
 
     def __call__(
         self, observation: Shaped[Array, "..."], state: eqx.nn.State | None = None
@@ -169,6 +190,16 @@ class MLP(eqx.Module):
         self.hidden = tuple(Linear(*pair, key=k) for pair, k in zip(itertools.pairwise(sizes), keys, strict=True))
         self.policy_linear = Linear(sizes[-1], num_actions, key=policy_key)
         self.value_linear = Linear(sizes[-1], 1, key=value_key)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments, but for the key, that make a network of this architecture."""
+        return {
+            "observation_shape": self.observation_shape,
+            "num_actions": self.policy_linear.bias.size,
+            "width": self.policy_linear.weight.shape[1],
+            "depth": len(self.hidden),
+        }
 
     def __call__(self, observation: Shaped[Array, "..."]) -> Prediction:
         """Evaluates one observation.

@@ -14,10 +14,11 @@ from tz.config import LoopState, TrainConfig, num_shares
 from tz.env import Env
 from tz.evaluators import NetworkEvaluator, uniform_evaluator
 from tz.mcts import MCTS
-from tz.replay import ReplayState, Sample, Trajectory
+from tz.replay import ReplayState
 from tz.selfplay import CollectState, collect, init_collect
 from tz.sharding import DATA, over_games
 from tz.train import Metrics, TrainState, train_step
+from tz.trajectory import Sample, Trajectory
 
 
 def collect_phase(
@@ -26,7 +27,11 @@ def collect_phase(
     """Plays `num_steps` moves in every game with the newest weights and adds them to the buffer."""
     started = time.perf_counter()
     evaluator = evaluator_of(config, env, state.train)
-    games, (trajectory, counts) = _collect((config, env, evaluator, num_steps, mesh), state.games)
+    is_fast = None
+    if config.fast_mcts is not None:  # drawn for all games alike, so that it is a branch and not a choice of results
+        key = jax.random.fold_in(jax.random.fold_in(state.key, 2), int(state.games.step.max()))
+        is_fast = jax.random.bernoulli(key, config.fast_share, (num_steps,))
+    games, (trajectory, counts) = _collect((config, env, evaluator, is_fast, num_steps, mesh), state.games)
     episodes, truncated, moves_of_episodes, num_bad = (int(count) for count in jax.device_get(_sums(counts)))
     if num_bad:
         raise FloatingPointError(_describe_bad(env, evaluator, trajectory, int(state.epoch)))
@@ -50,8 +55,12 @@ def train_phase(config: TrainConfig, state: LoopState, mesh: Mesh) -> tuple[Loop
     train, history = state.train, []
     if int(config.replay.num_known(state.replay)) == 0:
         return state, {}
+    window = None
+    if config.replay_window is not None:
+        moves = config.warmup_steps + (int(state.epoch) + 1) * config.collection_steps_per_epoch
+        window = jnp.int32(max(1, config.replay_window(moves)))
     for _ in range(config.train_steps_per_epoch):
-        train, metrics = _learn((config, state.replay, state.key, mesh), train)
+        train, metrics = _learn((config, state.replay, state.key, window, mesh), train)
         history.append(metrics)
     columns = {name: np.array([metrics[name] for metrics in jax.device_get(history)]) for name in history[0]}
     for name, values in columns.items():
@@ -99,22 +108,23 @@ def start_games(config: TrainConfig, env: Env, mesh: Mesh, keys: Array) -> tuple
 
 @eqx.filter_jit(donate="all-except-first")
 def _collect(
-    inputs: tuple[TrainConfig, Env, NetworkEvaluator, int, Mesh], games: CollectState
+    inputs: tuple[TrainConfig, Env, NetworkEvaluator, Array | None, int, Mesh], games: CollectState
 ) -> tuple[CollectState, tuple[Trajectory, tuple[Array, ...]]]:
     """The games after `num_steps` moves; the moves; and, a device, the numbers of episodes, of truncated ones, of moves
     in them, and of positions whose value is not finite."""
-    config, env, evaluator, num_steps, mesh = inputs
+    config, env, evaluator, is_fast, num_steps, mesh = inputs
 
     def play(shared, games):
-        config, env, evaluator = shared
+        config, env, evaluator, is_fast = shared
         options = {"num_steps": num_steps, "max_episode_steps": config.max_episode_steps}
+        options |= {"fast_mcts": config.fast_mcts, "is_fast": is_fast}
         after, trajectory = jax.vmap(lambda game: collect(config.mcts, env, evaluator, game, **options))(games)
         ended = trajectory.terminated | trajectory.truncated  # [B, T]
         moves_of_episodes = games.episode_steps + num_steps - after.episode_steps
         counts = ended, trajectory.truncated, moves_of_episodes, ~jnp.isfinite(trajectory.value)
         return after, (trajectory, jax.tree.map(lambda x: jnp.sum(x, dtype=jnp.int32)[None], counts))
 
-    return over_games(mesh, play, (config, env, evaluator), games)
+    return over_games(mesh, play, (config, env, evaluator, is_fast), games)
 
 
 @jax.jit
@@ -134,31 +144,32 @@ def _add(inputs: tuple[TrainConfig, Trajectory, Mesh], replay: ReplayState) -> R
 
 @eqx.filter_jit(donate="all-except-first")
 def _learn(
-    inputs: tuple[TrainConfig, ReplayState, PRNGKeyArray, Mesh], train: TrainState
+    inputs: tuple[TrainConfig, ReplayState, PRNGKeyArray, Array | None, Mesh], train: TrainState
 ) -> tuple[TrainState, Metrics]:
-    config, replay, key, mesh = inputs
+    config, replay, key, window, mesh = inputs
     step_key = jax.random.fold_in(jax.random.fold_in(key, 0), train.step)
     shares = num_shares(config, mesh.shape[DATA])
     keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(shares))
-    batch = draw(config, replay, keys, mesh)
-    after = train_step(config.optimizer, config.loss, train, batch)
+    batch = draw(config, replay, keys, mesh, window)
+    options = {} if config.average_decay is None else {"average_decay": config.average_decay}
+    after = train_step(config.optimizer, config.loss, train, batch, **options)
     return after if mesh.size == 1 else eqx.filter_shard(after, NamedSharding(mesh, PartitionSpec()))
 
 
-def draw(config: TrainConfig, replay: ReplayState, keys: Array, mesh: Mesh) -> Sample:
+def draw(config: TrainConfig, replay: ReplayState, keys: Array, mesh: Mesh, window: Array | None = None) -> Sample:
     """A batch to train on: each device draws from the shares of the buffer that it keeps; `keys`, one a share."""
     per_share = config.train_batch_size // len(keys)
 
-    def local(config, games):
-        replay, keys = games
+    def local(shared, games):
+        (config, window), (replay, keys) = shared, games
         sample_keys, augment_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-        batch = config.replay.sample_shares(replay, per_share * len(keys), keys=sample_keys)
+        batch = config.replay.sample_shares(replay, per_share * len(keys), keys=sample_keys, window=window)
         if config.augment is None:
             return batch
         keys = jax.vmap(lambda key: jax.random.split(key, per_share))(augment_keys).reshape(-1)
         return jax.vmap(lambda sample, key: config.augment(sample, key=key))(batch, keys)
 
-    return over_games(mesh, local, config, (replay, keys))
+    return over_games(mesh, local, (config, window), (replay, keys))
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -168,8 +179,8 @@ def _tester_keys(key: PRNGKeyArray, epoch: Array, number: int) -> list[PRNGKeyAr
 
 
 def evaluator_of(config: TrainConfig, env: Env, train: TrainState) -> NetworkEvaluator:
-    """What self-play and tests evaluate by: the network as it is now."""
-    return NetworkEvaluator(train.network, env.observe, train.norm_state, dtype=config.search_dtype)
+    """What self-play and tests evaluate by: the network as it is now, or the average of its weights."""
+    return NetworkEvaluator(train.playing, env.observe, train.norm_state, dtype=config.search_dtype)
 
 
 def _describe_bad(env: Env, evaluator: NetworkEvaluator, trajectory: Trajectory, epoch: int) -> str:

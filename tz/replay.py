@@ -1,64 +1,12 @@
-"""What self-play records, and the ring of recent positions that training samples from."""
+"""The ring of recent positions that training samples from."""
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
-from tz.targets import Affine, change_of_side, compose, monte_carlo_returns
-
-
-class Trajectory(eqx.Module):
-    """Consecutive steps of one game, oldest first, as self-play records them.
-
-    Every field has the leading axis `T`; a single step has none, so that `jax.lax.scan` may stack steps. The steps may
-    span several episodes: the step after one that `terminated` or was `truncated` belongs to a new episode.
-
-    **Fields:**
-
-    - `observation`: `[T, ...]`, what the network saw before the move, in the view of the mover.
-    - `action_mask`: `[T, A]`, True where an action was legal.
-    - `policy`: `[T, A]`, the policy target of the search; probabilities.
-    - `value`: `[T]`, the search's value of the position, for the mover.
-    - `action`: `[T]`, the action played.
-    - `action_value`: `[T]`, the search's estimate of the return from the action played, the reward of this move
-        included, for the mover.
-    - `rewards`: `[T, P]`, what each player received for this move.
-    - `player`: `[T]`, the mover.
-    - `terminated`: `[T]`, the move ended the episode.
-    - `truncated`: `[T]`, the episode was cut off after this move without an end. Never together with `terminated`.
-    """
-
-    observation: Shaped[Array, "..."]
-    action_mask: Bool[Array, "*T A"]
-    policy: Float[Array, "*T A"]
-    value: Float[Array, "*T"]
-    action: Int[Array, "*T"]
-    action_value: Float[Array, "*T"]
-    rewards: Float[Array, "*T P"]
-    player: Int[Array, "*T"]
-    terminated: Bool[Array, "*T"]
-    truncated: Bool[Array, "*T"]
-
-
-class Sample(eqx.Module):
-    """One training example.
-
-    **Fields:**
-
-    - `observation`: `[...]`, the position, in the view of the player to move.
-    - `action_mask`: `[A]`, True where an action is legal.
-    - `policy`: `[A]`, the policy target; probabilities.
-    - `value`: the value target, for the player to move.
-    - `weight`: how much the sample counts in the mean loss of its batch. Where all samples are drawn from all games it
-        is the same for all; see [`tz.EpisodeReplayBuffer.sample_shares`][].
-    """
-
-    observation: Shaped[Array, "..."]
-    action_mask: Bool[Array, " A"]
-    policy: Float[Array, " A"]
-    value: Float[Array, ""]
-    weight: Float[Array, ""]
+from tz.targets import Affine, change_of_side, compose, lambda_returns
+from tz.trajectory import Sample, Trajectory, check_trajectory
 
 
 class ReplayState(eqx.Module):
@@ -70,8 +18,9 @@ class ReplayState(eqx.Module):
     - `observation`: `[capacity, ...]`.
     - `action_mask`: `[capacity, A]`.
     - `policy`: `[capacity, A]`.
-    - `value`: `[capacity]` functions from the return after the newest row, in the view of `last_player`, to the value
+    - `value`: `[capacity]` functions from what follows the newest row, in the view of `last_player`, to the value
         target of each row, for its mover. A known row has `value.coefficient` 0, and `value.offset` is its target.
+    - `policy_weight`: `[capacity]`.
     - `position`: the slot to be written next.
     - `size`: how many rows are in the ring, from 0 to `capacity`.
     - `num_known`: how many of them have a known value target.
@@ -82,6 +31,7 @@ class ReplayState(eqx.Module):
     action_mask: Bool[Array, "capacity A"]
     policy: Float[Array, "capacity A"]
     value: Affine
+    policy_weight: Float[Array, " capacity"]
     position: Int[Array, ""]
     size: Int[Array, ""]
     num_known: Int[Array, ""]
@@ -91,22 +41,30 @@ class ReplayState(eqx.Module):
 class EpisodeReplayBuffer(eqx.Module):
     """Keeps the last `capacity` positions of each game and samples those whose value target is known.
 
-    The target of a position is its Monte Carlo return, see [`tz.targets.monte_carlo_returns`][]. It becomes known when
-    the episode ends or is truncated, in whichever chunk that happens. Chunks may be of any length up to `capacity`;
-    episodes may be longer than a chunk and longer than the ring.
+    The value target of a position becomes known when its episode ends or is truncated, in whichever chunk that
+    happens. Chunks may be of any length up to `capacity`; episodes may be longer than a chunk and longer than the ring.
 
     **Fields:**
 
     - `capacity`: the size of the ring of one game; `B` games hold `B * capacity` positions.
+    - `td_lambda`: of the λ-return, see [`tz.targets.lambda_returns`][]; at 1 the outcome of the episode, below it a
+        mixture with the search's values of the positions that follow.
+    - `search_value_share`: how much of the target is the search's value of the position itself, and not the return.
 
-    **Raises:** `ValueError` if `capacity` is below 1.
+    **Raises:** `ValueError` if `capacity` is below 1, or one of the others is not from 0 to 1.
     """
 
     capacity: int = eqx.field(static=True)
+    td_lambda: float | Float[Array, ""] = 1.0
+    search_value_share: float | Float[Array, ""] = 0.0
 
     def __check_init__(self):
         if self.capacity < 1:
             raise ValueError(f"capacity is {self.capacity}, but each game needs room for at least 1 position.")
+        for name in ("td_lambda", "search_value_share"):
+            share = getattr(self, name)
+            if isinstance(share, int | float) and not 0 <= share <= 1:
+                raise ValueError(f"{name} is {share}, expected a share from 0 to 1.")
 
     def init(self, example: Trajectory) -> ReplayState:
         """An empty ring for one game.
@@ -122,7 +80,7 @@ class EpisodeReplayBuffer(eqx.Module):
 
         **Raises:** `ValueError` if the fields of `example` do not fit together, or if it has more than two players.
         """
-        _check_trajectory(example)
+        check_trajectory(example)
 
         def column(rows):
             return jnp.zeros((self.capacity, *rows.shape[1:]), rows.dtype)
@@ -132,6 +90,7 @@ class EpisodeReplayBuffer(eqx.Module):
             action_mask=column(example.action_mask),
             policy=column(example.policy),
             value=Affine(jnp.zeros(self.capacity, jnp.float32), jnp.zeros(self.capacity, jnp.float32)),
+            policy_weight=column(example.policy_weight),
             position=jnp.zeros((), jnp.int32),
             size=jnp.zeros((), jnp.int32),
             num_known=jnp.zeros((), jnp.int32),
@@ -154,7 +113,7 @@ class EpisodeReplayBuffer(eqx.Module):
         **Raises:** `ValueError` if `T` is larger than `capacity`, if the trajectory does not fit the ring, or if it
         has more than two players.
         """
-        _check_trajectory(trajectory)
+        check_trajectory(trajectory)
         for name in ("observation", "action_mask", "policy"):
             row, column = getattr(trajectory, name), getattr(state, name)
             if row.shape[1:] != column.shape[1:] or row.dtype != column.dtype:
@@ -170,17 +129,20 @@ class EpisodeReplayBuffer(eqx.Module):
             )
 
         closed = trajectory.terminated | trajectory.truncated
-        returns = monte_carlo_returns(
+        returns, first = lambda_returns(
             jnp.take_along_axis(trajectory.rewards, trajectory.player[:, None], axis=1)[:, 0],
+            trajectory.value,
             trajectory.action_value,
             trajectory.player,
             trajectory.terminated,
             trajectory.truncated,
             discount=discount,
+            lambda_=self.td_lambda,
         )
         # The rows still open continue with the first step of this chunk. Known rows have coefficient 0: they stay.
-        first = jax.tree.map(lambda leaf: leaf[0], returns)
         settled = compose(state.value, compose(change_of_side(state.last_player, trajectory.player[0]), first))
+        share = self.search_value_share
+        targets = compose(Affine(share * trajectory.value, jnp.full_like(trajectory.value, 1 - share)), returns)
 
         slots = (state.position + jnp.arange(num_steps)) % self.capacity
         size = jnp.minimum(state.size + num_steps, self.capacity)
@@ -197,7 +159,8 @@ class EpisodeReplayBuffer(eqx.Module):
             observation=write(state.observation, trajectory.observation),
             action_mask=write(state.action_mask, trajectory.action_mask),
             policy=write(state.policy, trajectory.policy),
-            value=jax.tree.map(write, settled, returns),
+            value=jax.tree.map(write, settled, targets),
+            policy_weight=write(state.policy_weight, trajectory.policy_weight),
             position=(state.position + num_steps) % self.capacity,
             size=size,
             num_known=jnp.maximum(size - num_open, 0),
@@ -237,14 +200,22 @@ class EpisodeReplayBuffer(eqx.Module):
         state = eqx.tree_at(lambda state: state.num_known, state, num_known)
         return self.sample_shares(state, num_samples, keys=key[None])
 
-    def sample_shares(self, state: ReplayState, num_samples: int, *, keys: Shaped[PRNGKeyArray, " S"]) -> Sample:
+    def sample_shares(
+        self,
+        state: ReplayState,
+        num_samples: int,
+        *,
+        keys: Shaped[PRNGKeyArray, " S"],
+        window: int | Int[Array, ""] | None = None,
+    ) -> Sample:
         """Draws equally many positions from each of `S` shares of the games, for buffers that are split over devices.
 
         A share is `B / S` neighbouring games; what is drawn from it depends on it and its key alone. Shares with fewer
         known positions would be drawn from too often, and the weights of the samples make up for that: a weighted mean
         over the batch has the expectation of a mean over all positions. Nothing known at all in a share has weight 0.
 
-        **Arguments:** `state`, the rings of the games, with the leading axis `B`; `keys`, one a share.
+        **Arguments:** `state`, the rings of the games, with the leading axis `B`; `keys`, one a share; `window`, how
+        many positions of each game to draw from, the newest with a known value target; by default all.
 
         **Returns:** `num_samples` samples along a leading axis, share after share.
 
@@ -256,16 +227,17 @@ class EpisodeReplayBuffer(eqx.Module):
                 f"{num_games} games and {num_samples} samples cannot both be split into {num_shares} equal shares."
             )
         shares = jax.tree.map(lambda x: x.reshape(num_shares, -1, *x.shape[1:]), state)
-        samples = jax.vmap(lambda share, key: self._draw(share, num_samples // num_shares, key))(shares, keys)
+        samples = jax.vmap(lambda share, key: self._draw(share, num_samples // num_shares, key, window))(shares, keys)
         return jax.tree.map(lambda x: x.reshape(num_samples, *x.shape[2:]), samples)
 
-    def _draw(self, state: ReplayState, num_samples: int, key: PRNGKeyArray) -> Sample:
-        num_games, ends = state.position.shape[0], jnp.cumsum(state.num_known)
+    def _draw(self, state: ReplayState, num_samples: int, key: PRNGKeyArray, window) -> Sample:
+        num_eligible = state.num_known if window is None else jnp.minimum(state.num_known, window)
+        num_games, ends = state.position.shape[0], jnp.cumsum(num_eligible)
         weight = ends[-1] / (num_games * self.capacity)
 
         def one(rank):
             game = jnp.minimum(jnp.searchsorted(ends, rank, side="right"), num_games - 1)
-            # The known rows of a game are its oldest.
+            # The known rows of a game are its oldest, and the last of them end with rank `ends[game] - 1`.
             age_order = rank - (ends[game] - state.num_known[game])
             slot = (state.position[game] - state.size[game] + age_order) % self.capacity
             return Sample(
@@ -274,36 +246,7 @@ class EpisodeReplayBuffer(eqx.Module):
                 policy=state.policy[game, slot],
                 value=state.value.offset[game, slot],
                 weight=weight,
+                policy_weight=state.policy_weight[game, slot],
             )
 
         return jax.vmap(one)(jax.random.randint(key, (num_samples,), 0, jnp.maximum(ends[-1], 1)))
-
-
-def _check_trajectory(trajectory: Trajectory) -> None:
-    """Raises `ValueError` where the shapes of one game's trajectory contradict each other."""
-    if trajectory.player.ndim != 1 or trajectory.player.shape[0] < 1:
-        raise ValueError(
-            f"trajectory.player has shape {list(trajectory.player.shape)}, expected [T] with T at least 1: the steps "
-            "of one game. Use `jax.vmap` for a batch of games."
-        )
-    num_steps = trajectory.player.shape[0]
-    num_actions = trajectory.action_mask.shape[-1] if trajectory.action_mask.ndim else 0
-    num_players = trajectory.rewards.shape[1] if trajectory.rewards.ndim == 2 else 2
-    expected = {
-        "observation": (num_steps, *trajectory.observation.shape[1:]),
-        "action_mask": (num_steps, num_actions),
-        "policy": (num_steps, num_actions),
-        "rewards": (num_steps, num_players),
-        **dict.fromkeys(("value", "action", "action_value", "terminated", "truncated"), (num_steps,)),
-    }
-    for name, shape in expected.items():
-        found = getattr(trajectory, name).shape
-        if found != shape:
-            raise ValueError(
-                f"trajectory.{name} has shape {list(found)}, but {list(shape)} fits its {num_steps} steps (by "
-                f"`player`) and {num_actions} actions (by `action_mask`)."
-            )
-    if num_players > 2:
-        raise ValueError(
-            f"trajectory.rewards has {num_players} players, but a value that changes sign with the side needs 1 or 2."
-        )

@@ -216,15 +216,20 @@ def action_weights(mcts: MCTS, state: SearchState) -> Float[Array, " A"]:
     return state.spread(mcts.root.read(state.tree.node(jnp.int32(0)), state.notes)[0], 0.0)
 
 
-def choose_action(mcts: MCTS, state: SearchState, *, key: PRNGKeyArray) -> Int[Array, ""]:
+def choose_action(
+    mcts: MCTS, state: SearchState, *, key: PRNGKeyArray, num_moves: int | Int[Array, ""] = 0
+) -> Int[Array, ""]:
     """Draws a move from `weights ** (1 / temperature)`; at temperature 0, from the best (ties at random).
 
     The weights are those of the root policy, the share of the visits mostly, as changed by `mcts.final_move`.
+
+    **Arguments:** `num_moves`, made in the game before this one, for a temperature that depends on it.
     """
     _, log_weights = mcts.root.read(state.tree.node(jnp.int32(0)), state.notes)
     log_weights = state.spread(mcts.final_move(state.tree, mcts.discount, log_weights), -jnp.inf)
     log_weights = log_weights - jnp.max(log_weights)
-    temperature = jnp.asarray(mcts.temperature, jnp.float32)
+    temperature = mcts.temperature(jnp.asarray(num_moves)) if callable(mcts.temperature) else mcts.temperature
+    temperature = jnp.asarray(temperature, jnp.float32)
     tempered = jnp.where(log_weights == 0, 0.0, log_weights / temperature)  # at 0: -inf but for the best
     return jax.random.choice(key, jnp.arange(len(tempered), dtype=jnp.int32), p=jnp.exp(tempered))
 

@@ -1,15 +1,17 @@
 """Self-play without end: search, move, record, and start anew where a game is over."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from tz.env import Env
-from tz.mcts import MCTS
-from tz.replay import Trajectory
+from tz.mcts import MCTS, check_same_trees
 from tz.search import Evaluator, SearchState, action_weights, advance, choose_action, init_search, search
+from tz.trajectory import Trajectory
 
 
 class CollectState(eqx.Module):
@@ -43,19 +45,40 @@ def collect(
     *,
     num_steps: int,
     max_episode_steps: int | None = None,
+    fast_mcts: MCTS | None = None,
+    is_fast: Bool[Array, " T"] | None = None,
 ) -> tuple[CollectState, Trajectory]:
     """Plays `num_steps` moves of one game, beginning a new episode wherever one ends.
 
     **Arguments:** `max_episode_steps`, after which an episode is truncated; None lets every game end on its own.
+    `fast_mcts`, the search of those of the `num_steps` moves that are True in `is_fast`, which is for all games of a
+    batch the same: fewer simulations, to have more games, whose policies are no targets (playout cap randomisation, Wu,
+    *Accelerating self-play learning in Go*, 2019).
 
     **Returns:** the state to go on from and the [`tz.Trajectory`][], `[T, ...]`. The last move of an episode is part of
     it, with its reward; the row after it belongs to a new game.
-    """
 
-    def move(state: CollectState, _):
-        search_key, action_key, init_key = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
+    **Raises:** `ValueError` if the trees of the two searches differ in size, or one of the two is without the other.
+    """
+    if (fast_mcts is None) != (is_fast is None):
+        raise ValueError("collect: fast_mcts and is_fast go together, but only one of them was given.")
+    if fast_mcts is not None:
+        check_same_trees(mcts, fast_mcts)
+
+    def find_move(mcts: MCTS, state: CollectState, search_key, action_key):
         searched = search(mcts, env, evaluator, state.search, key=search_key)
-        action = choose_action(mcts, searched, key=action_key)
+        action = choose_action(mcts, searched, key=action_key, num_moves=state.episode_steps)
+        return searched.tree, action, action_weights(mcts, searched)
+
+    def move(state: CollectState, fast):
+        search_key, action_key, init_key = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
+        inputs = state, search_key, action_key
+        if fast_mcts is None:
+            tree, action, policy = find_move(mcts, *inputs)
+        else:
+            searches = (functools.partial(find_move, settings) for settings in (fast_mcts, mcts))
+            tree, action, policy = lax.cond(fast, *searches, *inputs)
+        searched = SearchState(tree, state.search.metadata, state.search.notes)
 
         root, before = searched.root, searched.metadata
         env_state = jax.tree.map(lambda x: x[0], searched.tree.state)
@@ -68,7 +91,7 @@ def collect(
         record = Trajectory(
             observation=env.observe(env_state),
             action_mask=before.action_mask,
-            policy=action_weights(mcts, searched),
+            policy=policy,
             value=root.value,
             action=action,
             action_value=jnp.where(root.visits[action] > 0, root.q[action], root.value),
@@ -76,6 +99,7 @@ def collect(
             player=before.cur_player_id,
             terminated=after.terminated,
             truncated=truncated,
+            policy_weight=jnp.float32(1) if fast is None else 1 - jnp.float32(fast),
         )
         next_state, after = jax.tree.map(
             lambda new, old: jnp.where(ended, new, old), env.init(init_key), (next_state, after)
@@ -83,4 +107,4 @@ def collect(
         searched = advance(mcts, searched, action, next_state, after, reset=ended)
         return CollectState(searched, jnp.where(ended, 0, episode_steps), state.step + 1, state.key), record
 
-    return lax.scan(move, state, length=num_steps)
+    return lax.scan(move, state, is_fast, length=num_steps)

@@ -4,12 +4,14 @@ An augmentation is a function `(sample, *, key) -> sample` of one sample. It tur
 policy together and leaves the value, so it is right only for games whose rules have the symmetry.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from tz.replay import Sample
+from tz.trajectory import Sample
 
 
 def dihedral(sample: Sample, index: Int[Array, ""]) -> Sample:
@@ -41,7 +43,9 @@ def dihedral(sample: Sample, index: Int[Array, ""]) -> Sample:
     others = np.broadcast_to(np.arange(num_cells, num_actions), (8, num_actions - num_cells))
     source = jnp.asarray(np.concatenate([cells, others], axis=1))[index]
     observation = sample.observation.reshape(num_cells, shape[2])[source[:num_cells]].reshape(shape)
-    return Sample(observation, sample.action_mask[source], sample.policy[source], sample.value, sample.weight)
+    return dataclasses.replace(
+        sample, observation=observation, action_mask=sample.action_mask[source], policy=sample.policy[source]
+    )
 
 
 def random_dihedral(sample: Sample, *, key: PRNGKeyArray) -> Sample:
@@ -77,8 +81,12 @@ def mirror(sample: Sample) -> Sample:
             f"observation has shape {list(shape)}, expected [H, {num_actions}, C]: one column for each of the "
             f"{num_actions} actions."
         )
-    turned = sample.observation[:, ::-1], sample.action_mask[::-1], sample.policy[::-1]
-    return Sample(*turned, sample.value, sample.weight)
+    return dataclasses.replace(
+        sample,
+        observation=sample.observation[:, ::-1],
+        action_mask=sample.action_mask[::-1],
+        policy=sample.policy[::-1],
+    )
 
 
 def random_mirror(sample: Sample, *, key: PRNGKeyArray) -> Sample:

@@ -49,47 +49,53 @@ def change_of_side(player: Int[Array, "*T"], next_player: Int[Array, "*T"]) -> A
     return Affine(jnp.zeros_like(sign), sign)
 
 
-def monte_carlo_returns(
+def lambda_returns(
     reward: Float[Array, " T"],
+    value: Float[Array, " T"],
     action_value: Float[Array, " T"],
     player: Int[Array, " T"],
     terminated: Bool[Array, " T"],
     truncated: Bool[Array, " T"],
     *,
     discount: float | Float[Array, ""],
-) -> Affine:
-    """The discounted return of each of `T` consecutive steps, in the view of its mover, as far as it is known.
+    lambda_: float | Float[Array, ""] = 1.0,
+) -> tuple[Affine, Affine]:
+    """The λ-return of each of `T` consecutive steps, in the view of its mover, as far as it is known.
 
     `G_t` is `reward_t` where the episode terminated, `action_value_t` where it was truncated, and otherwise
-    `reward_t + discount * G_{t+1}` with `G_{t+1}` turned to the view of `player_t`. What comes after step `T - 1` is
-    the argument of the functions returned.
+    `reward_t + discount * M_{t+1}`, turned to the view of `player_t`, with
+    `M_t = (1 - lambda_) * value_t + lambda_ * G_t`. At `lambda_` 1 that is the return itself (Monte Carlo), at 0 it
+    looks one step ahead. What comes after step `T - 1` is the argument of the functions returned.
 
     **Arguments:**
 
     - `reward`: what the mover of each step received for it.
+    - `value`: the search's value of the position, for the mover.
     - `action_value`: the search's estimate of the return from the move played, its reward included, for the mover.
     - `player`: the mover of each step.
     - `terminated`: the step ended its episode.
     - `truncated`: the episode was cut off after the step. Never together with `terminated`.
-    - `discount`: from 0 to 1.
+    - `discount`, `lambda_`: from 0 to 1.
 
-    **Returns:** `[T]` functions. Applied to the return from after step `T - 1`, in the view of the mover of step
-    `T - 1`, they give `G_t`; where the episode of step `t` closed, `coefficient` is 0 and `offset` is `G_t`.
+    **Returns:** the `[T]` functions `G_t` of `M_T`, the latter in the view of the mover of step `T - 1`; where the
+    episode of step `t` closed, `coefficient` is 0 and `offset` is `G_t`. And the function `M_0` of the same.
+
+    Sutton and Barto, *Reinforcement Learning* (2018), chapter 12.
     """
     closed = terminated | truncated
     step = Affine(
         jnp.where(truncated, action_value, reward).astype(jnp.float32),
         jnp.where(closed, 0.0, jnp.asarray(discount, jnp.float32)),
     )
-    inner = compose(
-        jax.tree.map(lambda leaf: leaf[:-1], step),
-        change_of_side(player[:-1], player[1:]),
-    )
+    mix = Affine((1 - lambda_) * value, jnp.full_like(value, lambda_))
+    first, rest = (jax.tree.map(lambda leaf, part=part: leaf[part], mix) for part in (0, slice(1, None)))
+    earlier = jax.tree.map(lambda leaf: leaf[:-1], step)
+    inner = compose(compose(earlier, change_of_side(player[:-1], player[1:])), rest)
     last = jax.tree.map(lambda leaf: leaf[-1], step)
 
     def back(later, earlier):
         earlier = compose(earlier, later)
         return earlier, earlier
 
-    _, returns = jax.lax.scan(back, last, inner, reverse=True)
-    return jax.tree.map(lambda leaf, end: jnp.append(leaf, end), returns, last)
+    start, returns = jax.lax.scan(back, last, inner, reverse=True)
+    return jax.tree.map(lambda leaf, end: jnp.append(leaf, end), returns, last), compose(first, start)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from tz.replay import Sample
+from tz.trajectory import Sample
 
 Metrics = dict[str, Float[Array, ""]]
 Loss = Callable[[PyTree, tuple[Array, Array], Sample], tuple[Float[Array, ""], Metrics]]
@@ -19,28 +19,40 @@ Loss = Callable[[PyTree, tuple[Array, Array], Sample], tuple[Float[Array, ""], M
 class TrainState(eqx.Module):
     """What training carries from step to step.
 
-    **Fields:** `network`; `norm_state`, the `eqx.nn.State` of a stateful network, or None; `opt_state`,
-    optax's; `step`, gradient steps made.
+    **Fields:** `network`; `norm_state`, the `eqx.nn.State` of a stateful network, or None; `opt_state`, optax's;
+    `step`, gradient steps made; `average`, the network with the running average of its weights, or None.
     """
 
     network: PyTree
     norm_state: eqx.nn.State | None
     opt_state: PyTree
     step: Int[Array, ""]
+    average: PyTree | None = None
+
+    @property
+    def playing(self) -> PyTree:
+        """The network that plays: the average where there is one, else the newest."""
+        return self.network if self.average is None else self.average
 
 
 def init_train(
-    optimizer: optax.GradientTransformation, network: PyTree, norm_state: eqx.nn.State | None = None
+    optimizer: optax.GradientTransformation,
+    network: PyTree,
+    norm_state: eqx.nn.State | None = None,
+    *,
+    average: bool = False,
 ) -> TrainState:
     """The state before the first step.
 
     **Arguments:** `network`, any Equinox module `obs -> (logits, value)`; with `norm_state` (both from
-    `eqx.nn.make_with_state`) the stateful form `(obs, norm_state) -> ((logits, value), norm_state)`.
+    `eqx.nn.make_with_state`) the stateful form `(obs, norm_state) -> ((logits, value), norm_state)`; `average`, whether
+    to keep a running average of the weights.
     """
     # Without weak types: a gradient step would make them strong, and everything would be compiled again.
     network = jax.tree.map(lambda x: jnp.asarray(x, x.dtype) if eqx.is_array(x) else x, network)
     opt_state = optimizer.init(eqx.filter(network, eqx.is_inexact_array))
-    return TrainState(network, norm_state, opt_state, jnp.int32(0))
+    copy = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, network) if average else None
+    return TrainState(network, norm_state, opt_state, jnp.int32(0), copy)
 
 
 def az_loss(
@@ -61,16 +73,23 @@ def az_loss(
     value_loss = jnp.square(value - sample.value)
     weights = jax.tree.leaves(eqx.filter(network, eqx.is_inexact_array))
     l2_loss = l2_reg_lambda * sum((jnp.sum(jnp.square(w)) for w in weights), jnp.float32(0))
-    loss = policy_loss + value_loss + l2_loss
+    loss = sample.policy_weight * policy_loss + value_loss + l2_loss
     return loss, {"policy_loss": policy_loss, "value_loss": value_loss, "l2_loss": l2_loss}
 
 
 def train_step(
-    optimizer: optax.GradientTransformation, loss: Loss, state: TrainState, batch: Sample
+    optimizer: optax.GradientTransformation,
+    loss: Loss,
+    state: TrainState,
+    batch: Sample,
+    *,
+    average_decay: float | Float[Array, ""] = 0.999,
 ) -> tuple[TrainState, Metrics]:
     """One gradient step on the mean loss of a batch, in which each sample has its weight.
 
-    **Arguments:** `loss`, of one sample, such as [`tz.az_loss`][]; `batch`, samples with a leading batch axis.
+    **Arguments:** `loss`, of one sample, such as [`tz.az_loss`][]; `batch`, samples with a leading batch axis;
+    `average_decay`, of the running average of the weights, where the state has one: how much of it a step keeps, less
+    in the first steps, so that the initial weights are soon forgotten.
 
     **Returns:** the next state and the mean of the loss's metrics, with `loss` itself.
     """
@@ -89,4 +108,12 @@ def train_step(
     gradients, (metrics, norm_state) = eqx.filter_grad(mean_loss, has_aux=True)(state.network)
     parameters = eqx.filter(state.network, eqx.is_inexact_array)
     updates, opt_state = optimizer.update(gradients, state.opt_state, parameters)
-    return TrainState(eqx.apply_updates(state.network, updates), norm_state, opt_state, state.step + 1), metrics
+    network, average = eqx.apply_updates(state.network, updates), state.average
+    if average is not None:
+        decay = jnp.minimum(average_decay, (1 + state.step) / (10 + state.step))
+
+        def mix(old, new):
+            return decay * old + (1 - decay) * new if eqx.is_inexact_array(new) else new
+
+        average = jax.tree.map(mix, average, network)
+    return TrainState(network, norm_state, opt_state, state.step + 1, average), metrics
