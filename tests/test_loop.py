@@ -45,6 +45,7 @@ def config():
         testers=(
             tz.TwoPlayerTester(num_episodes=4, opening_plies=1, max_steps=9),
             tz.OpponentTester(tz.random_player(), "random", num_episodes=4, max_steps=9),
+            tz.ApproxEloTester(3, 4, 2, opening_plies=1, max_steps=9),
         ),
         augment=tz.random_dihedral,
         loss=functools.partial(tz.az_loss, l2_reg_lambda=1e-3),
@@ -87,6 +88,7 @@ def test_the_metrics_of_an_epoch(config, five_epochs):
     assert [row["epoch"] for row in rows] == [0, 1, 2, 3, 4]
     names = {"loss", "policy_loss", "value_loss", "l2_loss", "episodes", "mean_length", "truncated", "moves_per_second"}
     names |= {"simulations_per_second", "replay_known", "seconds", "best_score", "best_replaced", "random_score"}
+    names |= {"elo", "elo_low", "elo_high"}
     names |= {f"{tester}_{result}" for tester in ("best", "random") for result in ("wins", "draws", "losses")}
     for row in rows:
         assert names <= row.keys()

@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import importlib.util
 import pathlib
 
 import equinox as eqx
@@ -106,6 +107,56 @@ def test_a_trained_network_with_search_plays_tic_tac_toe_perfectly(tic_tac_toe):
     trained = best_moves(searcher(400), env, tz.NetworkEvaluator(state.train.network, env.observe), positions)
     assert num_mistakes(boards, untrained) > 0
     assert num_mistakes(boards, trained) == 0
+
+
+@pytest.fixture(scope="module")
+def truth():
+    """The script that measures mistake rates, as a module."""
+    path = pathlib.Path(__file__).parents[1] / "experiments" / "connect_four" / "truth.py"
+    spec = importlib.util.spec_from_file_location("truth", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_solved_positions_are_read_as_they_are_described(truth):
+    solved = truth.load_solved()
+    assert [(solved.source == source).sum() for source in ("random", "sharp")] == [2819, 1393]
+    assert (solved.results.max(1) > np.where(solved.results < 0, 9, solved.results).min(1)).all(), (
+        "a mistake is possible"
+    )
+    full = np.stack([(solved.moves == column).sum(1) == 6 for column in range(7)], 1)
+    np.testing.assert_array_equal(solved.results < 0, full)
+    assert min(solved.ply) == 8
+
+
+def test_a_mistake_is_a_worse_result_than_the_best_and_rates_are_shares_of_it(truth):
+    solved = truth.load_solved()
+    best, worst = solved.results.argmax(1), np.where(solved.results < 0, 9, solved.results).argmin(1)
+    assert truth.rates(solved, truth.mistakes(solved, best)) == [0.0] * 10
+    assert truth.rates(solved, truth.mistakes(solved, worst)) == [100.0] * 10
+    half = np.where(solved.source == "random", best, np.where(solved.ply <= 13, worst, best))
+    found = truth.rates(solved, truth.mistakes(solved, half))
+    assert found[:5] == [0.0] * 5 and found[6:] == [100.0, 0.0, 0.0, 0.0]
+    assert found[5] == pytest.approx(100 * (solved.ply[solved.source == "sharp"] <= 13).mean())
+    with pytest.raises(ValueError, match="is a full column"):
+        truth.mistakes(solved, (solved.results < 0).argmax(1))
+
+
+def test_the_policy_alone_and_a_search_choose_legal_moves_of_the_right_position(truth):
+    """An evaluator that knows nothing but the fullest legal column: what it plays can be read off the move list."""
+    solved = truth.load_solved()
+    moves, heights = solved.moves[:40], np.stack([(solved.moves[:40] == column).sum(1) for column in range(7)], 1)
+
+    def fullest(state, metadata, key):
+        return 50.0 * jnp.sum(state._x.board.reshape(6, 7) != -1, 0), jnp.float32(0)
+
+    expected = np.where(solved.results[:40] < 0, -1, heights).max(1)
+    mcts = truth.sized(tz.MCTS(1, root=tz.PlainRoot(), temperature=0.0), 2)
+    assert mcts.num_simulations == 2 and mcts.max_nodes == 3 and not mcts.persist_tree
+    for search in (None, mcts):
+        chosen = truth.chosen_moves(search, fullest, moves, batch_size=16)
+        np.testing.assert_array_equal(heights[np.arange(40), chosen], expected)
 
 
 def tactical_positions() -> list[tuple[list[int], str]]:

@@ -26,6 +26,7 @@ from tz.league import RoundRobin as RoundRobin
 from tz.league import match_on_mesh as match_on_mesh
 from tz.league import round_robin as round_robin
 from tz.logging import JsonLinesSink as JsonLinesSink
+from tz.logging import Sink as Sink
 from tz.logging import WandbSink as WandbSink
 from tz.logging import console_sink as console_sink
 from tz.loop import init_loop as init_loop

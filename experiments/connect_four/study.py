@@ -1,0 +1,106 @@
+"""What each part of the recipe is worth: agents trained equally long, matched with those of the whole recipe.
+
+`python experiments/connect_four/study.py --minutes 4 --seeds 2 --out study.md` writes a table and a plot; `--only`
+takes some of the variants. Each changes the recipe in one way. Its agents and those of the recipe with the same seed
+play from the same openings, five random moves long. The time is that of training alone, without compilation.
+"""
+
+import argparse
+import dataclasses
+import pathlib
+import platform
+import sys
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+from train import Recipe, make, start, train, use_all_cores
+
+import tz
+
+VARIANTS = {
+    "outcome alone as value target": {"td_lambda": 1.0},
+    "half outcome, half search value": {"td_lambda": 1.0, "search_value_share": 0.5},
+    "no random starts": {"random_starts": 0},
+    "no average of the weights": {"average_decay": None},
+    "L2 in the loss, no weight decay": {"l2": 1e-4, "weight_decay": 0.0},
+    "half the training": {"train_steps_per_epoch": 8},
+    "twice the training": {"train_steps_per_epoch": 32},
+    "16 simulations": {"num_simulations": 16},
+    "40 simulations": {"num_simulations": 40},
+    "playout cap: 3 of 4 moves with 8 simulations": {"fast_simulations": 8},
+    "all positions in the buffer": {"window": None},
+    "4 blocks": {"num_blocks": 4},
+    "2 blocks of 48 channels": {"num_blocks": 2, "num_channels": 48},
+    "batch norm": {"norm": "batch"},
+}
+
+
+def trained(recipe: Recipe, seeds: range, seconds: float) -> list[tuple[tz.NetworkEvaluator, int]]:
+    """The agents of a recipe, one a seed, and how many epochs they had."""
+    env, config = make(recipe)
+    tz.train_loop(config, env, start(recipe, env, config, 0), num_epochs=1, sinks=[], progress=False)  # compiles
+    agents = []
+    for seed in seeds:
+        state = train(recipe, env, config, seed, seconds)
+        agents.append((tz.NetworkEvaluator(state.train.playing, env.observe, state.train.norm_state), int(state.epoch)))
+    jax.clear_caches()
+    return agents
+
+
+def scores(agents, rivals, num_games: int, num_simulations: int) -> list[tuple[float, float, float]]:
+    """The score against the rival of the same seed, with its interval."""
+    env = tz.from_pgx("connect_four")
+    mcts = tz.MCTS(num_simulations, selector=tz.PUCT(2.0), root=tz.PlainRoot(), temperature=0.0)
+    rows = []
+    for seed, ((agent, _), (rival, _)) in enumerate(zip(agents, rivals, strict=True)):
+        players = tz.Player(mcts, agent), tz.Player(mcts, rival)
+        options = {"num_games": num_games, "opening_plies": 5, "max_steps": 42}
+        match = tz.match_on_mesh(env, *players, key=jax.random.key(seed), **options)
+        rows.append((float(match.score), *map(float, match.interval())))
+    return rows
+
+
+def plot(rows: dict[str, list[tuple[float, float, float]]], path: pathlib.Path) -> None:
+    figure, axes = plt.subplots(figsize=(8, 0.4 * len(rows) + 1.2), layout="constrained")
+    for y, results in enumerate(rows.values()):
+        for offset, (score, low, high) in zip(np.linspace(-0.15, 0.15, len(results)), results, strict=True):
+            axes.errorbar(score, y + offset, xerr=[[score - low], [high - score]], fmt="o", color="C0", capsize=2)
+    axes.axvline(0.5, color="gray", linewidth=1)
+    axes.set(yticks=range(len(rows)), yticklabels=list(rows), xlabel="score against the whole recipe", xlim=(0, 1))
+    axes.invert_yaxis()
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=4)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--games", type=int, default=400, help="a match")
+    parser.add_argument("--simulations", type=int, default=32, help="of both players, a move")
+    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/study.md"))
+    args = parser.parse_args()
+    use_all_cores()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    lines = [
+        f"`{' '.join(['python', *sys.argv])}`, {jax.device_count()} x {jax.devices()[0].device_kind}, "
+        f"JAX {jax.__version__}, Python {platform.python_version()}",
+        "",
+        "| changed | epochs | score, one column a seed (95 % interval) |" + " |" * (args.seeds - 1),
+        "|---|---:|" + "---|" * args.seeds,
+    ]
+    rivals, rows = trained(Recipe(), range(args.seeds), 60 * args.minutes), {}
+    lines.append(f"| nothing | {rivals[0][1]} |" + " |" * args.seeds)
+    for name in args.only:
+        agents = trained(dataclasses.replace(Recipe(), **VARIANTS[name]), range(args.seeds), 60 * args.minutes)
+        rows[name] = scores(agents, rivals, args.games, args.simulations)
+        cells = [f"{score:.2f} ({low:.2f} to {high:.2f})" for score, low, high in rows[name]]
+        lines.append(f"| {name} | {agents[0][1]} | {' | '.join(cells)} |")
+        print(lines[-1], flush=True)
+        args.out.write_text("\n".join(lines) + "\n")
+        plot(rows, args.out.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

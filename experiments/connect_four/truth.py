@@ -1,0 +1,125 @@
+"""Mistake rates on solved Connect Four positions: `python experiments/connect_four/truth.py AGENT`.
+
+`AGENT` is a file that `tz.save_agent` wrote, or a name that `tz.load_agent` knows. Prints a table by source and phase
+of the game: of the policy alone, of searches of several sizes, and of the same searches without a network.
+"""
+
+import argparse
+import csv
+import dataclasses
+import gzip
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import tz
+
+SOLVED = pathlib.Path(__file__).parent / "solved.csv.gz"
+PHASES = {"8-13": (8, 13), "14-20": (14, 20), "21-27": (21, 27), "28+": (28, 42)}
+
+
+class Solved(NamedTuple):
+    """The solved positions: move lists padded with -1 `[n, 42]`, results `[n, 7]` (-1 where full), ply, source."""
+
+    moves: np.ndarray
+    results: np.ndarray
+    ply: np.ndarray
+    source: np.ndarray
+
+
+def load_solved(path: pathlib.Path = SOLVED) -> Solved:
+    with gzip.open(path, "rt") as file:
+        rows = list(csv.DictReader(file))
+    moves = np.full((len(rows), 42), -1, np.int32)
+    for row, line in zip(moves, rows, strict=True):
+        row[: len(line["moves"])] = [int(move) - 1 for move in line["moves"]]
+    results = np.array([[".LDW".index(result) - 1 for result in line["results"]] for line in rows])
+    return Solved(moves, results, (moves >= 0).sum(1), np.array([line["source"] for line in rows]))
+
+
+def chosen_moves(mcts: tz.MCTS | None, evaluator: tz.Evaluator, moves: np.ndarray, batch_size: int = 256) -> np.ndarray:
+    """The move that a search from a fresh tree chooses after each list of moves; None for the policy alone."""
+    env = tz.from_pgx("connect_four")
+    mesh = tz.data_mesh()
+
+    @eqx.filter_jit
+    def choose(shared, batch):
+        def one(shared, moves_and_key):
+            (mcts, evaluator), (moves, key) = shared, moves_and_key
+            env_state, metadata = tz.play_moves(env, moves)
+            if mcts is None:
+                logits, _ = evaluator(env_state, metadata, key)
+                return jnp.argmax(jnp.where(metadata.action_mask, logits, -jnp.inf))
+            search_key, key = jax.random.split(key)
+            state = tz.init_search(mcts, env_state, metadata)
+            return tz.choose_action(mcts, tz.search(mcts, env, evaluator, state, key=search_key), key=key)
+
+        return tz.over_games(mesh, jax.vmap(one, in_axes=(None, 0)), shared, batch)
+
+    found = []
+    for start in range(0, len(moves), batch_size):
+        rows = np.arange(start, start + batch_size) % len(moves)  # the last batch is filled up from the beginning
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), rows)
+        found.append(np.asarray(choose((mcts, evaluator), (jnp.asarray(moves[rows]), keys))))
+    return np.concatenate(found)[: len(moves)]
+
+
+def mistakes(solved: Solved, chosen: np.ndarray) -> np.ndarray:
+    """Where the chosen move's result is worse than the best one there is; a full column is an error of the caller."""
+    result = np.take_along_axis(solved.results, chosen[:, None], axis=1)[:, 0]
+    if (result < 0).any():
+        raise ValueError(f"position {int(np.argmin(result))}: the move chosen is a full column")
+    return result < solved.results.max(1)
+
+
+def rates(solved: Solved, wrong: np.ndarray) -> list[float]:
+    """The mistake rate in percent of each source: over all, then by phase."""
+    columns = []
+    for source in ("random", "sharp"):
+        of_source = solved.source == source
+        columns.append(wrong[of_source].mean())
+        for low, high in PHASES.values():
+            columns.append(wrong[of_source & (solved.ply >= low) & (solved.ply <= high)].mean())
+    return [100 * float(rate) for rate in columns]
+
+
+def table(rows: Sequence[tuple[str, tz.Evaluator, tz.MCTS | None]]) -> str:
+    """A table in Markdown with a row for each `(name, evaluator, search)`, printed as it grows."""
+    solved = load_solved()
+    heads = ["mistakes in %", *(head for source in ("random", "sharp") for head in (source, *PHASES))]
+    lines = [f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]
+    print(*lines, sep="\n")
+    for name, evaluator, mcts in rows:
+        found = rates(solved, mistakes(solved, chosen_moves(mcts, evaluator, solved.moves)))
+        lines.append(f"| {name} | {' | '.join(f'{rate:.1f}' for rate in found)} |")
+        print(lines[-1], flush=True)
+    return "\n".join(lines)
+
+
+def sized(mcts: tz.MCTS, num_simulations: int) -> tz.MCTS:
+    """The same search with another number of simulations, from a fresh tree."""
+    return dataclasses.replace(mcts, num_simulations=num_simulations, max_nodes=0, persist_tree=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("agent", help="a file, or a name that tz.load_agent knows")
+    parser.add_argument("--simulations", type=int, nargs="+", default=(32, 64, 200, 600))
+    args = parser.parse_args()
+    jax.config.update("jax_num_cpu_devices", 2)  # uses the cores of a CPU better than one device
+    player = tz.load_agent(args.agent)
+    mcts = tz.MCTS(1, selector=tz.PUCT(2.0), root=tz.PlainRoot(), temperature=0.0)
+    agent = [(f"{count} simulations", player.evaluator, sized(mcts, count)) for count in args.simulations]
+    uniform = [
+        (f"no network, {count} simulations", tz.uniform_evaluator, sized(mcts, count)) for count in args.simulations
+    ]
+    table([("policy", player.evaluator, None), *agent, *uniform])
+
+
+if __name__ == "__main__":
+    main()
