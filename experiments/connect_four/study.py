@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import pathlib
 import platform
+import shlex
 import sys
 
 import jax
@@ -19,17 +20,22 @@ from train import Recipe, make, start, train, use_all_cores
 import tz
 
 VARIANTS = {
-    "outcome alone as value target": {"td_lambda": 1.0},
-    "half outcome, half search value": {"td_lambda": 1.0, "search_value_share": 0.5},
+    "value target: the outcome alone": {"td_lambda": 1.0},
+    "value target: half outcome, half search": {"td_lambda": 1.0, "search_value_share": 0.5},
+    "value target: lambda 0.5": {"td_lambda": 0.5},
     "no random starts": {"random_starts": 0},
-    "no average of the weights": {"average_decay": None},
-    "L2 in the loss, no weight decay": {"l2": 1e-4, "weight_decay": 0.0},
-    "half the training": {"train_steps_per_epoch": 8},
-    "twice the training": {"train_steps_per_epoch": 32},
-    "16 simulations": {"num_simulations": 16},
-    "40 simulations": {"num_simulations": 40},
-    "playout cap: 3 of 4 moves with 8 simulations": {"fast_simulations": 8},
-    "all positions in the buffer": {"window": None},
+    "temperature 0.25 after 10 moves": {"cold_after": 10},
+    "no mirror images": {"mirror": False},
+    "all positions of the buffer": {"window": None},
+    "an average of the weights plays": {"average_decay": 0.99},
+    "a constant learning rate": {"anneal": False},
+    "weight decay, no L2 in the loss": {"l2": 0.0, "weight_decay": 0.02},
+    "8 simulations": {"num_simulations": 8},
+    "32 simulations": {"num_simulations": 32},
+    "32 simulations, but 8 in 3 of 4 moves": {"num_simulations": 32, "fast_simulations": 8},
+    "half the gradient steps": {"train_steps_per_epoch": 6},
+    "twice the gradient steps": {"train_steps_per_epoch": 24},
+    "heads of 2 channels": {"head_channels": 2},
     "4 blocks": {"num_blocks": 4},
     "2 blocks of 48 channels": {"num_blocks": 2, "num_channels": 48},
     "batch norm": {"norm": "batch"},
@@ -84,7 +90,7 @@ def main() -> None:
     use_all_cores()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     lines = [
-        f"`{' '.join(['python', *sys.argv])}`, {jax.device_count()} x {jax.devices()[0].device_kind}, "
+        f"`python {shlex.join(sys.argv)}`, {jax.device_count()} x {jax.devices()[0].device_kind}, "
         f"JAX {jax.__version__}, Python {platform.python_version()}",
         "",
         "| changed | epochs | score, one column a seed (95 % interval) |" + " |" * (args.seeds - 1),

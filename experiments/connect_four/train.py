@@ -46,13 +46,19 @@ class Recipe:
     search_value_share: float = 0.0
     average_decay: float | None = None
     random_starts: int = 6
+    cold_after: int | None = None
+    mirror: bool = True
+    anneal: bool = True
 
 
 def make(recipe: Recipe) -> tuple[tz.Env, tz.TrainConfig]:
     """The game and the settings."""
     env = tz.from_pgx("connect_four")
     adam = optax.inject_hyperparams(optax.adamw)(recipe.learning_rate, weight_decay=recipe.weight_decay)
-    mcts = tz.gumbel_mcts(recipe.num_simulations, env.num_actions, max_nodes=2 * recipe.num_simulations)
+    cold = recipe.cold_after
+    temperature = optax.piecewise_constant_schedule(1.0, {cold: 0.25}) if cold else 1.0
+    options = {"max_nodes": 2 * recipe.num_simulations, "temperature": temperature}
+    mcts = tz.gumbel_mcts(recipe.num_simulations, env.num_actions, **options)
     fast = recipe.fast_simulations
     config = tz.TrainConfig(
         mcts=mcts,
@@ -65,7 +71,7 @@ def make(recipe: Recipe) -> tuple[tz.Env, tz.TrainConfig]:
         collection_steps_per_epoch=recipe.moves_per_epoch,
         train_steps_per_epoch=recipe.train_steps_per_epoch,
         loss=functools.partial(tz.az_loss, l2_reg_lambda=recipe.l2),
-        augment=tz.random_mirror,
+        augment=tz.random_mirror if recipe.mirror else None,
         replay_window=None if recipe.window is None else lambda moves: max(100, int(recipe.window * moves)),
         average_decay=recipe.average_decay,
     )
@@ -100,8 +106,9 @@ def train(
     started, longest = time.perf_counter(), 0.0
     state = start(recipe, env, config, seed)
     while (spent := time.perf_counter() - started) + longest < seconds:
-        rate = recipe.learning_rate * (0.505 + 0.495 * math.cos(math.pi * spent / seconds))
-        state = tz.train_loop(config, env, set_learning_rate(state, rate), num_epochs=1, sinks=sinks, progress=False)
+        share = 0.505 + 0.495 * math.cos(math.pi * spent / seconds) if recipe.anneal else 1.0
+        state = set_learning_rate(state, share * recipe.learning_rate)
+        state = tz.train_loop(config, env, state, num_epochs=1, sinks=sinks, progress=False)
         if int(state.epoch) > 1:  # the first is compiled
             longest = max(longest, time.perf_counter() - started - spent)
     return state
@@ -118,17 +125,16 @@ def main() -> None:
     metrics = args.out / "metrics.jsonl"
     metrics.unlink(missing_ok=True)  # of an earlier run of this script
     seconds = 60 * args.budget_minutes - (time.perf_counter() - STARTED) - 1  # for the imports and the last file
-    env, config = make(Recipe())
-    state = train(Recipe(), env, config, args.seed, seconds, [tz.console_sink, tz.JsonLinesSink(metrics)])
     card = {
         "script": "experiments/connect_four/train.py",
         "seed": args.seed,
         "recipe": dataclasses.asdict(Recipe()),
-        "epochs": int(state.epoch),
-        "minutes": round((time.perf_counter() - STARTED) / 60, 1),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "versions": {"tz": version("tz"), "jax": jax.__version__, "python": platform.python_version()},
     }
+    env, config = make(Recipe())
+    state = train(Recipe(), env, config, args.seed, seconds, [tz.console_sink, tz.JsonLinesSink(metrics)])
+    card |= {"epochs": int(state.epoch), "minutes": round((time.perf_counter() - STARTED) / 60, 1)}
     tz.save_agent(args.out / "agent.tz", env, state.train.playing, state.train.norm_state, card=card)
     print(f"{time.perf_counter() - STARTED:.0f} s in all; the agent is {args.out / 'agent.tz'}")
 
