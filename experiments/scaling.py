@@ -46,8 +46,8 @@ def programs(env, network, config, mesh):
     steps = config.collection_steps_per_epoch
     found = []
     for function, inputs in (
-        (phases._collect, ((config, env, evaluator, steps, mesh), state.games)),
-        (phases._learn, ((config, state.replay, state.key, mesh), state.train)),
+        (phases._collect, ((config, env, evaluator, None, steps, mesh), state.games)),
+        (phases._learn, ((config, state.replay, state.key, None, mesh), state.train)),
     ):
         start = time.perf_counter()
         compiled = function.lower(*inputs).compile().compiled

@@ -15,7 +15,7 @@ from jax.sharding import AxisType, PartitionSpec
 from tabular import draw_tables, tabular_env, tabular_evaluator
 
 import tz
-from tz import phases, testers
+from tz import league, phases
 from tz.loop import on_mesh
 from tz.sharding import check_mesh
 
@@ -168,21 +168,24 @@ def test_training_agrees_to_the_order_of_summation(trained):
 def test_only_the_gradients_are_communicated(env, config):
     mesh = mesh_of(8)
     model, _ = network(env)
+    fast = dataclasses.replace(config.mcts, num_simulations=2)
+    config = dataclasses.replace(config, fast_mcts=fast, replay_window=lambda moves: 9, average_decay=0.9)
     state = tz.init_loop(config, env, model, key=jax.random.key(1), mesh=mesh)
     evaluator = phases.evaluator_of(config, env, state.train)
     text = lambda function, *inputs: function.lower(*inputs).compile().compiled.as_text()
-    collect = text(phases._collect, (config, env, evaluator, 12, mesh), state.games)
-    trajectory = eqx.filter_eval_shape(phases._collect, (config, env, evaluator, 12, mesh), state.games)[1][0]
+    inputs = config, env, evaluator, jnp.arange(12) % 2 > 0, 12, mesh
+    collect = text(phases._collect, inputs, state.games)
+    trajectory = eqx.filter_eval_shape(phases._collect, inputs, state.games)[1][0]
     trajectory = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), trajectory)
     add = text(phases._add, (config, trajectory, mesh), state.replay)
     agent = tz.Player(config.mcts, evaluator)
-    match = text(testers._play, config.testers[0], env, agent, agent, jax.random.key(0), mesh)
+    match = text(league._play, env, agent, agent, jax.random.key(0), (16, 2, 9), mesh)
     keys = jax.random.split(jax.random.key(0), 8)
-    sample = text(eqx.filter_jit(phases.draw), config, state.replay, keys, mesh)
+    sample = text(eqx.filter_jit(phases.draw), config, state.replay, keys, mesh, jnp.int32(9))
     for name, program in {"collect": collect, "add": add, "match": match, "sample": sample}.items():
         assert not COLLECTIVE.search(program), name
 
-    learn = text(phases._learn, (config, state.replay, state.key, mesh), state.train)
+    learn = text(phases._learn, (config, state.replay, state.key, jnp.int32(9), mesh), state.train)
     lines = [line for line in learn.splitlines() if COLLECTIVE.search(line)]
     assert lines and all("all-reduce" in line for line in lines)
     results = " ".join(re.search(r"= (.*?) all-reduce", line).group(1) for line in lines)
