@@ -16,6 +16,7 @@ LAYERS = [
         "backups",
         "roots",
         "moves",
+        "solver",
         "networks",
         "replay",
         "targets",

@@ -1,7 +1,6 @@
 """Playing strength against exact solutions: tic-tac-toe by minimax, Connect Four by solved positions."""
 
 import csv
-import functools
 import importlib.util
 import pathlib
 
@@ -11,50 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tic_tac_toe import is_mistake, padded, reachable
 
 import tz
-
-LINES = [(0, 1, 2), (3, 4, 5), (6, 7, 8), (0, 3, 6), (1, 4, 7), (2, 5, 8), (0, 4, 8), (2, 4, 6)]
-
-
-@functools.cache
-def minimax(board: tuple[int, ...]) -> tuple[int, dict[int, int]]:
-    """The value of a board for the player to move (+1), and of each of its moves."""
-    if any(all(board[i] == -1 for i in line) for line in LINES):
-        return -1, {}
-    moves = {
-        cell: -minimax(tuple(-x for x in (*board[:cell], 1, *board[cell + 1 :])))[0]
-        for cell in range(9)
-        if board[cell] == 0
-    }
-    return max(moves.values(), default=0), moves
-
-
-def reachable() -> dict[tuple[int, ...], list[int]]:
-    """Every board that can come up with the game still on, and moves that lead there."""
-    found, frontier = {(0,) * 9: []}, [(0,) * 9]
-    while frontier:
-        board = frontier.pop()
-        for cell in minimax(board)[1]:
-            after = tuple(-x for x in (*board[:cell], 1, *board[cell + 1 :]))
-            if after not in found and minimax(after)[1]:
-                found[after] = [*found[board], cell]
-                frontier.append(after)
-    return found
-
-
-def play_moves(env: tz.Env, moves: list[list[int]]):
-    """The positions that the move lists lead to, as a batch."""
-    padded = np.full((len(moves), max(map(len, moves))), -1, np.int32)
-    for row, sequence in zip(padded, moves, strict=True):
-        row[: len(sequence)] = sequence
-
-    def step(position, action):
-        after = env.step(position[0], jnp.maximum(action, 0))
-        return jax.tree.map(lambda new, old: jnp.where(action >= 0, new, old), after, position), None
-
-    one = lambda actions: jax.lax.scan(step, env.init(jax.random.key(0)), actions)[0]
-    return jax.jit(jax.vmap(one))(jnp.asarray(padded))
 
 
 @eqx.filter_jit
@@ -75,11 +33,15 @@ def searcher(num_simulations: int, **options) -> tz.MCTS:
 def tic_tac_toe():
     env, boards = tz.from_pgx("tic_tac_toe"), reachable()
     assert len(boards) == 4520
-    return env, list(boards), play_moves(env, list(boards.values()))
+    return env, list(boards), positions_after(env, padded(list(boards.values())))
+
+
+def positions_after(env: tz.Env, moves: np.ndarray):
+    return jax.jit(jax.vmap(lambda moves: tz.play_moves(env, moves)))(jnp.asarray(moves))
 
 
 def num_mistakes(boards, moves) -> int:
-    return sum(minimax(board)[1][int(move)] < minimax(board)[0] for board, move in zip(boards, moves, strict=True))
+    return sum(map(is_mistake, boards, moves))
 
 
 def test_search_alone_plays_tic_tac_toe_perfectly(tic_tac_toe):
@@ -159,21 +121,23 @@ def test_the_policy_alone_and_a_search_choose_legal_moves_of_the_right_position(
         np.testing.assert_array_equal(heights[np.arange(40), chosen], expected)
 
 
-def tactical_positions() -> list[tuple[list[int], str]]:
-    """Moves and results of positions with a win on the spot, or an immediate threat to meet (see data/README.md)."""
+def tactical_positions() -> tuple[np.ndarray, list[str]]:
+    """Moves, padded with -1, and results of positions with a win on the spot, or an immediate threat to meet (see data/README.md)."""
     with (pathlib.Path(__file__).parent / "data" / "connect_four_solved.csv").open() as file:
-        return [([int(move) - 1 for move in row["moves"]], row["results"]) for row in csv.DictReader(file)]
+        rows = list(csv.DictReader(file))
+    moves = np.array([[int(move) - 1 for move in row["moves"].ljust(42, "0")] for row in rows], np.int32)
+    return moves, [row["results"] for row in rows]
 
 
 def test_wins_on_the_spot_and_threats_are_seen_in_connect_four():
-    positions = tactical_positions()
-    assert len(positions) == 400
+    moves, results = tactical_positions()
+    assert len(moves) == 400
     env = tz.from_pgx("connect_four")
-    moves = best_moves(searcher(100), env, tz.uniform_evaluator, play_moves(env, [p[0] for p in positions]))
+    chosen = best_moves(searcher(100), env, tz.uniform_evaluator, positions_after(env, moves))
     order = ".LDW"
     wrong = [
-        p
-        for p, move in zip(positions, moves, strict=True)
-        if order.index(p[1][int(move)]) < max(map(order.index, p[1]))
+        row
+        for row, move in zip(results, chosen, strict=True)
+        if order.index(row[int(move)]) < max(map(order.index, row))
     ]
     assert not wrong

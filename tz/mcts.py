@@ -38,6 +38,8 @@ class MCTS(eqx.Module):
     - `num_leaves`: positions evaluated together; above 1, the simulations of a step choose their edges before any of
         them is evaluated, each seeing the others as visits that returned what was expected. For one game or a few and
         a large network: faster, and a little weaker at equally many simulations.
+    - `solve`: whether wins and losses that the tree has proven count as such: lost moves are tried no more, a won one
+        is played. For games that end with a reward of 1 or -1 and bring none before; see `tz/solver.py`.
 
     The floats may be JAX arrays, to sweep them with `vmap`.
 
@@ -55,6 +57,7 @@ class MCTS(eqx.Module):
     final_move: Callable[..., Float[Array, " A"]] = by_weights
     persist_tree: bool = eqx.field(static=True, default=True)
     num_leaves: int = eqx.field(static=True, default=1)
+    solve: bool = eqx.field(static=True, default=False)
 
     def __post_init__(self):
         if self.num_simulations < 1:
@@ -81,6 +84,10 @@ class MCTS(eqx.Module):
             raise ValueError(f"MCTS: temperature must be 0 or more and finite, found {self.temperature}.")
         if isinstance(self.discount, int | float) and not 0 <= self.discount <= 1:
             raise ValueError(f"MCTS: discount must be from 0 to 1, found {self.discount}.")
+        if self.solve and self.max_actions is not None:
+            raise ValueError("MCTS: solve needs all actions of a node to prove a loss; leave max_actions None.")
+        if self.solve and not (isinstance(self.discount, int | float) and self.discount == 1):
+            raise ValueError(f"MCTS: solve needs results that keep their worth, discount=1, found {self.discount}.")
 
 
 def without_exploration(mcts: MCTS) -> MCTS:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 from tz.backups import virtual_visit
 from tz.env import Env, StepMetadata
 from tz.mcts import MCTS
+from tz.solver import estimate, solved_weights, solving_backup, solving_selector
 from tz.tree import Node, Tree, append, backup, descend, init_tree, reroot
 
 Evaluator = Callable[[PyTree, StepMetadata, PRNGKeyArray], tuple[Float[Array, " A"], Float[Array, ""]]]
@@ -76,7 +77,9 @@ def _no_notes(mcts: MCTS, tree: Tree) -> PyTree:
 
 
 @jax.named_scope("evaluate")
-def _evaluate(evaluator: Evaluator, env_state, metadata, key) -> tuple[Float[Array, " A"], Float[Array, ""]]:
+def _evaluate(
+    mcts: MCTS, evaluator: Evaluator, env_state, metadata, key
+) -> tuple[Float[Array, " A"], Float[Array, ""]]:
     """The evaluator's logits, -inf where illegal, and its value, 0 where the game is over."""
     logits, value = evaluator(env_state, metadata, key)
     if logits.shape != metadata.action_mask.shape or value.shape != ():
@@ -87,7 +90,8 @@ def _evaluate(evaluator: Evaluator, env_state, metadata, key) -> tuple[Float[Arr
         )
     logits = jnp.maximum(logits.astype(jnp.float32), jnp.finfo(jnp.float32).min)  # legal, however unlikely
     logits = jnp.where(metadata.action_mask, logits, -jnp.inf)
-    return logits, jnp.where(metadata.terminated, 0.0, value.astype(jnp.float32))
+    value = estimate(value.astype(jnp.float32)) if mcts.solve else value.astype(jnp.float32)
+    return logits, jnp.where(metadata.terminated, 0.0, value)
 
 
 def _largest(mcts: MCTS, logits: Float[Array, " A"]) -> Int[Array, " K"] | None:
@@ -112,7 +116,7 @@ def start_search(mcts: MCTS, evaluator: Evaluator, state: SearchState, *, key: P
     """
     evaluate_key, root_key = jax.random.split(key)
     env_state = jax.tree.map(lambda x: x[0], state.tree.state)
-    logits, value = _evaluate(evaluator, env_state, state.metadata, evaluate_key)
+    logits, value = _evaluate(mcts, evaluator, env_state, state.metadata, evaluate_key)
     tree, actions = state.tree, _largest(mcts, logits)
     if actions is not None and tree.actions is not None:
         actions = jnp.where(tree.size > 1, tree.actions[0], actions)  # what was kept is about the actions it had
@@ -141,9 +145,10 @@ class _Leaf(eqx.Module):
 
 
 def _choose_edge(mcts: MCTS, tree: Tree, notes: PyTree) -> tuple[Int[Array, ""], Int[Array, ""]]:
+    selector = solving_selector(mcts.selector) if mcts.solve else mcts.selector
     with jax.named_scope("root"):
-        root_action = mcts.root.select(tree.node(jnp.int32(0)), notes, mcts.selector)
-    return descend(tree, root_action, mcts.selector)
+        root_action = mcts.root.select(tree.node(jnp.int32(0)), notes, selector)
+    return descend(tree, root_action, selector)
 
 
 def _choose_edges(mcts: MCTS, tree: Tree, notes: PyTree) -> tuple[Int[Array, " K"], Int[Array, " K"]]:
@@ -163,7 +168,7 @@ def _choose_edges(mcts: MCTS, tree: Tree, notes: PyTree) -> tuple[Int[Array, " K
 
 def _expand(mcts: MCTS, env: Env, evaluator: Evaluator, tree: Tree, node, action, key) -> _Leaf:
     env_state, metadata = env.step(jax.tree.map(lambda x: x[node], tree.state), tree.env_action(node, action))
-    logits, value = _evaluate(evaluator, env_state, metadata, key)
+    logits, value = _evaluate(mcts, evaluator, env_state, metadata, key)
     actions = _largest(mcts, logits)
     mover = tree.player[node]
     sign = jnp.where(metadata.cur_player_id == mover, 1.0, -1.0)
@@ -173,7 +178,8 @@ def _expand(mcts: MCTS, env: Env, evaluator: Evaluator, tree: Tree, node, action
 
 def _add(mcts: MCTS, tree: Tree, leaf: _Leaf) -> Tree:
     tree = append(tree, leaf.node, leaf.action, leaf.env_state, leaf.metadata, leaf.log_prior, leaf.actions, leaf.value)
-    return backup(tree, leaf.node, leaf.action, leaf.q, mcts.discount, mcts.backup)
+    update = solving_backup(mcts.backup) if mcts.solve else mcts.backup
+    return backup(tree, leaf.node, leaf.action, leaf.q, mcts.discount, update)
 
 
 def search_step(mcts: MCTS, env: Env, evaluator: Evaluator, state: SearchState, *, key: PRNGKeyArray) -> SearchState:
@@ -225,8 +231,9 @@ def choose_action(
 
     **Arguments:** `num_moves`, made in the game before this one, for a temperature that depends on it.
     """
-    _, log_weights = mcts.root.read(state.tree.node(jnp.int32(0)), state.notes)
-    log_weights = state.spread(mcts.final_move(state.tree, mcts.discount, log_weights), -jnp.inf)
+    root = state.tree.node(jnp.int32(0))
+    log_weights = mcts.final_move(state.tree, mcts.discount, mcts.root.read(root, state.notes)[1])
+    log_weights = state.spread(solved_weights(root, log_weights) if mcts.solve else log_weights, -jnp.inf)
     log_weights = log_weights - jnp.max(log_weights)
     temperature = mcts.temperature(jnp.asarray(num_moves)) if callable(mcts.temperature) else mcts.temperature
     temperature = jnp.asarray(temperature, jnp.float32)

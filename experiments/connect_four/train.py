@@ -45,7 +45,7 @@ class Recipe:
     td_lambda: float = 0.8
     search_value_share: float = 0.0
     average_decay: float | None = None
-    random_starts: int = 6
+    random_starts: int = 20
     cold_after: int | None = None
     mirror: bool = True
     anneal: bool = True

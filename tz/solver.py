@@ -1,0 +1,66 @@
+"""Wins and losses that a tree has proven: what `MCTS(solve=True)` wraps around the other settings of a search.
+
+A `q` of exactly 1 or -1 is a proof, so no array is needed for it: a move that ends the game begins one, and whatever is
+only estimated is kept short of 1. A position with a won move is won, one with nothing but lost moves is lost.
+
+Winands, Björnsson and Saito, *Monte-Carlo tree search solver*, Computers and Games 2008.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from tz.tree import Node
+
+LARGEST_ESTIMATE = 1 - 2.0**-12
+
+
+def estimate(value: Float[Array, ""]) -> Float[Array, ""]:
+    """The value, short of a proof."""
+    return jnp.clip(value, -LARGEST_ESTIMATE, LARGEST_ESTIMATE)
+
+
+def proven(node: Node) -> tuple[Bool[Array, " A"], Bool[Array, " A"]]:
+    """Which moves are known to win and which to lose."""
+    seen = node.visits > 0
+    return seen & (node.q >= 1), seen & (node.q <= -1)
+
+
+def solving_selector(selector: Callable[[Node], Int[Array, ""]]) -> Callable[[Node], Int[Array, ""]]:
+    """The same selector, which sees lost moves as illegal as long as there are others."""
+
+    def select(node: Node) -> Int[Array, ""]:
+        hopeful = jnp.where(proven(node)[1], -jnp.inf, node.logits)
+        logits = jnp.where(jnp.any(hopeful > -jnp.inf), hopeful, node.logits)
+        return selector(Node(logits, node.visits, node.q, node.raw_value, node.q_low, node.q_high))
+
+    return select
+
+
+def solving_backup(backup: Callable) -> Callable:
+    """The same backup, except that a proof stays what it is and goes on to the parent once the node is proven."""
+
+    def update(node: Node, action: Int[Array, ""], q: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        new_q, value = backup(node, action, q)
+        won, lost = proven(node)
+        new_q = jnp.where((won | lost)[action], node.q[action], jnp.where(jnp.abs(q) >= 1, q, estimate(new_q)))
+        taken = jnp.arange(len(node.q)) == action
+        won, lost = won | taken & (new_q >= 1), lost | taken & (new_q <= -1)
+        value = jnp.where(jnp.all(lost | (node.logits == -jnp.inf)), -1.0, estimate(value))
+        return new_q, jnp.where(jnp.any(won), 1.0, value)
+
+    return update
+
+
+def solved_weights(node: Node, log_weights: Float[Array, " A"]) -> Float[Array, " A"]:
+    """The log weights of the moves at the root, without those that lose, and without others where one wins.
+
+    Where that leaves no weight, the visits decide among the moves that are left.
+    """
+    won, lost = proven(node)
+    allowed = jnp.where(jnp.any(won), won, (node.logits > -jnp.inf) & ~lost)
+    kept = jnp.where(allowed, log_weights, -jnp.inf)
+    by_visits = jnp.where(allowed, jnp.log1p(node.visits.astype(jnp.float32)), -jnp.inf)
+    chosen = jnp.where(jnp.any(kept > -jnp.inf), kept, by_visits)
+    return jnp.where(jnp.any(allowed), chosen, log_weights)
