@@ -1,4 +1,4 @@
-"""Matches and testers: sides, openings, counts, trees."""
+"""Matches: sides, openings, counts, trees."""
 
 import dataclasses
 
@@ -10,7 +10,6 @@ import pytest
 
 import tz
 from tz.arena import _Games, _play_ply
-from tz.testers import OpponentTester, TwoPlayerTester
 
 STRONG = tz.MCTS(60, 80, root=tz.PlainRoot(), temperature=0.0)
 WEAK = tz.MCTS(2, 8, root=tz.PlainRoot(), temperature=1.0)
@@ -101,9 +100,6 @@ def test_a_number_of_games_without_both_sides_is_refused(env, num_games):
     player = tz.Player(WEAK, tz.uniform_evaluator)
     with pytest.raises(ValueError, match="must be even and at least 2"):
         tz.play_match(env, player, player, num_games=num_games, key=jax.random.key(0))
-    for tester in (lambda n: TwoPlayerTester(n), lambda n: OpponentTester(tz.random_player(), "random", n)):
-        with pytest.raises(ValueError, match="num_episodes must be even"):
-            tester(num_games)
 
 
 def test_an_opening_does_not_end_the_game():
@@ -202,100 +198,11 @@ def test_a_round_robin_counts_every_pair_from_both_ends(env):
         tz.round_robin(env, players, num_games=0, key=jax.random.key(0), **options)
 
 
-class Skilled(eqx.Module):
-    """Values positions by rollouts, by a factor: at 1 strong, at 0 blind, at -1 bent on losing."""
-
-    env: tz.Env
-    skill: jax.Array
-
-    def __call__(self, env_state, metadata, key):
-        logits, value = tz.RolloutEvaluator(self.env, num_rollouts=8, max_steps=9)(env_state, metadata, key)
-        return logits, self.skill * value
-
-
-MESH = tz.data_mesh(jax.devices()[:1])
-SMALL = tz.MCTS(12, 24, root=tz.PlainRoot(), temperature=0.0)
-
-
-def test_the_elo_tester_rates_networks_and_anchors_on_two_scales(env):
-    """Three networks of growing skill in a pool for two: ratings rise, results are booked on the right rows."""
-    tester = tz.ApproxEloTester(2, 16, 2, anchors=(tz.random_player(),), opening_plies=2, max_steps=9)
-    state, found = tester.init(Skilled(env, jnp.float32(-1)), mesh=MESH), []
-    for index, skill in enumerate((0.0, 1.0, 1.0)):
-        evaluator = Skilled(env, jnp.float32(skill))
-        state, metrics = tester.test(env, SMALL, evaluator, state, key=jax.random.key(index), mesh=MESH)
-        found.append(metrics)
-        games = state.wins + state.wins.T + state.draws
-        assert games[0, 0] == 0 and set(np.unique(games)) <= {0, 16}
-        if index == 1:
-            played = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [1, 1, 0, 1], [1, 1, 1, 0]])
-            np.testing.assert_array_equal(games, 16 * played)
-    assert state.pool.skill.tolist() == [-1, 1, 1], "the untrained network stays, the next oldest made room"
-    assert int(state.size) == 3
-    np.testing.assert_array_equal(games[1:, 1:], 16 * (1 - np.eye(3)))
-    assert 0 < found[0]["elo"] < found[1]["elo"]
-    for metrics in found:
-        assert metrics["elo_low"] < metrics["elo"] < metrics["elo_high"]
-        assert metrics["elo_anchored_low"] < metrics["elo_anchored"] < metrics["elo_anchored_high"]
-    assert found[1]["elo_anchored"] < found[1]["elo"], "even the random player beats one bent on losing"
-
-
-def test_the_ladder_is_climbed_by_winning(env):
-    rungs = tz.Player(SMALL, Skilled(env, jnp.float32(-1))), tz.random_player()
-    tester = tz.LadderTester(rungs, num_episodes=20, opening_plies=2, max_steps=9)
-    state = tester.init(Skilled(env, jnp.float32(0)), mesh=MESH)
-    test = lambda skill, state: tester.test(
-        env, SMALL, Skilled(env, jnp.float32(skill)), state, key=jax.random.key(0), mesh=MESH
-    )
-    state, metrics = test(-1.0, state)
-    assert state[0] == metrics["ladder_rung"] == 0 and metrics["ladder_score"] < 0.7
-    state, metrics = test(1.0, state)
-    assert state[0] == metrics["ladder_rung"] == 2 and metrics["ladder_score"] > 0.55
-    assert state[1].skill == 1, "past the last rung, it meets itself"
-    state, metrics = test(0.0, state)
-    assert state[0] == 2 and metrics["ladder_score"] < 0.55 and state[1].skill == 1
-
-
-def test_testers_refuse_settings_without_sense():
-    for make, message in [
-        (lambda: tz.LadderTester(()), "rungs is empty"),
-        (lambda: tz.LadderTester((tz.random_player(),), threshold=0.3), "threshold must be from 0.5"),
-        (lambda: tz.LadderTester((tz.random_player(),), num_episodes=5), "num_episodes must be even"),
-        (lambda: tz.ApproxEloTester(0, 16, 2), "total_epochs must be at least 1, found 0"),
-        (lambda: tz.ApproxEloTester(5, 16, 0), "num_opponents must be at least 1, found 0"),
-        (lambda: tz.ApproxEloTester(5, 3, 1), "episodes_per_opponent must be even"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            make()
-
-
 def test_an_opponent_of_another_game_is_refused(env):
-    stranger = tz.Player(SMALL, lambda state, metadata, key: (jnp.zeros(7), jnp.float32(0)))
-    player = tz.Player(SMALL, tz.uniform_evaluator)
+    stranger = tz.Player(WEAK, lambda state, metadata, key: (jnp.zeros(7), jnp.float32(0)))
+    player = tz.Player(WEAK, tz.uniform_evaluator)
     with pytest.raises(ValueError, match=r"logits of shape \(7,\).* needs logits of shape \(9,\)"):
         tz.play_match(env, player, stranger, num_games=2, key=jax.random.key(0))
-
-
-def test_the_best_network_is_replaced_only_by_a_better_one(env):
-    class Rigged(eqx.Module):
-        """Knows the value of a won position only if `skill` is set: an evaluator that can be weak or strong."""
-
-        skill: jax.Array
-
-        def __call__(self, env_state, metadata, key):
-            logits, value = tz.RolloutEvaluator(env, num_rollouts=8)(env_state, metadata, key)
-            return logits, self.skill * value
-
-    strong, weak = Rigged(jnp.float32(1)), Rigged(jnp.float32(-1))
-    tester = TwoPlayerTester(num_episodes=20, opening_plies=2, max_steps=9)
-    mcts = tz.MCTS(12, 24, root=tz.PlainRoot(), temperature=0.0)
-    mesh = tz.data_mesh(jax.devices()[:1])
-    test = lambda new, best: tester.test(env, mcts, new, best, key=jax.random.key(0), mesh=mesh)
-    best, metrics = test(strong, tester.init(weak, mesh=mesh))
-    assert metrics["best_replaced"] == 1 and metrics["best_score"] > 0.6 and best.skill == 1
-    best, metrics = test(weak, strong)
-    assert metrics["best_replaced"] == 0 and metrics["best_score"] < 0.4 and best.skill == 1
-    assert metrics["best_wins"] + metrics["best_draws"] + metrics["best_losses"] == 20
 
 
 def test_the_random_player_favours_no_legal_move():

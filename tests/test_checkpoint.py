@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import pickle
 import zipfile
 
@@ -169,3 +170,15 @@ def test_a_failed_save_leaves_the_earlier_file(agent, path, tmp_path):
 def test_what_is_not_there_is_said():
     with pytest.raises(ValueError, match="There is no agent at nowhere: no file, and tz comes with"):
         tz.load_agent("nowhere")
+
+
+def test_the_agent_that_comes_with_tz_has_a_card_and_plays():
+    (path,) = (pathlib.Path(tz.__file__).parent / "agents").glob("*.tz")
+    assert path.stem == "connect_four" and path.stat().st_size < 8e6
+    card = tz.agent_card("connect_four")
+    assert {"script", "recipe", "seed", "device", "versions", "minutes", "mistakes"} <= set(card)
+    assert tz.load_agent("connect_four").mcts.num_simulations == 200
+    agent = tz.load_agent("connect_four", mcts=tz.without_exploration(tz.gumbel_mcts(8, ENV.num_actions)))
+    rival = tz.Player(tz.MCTS(200, root=tz.PlainRoot(), temperature=0.0), tz.uniform_evaluator)
+    options = {"num_games": 20, "max_steps": 42, "mesh": tz.data_mesh(jax.devices()[:1])}
+    assert tz.match_on_mesh(ENV, agent, rival, key=jax.random.key(0), **options).score > 0.9

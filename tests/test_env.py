@@ -1,46 +1,13 @@
 import itertools
 
-import chex
 import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-import pgx
-import pgx.go
 import pytest
 
 from tz.env import Env, StepMetadata, check_env
-from tz.envs.pgx import from_pgx
-
-PLAYABLE = (
-    "animal_shogi",
-    "chess",
-    "connect_four",
-    "gardner_chess",
-    "go_19x19",
-    "go_9x9",
-    "hex",
-    "othello",
-    "shogi",
-    "tic_tac_toe",
-)
-REFUSED = {
-    "2048": "chance",
-    "backgammon": "chance",
-    "bridge_bidding": "hidden information",
-    "kuhn_poker": "hidden information",
-    "leduc_holdem": "hidden information",
-    "minatar-asterix": "chance",
-    "minatar-breakout": "chance",
-    "minatar-freeway": "chance",
-    "minatar-seaquest": "chance",
-    "minatar-space_invaders": "chance",
-    "sparrow_mahjong": "hidden information",
-}
-
-
-# A game small enough to break in every way: take one to three of seven counters; who takes the last one wins.
 
 
 def describe(state, rewards):
@@ -361,107 +328,3 @@ def test_check_env_passes_a_game_for_one_and_keys_in_the_state():
     env = everywhere(alone)
     assert env.num_players == 1
     check_env(env, max_steps=16)
-
-
-@pytest.mark.parametrize("name", PLAYABLE)
-def test_pgx_games_conform(name):
-    check_env(from_pgx(name), num_games=4)  # warns, and so fails, if no game ends
-
-
-def random_move(key, mask):
-    return jax.random.categorical(key, jnp.where(mask, 0.0, -jnp.inf))
-
-
-@pytest.mark.parametrize("name", ["tic_tac_toe", "othello", "hex", "go_9x9"])
-def test_from_pgx_sees_what_pgx_sees(name):
-    env, game = from_pgx(name), pgx.make(name)
-
-    def move(carry, key):
-        (state, metadata), theirs = carry
-        pairs = {
-            "observation": (env.observe(state), theirs.observation),
-            "rewards": (metadata.rewards, theirs.rewards),
-            "action_mask": (metadata.action_mask, theirs.legal_action_mask),
-            "terminated": (metadata.terminated, theirs.terminated),
-            "cur_player_id": (metadata.cur_player_id, theirs.current_player),
-        }
-        action = random_move(key, metadata.action_mask)
-        return (env.step(state, action), game.step(theirs, action)), pairs
-
-    @jax.jit
-    def play(key):
-        theirs = jax.tree.map(jnp.asarray, game.init(key))
-        return jax.lax.scan(move, (env.init(key), theirs), jax.random.split(key, 80))[1]
-
-    pairs = play(jax.random.key(1))
-    assert len(np.unique(pairs["observation"][1], axis=0)) > 5
-    for ours, theirs in pairs.values():
-        assert ours.dtype == theirs.dtype
-        np.testing.assert_array_equal(ours, theirs)
-
-
-def num_bytes(tree):
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-@pytest.mark.parametrize("name", PLAYABLE)
-def test_from_pgx_stores_no_observation(name):
-    theirs = jax.eval_shape(pgx.make(name).init, jax.random.key(0))
-    ours, _ = jax.eval_shape(from_pgx(name).init, jax.random.key(0))
-    assert num_bytes(theirs.observation) > 0
-    assert num_bytes(ours) == num_bytes(theirs) - num_bytes(theirs.observation)
-
-
-@pytest.mark.parametrize("name", ["tic_tac_toe", "connect_four"])
-def test_states_from_pgx_can_be_drawn(name):
-    env, game = from_pgx(name), pgx.make(name)
-    keys = jax.random.split(jax.random.key(0), 3)
-    actions = jnp.array([0, 4, 6])
-    ours, _ = jax.jit(jax.vmap(lambda key, action: env.step(env.init(key)[0], action)))(keys, actions)
-    theirs = jax.jit(jax.vmap(lambda key, action: game.step(game.init(key), action)))(keys, actions)
-    assert ours.to_svg() == theirs.to_svg()
-    one, other = (jax.tree.map(lambda leaf: leaf[1], states) for states in (ours, theirs))
-    assert one.to_svg() == other.to_svg() != ours.to_svg()
-
-
-def test_from_pgx_gives_one_env_a_game():
-    @eqx.filter_jit
-    @chex.assert_max_traces(n=1)
-    def new_game(env, key):
-        return env.init(key)[1].cur_player_id
-
-    players = [new_game(from_pgx("othello"), jax.random.key(0)) for _ in range(2)]
-    assert players[0] == players[1]
-    assert from_pgx("othello") == from_pgx("othello") != from_pgx("tic_tac_toe")
-    assert hash(from_pgx("othello")) == hash(from_pgx("othello"))
-
-
-def test_from_pgx_takes_a_game_made_by_hand():
-    env = from_pgx(pgx.go.Go(size=5))
-    assert (env.name, env.num_actions, env.num_players, env.observation.shape) == ("go_5x5", 26, 2, (5, 5, 17))
-
-
-def test_every_pgx_game_is_either_playable_or_refused():
-    assert sorted({*PLAYABLE, *REFUSED}) == sorted({*pgx.available_envs(), "bridge_bidding"})
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_from_pgx_says_why_it_refuses(name):
-    with pytest.raises(ValueError, match=f"{name}' has .*{REFUSED[name]}.*Choose one of: {', '.join(PLAYABLE[:3])}"):
-        from_pgx(name)
-
-
-def test_from_pgx_refuses_a_game_made_by_hand():
-    with pytest.raises(ValueError, match="pgx's '2048' has chance"):
-        from_pgx(pgx.make("2048"))
-
-
-@pytest.mark.parametrize(("name", "guess"), [("otello", "othello"), ("go_9", "go_9x9"), ("Tic-Tac-Toe", "tic_tac_toe")])
-def test_from_pgx_suggests_the_closest_name(name, guess):
-    with pytest.raises(ValueError, match=f"no game called '{name}'. Did you mean '{guess}'.*{', '.join(PLAYABLE[:3])}"):
-        from_pgx(name)
-
-
-def test_from_pgx_suggests_nothing_far_off():
-    with pytest.raises(ValueError, match=r"no game called 'qqq'\. The games to choose from: animal_shogi, chess"):
-        from_pgx("qqq")

@@ -28,7 +28,7 @@ LAYERS = [
     },
     {"mcts", "search", "train"},
     {"selfplay", "arena", "league", "testers"},
-    {"config", "phases", "loop", "checkpoint", "logging"},
+    {"config", "phases", "loop", "checkpoint", "logging", "recipe"},
 ]
 SIDE = {"plot"}
 

@@ -114,17 +114,15 @@ def test_the_policy_alone_and_a_search_choose_legal_moves_of_the_right_position(
         return 50.0 * jnp.sum(state._x.board.reshape(6, 7) != -1, 0), jnp.float32(0)
 
     expected = np.where(solved.results[:40] < 0, -1, heights).max(1)
-    mcts = truth.sized(tz.MCTS(1, root=tz.PlainRoot(), temperature=0.0), 2)
-    assert mcts.num_simulations == 2 and mcts.max_nodes == 3 and not mcts.persist_tree
-    for search in (None, mcts):
+    for search in (None, truth.puct(2)):
         chosen = truth.chosen_moves(search, fullest, moves, batch_size=16)
         np.testing.assert_array_equal(heights[np.arange(40), chosen], expected)
 
 
 def tactical_positions() -> tuple[np.ndarray, list[str]]:
-    """Moves, padded with -1, and results of positions with a win on the spot, or an immediate threat to meet (see data/README.md)."""
-    with (pathlib.Path(__file__).parent / "data" / "connect_four_solved.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    """Moves, padded with -1, and results of positions with a win or a threat at hand (see data/README.md)."""
+    path = pathlib.Path(__file__).parent / "data" / "connect_four_solved.csv"
+    rows = list(csv.DictReader(path.read_text().splitlines()))
     moves = np.array([[int(move) - 1 for move in row["moves"].ljust(42, "0")] for row in rows], np.int32)
     return moves, [row["results"] for row in rows]
 

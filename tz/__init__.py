@@ -41,6 +41,8 @@ from tz.networks import AZResNet as AZResNet
 from tz.openings import play_moves as play_moves
 from tz.openings import random_opening as random_opening
 from tz.openings import random_starts as random_starts
+from tz.recipe import Recipe as Recipe
+from tz.recipe import train_for as train_for
 from tz.replay import EpisodeReplayBuffer as EpisodeReplayBuffer
 from tz.replay import ReplayState as ReplayState
 from tz.roots import Dirichlet as Dirichlet

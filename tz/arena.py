@@ -171,27 +171,21 @@ def play_match(
     if env.num_players != 2:
         raise ValueError(f"A match needs a game of two players; {env.name} has {env.num_players}.")
     num_openings = num_games // 2
-    if openings is not None and openings[1].terminated.shape != (num_openings,):
+    opening_key, play_key = jax.random.split(key)
+    numbers = first_opening + jnp.arange(num_openings)
+    if openings is None:
+        opening_keys = jax.vmap(jax.random.fold_in, (None, 0))(opening_key, numbers)
+        openings = jax.vmap(lambda key: random_opening(env, opening_plies, key=key))(opening_keys)
+    elif openings[1].terminated.shape != (num_openings,):
         raise ValueError(
             f"A match of {num_games} games needs {num_openings} openings, each for two games; found openings of shape "
             f"{openings[1].terminated.shape}."
         )
-    opening_key, play_key = jax.random.split(key)
-
-    def start(index, opening):
-        if opening is None:
-            opening = random_opening(env, opening_plies, key=jax.random.fold_in(opening_key, index))
-        env_state, metadata = opening
-        trees = tuple(init_search(player.mcts, env_state, metadata) for player in (first, second))
-        return env_state, metadata, trees, jnp.float32(0)
-
-    numbers = first_opening + jnp.arange(num_openings)
-    starts = jax.vmap(start)(numbers, openings)
-    halves = jax.tree.map(lambda x: jnp.stack([x, x]), starts)  # [2, G / 2]: `first` moves first, or second
+    halves = jax.tree.map(lambda x: jnp.stack([x, x]), openings)  # [2, G / 2]: `first` moves first, or second
+    start = jax.vmap(jax.vmap(lambda *at: tuple(init_search(player.mcts, *at) for player in (first, second))))
     game_keys = jnp.stack([jax.vmap(jax.random.fold_in, (None, 0))(play_key, 2 * numbers + side) for side in (0, 1)])
-    env_state, metadata, trees, returns = halves
-    games = _Games(env_state, metadata, trees, returns, game_keys)
-    mover = metadata.cur_player_id[0]
+    games = _Games(*halves, start(*halves), jnp.zeros((2, num_openings), jnp.float32), game_keys)
+    mover = games.metadata.cur_player_id[0]
     player_ids = jnp.stack([mover, 1 - mover])
 
     def unfinished(carry: Any):
@@ -217,7 +211,7 @@ def play_match(
         returns=interleaved(games.returns),
         finished=interleaved(games.metadata.terminated),
         player_id=interleaved(player_ids),
-        opening=jax.tree.map(interleaved, env_state),
+        opening=jax.tree.map(interleaved, halves[0]),
         actions=interleaved(actions),
     )
 

@@ -5,6 +5,7 @@ import os
 import pathlib
 import tempfile
 import zipfile
+import zlib
 from typing import Any
 
 import equinox as eqx
@@ -17,13 +18,13 @@ from tz.arena import Player
 from tz.env import Env
 from tz.envs.pgx import from_pgx
 from tz.evaluators import NetworkEvaluator
-from tz.mcts import MCTS
+from tz.mcts import MCTS, gumbel_mcts, without_exploration
 from tz.networks import MLP, AZResNet
-from tz.roots import PlainRoot
 
 _FORMAT = 1
 _MAX_HEADER = 2**20
 _SHIPPED = pathlib.Path(__file__).parent / "agents"
+_UNREADABLE = zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError, OSError, RuntimeError, EOFError
 _NETWORKS = {"AZResNet": AZResNet, "MLP": MLP}
 
 
@@ -78,7 +79,7 @@ def load_agent(
     A file is data: nothing in it is executed.
 
     **Arguments:** `source`, a file, or the name of an agent that comes with tz; `mcts`, how it searches, by default
-    with 200 simulations, without noise and at temperature 0; `env`, for a game that is not one of pgx; `network` and
+    [`tz.gumbel_mcts`][] with 200 simulations and without noise; `env`, for a game that is not one of pgx; `network` and
     `norm_state`, for a network that is not one of tz: any of the same architecture, whose own values do not matter.
 
     **Returns:** the player. `player.evaluator.network` is the network, in inference mode.
@@ -101,7 +102,7 @@ def load_agent(
         start += x.nbytes
     dynamic, static = eqx.partition((network, norm_state), eqx.is_array)
     network, norm_state = eqx.combine(jax.tree.unflatten(jax.tree.structure(dynamic), leaves), static)
-    mcts = MCTS(200, root=PlainRoot(), temperature=0.0) if mcts is None else mcts
+    mcts = without_exploration(gumbel_mcts(200)) if mcts is None else mcts
     return Player(mcts, NetworkEvaluator(network, env.observe, norm_state))
 
 
@@ -144,12 +145,8 @@ def _open(path: pathlib.Path):
                 if archive.getinfo(name).file_size > most:
                     raise damaged(f"{name} has {archive.getinfo(name).file_size} bytes, expected at most {most}")
                 return archive.read(name)  # compares a checksum
-        except (zipfile.BadZipFile, KeyError, NotImplementedError, OSError, RuntimeError, EOFError) as error:
+        except _UNREADABLE as error:
             raise damaged(error) from error
-        except Exception as error:
-            if type(error).__module__ == "zlib":
-                raise damaged(error) from error
-            raise
 
     try:
         header = json.loads(read("agent.json", _MAX_HEADER))

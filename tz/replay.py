@@ -113,21 +113,7 @@ class EpisodeReplayBuffer(eqx.Module):
         **Raises:** `ValueError` if `T` is larger than `capacity`, if the trajectory does not fit the ring, or if it
         has more than two players.
         """
-        check_trajectory(trajectory)
-        for name in ("observation", "action_mask", "policy"):
-            row, column = getattr(trajectory, name), getattr(state, name)
-            if row.shape[1:] != column.shape[1:] or row.dtype != column.dtype:
-                raise ValueError(
-                    f"trajectory.{name} has rows of {row.dtype}{list(row.shape[1:])}, but the buffer was made for "
-                    f"{column.dtype}{list(column.shape[1:])}. Make it with `init` from a trajectory of the same game."
-                )
-        num_steps = trajectory.player.shape[0]
-        if num_steps > self.capacity:
-            raise ValueError(
-                f"A trajectory of {num_steps} steps does not fit a ring of capacity {self.capacity}. Raise `capacity` "
-                "or collect fewer steps at a time."
-            )
-
+        self._check_fits(state, trajectory)
         closed = trajectory.terminated | trajectory.truncated
         returns, first = lambda_returns(
             jnp.take_along_axis(trajectory.rewards, trajectory.player[:, None], axis=1)[:, 0],
@@ -144,13 +130,11 @@ class EpisodeReplayBuffer(eqx.Module):
         share = self.search_value_share
         targets = compose(Affine(share * trajectory.value, jnp.full_like(trajectory.value, 1 - share)), returns)
 
+        num_steps = len(trajectory.player)
         slots = (state.position + jnp.arange(num_steps)) % self.capacity
         size = jnp.minimum(state.size + num_steps, self.capacity)
-        num_open = jnp.where(
-            jnp.any(closed),
-            jnp.argmax(closed[::-1]),
-            state.size - state.num_known + num_steps,
-        )
+        still_open = state.size - state.num_known + num_steps
+        num_open = jnp.where(jnp.any(closed), jnp.argmax(closed[::-1]), still_open)
 
         def write(column, rows):
             return column.at[slots].set(rows, mode="promise_in_bounds", unique_indices=True)
@@ -166,6 +150,22 @@ class EpisodeReplayBuffer(eqx.Module):
             num_known=jnp.maximum(size - num_open, 0),
             last_player=trajectory.player[-1].astype(jnp.int32),
         )
+
+    def _check_fits(self, state: ReplayState, trajectory: Trajectory) -> None:
+        check_trajectory(trajectory)
+        for name in ("observation", "action_mask", "policy"):
+            row, column = getattr(trajectory, name), getattr(state, name)
+            if row.shape[1:] != column.shape[1:] or row.dtype != column.dtype:
+                raise ValueError(
+                    f"trajectory.{name} has rows of {row.dtype}{list(row.shape[1:])}, but the buffer was made for "
+                    f"{column.dtype}{list(column.shape[1:])}. Make it with `init` from a trajectory of the same game."
+                )
+        num_steps = trajectory.player.shape[0]
+        if num_steps > self.capacity:
+            raise ValueError(
+                f"A trajectory of {num_steps} steps does not fit a ring of capacity {self.capacity}. Raise `capacity` "
+                "or collect fewer steps at a time."
+            )
 
     def num_known(self, state: ReplayState) -> Int[Array, ""]:
         """How many positions can be sampled.

@@ -15,7 +15,6 @@ import sys
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
-from train import Recipe, make, start, train, use_all_cores
 
 import tz
 
@@ -24,8 +23,10 @@ VARIANTS = {
     "value target: half outcome, half search": {"td_lambda": 1.0, "search_value_share": 0.5},
     "value target: lambda 0.5": {"td_lambda": 0.5},
     "no random starts": {"random_starts": 0},
-    "temperature 0.25 after 10 moves": {"cold_after": 10},
-    "no mirror images": {"mirror": False},
+    "PUCT with Dirichlet noise": {"search": "puct"},
+    "the same with 32 simulations": {"search": "puct", "num_simulations": 32},
+    "the same, temperature 0.25 after 10 moves": {"search": "puct", "num_simulations": 32, "cold_after": 10},
+    "no mirror images": {"symmetry": "none"},
     "all positions of the buffer": {"window": None},
     "an average of the weights plays": {"average_decay": 0.99},
     "a constant learning rate": {"anneal": False},
@@ -42,13 +43,13 @@ VARIANTS = {
 }
 
 
-def trained(recipe: Recipe, seeds: range, seconds: float) -> list[tuple[tz.NetworkEvaluator, int]]:
+def trained(recipe: tz.Recipe, seeds: range, seconds: float) -> list[tuple[tz.NetworkEvaluator, int]]:
     """The agents of a recipe, one a seed, and how many epochs they had."""
-    env, config = make(recipe)
-    tz.train_loop(config, env, start(recipe, env, config, 0), num_epochs=1, sinks=[], progress=False)  # compiles
+    env, config = recipe.build()
+    tz.train_loop(config, env, recipe.start(env, config, seed=0), num_epochs=1, sinks=[], progress=False)  # compiles
     agents = []
     for seed in seeds:
-        state = train(recipe, env, config, seed, seconds)
+        state = tz.train_for(recipe, env, config, recipe.start(env, config, seed=seed), seconds=seconds)
         agents.append((tz.NetworkEvaluator(state.train.playing, env.observe, state.train.norm_state), int(state.epoch)))
     jax.clear_caches()
     return agents
@@ -57,7 +58,7 @@ def trained(recipe: Recipe, seeds: range, seconds: float) -> list[tuple[tz.Netwo
 def scores(agents, rivals, num_games: int, num_simulations: int) -> list[tuple[float, float, float]]:
     """The score against the rival of the same seed, with its interval."""
     env = tz.from_pgx("connect_four")
-    mcts = tz.MCTS(num_simulations, selector=tz.PUCT(2.0), root=tz.PlainRoot(), temperature=0.0)
+    mcts = tz.without_exploration(tz.gumbel_mcts(num_simulations, env.num_actions))
     rows = []
     for seed, ((agent, _), (rival, _)) in enumerate(zip(agents, rivals, strict=True)):
         players = tz.Player(mcts, agent), tz.Player(mcts, rival)
@@ -87,7 +88,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/study.md"))
     args = parser.parse_args()
-    use_all_cores()
+    jax.config.update("jax_num_cpu_devices", 2)  # uses the cores of a CPU better than one device
     args.out.parent.mkdir(parents=True, exist_ok=True)
     lines = [
         f"`python {shlex.join(sys.argv)}`, {jax.device_count()} x {jax.devices()[0].device_kind}, "
@@ -96,10 +97,10 @@ def main() -> None:
         "| changed | epochs | score, one column a seed (95 % interval) |" + " |" * (args.seeds - 1),
         "|---|---:|" + "---|" * args.seeds,
     ]
-    rivals, rows = trained(Recipe(), range(args.seeds), 60 * args.minutes), {}
+    rivals, rows = trained(tz.Recipe(), range(args.seeds), 60 * args.minutes), {}
     lines.append(f"| nothing | {rivals[0][1]} |" + " |" * args.seeds)
     for name in args.only:
-        agents = trained(dataclasses.replace(Recipe(), **VARIANTS[name]), range(args.seeds), 60 * args.minutes)
+        agents = trained(dataclasses.replace(tz.Recipe(), **VARIANTS[name]), range(args.seeds), 60 * args.minutes)
         rows[name] = scores(agents, rivals, args.games, args.simulations)
         cells = [f"{score:.2f} ({low:.2f} to {high:.2f})" for score, low, high in rows[name]]
         lines.append(f"| {name} | {agents[0][1]} | {' | '.join(cells)} |")

@@ -1,13 +1,13 @@
 """Mistake rates on solved Connect Four positions: `python experiments/connect_four/truth.py AGENT`.
 
 `AGENT` is a file that `tz.save_agent` wrote, or a name that `tz.load_agent` knows. Prints a table by source and phase
-of the game: of the policy alone, of searches of several sizes, and of the same searches without a network.
+of the game: of the policy alone, of two searches of several sizes, and of the same searches without a network.
 """
 
 import argparse
 import csv
-import dataclasses
 import gzip
+import itertools
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,6 +20,8 @@ import numpy as np
 import tz
 
 SOLVED = pathlib.Path(__file__).parent / "solved.csv.gz"
+NUM_COLUMNS = 7
+SOURCES = "random", "sharp"
 PHASES = {"8-13": (8, 13), "14-20": (14, 20), "21-27": (21, 27), "28+": (28, 42)}
 
 
@@ -80,7 +82,7 @@ def mistakes(solved: Solved, chosen: np.ndarray) -> np.ndarray:
 def rates(solved: Solved, wrong: np.ndarray) -> list[float]:
     """The mistake rate in percent of each source: over all, then by phase."""
     columns = []
-    for source in ("random", "sharp"):
+    for source in SOURCES:
         of_source = solved.source == source
         columns.append(wrong[of_source].mean())
         for low, high in PHASES.values():
@@ -88,37 +90,47 @@ def rates(solved: Solved, wrong: np.ndarray) -> list[float]:
     return [100 * float(rate) for rate in columns]
 
 
-def table(rows: Sequence[tuple[str, tz.Evaluator, tz.MCTS | None]]) -> str:
-    """A table in Markdown with a row for each `(name, evaluator, search)`, printed as it grows."""
-    solved = load_solved()
-    heads = ["mistakes in %", *(head for source in ("random", "sharp") for head in (source, *PHASES))]
-    lines = [f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]
-    print(*lines, sep="\n")
+def measured(rows: Sequence[tuple[str, tz.Evaluator, tz.MCTS | None]]) -> dict[str, dict[str, float]]:
+    """The rates of each `(name, evaluator, search)`, printed as a table that grows."""
+    solved, columns = load_solved(), [f"{source} {phase}" for source in SOURCES for phase in ("all", *PHASES)]
+    print("| mistakes in %", *columns, sep=" | ", end=" |\n")
+    print("|---|" + "---:|" * len(columns))
+    found = {}
     for name, evaluator, mcts in rows:
-        found = rates(solved, mistakes(solved, chosen_moves(mcts, evaluator, solved.moves)))
-        lines.append(f"| {name} | {' | '.join(f'{rate:.1f}' for rate in found)} |")
-        print(lines[-1], flush=True)
-    return "\n".join(lines)
+        found[name] = rates(solved, mistakes(solved, chosen_moves(mcts, evaluator, solved.moves)))
+        print(f"| {name}", *(f"{rate:.1f}" for rate in found[name]), sep=" | ", end=" |\n", flush=True)
+    return {name: dict(zip(columns, np.round(row, 1).tolist(), strict=True)) for name, row in found.items()}
 
 
-def sized(mcts: tz.MCTS, num_simulations: int) -> tz.MCTS:
-    """The same search with another number of simulations, from a fresh tree."""
-    return dataclasses.replace(mcts, num_simulations=num_simulations, max_nodes=0, persist_tree=False)
+def puct(num_simulations: int) -> tz.MCTS:
+    """The search that the positions' own baseline has, from a fresh tree."""
+    settings = {"root": tz.PlainRoot(), "temperature": 0.0, "persist_tree": False}
+    return tz.MCTS(num_simulations, selector=tz.PUCT(2.0), **settings)
+
+
+def gumbel(num_simulations: int) -> tz.MCTS:
+    """The search that plays best, from a fresh tree: that of training without its noise, and with proofs."""
+    mcts = tz.gumbel_mcts(num_simulations, NUM_COLUMNS, solve=True, persist_tree=False)
+    return tz.without_exploration(mcts)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("agent", help="a file, or a name that tz.load_agent knows")
     parser.add_argument("--simulations", type=int, nargs="+", default=(32, 64, 200, 600))
+    parser.add_argument("--quick", action="store_true", help="no second search, nothing without the network")
+    parser.add_argument("--ship", help="writes the agent to this file, with its mistakes in its card")
     args = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", 2)  # uses the cores of a CPU better than one device
-    player = tz.load_agent(args.agent)
-    mcts = tz.MCTS(1, selector=tz.PUCT(2.0), root=tz.PlainRoot(), temperature=0.0)
-    agent = [(f"{count} simulations", player.evaluator, sized(mcts, count)) for count in args.simulations]
-    uniform = [
-        (f"no network, {count} simulations", tz.uniform_evaluator, sized(mcts, count)) for count in args.simulations
-    ]
-    table([("policy", player.evaluator, None), *agent, *uniform])
+    agent = tz.load_agent(args.agent).evaluator
+    searches = {"": gumbel} if args.quick else {"": gumbel, ", PUCT": puct}
+    evaluators = {"": agent} if args.quick else {"": agent, "no network, ": tz.uniform_evaluator}
+    rows = [("policy", agent, None)]
+    for (prefix, evaluator), (name, search) in itertools.product(evaluators.items(), searches.items()):
+        rows += [(f"{prefix}{n} simulations{name}", evaluator, search(n)) for n in args.simulations]
+    card = tz.agent_card(args.agent) | {"mistakes": measured(rows)}
+    if args.ship:
+        tz.save_agent(args.ship, tz.from_pgx("connect_four"), agent.network, agent.norm_state, card=card)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,92 @@
+"""How strong does an Othello agent become on a laptop? `python experiments/othello.py --minutes 60 --out runs/othello`.
+
+Trains with a recipe for the time given and keeps the agent at several moments. Then lets each play a plain Monte Carlo
+tree search of many rollouts, both sides of random openings, and writes a table and a plot of the scores.
+"""
+
+import argparse
+import dataclasses
+import pathlib
+import platform
+import time
+
+import jax
+import matplotlib.pyplot as plt
+
+import tz
+
+STARTED = time.perf_counter()
+RECIPE = tz.Recipe("othello", symmetry="dihedral", random_starts=10)
+
+
+def train(minutes: float, num_agents: int, seed: int, out: pathlib.Path) -> list[pathlib.Path]:
+    """The files of the agents, from early to late; the time is that of the whole process."""
+    env, config = RECIPE.build()
+    state = RECIPE.start(env, config, seed=seed)
+    seconds, paths = 60 * minutes - (time.perf_counter() - STARTED), []
+    sinks = [tz.console_sink, tz.JsonLinesSink(out / "metrics.jsonl")]
+    for index in range(num_agents):
+        part = index / num_agents, (index + 1) / num_agents
+        state = tz.train_for(RECIPE, env, config, state, seconds=seconds, part=part, sinks=sinks)
+        paths.append(out / f"agent_{index + 1}.tz")
+        card = {"recipe": dataclasses.asdict(RECIPE), "seed": seed, "minutes": part[1] * minutes}
+        tz.save_agent(paths[-1], env, state.train.playing, card=card | {"epochs": int(state.epoch)})
+    return paths
+
+
+def score(path: pathlib.Path, num_simulations: int, num_rollouts: int, num_games: int) -> tuple[float, float, float]:
+    """The agent's score against the rollouts, with its interval."""
+    env = tz.from_pgx("othello")
+    agent = tz.load_agent(path, mcts=tz.without_exploration(tz.gumbel_mcts(num_simulations, persist_tree=False)))
+    rollouts = tz.MCTS(num_rollouts, root=tz.PlainRoot(), temperature=0.0, persist_tree=False)
+    rival = tz.Player(rollouts, tz.RolloutEvaluator(env, max_steps=128))
+    match = tz.match_on_mesh(env, agent, rival, num_games=num_games, key=jax.random.key(0), max_steps=128)
+    return float(match.score), *map(float, match.interval())
+
+
+def plot(minutes: list[float], scores: list[tuple[float, float, float]], num_rollouts: int, path: pathlib.Path) -> None:
+    figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+    middle, low, high = zip(*scores, strict=True)
+    below, above = ([abs(a - b) for a, b in zip(middle, end, strict=True)] for end in (low, high))
+    axes.errorbar(minutes, middle, yerr=(below, above), fmt="o-", capsize=3)
+    axes.axhline(0.8, color="gray", linestyle="--", linewidth=1)
+    axes.set(xlabel="minutes of training", ylabel=f"score against {num_rollouts} rollouts", ylim=(0, 1), xlim=(0, None))
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--agents", type=int, default=6, help="how many points the curve has")
+    parser.add_argument("--simulations", type=int, default=200, help="of the agent, a move")
+    parser.add_argument("--rollouts", type=int, default=1000, help="of its rival, a move")
+    parser.add_argument("--games", type=int, default=100, help="a match")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/othello"))
+    args = parser.parse_args()
+    jax.config.update("jax_num_cpu_devices", 2)  # uses the cores of a CPU better than one device
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "metrics.jsonl").unlink(missing_ok=True)  # of an earlier run of this script
+    paths = train(args.minutes, args.agents, args.seed, args.out)
+    lines = [
+        f"{jax.device_count()} x {jax.devices()[0].device_kind}, JAX {jax.__version__}, "
+        f"Python {platform.python_version()}; {args.simulations} simulations against {args.rollouts} rollouts, "
+        f"{args.games} games",
+        "",
+        "| minutes | epochs | score | 95 % interval |",
+        "|---:|---:|---:|---|",
+    ]
+    minutes, scores = [], []
+    for path in paths:
+        card = tz.agent_card(path)
+        minutes.append(card["minutes"])
+        scores.append(score(path, args.simulations, args.rollouts, args.games))
+        middle, low, high = scores[-1]
+        lines.append(f"| {minutes[-1]:.0f} | {card['epochs']} | {middle:.2f} | {low:.2f} to {high:.2f} |")
+        print(lines[-1], flush=True)
+    (args.out / "scores.md").write_text("\n".join(lines) + "\n")
+    plot(minutes, scores, args.rollouts, args.out / "scores.png")
+
+
+if __name__ == "__main__":
+    main()

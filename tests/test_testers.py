@@ -1,0 +1,94 @@
+"""Testers: what they book, what they keep, when they replace and climb."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tz
+
+
+@pytest.fixture(scope="module")
+def env():
+    return tz.from_pgx("tic_tac_toe")
+
+
+class Skilled(eqx.Module):
+    """Values positions by rollouts, by a factor: at 1 strong, at 0 blind, at -1 bent on losing."""
+
+    env: tz.Env
+    skill: jax.Array
+
+    def __call__(self, env_state, metadata, key):
+        logits, value = tz.RolloutEvaluator(self.env, num_rollouts=8, max_steps=9)(env_state, metadata, key)
+        return logits, self.skill * value
+
+
+MESH = tz.data_mesh(jax.devices()[:1])
+SMALL = tz.MCTS(12, 24, root=tz.PlainRoot(), temperature=0.0)
+
+
+def test_the_elo_tester_rates_networks_and_anchors_on_two_scales(env):
+    """Three networks of growing skill in a pool for two: ratings rise, results are booked on the right rows."""
+    tester = tz.ApproxEloTester(2, 16, 2, anchors=(tz.random_player(),), opening_plies=2, max_steps=9)
+    state, found = tester.init(Skilled(env, jnp.float32(-1)), mesh=MESH), []
+    for index, skill in enumerate((0.0, 1.0, 1.0)):
+        evaluator = Skilled(env, jnp.float32(skill))
+        state, metrics = tester.test(env, SMALL, evaluator, state, key=jax.random.key(index), mesh=MESH)
+        found.append(metrics)
+        games = state.wins + state.wins.T + state.draws
+        assert games[0, 0] == 0 and set(np.unique(games)) <= {0, 16}
+        if index == 1:
+            played = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [1, 1, 0, 1], [1, 1, 1, 0]])
+            np.testing.assert_array_equal(games, 16 * played)
+    assert state.pool.skill.tolist() == [-1, 1, 1], "the untrained network stays, the next oldest made room"
+    assert int(state.size) == 3
+    np.testing.assert_array_equal(games[1:, 1:], 16 * (1 - np.eye(3)))
+    assert 0 < found[0]["elo"] < found[1]["elo"]
+    for metrics in found:
+        assert metrics["elo_low"] < metrics["elo"] < metrics["elo_high"]
+        assert metrics["elo_anchored_low"] < metrics["elo_anchored"] < metrics["elo_anchored_high"]
+    assert found[1]["elo_anchored"] < found[1]["elo"], "even the random player beats one bent on losing"
+
+
+def test_the_ladder_is_climbed_by_winning(env):
+    rungs = tz.Player(SMALL, Skilled(env, jnp.float32(-1))), tz.random_player()
+    tester = tz.LadderTester(rungs, num_episodes=20, opening_plies=2, max_steps=9)
+    state = tester.init(Skilled(env, jnp.float32(0)), mesh=MESH)
+    test = lambda skill, state: tester.test(
+        env, SMALL, Skilled(env, jnp.float32(skill)), state, key=jax.random.key(0), mesh=MESH
+    )
+    state, metrics = test(-1.0, state)
+    assert state[0] == metrics["ladder_rung"] == 0 and metrics["ladder_score"] < 0.7
+    state, metrics = test(1.0, state)
+    assert state[0] == metrics["ladder_rung"] == 2 and metrics["ladder_score"] > 0.55
+    assert state[1].skill == 1, "past the last rung, it meets itself"
+    state, metrics = test(0.0, state)
+    assert state[0] == 2 and metrics["ladder_score"] < 0.55 and state[1].skill == 1
+
+
+def test_testers_refuse_settings_without_sense():
+    for make, message in [
+        (lambda: tz.LadderTester(()), "rungs is empty"),
+        (lambda: tz.LadderTester((tz.random_player(),), threshold=0.3), "threshold must be from 0.5"),
+        (lambda: tz.LadderTester((tz.random_player(),), num_episodes=5), "num_episodes must be even"),
+        (lambda: tz.TwoPlayerTester(0), "num_episodes must be even"),
+        (lambda: tz.OpponentTester(tz.random_player(), "random", 7), "num_episodes must be even"),
+        (lambda: tz.ApproxEloTester(0, 16, 2), "total_epochs must be at least 1, found 0"),
+        (lambda: tz.ApproxEloTester(5, 16, 0), "num_opponents must be at least 1, found 0"),
+        (lambda: tz.ApproxEloTester(5, 3, 1), "episodes_per_opponent must be even"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            make()
+
+
+def test_the_best_network_is_replaced_only_by_a_better_one(env):
+    strong, weak = Skilled(env, jnp.float32(1)), Skilled(env, jnp.float32(-1))
+    tester = tz.TwoPlayerTester(num_episodes=20, opening_plies=2, max_steps=9)
+    test = lambda new, best: tester.test(env, SMALL, new, best, key=jax.random.key(0), mesh=MESH)
+    best, metrics = test(strong, tester.init(weak, mesh=MESH))
+    assert metrics["best_replaced"] == 1 and metrics["best_score"] > 0.6 and best.skill == 1
+    best, metrics = test(weak, strong)
+    assert metrics["best_replaced"] == 0 and metrics["best_score"] < 0.4 and best.skill == 1
+    assert metrics["best_wins"] + metrics["best_draws"] + metrics["best_losses"] == 20

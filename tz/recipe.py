@@ -1,0 +1,163 @@
+"""Recipes: the settings of an agent as plain numbers, and training for a given time. What the studies vary."""
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Sequence
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+
+from tz.config import LoopState, TrainConfig
+from tz.env import Env
+from tz.envs.pgx import from_pgx
+from tz.logging import Sink
+from tz.loop import init_loop, train_loop
+from tz.mcts import MCTS, gumbel_mcts
+from tz.networks import AZResNet
+from tz.openings import random_starts
+from tz.replay import EpisodeReplayBuffer
+from tz.roots import Dirichlet
+from tz.symmetries import random_dihedral, random_mirror
+from tz.train import az_loss
+
+_SYMMETRIES = {"none": None, "mirror": random_mirror, "dihedral": random_dihedral}
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How an agent of a pgx game learns: a network of residual blocks, Gumbel search, Adam.
+
+    The defaults are for Connect Four on two CPU cores; `experiments/connect_four/study.py` says what each is worth.
+
+    **Fields:**
+
+    - `game`: a name that [`tz.from_pgx`][] knows; `symmetry`, that samples are augmented with.
+    - `num_blocks`, `num_channels`, `norm`, `head_channels`: of [`tz.AZResNet`][].
+    - `search`: "gumbel", [`tz.gumbel_mcts`][], or "puct", [`tz.PUCT`][] with [`tz.Dirichlet`][] noise;
+        `num_simulations`; `fast_simulations`, of three moves in four, None for none; `cold_after`, for "puct", moves
+        after which the temperature is 0.25, None for a temperature of 1 throughout.
+    - `num_games` at once; `moves_per_epoch` in each; `train_steps_per_epoch` of `train_batch_size` samples.
+    - `capacity`, positions that the buffer keeps of a game's slot; `window`, the share of all moves made that samples
+        are drawn from, None for the whole buffer.
+    - `learning_rate`, at first; `anneal`, whether it falls to nothing in the time given, as half a cosine wave;
+        `weight_decay`, apart from the gradient; `l2`, in the loss.
+    - `td_lambda`, `search_value_share`: of [`tz.EpisodeReplayBuffer`][].
+    - `average_decay`: of [`tz.TrainConfig`][].
+    - `random_starts`: the most random moves that a game begins with; 0 for none.
+    """
+
+    game: str = "connect_four"
+    symmetry: Literal["none", "mirror", "dihedral"] = "mirror"
+    num_blocks: int = 3
+    num_channels: int = 32
+    norm: Literal["none", "layer", "batch"] = "none"
+    head_channels: int = 16
+    search: Literal["gumbel", "puct"] = "gumbel"
+    num_simulations: int = 16
+    fast_simulations: int | None = None
+    cold_after: int | None = None
+    num_games: int = 128
+    moves_per_epoch: int = 16
+    train_batch_size: int = 512
+    train_steps_per_epoch: int = 12
+    capacity: int = 500
+    window: float | None = 0.5
+    learning_rate: float = 3e-3
+    anneal: bool = True
+    weight_decay: float = 0.0
+    l2: float = 1e-4
+    td_lambda: float = 0.8
+    search_value_share: float = 0.0
+    average_decay: float | None = None
+    random_starts: int = 20
+
+    def build(self) -> tuple[Env, TrainConfig]:
+        """The game, as it is played in training, and the settings of the loop.
+
+        **Raises:** `ValueError` for a setting that one of its parts refuses.
+        """
+        if self.symmetry not in _SYMMETRIES:
+            raise ValueError(f"Recipe: symmetry must be one of {', '.join(_SYMMETRIES)}, found {self.symmetry!r}.")
+        env = from_pgx(self.game)
+        adam = optax.inject_hyperparams(optax.adamw)(self.learning_rate, weight_decay=self.weight_decay)
+        mcts, fast, window = self._search(env), self.fast_simulations, self.window
+        config = TrainConfig(
+            mcts=mcts,
+            fast_mcts=None if fast is None else dataclasses.replace(mcts, num_simulations=fast, root=mcts.root.quiet()),
+            optimizer=optax.named_chain(("clip", optax.clip_by_global_norm(1.0)), ("adam", adam)),
+            replay=EpisodeReplayBuffer(self.capacity, self.td_lambda, self.search_value_share),
+            batch_size=self.num_games,
+            train_batch_size=self.train_batch_size,
+            warmup_steps=3 * self.moves_per_epoch,
+            collection_steps_per_epoch=self.moves_per_epoch,
+            train_steps_per_epoch=self.train_steps_per_epoch,
+            loss=functools.partial(az_loss, l2_reg_lambda=self.l2),
+            augment=_SYMMETRIES[self.symmetry],
+            replay_window=None if window is None else lambda moves: max(100, int(window * moves)),
+            average_decay=self.average_decay,
+        )
+        return random_starts(env, self.random_starts) if self.random_starts else env, config
+
+    def _search(self, env: Env) -> MCTS:
+        cold, options = self.cold_after, {"max_nodes": 2 * self.num_simulations}
+        if self.search == "gumbel":
+            if cold is not None:
+                raise ValueError(f"Recipe: Gumbel's moves have no temperature; leave cold_after None, found {cold}.")
+            return gumbel_mcts(self.num_simulations, min(16, env.num_actions), **options)
+        if self.search != "puct":
+            raise ValueError(f'Recipe: search must be "gumbel" or "puct", found {self.search!r}.')
+        temperature = 1.0 if cold is None else optax.piecewise_constant_schedule(1.0, {cold: 0.25})
+        return MCTS(self.num_simulations, root=Dirichlet(), temperature=temperature, **options)
+
+    def start(self, env: Env, config: TrainConfig, *, seed: int) -> LoopState:
+        """A new network and new games, for [`tz.train_for`][] or [`tz.train_loop`][]."""
+        network_key, loop_key = jax.random.split(jax.random.key(seed))
+        network, norm_state = eqx.nn.make_with_state(AZResNet)(
+            env.observation.shape,
+            env.num_actions,
+            self.num_blocks,
+            self.num_channels,
+            self.norm,
+            num_policy_channels=self.head_channels,
+            num_value_channels=self.head_channels,
+            key=network_key,
+        )
+        return init_loop(config, env, network, norm_state if self.norm == "batch" else None, key=loop_key)
+
+
+def train_for(
+    recipe: Recipe,
+    env: Env,
+    config: TrainConfig,
+    state: LoopState,
+    *,
+    seconds: float,
+    part: tuple[float, float] = (0.0, 1.0),
+    sinks: Sequence[Sink] = (),
+) -> LoopState:
+    """Trains until the time is up, or rather, until another epoch would not fit into it.
+
+    **Arguments:** `env` and `config`, from `recipe.build`, perhaps with testers; `state`, from `recipe.start`, which is
+    donated; `seconds`, of the whole training; `part`, which part of it this is, as two shares: the learning rate falls
+    with the whole.
+    """
+    begun, longest, first = time.perf_counter() - part[0] * seconds, 0.0, int(state.epoch)
+    while (spent := time.perf_counter() - begun) + longest < part[1] * seconds:
+        share = 0.505 + 0.495 * math.cos(math.pi * spent / seconds) if recipe.anneal else 1.0
+        state = _with_learning_rate(state, share * recipe.learning_rate)
+        state = train_loop(config, env, state, num_epochs=1, sinks=sinks, progress=False)
+        if int(state.epoch) > first + 1:  # the first is compiled
+            longest = max(longest, time.perf_counter() - begun - spent)
+    return state
+
+
+def _with_learning_rate(state: LoopState, rate: float) -> LoopState:
+    def found(state):
+        return state.train.opt_state["adam"].hyperparams["learning_rate"]
+
+    return eqx.tree_at(found, state, jax.device_put(jnp.float32(rate), found(state).sharding))
