@@ -181,11 +181,16 @@ def play_match(
             f"A match of {num_games} games needs {num_openings} openings, each for two games; found openings of shape "
             f"{openings[1].terminated.shape}."
         )
-    halves = jax.tree.map(lambda x: jnp.stack([x, x]), openings)  # [2, G / 2]: `first` moves first, or second
-    start = jax.vmap(jax.vmap(lambda *at: tuple(init_search(player.mcts, *at) for player in (first, second))))
+    # [2, G / 2]: `first` moves first, or second
+    env_state, metadata = jax.tree.map(lambda x: jnp.stack([x, x]), openings)
+
+    def new_trees(player: Player) -> SearchState:
+        return jax.vmap(jax.vmap(lambda *at: init_search(player.mcts, *at)))(env_state, metadata)
+
+    trees = new_trees(first), new_trees(second)
     game_keys = jnp.stack([jax.vmap(jax.random.fold_in, (None, 0))(play_key, 2 * numbers + side) for side in (0, 1)])
-    games = _Games(*halves, start(*halves), jnp.zeros((2, num_openings), jnp.float32), game_keys)
-    mover = games.metadata.cur_player_id[0]
+    games = _Games(env_state, metadata, trees, jnp.zeros((2, num_openings), jnp.float32), game_keys)
+    mover = metadata.cur_player_id[0]
     player_ids = jnp.stack([mover, 1 - mover])
 
     def unfinished(carry: Any):
@@ -211,7 +216,7 @@ def play_match(
         returns=interleaved(games.returns),
         finished=interleaved(games.metadata.terminated),
         player_id=interleaved(player_ids),
-        opening=jax.tree.map(interleaved, halves[0]),
+        opening=jax.tree.map(interleaved, env_state),
         actions=interleaved(actions),
     )
 

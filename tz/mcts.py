@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from tz.backups import MeanBackup
@@ -53,7 +54,7 @@ class MCTS(eqx.Module):
     root: RootPolicy = Dirichlet()
     backup: Callable[..., Any] = MeanBackup()
     discount: float | Float[Array, ""] = 1.0
-    temperature: float | Float[Array, ""] | Callable[[Int[Array, ""]], Float[Array, ""]] = 1.0
+    temperature: float | Float[Array, ""] | Callable[[Int[Array, ""]], ArrayLike] = 1.0
     final_move: Callable[..., Float[Array, " A"]] = by_weights
     persist_tree: bool = eqx.field(static=True, default=True)
     num_leaves: int = eqx.field(static=True, default=1)

@@ -104,15 +104,15 @@ class Recipe:
         return random_starts(env, self.random_starts) if self.random_starts else env, config
 
     def _search(self, env: Env) -> MCTS:
-        cold, options = self.cold_after, {"max_nodes": 2 * self.num_simulations}
+        cold, max_nodes = self.cold_after, 2 * self.num_simulations
         if self.search == "gumbel":
             if cold is not None:
                 raise ValueError(f"Recipe: Gumbel's moves have no temperature; leave cold_after None, found {cold}.")
-            return gumbel_mcts(self.num_simulations, min(16, env.num_actions), **options)
+            return gumbel_mcts(self.num_simulations, min(16, env.num_actions), max_nodes=max_nodes)
         if self.search != "puct":
             raise ValueError(f'Recipe: search must be "gumbel" or "puct", found {self.search!r}.')
         temperature = 1.0 if cold is None else optax.piecewise_constant_schedule(1.0, {cold: 0.25})
-        return MCTS(self.num_simulations, root=Dirichlet(), temperature=temperature, **options)
+        return MCTS(self.num_simulations, max_nodes, root=Dirichlet(), temperature=temperature)
 
     def start(self, env: Env, config: TrainConfig, *, seed: int) -> LoopState:
         """A new network and new games, for [`tz.train_for`][] or [`tz.train_loop`][]."""
