@@ -55,7 +55,7 @@ def test_every_setting_builds_a_loop(change):
         ({"symmetry": "turn"}, "turn"),  # here by the hook of conftest.py, elsewhere by the recipe itself
         ({"search": "alpha-beta"}, "alpha-beta"),
         ({"cold_after": 4}, "no temperature; leave cold_after None, found 4"),
-        ({"game": "tictactoe"}, "Did you mean 'tic_tac_toe'"),
+        ({"env": "tictactoe"}, "Did you mean 'tic_tac_toe'"),
         ({"td_lambda": 2.0}, "td_lambda is 2.0"),
     ],
 )

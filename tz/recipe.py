@@ -36,7 +36,7 @@ class Recipe:
 
     **Fields:**
 
-    - `game`: a name that [`tz.from_pgx`][] knows; `symmetry`, that samples are augmented with.
+    - `env`: a name that [`tz.from_pgx`][] knows; `symmetry`, that samples are augmented with.
     - `num_blocks`, `num_channels`, `norm`, `head_channels`: of [`tz.AZResNet`][].
     - `search`: "gumbel", [`tz.gumbel_mcts`][], or "puct", [`tz.PUCT`][] with [`tz.Dirichlet`][] noise;
         `num_simulations`; `fast_simulations`, of three moves in four, None for none; `cold_after`, for "puct", moves
@@ -51,7 +51,7 @@ class Recipe:
     - `random_starts`: the most random moves that a game begins with; 0 for none.
     """
 
-    game: str = "connect_four"
+    env: str = "connect_four"
     symmetry: Literal["none", "mirror", "dihedral"] = "mirror"
     num_blocks: int = 3
     num_channels: int = 32
@@ -83,7 +83,7 @@ class Recipe:
         """
         if self.symmetry not in _SYMMETRIES:
             raise ValueError(f"Recipe: symmetry must be one of {', '.join(_SYMMETRIES)}, found {self.symmetry!r}.")
-        env = from_pgx(self.game)
+        env = from_pgx(self.env)
         adam = optax.inject_hyperparams(optax.adamw)(self.learning_rate, weight_decay=self.weight_decay)
         mcts, fast, window = self._search(env), self.fast_simulations, self.window
         config = TrainConfig(
