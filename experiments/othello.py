@@ -82,7 +82,7 @@ def main() -> None:
         minutes.append(card["minutes"])
         scores.append(score(path, args.simulations, args.rollouts, args.games))
         middle, low, high = scores[-1]
-        lines.append(f"| {minutes[-1]:.0f} | {card['epochs']} | {middle:.2f} | {low:.2f} to {high:.2f} |")
+        lines.append(f"| {minutes[-1]:.1f} | {card['epochs']} | {middle:.2f} | {low:.2f} to {high:.2f} |")
         print(lines[-1], flush=True)
     (args.out / "scores.md").write_text("\n".join(lines) + "\n")
     plot(minutes, scores, args.rollouts, args.out / "scores.png")

@@ -32,7 +32,7 @@ _SYMMETRIES = {"none": None, "mirror": random_mirror, "dihedral": random_dihedra
 class Recipe:
     """How an agent of a pgx game learns: a network of residual blocks, Gumbel search, Adam.
 
-    The defaults are for Connect Four on two CPU cores; `experiments/connect_four/study.py` says what each is worth.
+    The defaults are for Connect Four on two CPU cores; `experiments/connect_four/study.py` varies them one by one.
 
     **Fields:**
 
