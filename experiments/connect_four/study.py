@@ -25,7 +25,11 @@ VARIANTS = {
     "no random starts": {"random_starts": 0},
     "PUCT with Dirichlet noise": {"search": "puct"},
     "PUCT with Dirichlet noise, 32 simulations": {"search": "puct", "num_simulations": 32},
-    "PUCT, 32 simulations, temperature 0.25 after 10 moves": {"search": "puct", "num_simulations": 32, "cold_after": 10},
+    "PUCT, 32 simulations, temperature 0.25 after 10 moves": {
+        "search": "puct",
+        "num_simulations": 32,
+        "cold_after": 10,
+    },
     "no mirror images": {"symmetry": "none"},
     "all positions of the buffer": {"window": None},
     "an average of the weights plays": {"average_decay": 0.99},
