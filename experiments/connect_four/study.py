@@ -1,14 +1,16 @@
 """What each part of the recipe is worth: agents trained equally long, matched with those of the whole recipe.
 
-`python experiments/connect_four/study.py --minutes 4 --seeds 2 --out study.md` writes a table and a plot; `--only`
+`python experiments/connect_four/study.py --minutes 4 --seeds 2 --out runs/study` writes a table and a plot; `--only`
 takes some of the variants. Each changes the recipe in one way. Its agents and those of the recipe with the same seed
-play from the same openings, five random moves long. The time is that of training alone, without compilation.
+play from the same openings, five random moves long. The time is that of training alone, without compilation. Agents
+that the folder already has are not trained again, so a study that was cut off goes on with the same command.
 """
 
 import argparse
 import dataclasses
 import pathlib
 import platform
+import re
 import shlex
 import sys
 
@@ -47,29 +49,45 @@ VARIANTS = {
 }
 
 
-def trained(recipe: tz.Recipe, seeds: range, seconds: float) -> list[tuple[tz.NetworkEvaluator, int]]:
-    """The agents of a recipe, one a seed, and how many epochs they had."""
+def trained(name: str, seeds: range, minutes: float, out: pathlib.Path) -> list[pathlib.Path]:
+    """The files of the agents of a variant, one a seed; trains those that are not there."""
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower())
+    paths = [out / f"{slug}-{seed}.tz" for seed in seeds]
+    recipe = dataclasses.replace(tz.Recipe(), **VARIANTS.get(name, {}))
+    made_with = {"recipe": dataclasses.asdict(recipe), "minutes": minutes}
+    missing = [(seed, path) for seed, path in zip(seeds, paths, strict=True) if not path.exists()]
+    for path in set(paths) - {path for _, path in missing}:
+        if {key: tz.agent_card(path).get(key) for key in made_with} != made_with:
+            raise SystemExit(f"{path} was trained with other settings or minutes; choose another folder with --out.")
+    if not missing:
+        return paths
     env, config = recipe.build()
     tz.train_loop(config, env, recipe.start(env, config, seed=0), num_epochs=1, sinks=[], progress=False)  # compiles
-    agents = []
-    for seed in seeds:
-        state = tz.train_for(recipe, env, config, recipe.start(env, config, seed=seed), seconds=seconds)
-        agents.append((tz.NetworkEvaluator(state.train.playing, env.observe, state.train.norm_state), int(state.epoch)))
+    for seed, path in missing:
+        state = tz.train_for(recipe, env, config, recipe.start(env, config, seed=seed), seconds=60 * minutes)
+        card = made_with | {"seed": seed, "epochs": int(state.epoch)}
+        tz.save_agent(path, env, state.train.playing, state.train.norm_state, card=card)
     jax.clear_caches()
-    return agents
+    return paths
 
 
-def scores(agents, rivals, num_games: int, num_simulations: int) -> list[tuple[float, float, float]]:
+def scores(
+    agents: list[pathlib.Path], rivals: list[pathlib.Path], num_games: int, num_simulations: int
+) -> list[tuple[float, float, float]]:
     """The score against the rival of the same seed, with its interval."""
     env = tz.from_pgx("connect_four")
     mcts = tz.without_exploration(tz.gumbel_mcts(num_simulations, env.num_actions))
     rows = []
-    for seed, ((agent, _), (rival, _)) in enumerate(zip(agents, rivals, strict=True)):
-        players = tz.Player(mcts, agent), tz.Player(mcts, rival)
+    for seed, pair in enumerate(zip(agents, rivals, strict=True)):
+        players = [tz.load_agent(path, mcts=mcts) for path in pair]
         options = {"num_games": num_games, "opening_plies": 5, "max_steps": 42}
         match = tz.match_on_mesh(env, *players, key=jax.random.key(seed), **options)
         rows.append((float(match.score), *map(float, match.interval())))
     return rows
+
+
+def epochs(agents: list[pathlib.Path]) -> str:
+    return ", ".join(str(tz.agent_card(path)["epochs"]) for path in agents)
 
 
 def plot(rows: dict[str, list[tuple[float, float, float]]], path: pathlib.Path) -> None:
@@ -90,10 +108,11 @@ def main() -> None:
     parser.add_argument("--games", type=int, default=400, help="a match")
     parser.add_argument("--simulations", type=int, default=32, help="of both players, a move")
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/study.md"))
+    parser.add_argument("--devices", type=int, default=2, help="two use the cores of a CPU better than one")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/study"))
     args = parser.parse_args()
-    jax.config.update("jax_num_cpu_devices", 2)  # uses the cores of a CPU better than one device
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    jax.config.update("jax_num_cpu_devices", args.devices)
+    args.out.mkdir(parents=True, exist_ok=True)
     lines = [
         f"`python {shlex.join(sys.argv)}`, {jax.device_count()} x {jax.devices()[0].device_kind}, "
         f"JAX {jax.__version__}, Python {platform.python_version()}",
@@ -101,16 +120,17 @@ def main() -> None:
         "| changed | epochs | score, one column a seed (95 % interval) |" + " |" * (args.seeds - 1),
         "|---|---:|" + "---|" * args.seeds,
     ]
-    rivals, rows = trained(tz.Recipe(), range(args.seeds), 60 * args.minutes), {}
-    lines.append(f"| nothing | {rivals[0][1]} |" + " |" * args.seeds)
+    seeds, rows = range(args.seeds), {}
+    rivals = trained("nothing", seeds, args.minutes, args.out)
+    lines.append(f"| nothing | {epochs(rivals)} |" + " |" * args.seeds)
     for name in args.only:
-        agents = trained(dataclasses.replace(tz.Recipe(), **VARIANTS[name]), range(args.seeds), 60 * args.minutes)
+        agents = trained(name, seeds, args.minutes, args.out)
         rows[name] = scores(agents, rivals, args.games, args.simulations)
         cells = [f"{score:.2f} ({low:.2f} to {high:.2f})" for score, low, high in rows[name]]
-        lines.append(f"| {name} | {agents[0][1]} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {epochs(agents)} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
-        args.out.write_text("\n".join(lines) + "\n")
-        plot(rows, args.out.with_suffix(".png"))
+        (args.out / "study.md").write_text("\n".join(lines) + "\n")
+        plot(rows, args.out / "study.png")
 
 
 if __name__ == "__main__":
