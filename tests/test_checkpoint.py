@@ -1,184 +1,349 @@
-"""Agents as files: they come back as they were, and nothing else comes back as one."""
+"""Checkpoints: training goes on bit for bit wherever it was stopped, and nothing damaged is taken for sound."""
 
+import functools
 import json
 import os
 import pathlib
-import pickle
-import zipfile
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+import trainer
 
 import tz
 
-ENV = tz.from_pgx("connect_four")
+MESH = tz.data_mesh(jax.devices()[:1])
+ENV = tz.from_pgx("tic_tac_toe")
+CONFIG = trainer.config()
+TIMES = {"seconds", "moves_per_second", "simulations_per_second"}
+train_loop = functools.partial(tz.train_loop, CONFIG, ENV, sinks=[], progress=False, mesh=MESH)
 
 
-def build(**changes):
-    settings = {"num_blocks": 1, "num_channels": 4, "norm": "batch", "num_value_channels": 3} | changes
-    key = jax.random.key(0)
-    return eqx.nn.make_with_state(tz.AZResNet)(ENV.observation.shape, ENV.num_actions, **settings, key=key)
+def start() -> tz.LoopState:
+    return trainer.start(ENV, CONFIG, MESH)
+
+
+def arrays(state) -> list[np.ndarray]:
+    leaves = jax.tree.leaves(eqx.filter(state, eqx.is_array))
+    keys = [jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) for x in leaves]
+    return [np.array(jax.random.key_data(x) if key else x) for x, key in zip(leaves, keys, strict=True)]
+
+
+def assert_same(one, other):
+    for a, b in zip(arrays(one), arrays(other), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def untimed(metrics) -> dict:
+    return {name: value for name, value in metrics.items() if name not in TIMES}
 
 
 @pytest.fixture(scope="module")
-def agent():
-    """A network whose statistics and weights are not those that it was made with."""
-    change = lambda x: x + 0.01 if eqx.is_inexact_array(x) else x
-    return jax.tree.map(change, build())
+def ten_epochs():
+    """The state after ten epochs in one go, and their metrics."""
+    rows = []
+    return train_loop(start(), num_epochs=10, sinks=[rows.append]), rows
 
 
 @pytest.fixture(scope="module")
-def path(agent, tmp_path_factory):
-    path = tmp_path_factory.mktemp("agents") / "new" / "agent.tz"
-    tz.save_agent(path, ENV, *agent, card={"seed": 3, "by": "train.py"})
-    return path
+def run(tmp_path_factory):
+    """A folder with a run of four epochs in it, saved after each, and the state after the last."""
+    folder = tmp_path_factory.mktemp("run")
+    checkpoints = tz.Checkpoints(folder, every_epochs=1, keep=2)
+    return folder, train_loop(start(), num_epochs=4, checkpoints=checkpoints)
 
 
-def observation():
-    return jax.random.bernoulli(jax.random.key(1), 0.3, ENV.observation.shape)
+def test_ten_epochs_are_four_and_six(ten_epochs, tmp_path):
+    rows, path = [], tmp_path / "metrics.jsonl"
+    sinks = [rows.append, tz.JsonLinesSink(path)]
+    train_loop(start(), num_epochs=4, sinks=sinks, checkpoints=tz.Checkpoints(tmp_path, every_epochs=100))
+    checkpoints = tz.Checkpoints(tmp_path, every_epochs=100, resume=True)
+    state = checkpoints.restore(start())
+    with path.open("a") as file:  # an epoch that no checkpoint has, and one that was cut off while it was written
+        file.write('{"epoch": 4, "loss": 0.5}\n{"epoch": 5, "lo')
+    sinks = [rows.append, tz.JsonLinesSink(path, first_epoch=int(state.epoch))]
+    state = train_loop(state, num_epochs=6, sinks=sinks, checkpoints=checkpoints)
+    assert_same(state, ten_epochs[0])
+    assert [untimed(row) for row in rows] == [untimed(row) for row in ten_epochs[1]]
+    assert [json.loads(line) for line in path.read_text().splitlines()] == rows
+    assert checkpoints.epochs == [4, 10]
 
 
-def test_an_agent_comes_back_as_it_was(agent, path):
-    player = tz.load_agent(path)
-    found, expected = (
-        player.evaluator.predict(observation()),
-        tz.NetworkEvaluator(agent[0], ENV.observe, agent[1]).predict(observation()),
-    )
-    np.testing.assert_array_equal(found[0], expected[0])
-    np.testing.assert_array_equal(found[1], expected[1])
-    assert tz.agent_card(path) == {"seed": 3, "by": "train.py"}
-    assert [entry.name for entry in path.parent.iterdir()] == ["agent.tz"], "nothing is left beside it"
+def test_a_state_restored_recompiles_nothing_on_one_device_and_goes_to_several(run):
+    folder, state = run
+    checkpoints = tz.Checkpoints(folder, resume=True)
+    traces = []
+    env = tz.Env(ENV.init, lambda *args: traces.append(0) or ENV.step(*args), ENV.observe, name=ENV.name)
+    fresh = trainer.start(env, CONFIG, MESH)
+    fresh = tz.train_loop(CONFIG, env, fresh, num_epochs=2, sinks=[], mesh=MESH)
+    before = len(traces)
+    assert before > 0
+    tz.train_loop(CONFIG, env, checkpoints.restore(fresh), num_epochs=2, sinks=[], mesh=MESH)
+    assert len(traces) == before
+    two = tz.data_mesh(jax.devices()[:2])
+    there = checkpoints.restore(trainer.start(ENV, CONFIG, two))
+    assert_same(there, state)
+    assert there.games.step.sharding == trainer.start(ENV, CONFIG, two).games.step.sharding
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_other_networks_come_back_too(tmp_path, dtype):
-    network = tz.MLP(ENV.observation.shape, ENV.num_actions, width=8, key=jax.random.key(0))
-    network = jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, network)
-    tz.save_agent(tmp_path / "mlp.tz", ENV, network)
-    if dtype == jnp.bfloat16:
-        player = tz.load_agent(tmp_path / "mlp.tz", network=jax.tree.map(lambda x: x * 0, network))
-    else:
-        player = tz.load_agent(tmp_path / "mlp.tz")
-    for one, other in zip(jax.tree.leaves(player.evaluator.network), jax.tree.leaves(network), strict=True):
-        np.testing.assert_array_equal(one, other)
+class Scored(eqx.Module):
+    """A tester whose score is given for each epoch."""
+
+    scores: tuple[float, ...] = eqx.field(static=True)
+
+    def init(self, evaluator, *, mesh):
+        return jax.numpy.int32(0)
+
+    def test(self, env, mcts, evaluator, state, *, key, mesh):
+        return state + 1, {"given_score": self.scores[int(state)]}
 
 
-class Mine(eqx.Module):
-    weight: jax.Array
-
-    def __call__(self, x):
-        return self.weight[:7], jnp.float32(0)
-
-
-def test_a_network_and_a_game_of_ones_own(tmp_path):
-    env = tz.Env(ENV.init, ENV.step, ENV.observe, name="my_game")
-    tz.save_agent(tmp_path / "mine.tz", env, Mine(jnp.arange(9.0)))
-    player = tz.load_agent(tmp_path / "mine.tz", env=env, network=Mine(jnp.zeros(9)))
-    np.testing.assert_array_equal(player.evaluator.network.weight, np.arange(9.0))
-    for options, message in [
-        ({"env": env}, "class Mine, which tz does not have: pass one"),
-        ({"network": Mine(jnp.zeros(9))}, "plays 'my_game', which pgx does not have: pass env="),
-        ({"env": ENV, "network": Mine(jnp.zeros(9))}, "plays 'my_game', but env is 'connect_four'"),
-        ({"env": env, "network": Mine(jnp.zeros(8))}, r"\.weight', \[9\], 'float32'\], where .*\[8\]"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            tz.load_agent(tmp_path / "mine.tz", **options)
+def test_the_newest_are_kept_and_the_best(tmp_path):
+    config = eqx.tree_at(lambda c: c.testers, CONFIG, (Scored((0.1, 0.7, 0.3, 0.2, 0.6, 0.6, 0.1)),))
+    state = trainer.start(ENV, config, MESH)
+    loop = functools.partial(tz.train_loop, config, ENV, sinks=[], mesh=MESH)
+    checkpoints = tz.Checkpoints(tmp_path, every_epochs=3, keep=2, best="given_score")
+    state = loop(state, num_epochs=4, checkpoints=checkpoints)
+    assert checkpoints.epochs == [2, 3, 4]  # the best; every third; the last
+    checkpoints = tz.Checkpoints(tmp_path, every_epochs=3, keep=2, best="given_score", resume=True)
+    loop(checkpoints.restore(state), num_epochs=3, checkpoints=checkpoints)
+    assert checkpoints.epochs == [2, 6, 7]
+    assert int(checkpoints.restore(state, epoch=2).epoch) == 2
 
 
-def test_another_architecture_is_refused_with_the_difference(path):
-    network, norm_state = build(num_channels=5)
-    with pytest.raises(ValueError, match=r"another architecture: it has .*3, 3, 2, 4.* where .*3, 3, 2, 5"):
-        tz.load_agent(path, network=network, norm_state=norm_state)
-    network, norm_state = build(num_blocks=0)
-    with pytest.raises(ValueError, match="another architecture"):
-        tz.load_agent(path, network=network, norm_state=norm_state)
+def test_saving_by_the_clock_and_at_the_end_only(run, tmp_path):
+    _, state = run
+    checkpoints = tz.Checkpoints(tmp_path, every_epochs=None, every_minutes=1e-9, keep=9)
+    state = train_loop(jax.tree.map(lambda x: x, start()), num_epochs=2, checkpoints=checkpoints)
+    assert checkpoints.epochs == [1, 2]
+    checkpoints = tz.Checkpoints(tmp_path / "other", every_epochs=None)
+    train_loop(state, num_epochs=2, checkpoints=checkpoints)
+    assert checkpoints.epochs == [4]
 
 
-def rewrite(path, target, replaced=None, **changes):
-    """The same agent with other entries in its header, or other bytes in place of its arrays."""
-    with zipfile.ZipFile(path) as archive:
-        header, arrays = json.loads(archive.read("agent.json")), archive.read("arrays")
-    with zipfile.ZipFile(target, "w") as archive:
-        archive.writestr("agent.json", json.dumps(header | changes))
-        archive.writestr("arrays", arrays if replaced is None else replaced)
-    return target
+def test_a_folder_with_a_run_is_not_begun_anew(run):
+    folder, _ = run
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(ValueError, match=r"has a run of 4 epochs in it. Go on with it by resume=True"):
+        tz.Checkpoints(folder)
+    assert sorted(folder.rglob("*")) == before
 
 
-def test_headers_that_lie_are_refused(path, tmp_path):
-    target = tmp_path / "agent.tz"
-    for changes, message in [
-        ({"format": 2}, "written in format 2, but this version of tz reads 1"),
-        ({"network": {"class": "AZResNet", "num_blocks": -1}}, "a AZResNet cannot be made with"),
-        ({"network": {"class": "Unheard"}}, "class Unheard, which tz does not have"),
-        ({"arrays": []}, "more layers than the file has arrays"),
-        ({"arrays": [["x", [1], "float32"]]}, "it has .*'x', .* where the network given has"),
-        ({"network": {"class": "AZResNet", "num_blocks": "many"}}, "a AZResNet cannot be made with"),
-        ({"network": "AZResNet"}, "should have 'network' as a dict, found 'AZResNet'"),
-        ({"card": None}, "should have 'card' as a dict, found None"),
-        ({"replaced": "short"}, "it has 5 bytes of arrays, expected"),
-        ({"replaced": "x" * 10_000_000}, "arrays has 10000000 bytes, expected at most"),
-        ({"env": "chess_with_dice"}, "which pgx does not have"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            tz.load_agent(rewrite(path, target, **changes))
+def test_other_settings_are_refused_with_the_difference(run):
+    folder, state = run
+    checkpoints = tz.Checkpoints(folder, resume=True)
+    network = tz.MLP(ENV.observation.shape, ENV.num_actions, width=16, key=jax.random.key(0))
+    other = tz.init_loop(CONFIG, ENV, network, key=jax.random.key(1), mesh=MESH)
+    with pytest.raises(ValueError, match=r"\.train\.network.*float32\[8, 18\], expected float32\[16, 18\]"):
+        checkpoints.restore(other)
+    with pytest.raises(ValueError, match=r"no checkpoint of epoch 7, only of \[3, 4\]"):
+        checkpoints.restore(state, epoch=7)
 
 
-def test_nothing_in_a_file_is_executed(tmp_path):
-    class Bomb:
-        def __reduce__(self):
-            return os.system, (f"touch {tmp_path / 'exploded'}",)
-
-    (tmp_path / "bomb.tz").write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(ValueError, match="damaged, or not an agent at all"):
-        tz.load_agent(tmp_path / "bomb.tz")
-    assert not (tmp_path / "exploded").exists()
+@pytest.mark.parametrize(("options", "message"), [({"keep": 0}, "keep must be"), ({"every_minutes": -1.0}, "found -1")])
+def test_numbers_out_of_range_are_refused(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        tz.Checkpoints(tmp_path, **options)
 
 
-def test_damaged_files_are_refused_or_harmless(path, tmp_path):
-    """Truncated, flipped and random bytes, 300 of them: a `ValueError`, or the very same arrays."""
-    whole, rng = path.read_bytes(), np.random.default_rng(0)
-    expected = jax.tree.leaves(tz.load_agent(path).evaluator)
-    target, num_refused = tmp_path / "agent.tz", 0
-    variants = [whole[: rng.integers(len(whole))] for _ in range(100)] + [rng.bytes(300) for _ in range(50)]
-    for _ in range(150):
-        flipped = bytearray(whole)
-        flipped[rng.integers(len(whole))] ^= 1 << rng.integers(8)
-        variants.append(bytes(flipped))
-    for variant in variants:
-        target.write_bytes(variant)
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot be written to"):
+        tz.Checkpoints(tmp_path / "file")
+    with pytest.raises(ValueError, match="cannot be written to"):
+        tz.Checkpoints("/proc/tz")  # which not even root can write to
+
+
+def test_a_number_in_the_state_of_a_tester_is_refused(tmp_path, run):
+    state = eqx.tree_at(lambda state: state.testers, run[1], ({"count": 3},))
+    with pytest.raises(ValueError, match=r"testers' state has 3 at \[0\]\['count'\]"):
+        tz.Checkpoints(tmp_path).save(state)
+
+
+def test_a_metric_that_no_tester_has_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"no metric 'random_score'.*best_score"):
+        train_loop(start(), num_epochs=2, checkpoints=tz.Checkpoints(tmp_path, best="random_score"))
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoints(run, tmp_path):
+    """Files may not grow beyond some bytes, which to a program looks like a disk that is full."""
+    folder = shutil.copytree(run[0], tmp_path / "run")
+    checkpoints = tz.Checkpoints(folder, resume=True, every_epochs=1)
+    state = checkpoints.restore(start())
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
+    try:
+        with pytest.raises(OSError, match=r"could not be written.*\[3, 4\] are complete"):
+            train_loop(state, num_epochs=2, checkpoints=checkpoints)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    checkpoints = tz.Checkpoints(folder, resume=True)
+    assert checkpoints.epochs == [3, 4]
+    assert_same(checkpoints.restore(start()), run[1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_the_epoch_finish_and_saves(number, ten_epochs, tmp_path):
+    rows = []
+    checkpoints = tz.Checkpoints(tmp_path, every_epochs=100)
+    sinks = [rows.append, lambda metrics: os.kill(os.getpid(), number) if metrics["epoch"] == 2 else None]
+    handlers = [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
+    with pytest.raises(SystemExit, match=rf"{number.name} after 3 epochs, all of which are saved in .*--resume"):
+        train_loop(start(), num_epochs=10, sinks=sinks, checkpoints=checkpoints)
+    assert [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)] == handlers
+    checkpoints = tz.Checkpoints(tmp_path, resume=True)
+    assert_same(train_loop(checkpoints.restore(start()), num_epochs=7, checkpoints=checkpoints), ten_epochs[0])
+
+
+def test_a_second_interrupt_stops_at_once(tmp_path):
+    def twice(metrics):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train_loop(start(), num_epochs=3, sinks=[twice], checkpoints=tz.Checkpoints(tmp_path))
+
+
+def test_a_loop_in_another_thread_saves_without_signals(tmp_path):
+    checkpoints = tz.Checkpoints(tmp_path)
+    thread = threading.Thread(target=lambda: train_loop(start(), num_epochs=1, checkpoints=checkpoints))
+    thread.start()
+    thread.join()
+    assert checkpoints.epochs == [1]
+
+
+def test_the_state_before_a_step_that_is_not_finite_is_saved(tmp_path):
+    def bad(sample, *, key):
+        return eqx.tree_at(lambda s: s.value, sample, sample.value * jax.numpy.nan)
+
+    config = eqx.tree_at(lambda c: c.augment, CONFIG, bad, is_leaf=lambda x: x is None)
+    checkpoints = tz.Checkpoints(tmp_path, every_epochs=1)
+    state = train_loop(start(), num_epochs=2, checkpoints=checkpoints)
+    kept = arrays(state.train)
+    with pytest.raises(FloatingPointError, match="gradient step 0 of epoch 2") as error:
+        tz.train_loop(config, ENV, state, num_epochs=1, sinks=[], mesh=MESH, checkpoints=checkpoints)
+    (note,) = error.value.__notes__
+    folder = tmp_path / "stopped_in_epoch_2"
+    assert str(folder) in note
+    saved = tz.Checkpoints(folder, resume=True).restore(start())
+    for a, b in zip(arrays(saved.train), kept, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert tz.Checkpoints(tmp_path, resume=True).epochs == [1, 2]
+
+
+def damaged(folder: pathlib.Path, rng: random.Random) -> str:
+    """Damages a file of the newest checkpoint in one of many ways, and says which."""
+    files = sorted(path for path in (folder / "checkpoints" / "4").rglob("*") if path.is_file())
+    (path,) = rng.choices(files, [path.stat().st_size for path in files])  # mostly those with the numbers
+    data = bytearray(path.read_bytes())
+    kind = rng.choice(["flip", "flip", "truncate", "random", "zeros", "missing"])
+    if kind == "flip" and data:
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    elif kind == "truncate":
+        data = data[: rng.randrange(len(data) + 1)]
+    elif kind == "random":
+        data = bytearray(rng.randbytes(len(data)))
+    elif kind == "zeros":
+        data = bytearray(len(data))
+    path.unlink()
+    if kind != "missing":
+        path.write_bytes(data)
+    return f"{kind} {path.relative_to(folder)}"
+
+
+# Where one array of many cannot be read, orbax closes its event loop while tensorstore still reads the others.
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
+def test_damaged_checkpoints_are_refused_or_read_as_they_were(run, tmp_path):
+    """300 damages: never other numbers than were saved, never another kind of error."""
+    folder, state = run
+    rng, template, refused = random.Random(0), start(), 0
+    for index in range(300):
+        copy = shutil.copytree(folder, tmp_path / str(index))
+        what = damaged(copy, rng)
         try:
-            found = tz.load_agent(target)
-        except ValueError:
-            num_refused += 1
-            continue
-        for one, other in zip(jax.tree.leaves(found.evaluator), expected, strict=True):
-            np.testing.assert_array_equal(one, other)
-    assert num_refused > 250
+            restored = tz.Checkpoints(copy, resume=True).restore(template)
+        except ValueError as error:
+            refused += 1
+            if "damaged" not in str(error):
+                raise AssertionError(what) from error
+        else:
+            if int(restored.epoch) == 4:
+                assert_same(restored, state)
+            else:
+                assert int(restored.epoch) == 3, what  # without its mark of completion, there is no checkpoint
+        shutil.rmtree(copy)
+    assert refused > 50  # many files of orbax are not needed to read it
 
 
-def test_a_failed_save_leaves_the_earlier_file(agent, path, tmp_path):
-    target = tmp_path / "agent.tz"
-    target.write_bytes(path.read_bytes())
-    with pytest.raises(TypeError, match="not JSON serializable"):
-        tz.save_agent(target, ENV, *agent, card={"what": object()})
-    assert target.read_bytes() == path.read_bytes() and list(tmp_path.iterdir()) == [target]
+ENVIRONMENT = os.environ | {
+    "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+PHASES = ("collect_phase", "train_phase", "test_phase", "save")
 
 
-def test_what_is_not_there_is_said():
-    with pytest.raises(ValueError, match="There is no agent at nowhere: no file, and tz comes with"):
-        tz.load_agent("nowhere")
+def command(folder: pathlib.Path, num_epochs: int) -> list[str]:
+    return [sys.executable, str(pathlib.Path(__file__).parent / "trainer.py"), str(folder), str(num_epochs)]
 
 
-def test_the_agent_that_comes_with_tz_has_a_card_and_plays():
-    (path,) = (pathlib.Path(tz.__file__).parent / "agents").glob("*.tz")
-    assert path.stem == "connect_four" and path.stat().st_size < 8e6
-    card = tz.agent_card("connect_four")
-    assert {"script", "recipe", "seed", "device", "versions", "minutes", "mistakes"} <= set(card)
-    assert tz.load_agent("connect_four").mcts.num_simulations == 200
-    agent = tz.load_agent("connect_four", mcts=tz.without_exploration(tz.gumbel_mcts(8, ENV.num_actions)))
-    rival = tz.Player(tz.MCTS(200, root=tz.PlainRoot(), temperature=0.0), tz.uniform_evaluator)
-    options = {"num_games": 20, "max_steps": 42, "mesh": tz.data_mesh(jax.devices()[:1])}
-    assert tz.match_on_mesh(ENV, agent, rival, key=jax.random.key(0), **options).score > 0.9
+def killed(folder: pathlib.Path, phase: str, occurrence: int, delay: float) -> list[str]:
+    """Starts the trainer, kills it some time after it begins a phase, and returns what it announced."""
+    said = []
+    process = subprocess.Popen(command(folder, 1000), env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        said.append(line.strip())
+        if said.count(phase) == occurrence:
+            time.sleep(delay)
+            process.kill()
+            break
+    process.stdout.close()
+    assert process.wait() == -signal.SIGKILL, said
+    return said
+
+
+def checksums(folder: pathlib.Path, epoch: int) -> dict:
+    return tz.Checkpoints(folder, resume=True).facts(epoch)[1]["arrays"]
+
+
+def lines(folder: pathlib.Path) -> list[dict]:
+    return [untimed(json.loads(line)) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def chain_of_kills(folder: pathlib.Path, seed: int, number: int) -> list[tuple[int, dict]]:
+    """The newest checkpoint after each kill: never older than what was complete before."""
+    rng, newest, found = random.Random(seed), 0, []
+    for index in range(number):
+        said = killed(folder, PHASES[index % 4], rng.randint(2, 4), rng.random() * 0.03)
+        epochs = tz.Checkpoints(folder, resume=True).epochs
+        complete = newest + max(said.count("save") - 2, 0)  # the last may be half written, and the one before
+        newest = epochs[-1] if epochs else 0
+        assert newest >= complete
+        if epochs:
+            found.append((newest, checksums(folder, newest)))
+    return found
+
+
+def test_a_run_that_is_killed_at_any_moment_goes_on_from_its_last_checkpoint(tmp_path):
+    """22 kills of two runs, in every phase; then both end as one that was never stopped, bit for bit."""
+    runs = [tmp_path / name for name in ("straight", "one", "two")]
+    with ThreadPoolExecutor() as pool:
+        found = [pair for chain in pool.map(chain_of_kills, runs[1:], (1, 2), (11, 11)) for pair in chain]
+        last = max(epoch for epoch, _ in found) + 2
+        options = {"env": ENVIRONMENT, "check": True, "capture_output": True}
+        list(pool.map(lambda folder: subprocess.run(command(folder, last), **options), runs))
+    state, *others = (checksums(folder, last) for folder in runs)
+    assert all(other == state for other in others)
+    assert all(lines(folder) == lines(runs[0]) and len(lines(folder)) == last for folder in runs)
+    assert len(found) > 15

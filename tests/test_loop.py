@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import tz
-from tz.phases import evaluator_of
+from tz.phases import NotFiniteError, evaluator_of
 
 TRACES = []
 MESH = tz.data_mesh(jax.devices()[:1])
@@ -137,12 +137,38 @@ def test_self_play_uses_the_newest_weights(config, env):
 
 
 def test_a_network_that_turns_nan_is_named_with_its_step_and_output(config, env):
-    explode = lambda network, output, sample: (network.weight, {})
-    settings, network = leaning(config, optax.sgd(float("nan")), explode, train_steps_per_epoch=1)
+    def predict(observation):  # on any board with a stone, hence at the first child of the root
+        return jnp.zeros(9), jnp.where(observation.sum() > 0, jnp.nan, 0.0)
+
+    state = init_loop(dataclasses.replace(config, warmup_steps=0), env, predict, key=jax.random.key(0))
+    found = r"an output of the network below the root, at self-play step 0 of epoch 0"
+    with pytest.raises(FloatingPointError, match=found):
+        train_loop(config, env, state, num_epochs=1, sinks=[], progress=False)
+
+
+def test_a_step_to_weights_that_are_not_finite_is_named_and_not_made(config, env):
+    push = lambda network, output, sample: (network.weight, {})
+    settings, network = leaning(config, optax.sgd(lambda step: jnp.where(step == 1, jnp.nan, 1.0)), push)
     state = init_loop(settings, env, network, key=jax.random.key(0))
-    state = train_loop(settings, env, state, num_epochs=1, sinks=[], progress=False)
-    with pytest.raises(FloatingPointError, match=r"network's logits and value, at self-play step 0 of epoch 1"):
+    with pytest.raises(NotFiniteError, match=r"a gradient is not finite at gradient step 1 of epoch 0") as error:
         train_loop(settings, env, state, num_epochs=1, sinks=[], progress=False)
+    kept = error.value.state.train
+    assert kept.step == 1 and kept.network.weight == network.weight - 1
+
+
+def test_steps_that_are_not_finite_can_be_left_out_and_are_counted(config, env):
+    def sometimes_nan(sample, *, key):
+        return eqx.tree_at(lambda s: s.value, sample, jnp.where(jax.random.bernoulli(key, 0.04), jnp.nan, 0.0))
+
+    push = lambda network, output, sample: (sample.value - network.weight, {})
+    settings, network = leaning(config, optax.sgd(1.0), push, skip_nonfinite=True)
+    settings = dataclasses.replace(settings, augment=sometimes_nan)
+    state, rows = init_loop(settings, env, network, key=jax.random.key(0)), []
+    state = train_loop(settings, env, state, num_epochs=4, sinks=[rows.append], progress=False)
+    skipped = sum(row["skipped_steps"] for row in rows)
+    assert 0 < skipped < state.train.step == 16
+    assert state.train.network.weight == 16 - skipped
+    assert all(np.isfinite(list(row.values())).all() for row in rows)
 
 
 def test_a_loss_that_turns_nan_is_named_with_its_step(config, env):

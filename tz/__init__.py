@@ -1,5 +1,8 @@
 """tz: an AlphaZero research toolkit in JAX and Equinox."""
 
+from tz.agent import agent_card as agent_card
+from tz.agent import load_agent as load_agent
+from tz.agent import save_agent as save_agent
 from tz.arena import MatchResult as MatchResult
 from tz.arena import Player as Player
 from tz.arena import play_match as play_match
@@ -8,9 +11,7 @@ from tz.arena import replay_game as replay_game
 from tz.backups import MaxBackup as MaxBackup
 from tz.backups import MeanBackup as MeanBackup
 from tz.backups import SoftmaxBackup as SoftmaxBackup
-from tz.checkpoint import agent_card as agent_card
-from tz.checkpoint import load_agent as load_agent
-from tz.checkpoint import save_agent as save_agent
+from tz.checkpoint import Checkpoints as Checkpoints
 from tz.config import LoopState as LoopState
 from tz.config import TrainConfig as TrainConfig
 from tz.elo import Ratings as Ratings
@@ -27,8 +28,10 @@ from tz.league import match_on_mesh as match_on_mesh
 from tz.league import round_robin as round_robin
 from tz.logging import JsonLinesSink as JsonLinesSink
 from tz.logging import Sink as Sink
+from tz.logging import TensorBoardSink as TensorBoardSink
 from tz.logging import WandbSink as WandbSink
 from tz.logging import console_sink as console_sink
+from tz.logging import run_facts as run_facts
 from tz.loop import init_loop as init_loop
 from tz.loop import train_loop as train_loop
 from tz.mcts import MCTS as MCTS

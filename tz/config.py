@@ -37,6 +37,8 @@ class TrainConfig(eqx.Module):
     - `replay_window`: `moves -> rows`, how many of the newest known positions of a game to draw samples from, as a
         function of the moves that were made in it; by default all that the buffer has.
     - `average_decay`: of a running average of the weights, which then plays instead of the newest; None for none.
+    - `skip_nonfinite`: what is done about a gradient step whose loss or result is not finite: True leaves it out and
+        counts it (the metric `skipped_steps`), False stops the training with the state before that step.
     - `search_dtype`: what the network is cast to for self-play and tests, such as `jnp.bfloat16`; None leaves it.
 
     **Raises:** `ValueError` if a number is out of its range or two do not fit together.
@@ -60,6 +62,7 @@ class TrainConfig(eqx.Module):
     fast_share: float = 0.75
     replay_window: Callable[[int], int] | None = None
     average_decay: float | None = None
+    skip_nonfinite: bool = eqx.field(static=True, default=False)
     search_dtype: Any = eqx.field(static=True, default=None)
 
     def __check_init__(self):

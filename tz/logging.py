@@ -1,9 +1,17 @@
 """Metric sinks: where the training loop's metrics go. A sink is any `dict -> None`, called once an epoch."""
 
 import json
+import os
 import pathlib
+import platform
+import subprocess
+import sys
+import warnings
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from typing import Any
 
+import jax
 from tqdm import tqdm
 
 Sink = Callable[[Mapping[str, int | float]], None]
@@ -19,11 +27,27 @@ def console_sink(metrics: Mapping[str, int | float]) -> None:
 
 
 class JsonLinesSink:
-    """Appends one JSON object an epoch to a file, whose folder is made where it is missing."""
+    """Appends one JSON object an epoch to a file, whose folder is made where it is missing.
 
-    def __init__(self, path: str | pathlib.Path):
+    **Arguments:** `path`, the file; `first_epoch`, of a run that is resumed: the epoch it goes on with. The lines of
+    this and later epochs, written before the run was cut off, are left out, as these epochs are done again. None adds
+    to what there is.
+
+    **Raises:** `ValueError` for a file of other lines than such a sink writes.
+    """
+
+    def __init__(self, path: str | pathlib.Path, *, first_epoch: int | None = None):
         self.path = pathlib.Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if first_epoch is not None and self.path.exists():
+            *lines, _ = self.path.read_text().split("\n")  # what has no end was cut off while it was written
+            try:
+                kept = [line + "\n" for line in lines if json.loads(line)["epoch"] < first_epoch]
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                raise ValueError(f"{self.path} has lines that are no metrics of epochs: {error}.") from error
+            temporary = self.path.with_name(f".{self.path.name}.new")
+            temporary.write_text("".join(kept))
+            os.replace(temporary, self.path)
 
     def __call__(self, metrics: Mapping[str, int | float]) -> None:
         """Appends one line."""
@@ -34,12 +58,13 @@ class JsonLinesSink:
 class WandbSink:
     """Logs to a project of Weights & Biases.
 
-    **Arguments:** `project`, its name; further keywords go to `wandb.init`.
+    **Arguments:** `project`, its name; further keywords go to `wandb.init`, such as `config`, the settings of the run,
+    `name`, `mode="offline"`, or `id` and `resume` to go on with a run.
 
     **Raises:** `ImportError` where wandb is not installed.
     """
 
-    def __init__(self, project: str, **kwargs):
+    def __init__(self, project: str, **kwargs: Any):
         try:
             import wandb  # pyright: ignore[reportMissingImports]
         except ImportError as error:
@@ -48,4 +73,64 @@ class WandbSink:
 
     def __call__(self, metrics: Mapping[str, int | float]) -> None:
         """Logs one epoch."""
-        self.run.log(dict(metrics))
+        self.run.log(dict(metrics), step=int(metrics["epoch"]))
+
+    def close(self) -> None:
+        """Ends the run, once everything is sent."""
+        self.run.finish()
+
+
+class TensorBoardSink:
+    """Writes event files for TensorBoard.
+
+    **Arguments:** `folder`, of the files; `settings`, of the run, shown as text.
+
+    **Raises:** `ImportError` where tensorboard is not installed.
+    """
+
+    def __init__(self, folder: str | pathlib.Path, *, settings: Mapping[str, Any] | None = None):
+        try:
+            from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise ImportError("TensorBoardSink needs tensorboardX: pip install 'tz[tensorboard]'") from error
+        self.writer = SummaryWriter(str(folder))
+        if settings is not None:
+            self.writer.add_text("settings", f"```\n{json.dumps(settings, indent=1)}\n```")
+
+    def __call__(self, metrics: Mapping[str, int | float]) -> None:
+        """Writes one epoch, to the disk at once."""
+        for name, value in metrics.items():
+            if name != "epoch":
+                self.writer.add_scalar(name, value, int(metrics["epoch"]))
+        self.writer.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self.writer.close()
+
+
+def run_facts() -> dict[str, Any]:
+    """Where a run runs, to be kept with its settings: versions, devices, the command, and the git revision if any."""
+    versions = {name: version(name) for name in ("tz", "jax", "jaxlib", "equinox", "optax", "pgx")}
+    try:
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+        revision = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip() or None
+    except (OSError, subprocess.TimeoutExpired):
+        revision = None
+    return {
+        "versions": versions | {"python": platform.python_version()},
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "git": revision,
+        "command": sys.argv,
+    }
+
+
+def bar(total: int | None, unit: str, shown: bool, **options: Any) -> tqdm:
+    """A progress bar in a terminal or a notebook, and nothing anywhere else."""
+    shown = shown and (sys.stderr.isatty() or "ipykernel.zmqshell" in sys.modules)
+    if not shown:
+        return tqdm(total=total, disable=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a notebook has no widgets: then the bar is text
+        from tqdm.auto import tqdm as bar_of_place
+    return bar_of_place(total=total, unit=unit, **options)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Bool, PRNGKeyArray
 
 from tz.config import LoopState, TrainConfig, num_shares
 from tz.env import Env
@@ -19,6 +19,14 @@ from tz.selfplay import CollectState, collect, init_collect
 from tz.sharding import DATA, over_games
 from tz.train import Metrics, TrainState, train_step
 from tz.trajectory import Sample, Trajectory
+
+
+class NotFiniteError(FloatingPointError):
+    """A number that is not finite, and the state in which it came up."""
+
+    def __init__(self, message: str, state: LoopState):
+        super().__init__(message)
+        self.state = state
 
 
 def collect_phase(
@@ -34,7 +42,8 @@ def collect_phase(
     games, (trajectory, counts) = _collect((config, env, evaluator, is_fast, num_steps, mesh), state.games)
     episodes, truncated, moves_of_episodes, num_bad = (int(count) for count in jax.device_get(_sums(counts)))
     if num_bad:
-        raise FloatingPointError(_describe_bad(env, evaluator, trajectory, int(state.epoch)))
+        state = eqx.tree_at(lambda state: state.games, state, games)
+        raise NotFiniteError(_describe_bad(env, evaluator, trajectory, int(state.epoch)), state)
     replay = _add((config, trajectory, mesh), state.replay)
     num_known = int(config.replay.num_known(replay))
     seconds = time.perf_counter() - started
@@ -60,18 +69,22 @@ def train_phase(config: TrainConfig, state: LoopState, mesh: Mesh) -> tuple[Loop
         moves = config.warmup_steps + (int(state.epoch) + 1) * config.collection_steps_per_epoch
         window = jnp.int32(max(1, config.replay_window(moves)))
     for _ in range(config.train_steps_per_epoch):
-        train, metrics = _learn((config, state.replay, state.key, window, mesh), train)
-        history.append(metrics)
-    columns = {name: np.array([metrics[name] for metrics in jax.device_get(history)]) for name in history[0]}
-    for name, values in columns.items():
-        if not np.isfinite(values).all():
-            step = int(np.argmin(np.isfinite(values)))
-            raise FloatingPointError(
-                f"{name} is {values[step]} at gradient step {step} of epoch {int(state.epoch)}. Lower the learning "
-                "rate or clip the gradients (optax.clip_by_global_norm)."
-            )
-    means = {name: float(values.mean()) for name, values in columns.items()}
-    return eqx.tree_at(lambda state: state.train, state, train), means
+        train, metrics, is_finite = _learn((config, state.replay, state.key, window, mesh), train)
+        history.append((metrics, is_finite))
+    state = eqx.tree_at(lambda state: state.train, state, train)
+    rows, good = zip(*jax.device_get(history), strict=True)
+    columns, good = {name: np.array([row[name] for row in rows]) for name in rows[0]}, np.array(good)
+    if not good.all() and not config.skip_nonfinite:
+        step = int(np.argmin(good))
+        bad = next((name for name, values in columns.items() if not np.isfinite(values[step])), "a gradient")
+        found = f"{bad} is {columns[bad][step]}" if bad in columns else f"{bad} is not finite"
+        raise NotFiniteError(
+            f"{found} at gradient step {step} of epoch {int(state.epoch)}. Lower the learning rate or clip the "
+            "gradients (optax.clip_by_global_norm).",
+            state,
+        )
+    means = {name: float(values[good].mean()) for name, values in columns.items() if good.any()}
+    return state, means | ({"skipped_steps": int((~good).sum())} if config.skip_nonfinite else {})
 
 
 def test_phase(
@@ -145,15 +158,22 @@ def _add(inputs: tuple[TrainConfig, Trajectory, Mesh], replay: ReplayState) -> R
 @eqx.filter_jit(donate="all-except-first")
 def _learn(
     inputs: tuple[TrainConfig, ReplayState, PRNGKeyArray, Array | None, Mesh], train: TrainState
-) -> tuple[TrainState, Metrics]:
+) -> tuple[TrainState, Metrics, Bool[Array, ""]]:
+    """The state after a step, its metrics, and whether it was made: not if something in them is not finite."""
     config, replay, key, window, mesh = inputs
     step_key = jax.random.fold_in(jax.random.fold_in(key, 0), train.step)
     shares = num_shares(config, mesh.shape[DATA])
     keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(shares))
     batch = draw(config, replay, keys, mesh, window)
     options = {} if config.average_decay is None else {"average_decay": config.average_decay}
-    after = train_step(config.optimizer, config.loss, train, batch, **options)
-    return after if mesh.size == 1 else eqx.filter_shard(after, NamedSharding(mesh, PartitionSpec()))
+    after, metrics = train_step(config.optimizer, config.loss, train, batch, **options)
+    leaves = [x for x in jax.tree.leaves((after, metrics)) if eqx.is_inexact_array(x)]
+    is_finite = jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
+    after = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old) if eqx.is_array(new) else new, after, train)
+    if config.skip_nonfinite:  # else the same batch comes again, and the state stays what it was before it
+        after = eqx.tree_at(lambda train: train.step, after, train.step + 1)
+    result = after, metrics, is_finite
+    return result if mesh.size == 1 else eqx.filter_shard(result, NamedSharding(mesh, PartitionSpec()))
 
 
 def draw(config: TrainConfig, replay: ReplayState, keys: Array, mesh: Mesh, window: Array | None = None) -> Sample:

@@ -4,18 +4,17 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 
+from tz.checkpoint import Checkpoints
 from tz.config import LoopState, TrainConfig
 from tz.env import Env
 from tz.envs.pgx import from_pgx
-from tz.logging import Sink
 from tz.loop import init_loop, train_loop
 from tz.mcts import MCTS, gumbel_mcts
 from tz.networks import AZResNet
@@ -136,24 +135,42 @@ def train_for(
     config: TrainConfig,
     state: LoopState,
     *,
-    seconds: float,
+    seconds: float | None = None,
+    num_epochs: int | None = None,
     part: tuple[float, float] = (0.0, 1.0),
-    sinks: Sequence[Sink] = (),
+    checkpoints: Checkpoints | None = None,
+    **options: Any,
 ) -> LoopState:
-    """Trains until the time is up, or rather, until another epoch would not fit into it.
+    """Trains for a time, or rather, until another epoch would not fit into it; or up to a number of epochs.
 
-    **Arguments:** `env` and `config`, from `recipe.build`, perhaps with testers; `state`, from `recipe.start`, which is
-    donated; `seconds`, of the whole training; `part`, which part of it this is, as two shares: the learning rate falls
-    with the whole.
+    **Arguments:** `env` and `config`, from `recipe.build`, perhaps with testers; `state`, from `recipe.start` or
+    `checkpoints.restore`, which is donated; `seconds` or `num_epochs`, of the whole training, what was done before the
+    state was restored included; `part`, which part of the time this is, as two shares: the learning rate falls with
+    the whole. All else goes to [`tz.train_loop`][].
     """
-    begun, longest, first = time.perf_counter() - part[0] * seconds, 0.0, int(state.epoch)
-    while (spent := time.perf_counter() - begun) + longest < part[1] * seconds:
-        share = 0.505 + 0.495 * math.cos(math.pi * spent / seconds) if recipe.anneal else 1.0
-        state = _with_learning_rate(state, share * recipe.learning_rate)
-        state = train_loop(config, env, state, num_epochs=1, sinks=sinks, progress=False)
-        if int(state.epoch) > first + 1:  # the first is compiled
-            longest = max(longest, time.perf_counter() - begun - spent)
-    return state
+    if (seconds is None) == (num_epochs is None):
+        raise ValueError(f"train_for: expected seconds or num_epochs, found {seconds=} and {num_epochs=}.")
+    before = part[0] * seconds if seconds is not None else 0.0
+    begun = time.perf_counter() - max(before, checkpoints.seconds if checkpoints is not None else 0.0)
+    first, longest, last = int(state.epoch), 0.0, begun
+
+    def before_epoch(state: LoopState) -> LoopState | None:
+        nonlocal longest, last
+        now, epoch = time.perf_counter(), int(state.epoch)
+        if epoch > first + 1:  # the first is compiled
+            longest = max(longest, now - last)
+        last = now
+        if seconds is not None:
+            share, done = (now - begun) / seconds, now - begun + longest >= part[1] * seconds
+        else:
+            share, done = epoch / (num_epochs or 1), epoch >= (num_epochs or 0)
+        if done:
+            return None
+        factor = 0.505 + 0.495 * math.cos(math.pi * share) if recipe.anneal else 1.0
+        return _with_learning_rate(state, factor * recipe.learning_rate)
+
+    options |= {"num_epochs": None, "before_epoch": before_epoch, "checkpoints": checkpoints}
+    return train_loop(config, env, state, **options)
 
 
 def _with_learning_rate(state: LoopState, rate: float) -> LoopState:

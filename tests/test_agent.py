@@ -1,0 +1,184 @@
+"""Agents as files: they come back as they were, and nothing else comes back as one."""
+
+import json
+import os
+import pathlib
+import pickle
+import zipfile
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tz
+
+ENV = tz.from_pgx("connect_four")
+
+
+def build(**changes):
+    settings = {"num_blocks": 1, "num_channels": 4, "norm": "batch", "num_value_channels": 3} | changes
+    key = jax.random.key(0)
+    return eqx.nn.make_with_state(tz.AZResNet)(ENV.observation.shape, ENV.num_actions, **settings, key=key)
+
+
+@pytest.fixture(scope="module")
+def agent():
+    """A network whose statistics and weights are not those that it was made with."""
+    change = lambda x: x + 0.01 if eqx.is_inexact_array(x) else x
+    return jax.tree.map(change, build())
+
+
+@pytest.fixture(scope="module")
+def path(agent, tmp_path_factory):
+    path = tmp_path_factory.mktemp("agents") / "new" / "agent.tz"
+    tz.save_agent(path, ENV, *agent, card={"seed": 3, "by": "train.py"})
+    return path
+
+
+def observation():
+    return jax.random.bernoulli(jax.random.key(1), 0.3, ENV.observation.shape)
+
+
+def test_an_agent_comes_back_as_it_was(agent, path):
+    player = tz.load_agent(path)
+    found, expected = (
+        player.evaluator.predict(observation()),
+        tz.NetworkEvaluator(agent[0], ENV.observe, agent[1]).predict(observation()),
+    )
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[1], expected[1])
+    assert tz.agent_card(path) == {"seed": 3, "by": "train.py"}
+    assert [entry.name for entry in path.parent.iterdir()] == ["agent.tz"], "nothing is left beside it"
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_other_networks_come_back_too(tmp_path, dtype):
+    network = tz.MLP(ENV.observation.shape, ENV.num_actions, width=8, key=jax.random.key(0))
+    network = jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, network)
+    tz.save_agent(tmp_path / "mlp.tz", ENV, network)
+    if dtype == jnp.bfloat16:
+        player = tz.load_agent(tmp_path / "mlp.tz", network=jax.tree.map(lambda x: x * 0, network))
+    else:
+        player = tz.load_agent(tmp_path / "mlp.tz")
+    for one, other in zip(jax.tree.leaves(player.evaluator.network), jax.tree.leaves(network), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+class Mine(eqx.Module):
+    weight: jax.Array
+
+    def __call__(self, x):
+        return self.weight[:7], jnp.float32(0)
+
+
+def test_a_network_and_a_game_of_ones_own(tmp_path):
+    env = tz.Env(ENV.init, ENV.step, ENV.observe, name="my_game")
+    tz.save_agent(tmp_path / "mine.tz", env, Mine(jnp.arange(9.0)))
+    player = tz.load_agent(tmp_path / "mine.tz", env=env, network=Mine(jnp.zeros(9)))
+    np.testing.assert_array_equal(player.evaluator.network.weight, np.arange(9.0))
+    for options, message in [
+        ({"env": env}, "class Mine, which tz does not have: pass one"),
+        ({"network": Mine(jnp.zeros(9))}, "plays 'my_game', which pgx does not have: pass env="),
+        ({"env": ENV, "network": Mine(jnp.zeros(9))}, "plays 'my_game', but env is 'connect_four'"),
+        ({"env": env, "network": Mine(jnp.zeros(8))}, r"\.weight', \[9\], 'float32'\], where .*\[8\]"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            tz.load_agent(tmp_path / "mine.tz", **options)
+
+
+def test_another_architecture_is_refused_with_the_difference(path):
+    network, norm_state = build(num_channels=5)
+    with pytest.raises(ValueError, match=r"another architecture: it has .*3, 3, 2, 4.* where .*3, 3, 2, 5"):
+        tz.load_agent(path, network=network, norm_state=norm_state)
+    network, norm_state = build(num_blocks=0)
+    with pytest.raises(ValueError, match="another architecture"):
+        tz.load_agent(path, network=network, norm_state=norm_state)
+
+
+def rewrite(path, target, replaced=None, **changes):
+    """The same agent with other entries in its header, or other bytes in place of its arrays."""
+    with zipfile.ZipFile(path) as archive:
+        header, arrays = json.loads(archive.read("agent.json")), archive.read("arrays")
+    with zipfile.ZipFile(target, "w") as archive:
+        archive.writestr("agent.json", json.dumps(header | changes))
+        archive.writestr("arrays", arrays if replaced is None else replaced)
+    return target
+
+
+def test_headers_that_lie_are_refused(path, tmp_path):
+    target = tmp_path / "agent.tz"
+    for changes, message in [
+        ({"format": 2}, "written in format 2, but this version of tz reads 1"),
+        ({"network": {"class": "AZResNet", "num_blocks": -1}}, "a AZResNet cannot be made with"),
+        ({"network": {"class": "Unheard"}}, "class Unheard, which tz does not have"),
+        ({"arrays": []}, "more layers than the file has arrays"),
+        ({"arrays": [["x", [1], "float32"]]}, "it has .*'x', .* where the network given has"),
+        ({"network": {"class": "AZResNet", "num_blocks": "many"}}, "a AZResNet cannot be made with"),
+        ({"network": "AZResNet"}, "should have 'network' as a dict, found 'AZResNet'"),
+        ({"card": None}, "should have 'card' as a dict, found None"),
+        ({"replaced": "short"}, "it has 5 bytes of arrays, expected"),
+        ({"replaced": "x" * 10_000_000}, "arrays has 10000000 bytes, expected at most"),
+        ({"env": "chess_with_dice"}, "which pgx does not have"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            tz.load_agent(rewrite(path, target, **changes))
+
+
+def test_nothing_in_a_file_is_executed(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'exploded'}",)
+
+    (tmp_path / "bomb.tz").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(ValueError, match="damaged, or not an agent at all"):
+        tz.load_agent(tmp_path / "bomb.tz")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_damaged_files_are_refused_or_harmless(path, tmp_path):
+    """Truncated, flipped and random bytes, 300 of them: a `ValueError`, or the very same arrays."""
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    expected = jax.tree.leaves(tz.load_agent(path).evaluator)
+    target, num_refused = tmp_path / "agent.tz", 0
+    variants = [whole[: rng.integers(len(whole))] for _ in range(100)] + [rng.bytes(300) for _ in range(50)]
+    for _ in range(150):
+        flipped = bytearray(whole)
+        flipped[rng.integers(len(whole))] ^= 1 << rng.integers(8)
+        variants.append(bytes(flipped))
+    for variant in variants:
+        target.write_bytes(variant)
+        try:
+            found = tz.load_agent(target)
+        except ValueError:
+            num_refused += 1
+            continue
+        for one, other in zip(jax.tree.leaves(found.evaluator), expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert num_refused > 250
+
+
+def test_a_failed_save_leaves_the_earlier_file(agent, path, tmp_path):
+    target = tmp_path / "agent.tz"
+    target.write_bytes(path.read_bytes())
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        tz.save_agent(target, ENV, *agent, card={"what": object()})
+    assert target.read_bytes() == path.read_bytes() and list(tmp_path.iterdir()) == [target]
+
+
+def test_what_is_not_there_is_said():
+    with pytest.raises(ValueError, match="There is no agent at nowhere: no file, and tz comes with"):
+        tz.load_agent("nowhere")
+
+
+def test_the_agent_that_comes_with_tz_has_a_card_and_plays():
+    (path,) = (pathlib.Path(tz.__file__).parent / "agents").glob("*.tz")
+    assert path.stem == "connect_four" and path.stat().st_size < 8e6
+    card = tz.agent_card("connect_four")
+    assert {"script", "recipe", "seed", "device", "versions", "minutes", "mistakes"} <= set(card)
+    assert tz.load_agent("connect_four").mcts.num_simulations == 200
+    agent = tz.load_agent("connect_four", mcts=tz.without_exploration(tz.gumbel_mcts(8, ENV.num_actions)))
+    rival = tz.Player(tz.MCTS(200, root=tz.PlainRoot(), temperature=0.0), tz.uniform_evaluator)
+    options = {"num_games": 20, "max_steps": 42, "mesh": tz.data_mesh(jax.devices()[:1])}
+    assert tz.match_on_mesh(ENV, agent, rival, key=jax.random.key(0), **options).score > 0.9

@@ -1,0 +1,55 @@
+"""A training process to be killed: `python trainer.py folder num_epochs`; says on standard output what it is doing."""
+
+import sys
+
+import jax
+import optax
+
+import tz
+import tz.loop
+
+
+def config() -> tz.TrainConfig:
+    """Tic-tac-toe in the smallest shapes that still have everything: noise, testers, batch norm, an average."""
+    return tz.TrainConfig(
+        mcts=tz.MCTS(3, 6, root=tz.Dirichlet()),
+        optimizer=optax.adam(1e-2),
+        replay=tz.EpisodeReplayBuffer(12),
+        batch_size=4,
+        train_batch_size=8,
+        warmup_steps=4,
+        collection_steps_per_epoch=4,
+        train_steps_per_epoch=2,
+        testers=(tz.TwoPlayerTester(num_episodes=4, opening_plies=1, max_steps=9),),
+        augment=tz.random_dihedral,
+        average_decay=0.9,
+    )
+
+
+def start(env: tz.Env, config: tz.TrainConfig, mesh: jax.sharding.Mesh) -> tz.LoopState:
+    network = tz.MLP(env.observation.shape, env.num_actions, width=8, key=jax.random.key(0))
+    return tz.init_loop(config, env, network, key=jax.random.key(1), mesh=mesh)
+
+
+def main(folder: str, num_epochs: int) -> None:
+    def announced(name, function):
+        def call(*args, **kwargs):
+            print(name, flush=True)
+            return function(*args, **kwargs)
+
+        return call
+
+    for phase in ("collect_phase", "train_phase", "test_phase"):
+        setattr(tz.loop, phase, announced(phase, getattr(tz.loop, phase)))
+    tz.Checkpoints.save = announced("save", tz.Checkpoints.save)
+    env, mesh = tz.from_pgx("tic_tac_toe"), tz.data_mesh(jax.devices()[:1])
+    settings = config()
+    checkpoints = tz.Checkpoints(folder, every_epochs=1, keep=2, resume=True)
+    state = checkpoints.restore(start(env, settings, mesh))
+    sinks = [tz.JsonLinesSink(f"{folder}/metrics.jsonl", first_epoch=int(state.epoch))]
+    left = num_epochs - int(state.epoch)
+    tz.train_loop(settings, env, state, num_epochs=left, sinks=sinks, mesh=mesh, checkpoints=checkpoints)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
