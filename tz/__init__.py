@@ -23,6 +23,7 @@ from tz.envs.pgx import from_pgx as from_pgx
 from tz.evaluators import NetworkEvaluator as NetworkEvaluator
 from tz.evaluators import RolloutEvaluator as RolloutEvaluator
 from tz.evaluators import uniform_evaluator as uniform_evaluator
+from tz.fork import fork as fork
 from tz.league import RoundRobin as RoundRobin
 from tz.league import match_on_mesh as match_on_mesh
 from tz.league import round_robin as round_robin

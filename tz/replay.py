@@ -151,6 +151,17 @@ class EpisodeReplayBuffer(eqx.Module):
             last_player=trajectory.player[-1].astype(jnp.int32),
         )
 
+    def resize(self, state: ReplayState) -> ReplayState:
+        """The ring of one game, of another capacity, as one of this capacity, with the newest rows that fit."""
+        size = jnp.minimum(state.size, self.capacity)
+        slots = (state.position - size + jnp.arange(self.capacity)) % len(state.policy_weight)
+        names = "observation", "action_mask", "policy", "value", "policy_weight"
+        rows = {name: jax.tree.map(lambda x: x[slots], getattr(state, name)) for name in names}
+        num_known = jnp.maximum(state.num_known - (state.size - size), 0)
+        return ReplayState(
+            **rows, position=size % self.capacity, size=size, num_known=num_known, last_player=state.last_player
+        )
+
     def _check_fits(self, state: ReplayState, trajectory: Trajectory) -> None:
         check_trajectory(trajectory)
         for name in ("observation", "action_mask", "policy"):
