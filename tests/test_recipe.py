@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jaxtyping
 import pytest
 
@@ -32,6 +33,41 @@ def test_training_for_a_time_makes_epochs_and_lets_the_learning_rate_fall():
         rates.append(float(state.train.opt_state["adam"].hyperparams["learning_rate"]))
     assert [metrics["epoch"] for metrics in seen] == list(range(int(state.epoch))) and len(seen) > 3
     assert 0.01 * TINY.learning_rate <= rates[1] < 0.5 * TINY.learning_rate < rates[0] < TINY.learning_rate
+
+
+@pytest.fixture
+def compiled():
+    """The names of the functions that are compiled from now on."""
+    names = []
+
+    def note(event, seconds, **about):
+        if event == "/jax/core/compile/jaxpr_to_mlir_module_duration":
+            names.append(about["fun_name"])
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield names
+    jax.monitoring.unregister_event_duration_listener(note)
+
+
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_setting_the_learning_rate_compiles_nothing_again(num_devices, compiled):
+    env, config = TINY.build()
+    mesh, seen = tz.data_mesh(jax.devices()[:num_devices]), []
+    network = tz.MLP(env.observation.shape, env.num_actions, width=4, key=jax.random.key(0))
+    state = tz.init_loop(config, env, network, key=jax.random.key(1), mesh=mesh)
+    state = tz.train_loop(config, env, state, num_epochs=2, sinks=[], mesh=mesh)
+    phases = {"jit(_collect)", "jit(_add)", "jit(_learn)"}
+    assert phases <= set(compiled)
+    compiled.clear()
+    state = tz.train_for(TINY, env, config, state, num_epochs=6, sinks=[seen.append], mesh=mesh)
+    assert int(state.epoch) == 6 and len(seen) == 4
+    assert not phases & set(compiled)
+
+
+def test_a_time_and_a_number_of_epochs_are_not_both_given():
+    env, config = TINY.build()
+    with pytest.raises(ValueError, match="found seconds=3.0 and num_epochs=4"):
+        tz.train_for(TINY, env, config, TINY.start(env, config, seed=0), seconds=3.0, num_epochs=4)
 
 
 @pytest.mark.parametrize(

@@ -177,4 +177,6 @@ def _with_learning_rate(state: LoopState, rate: float) -> LoopState:
     def found(state):
         return state.train.opt_state["adam"].hyperparams["learning_rate"]
 
-    return eqx.tree_at(found, state, jax.device_put(jnp.float32(rate), found(state).sharding))
+    # Where the old one is committed to its devices, so is the new one, and else not: or all would be compiled again.
+    new = jax.device_put(jnp.float32(rate), found(state).sharding) if found(state).committed else jnp.float32(rate)
+    return eqx.tree_at(found, state, new)
