@@ -15,8 +15,23 @@ import pgx
 from timing import heading
 
 import tz
+from tz.phases import _collect, _learn, evaluator_of
 
 MOST_LEGAL = {"chess": 218, "shogi": 593}  # the most legal moves that any position has
+
+
+def planned_and_taken(name: str, changes: dict) -> str:
+    recipe = dataclasses.replace(tz.Recipe(name, symmetry="none"), **changes)
+    env, config = recipe.build()
+    mesh, state = tz.data_mesh(), recipe.start(env, config, seed=0)
+    plan = tz.plan_memory(config, env, state.train.network, mesh=mesh)
+    evaluator = evaluator_of(config, env, state.train)
+    play = _collect.lower((config, env, evaluator, None, config.collection_steps_per_epoch, mesh), state.games)
+    learn = _learn.lower((config, state.replay, state.key, None, mesh), state.train)
+    taken = [x.compile().compiled.memory_analysis().temp_size_in_bytes for x in (play, learn)]
+    numbers = plan.games, plan.self_play, taken[0], plan.gradient, taken[1]
+    about = ", ".join([name, *(f"{key}={value}" for key, value in changes.items())])
+    return f"| {about} | {' | '.join(f'{number / 1e6:.1f}' for number in numbers)} |"
 
 
 def main() -> None:
@@ -48,6 +63,16 @@ def main() -> None:
             total = tz.search_bytes(settings, env, 1024) / 1e9
             actions = f"{env.num_actions:,}" if kept is None else f"max_actions={kept}"
             lines.append(f"| {name} | {actions} | {observation:,} | {state_bytes:,} | {node:,} | {total:.2f} |")
+    lines += [
+        "",
+        "## A run",
+        "",
+        "What `tz.plan_memory` says of `tz.Recipe(game, ...)`, in MB, and what XLA plans, on a CPU.",
+    ]
+    lines += ["", "| run | games | self-play | XLA's | gradient | XLA's |", "|---|---:|---:|---:|---:|---:|"]
+    for changes in ({}, {"num_games": 1024}, {"num_blocks": 8, "num_channels": 128}, {"train_batch_size": 2048}):
+        for name in ("connect_four", "othello"):
+            lines.append(planned_and_taken(name, changes))
     print("\n".join(lines))
     if arguments.out:
         arguments.out.write_text("\n".join(lines) + "\n")

@@ -28,7 +28,7 @@ LAYERS = [
     },
     {"mcts", "search", "train"},
     {"selfplay", "arena", "league", "testers"},
-    {"config", "phases", "loop", "agent", "checkpoint", "saved", "fork", "logging", "recipe"},
+    {"config", "phases", "loop", "agent", "checkpoint", "saved", "fork", "memory", "logging", "recipe"},
 ]
 SIDE = {"plot"}
 

@@ -38,6 +38,8 @@ from tz.loop import train_loop as train_loop
 from tz.mcts import MCTS as MCTS
 from tz.mcts import gumbel_mcts as gumbel_mcts
 from tz.mcts import without_exploration as without_exploration
+from tz.memory import MemoryPlan as MemoryPlan
+from tz.memory import plan_memory as plan_memory
 from tz.moves import LowerConfidenceBound as LowerConfidenceBound
 from tz.moves import root_returns as root_returns
 from tz.networks import MLP as MLP

@@ -21,6 +21,7 @@ from tz.env import Env
 from tz.evaluators import NetworkEvaluator
 from tz.logging import Sink, bar, console_sink
 from tz.mcts import without_exploration
+from tz.memory import check_memory, plan_memory
 from tz.phases import NotFiniteError, collect_phase, evaluator_of, start_games, test_phase, train_phase
 from tz.sharding import check_mesh, data_mesh, place
 from tz.train import init_train
@@ -40,12 +41,13 @@ def init_loop(
     **Arguments:** `network`, any module `obs -> (logits, value)`; `norm_state`, for the stateful form, both as
     [`tz.init_train`][] takes them; `mesh`, as [`tz.train_loop`][] takes it.
 
-    **Raises:** `ValueError`, before anything is compiled, if game and network do not fit together, or the games cannot
-    be split evenly over the devices.
+    **Raises:** `ValueError`, before anything is compiled, if game and network do not fit together, the games cannot be
+    split evenly over the devices, or all of it cannot fit into their memory.
     """
     mesh = data_mesh() if mesh is None else mesh
     check_mesh(mesh, batch_size=config.batch_size, train_batch_size=config.train_batch_size)
     _check_network(env, network, norm_state)
+    check_memory(plan_memory(config, env, network, norm_state, mesh=mesh), mesh)
     network, norm_state = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, (network, norm_state))
     games_key, key = jax.random.split(key)
     game_keys = jax.vmap(jax.random.fold_in, (None, 0))(games_key, jnp.arange(config.batch_size))
