@@ -28,7 +28,20 @@ LAYERS = [
     },
     {"mcts", "search", "train"},
     {"selfplay", "arena", "league", "testers"},
-    {"config", "phases", "loop", "agent", "checkpoint", "saved", "fork", "memory", "logging", "recipe"},
+    {
+        "config",
+        "phases",
+        "loop",
+        "agent",
+        "checkpoint",
+        "saved",
+        "fork",
+        "memory",
+        "run",
+        "__main__",
+        "logging",
+        "recipe",
+    },
 ]
 SIDE = {"plot"}
 

@@ -304,9 +304,3 @@ def test_a_network_of_the_wrong_shape_is_refused(config, env):
     ]:
         with pytest.raises(ValueError, match=message):
             init_loop(config, env, network, key=jax.random.key(0))
-
-
-def test_wandb_missing_is_said(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
-    with pytest.raises(ImportError, match=r"pip install 'tz\[wandb\]'"):
-        tz.WandbSink("project")

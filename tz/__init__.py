@@ -56,6 +56,8 @@ from tz.roots import ForcedPlayouts as ForcedPlayouts
 from tz.roots import Gumbel as Gumbel
 from tz.roots import PlainRoot as PlainRoot
 from tz.roots import RootPolicy as RootPolicy
+from tz.run import RunSettings as RunSettings
+from tz.run import train_run as train_run
 from tz.search import Evaluator as Evaluator
 from tz.search import SearchState as SearchState
 from tz.search import action_weights as action_weights

@@ -7,7 +7,7 @@ import os
 import pathlib
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -43,6 +43,8 @@ class Checkpoints:
     - `keep`: how many of the newest to keep.
     - `best`: the name of a metric of a tester, such as `"random_score"`. The checkpoint with the highest is saved at
         once and kept as well.
+    - `on_save`: called with the state whenever it is saved; with [`tz.save_agent`][] in it, the agent alone is saved
+        beside the whole.
     - `resume`: whether to go on with a run that is in the folder, see `restore`. Otherwise such a folder is refused.
 
     **Raises:** `ValueError` for numbers out of range, a folder that cannot be written to, or one with a run in it that
@@ -57,13 +59,14 @@ class Checkpoints:
         every_minutes: float | None = None,
         keep: int = 3,
         best: str | None = None,
+        on_save: Callable[[LoopState], None] | None = None,
         resume: bool = False,
     ):
         for name, number in {"every_epochs": every_epochs, "every_minutes": every_minutes, "keep": keep}.items():
             if number is not None and not number > 0:
                 raise ValueError(f"Checkpoints: {name} must be more than 0, found {number}.")
         self.folder = pathlib.Path(folder)
-        self.every_epochs, self.every_minutes, self.best = every_epochs, every_minutes, best
+        self.every_epochs, self.every_minutes, self.best, self.on_save = every_epochs, every_minutes, best, on_save
         self.seconds = 0.0
         """What the epochs of the run have taken, those before it was resumed included."""
         self._ocp, self._saved_at = orbax(), time.monotonic()
@@ -153,6 +156,8 @@ class Checkpoints:
             self._manager.save(epoch, args=items, force=True)
         except Exception as error:
             raise self._not_written(error) from error
+        if self.on_save is not None and jax.process_index() == 0:
+            self.on_save(state)
         self._saved_at = time.monotonic()
 
     def finish(self, state: LoopState) -> None:

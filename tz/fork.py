@@ -74,8 +74,8 @@ def _fixed(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """The arrays that must not differ, without the axes that may: the nodes of a tree and the rows of a buffer."""
     fixed = {}
     for name, (shape, dtype, *_) in arrays.items():
-        is_tree, is_row = name.startswith(".games.search.tree"), name.startswith(_ROWS)
-        if name.startswith(".testers") or (is_tree and not name.startswith(_POSITION)):
+        is_tree, is_row = name.startswith(_POSITION), name.startswith(_ROWS)
+        if name.startswith((".testers", ".games.search.tree", ".games.search.notes")) and not is_tree:
             continue
         fixed[name] = [[*shape[:1], *shape[2:]] if is_tree or is_row else list(shape), dtype]
     return fixed

@@ -25,6 +25,7 @@ from tz.symmetries import random_dihedral, random_mirror
 from tz.train import az_loss
 
 _SYMMETRIES = {"none": None, "mirror": random_mirror, "dihedral": random_dihedral}
+_KNOWN = {"connect_four": "mirror"} | dict.fromkeys(("go_9x9", "go_19x19", "othello", "tic_tac_toe"), "dihedral")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,56 +33,65 @@ class Recipe:
     """How an agent of a pgx game learns: a network of residual blocks, Gumbel search, Adam.
 
     The defaults are for Connect Four on two CPU cores; `experiments/connect_four/study.py` varies them one by one.
-
-    **Fields:**
-
-    - `env`: a name that [`tz.from_pgx`][] knows; `symmetry`, that samples are augmented with.
-    - `num_blocks`, `num_channels`, `norm`, `head_channels`: of [`tz.AZResNet`][].
-    - `search`: "gumbel", [`tz.gumbel_mcts`][], or "puct", [`tz.PUCT`][] with [`tz.Dirichlet`][] noise;
-        `num_simulations`; `fast_simulations`, of three moves in four, None for none; `cold_after`, for "puct", moves
-        after which the temperature is 0.25, None for a temperature of 1 throughout.
-    - `num_games` at once; `moves_per_epoch` in each; `train_steps_per_epoch` of `train_batch_size` samples.
-    - `capacity`, positions that the buffer keeps of a game's slot; `window`, the share of all moves made that samples
-        are drawn from, None for the whole buffer.
-    - `learning_rate`, at first; `anneal`, whether it falls to nothing in the time given, as half a cosine wave;
-        `weight_decay`, apart from the gradient; `l2`, in the loss.
-    - `td_lambda`, `search_value_share`: of [`tz.EpisodeReplayBuffer`][].
-    - `average_decay`: of [`tz.TrainConfig`][].
-    - `random_starts`: the most random moves that a game begins with; 0 for none.
     """
 
     env: str = "connect_four"
-    symmetry: Literal["none", "mirror", "dihedral"] = "mirror"
+    """The game, by a name that `tz.from_pgx` knows."""
+    symmetry: Literal["auto", "none", "mirror", "dihedral"] = "auto"
+    """What images of the board samples are augmented with; "auto" for those that the game is known to have."""
     num_blocks: int = 3
+    """Residual blocks of the network, see `tz.AZResNet`."""
     num_channels: int = 32
+    """Channels of each block."""
     norm: Literal["none", "layer", "batch"] = "none"
+    """What normalises activations."""
     head_channels: int = 16
+    """Channels of the policy's and of the value's head."""
     search: Literal["gumbel", "puct"] = "gumbel"
+    """Gumbel search, or PUCT with Dirichlet noise."""
     num_simulations: int = 16
+    """Of a move in self-play."""
     fast_simulations: int | None = None
+    """Of three moves in four, which are then no targets of the policy; None for none."""
     cold_after: int | None = None
+    """For PUCT: moves after which the temperature is 0.25; None for a temperature of 1 throughout."""
     num_games: int = 128
+    """Played at once."""
     moves_per_epoch: int = 16
+    """In each game."""
     train_batch_size: int = 512
+    """Samples of a gradient step."""
     train_steps_per_epoch: int = 12
+    """Gradient steps."""
     capacity: int = 500
+    """Positions that the buffer keeps of each game."""
     window: float | None = 0.5
+    """The share of all moves made, the newest, that samples are drawn from; None for the whole buffer."""
     learning_rate: float = 3e-3
+    """Of Adam, at first."""
     anneal: bool = True
+    """Whether the learning rate falls to nothing in the time given, as half a cosine wave."""
     weight_decay: float = 0.0
+    """Apart from the gradient, as in AdamW."""
     l2: float = 1e-4
+    """Weight of the sum of all squared weights in the loss."""
     td_lambda: float = 0.8
+    """Of the value targets: 1 for the outcome of the game, less for a mixture with the search's values on the way."""
     search_value_share: float = 0.0
+    """The share of the search's value of the position itself in its value target."""
     average_decay: float | None = None
+    """Of a running average of the weights, which then plays; None for none."""
     random_starts: int = 20
+    """The most random moves that a game begins with; 0 for none."""
 
     def build(self) -> tuple[Env, TrainConfig]:
         """The game, as it is played in training, and the settings of the loop.
 
         **Raises:** `ValueError` for a setting that one of its parts refuses.
         """
-        if self.symmetry not in _SYMMETRIES:
-            raise ValueError(f"Recipe: symmetry must be one of {', '.join(_SYMMETRIES)}, found {self.symmetry!r}.")
+        symmetry = _KNOWN.get(self.env, "none") if self.symmetry == "auto" else self.symmetry
+        if symmetry not in _SYMMETRIES:
+            raise ValueError(f"Recipe: symmetry must be auto, {', '.join(_SYMMETRIES)}; found {symmetry!r}.")
         env = from_pgx(self.env)
         adam = optax.inject_hyperparams(optax.adamw)(self.learning_rate, weight_decay=self.weight_decay)
         mcts, fast, window = self._search(env), self.fast_simulations, self.window
@@ -96,7 +106,7 @@ class Recipe:
             collection_steps_per_epoch=self.moves_per_epoch,
             train_steps_per_epoch=self.train_steps_per_epoch,
             loss=functools.partial(az_loss, l2_reg_lambda=self.l2),
-            augment=_SYMMETRIES[self.symmetry],
+            augment=_SYMMETRIES[symmetry],
             replay_window=None if window is None else lambda moves: max(100, int(window * moves)),
             average_decay=self.average_decay,
         )

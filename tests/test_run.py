@@ -1,0 +1,142 @@
+"""Runs in a folder and the command line: what they leave, go on with, and refuse."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+import tz
+import tz.run
+from tz.__main__ import main, parse
+
+# fmt: off
+TINY = [
+    "--env", "tic_tac_toe", "--num-blocks", "1", "--num-channels", "4", "--head-channels", "2", "--capacity", "64",
+    "--num-simulations", "4", "--num-games", "8", "--moves-per-epoch", "8", "--train-batch-size", "16",
+    "--train-steps-per-epoch", "2", "--random-starts", "3", "--test-epochs", "2", "--cpu-devices", "8",
+]
+# fmt: on
+
+
+def options(out, *more):
+    return ["--out", str(out), *TINY, *more]
+
+
+def metrics(folder) -> list[dict]:
+    timed = {"seconds", "moves_per_second", "simulations_per_second"}
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name not in timed} for row in rows]
+
+
+def weights(folder) -> list[np.ndarray]:
+    return [np.asarray(x) for x in jax.tree.leaves(tz.load_agent(folder / "agent.tz").evaluator) if hasattr(x, "dtype")]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a run of four epochs."""
+    folder = tmp_path_factory.mktemp("runs") / "straight"
+    main(options(folder, "--epochs", "4", "--tensorboard"))
+    return folder
+
+
+def test_a_run_leaves_metrics_settings_and_an_agent_that_plays(run):
+    assert [row["epoch"] for row in metrics(run)] == [0, 1, 2, 3]
+    assert "random_score" in metrics(run)[1] and "random_score" not in metrics(run)[2]
+    settings = json.loads((run / "settings.json").read_text())
+    assert settings["recipe"]["num_channels"] == 4 and settings["run"]["epochs"] == 4
+    assert settings["versions"]["jax"] == jax.__version__ and settings["devices"].startswith("8 x ")
+    card = tz.agent_card(run / "agent.tz")
+    assert card["epochs"] == 4 and card["recipe"] == settings["recipe"] and card["seed"] == 0
+    assert list((run / "tensorboard").iterdir())
+    env, player = tz.from_pgx("tic_tac_toe"), tz.load_agent(run / "agent.tz")
+    match = tz.play_match(env, player, tz.random_player(), num_games=2, max_steps=9, key=jax.random.key(0))
+    assert int(match.wins + match.draws + match.losses) == 2
+
+
+def test_a_run_that_is_stopped_by_a_signal_is_resumed_by_the_same_command(run, tmp_path, monkeypatch):
+    folder = tmp_path / "stopped"
+
+    def stop(metrics):
+        if metrics["epoch"] == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tz.run, "console_sink", stop)
+        with pytest.raises(SystemExit, match=r"SIGTERM after 2 epochs.*--resume"):
+            main(options(folder, "--epochs", "4"))
+    assert tz.agent_card(folder / "agent.tz")["epochs"] == 2
+    main(["--out", str(folder), "--resume", "--cpu-devices", "8"])
+    assert metrics(folder) == metrics(run)
+    for one, other in zip(weights(folder), weights(run), strict=True):
+        np.testing.assert_array_equal(one, other)
+    main(["--out", str(folder), "--resume", "--cpu-devices", "8"])  # nothing is left to do
+    assert len(metrics(folder)) == 4
+    main(["--out", str(folder), "--resume", "--cpu-devices", "8", "--epochs", "5"])
+    assert len(metrics(folder)) == 5
+
+
+def test_a_fork_begins_with_the_run_and_its_settings_but_for_those_given(run, tmp_path):
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    folder = tmp_path / "fork"
+    more = ["--learning-rate", "1e-4", "--num-simulations", "6", "--epochs", "5"]
+    main(["--out", str(folder), "--fork", str(run), "--cpu-devices", "8", *more])
+    assert [row["epoch"] for row in metrics(folder)] == [4]
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    recipe, _ = tz.run.saved_settings(folder)
+    assert recipe == dataclasses.replace(tz.run.saved_settings(run)[0], learning_rate=1e-4, num_simulations=6)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--epochs", "3", "--minutes", "1"], "either minutes or epochs, found minutes=1.0"),
+        ([], "either minutes or epochs, found minutes=None"),
+        (["--epochs", "0"], "epochs must be more than 0, found 0"),
+        (["--epochs", "3", "--mintes", "4"], "Unrecognized options: --mintes"),
+        (["--epochs", "3", "--norm", "group"], "norm"),
+        (["--epochs", "3", "--cold-after", "3"], "no temperature; leave cold_after None"),
+        (["--epochs", "3", "--env", "tictactoe"], "Did you mean 'tic_tac_toe'"),
+        (["--epochs", "3", "--num-games", "7"], "batch_size=7 cannot be split evenly over 8 devices"),
+        (["--epochs", "3", "--capacity", "4"], "replay.capacity=4 is less than"),
+        (["--resume"], "There is no run in"),
+        (["--epochs", "3", "--fork", "nowhere"], "There is no run in nowhere"),
+    ],
+)
+def test_options_without_sense_are_refused_before_anything_is_compiled(more, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    compiled = []
+    monkeypatch.setattr(tz.run, "train_for", lambda *args, **kwargs: compiled.append(0))
+    with pytest.raises(SystemExit) as stop:
+        main(options(tmp_path / "run", *more))
+    said = str(stop.value) + capsys.readouterr().err
+    assert message in " ".join(said.replace("\u2502", " ").split()) and not compiled
+
+
+def test_a_run_is_resumed_with_its_own_settings_only(run):
+    with pytest.raises(
+        ValueError, match=r"resumed with num_blocks 2, where it has 1; seed 5, where it has 0\. .*--fork"
+    ):
+        parse(["--out", str(run), "--resume", "--num-blocks", "2", "--seed", "5"])
+    assert parse(["--out", str(run), "--resume", "--epochs", "9"]).run.epochs == 9
+
+
+def test_a_folder_with_a_run_is_not_begun_anew(run, tmp_path):
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit, match="has a run in it. Go on with it by resume=True"):
+        main(options(run, "--epochs", "4"))
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    (tmp_path / "metrics.jsonl").write_text("of something else")
+    with pytest.raises(SystemExit, match="has a run in it"):
+        main(options(tmp_path, "--epochs", "4"))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"recipe": {"num_layers": 3}, "run": {}}', "\xff", '{"recipe": 3}'])
+def test_settings_that_are_damaged_are_refused(text, tmp_path):
+    (tmp_path / "settings.json").write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match=r"settings.json does not hold the settings of a run"):
+        tz.run.saved_settings(tmp_path)

@@ -1,0 +1,161 @@
+"""A whole training run in one folder: checkpoints, metrics, settings, and the agent. What the command line calls."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import time
+from typing import Any
+
+from tz.agent import save_agent
+from tz.arena import random_player
+from tz.checkpoint import Checkpoints
+from tz.config import LoopState, TrainConfig
+from tz.env import Env
+from tz.fork import fork
+from tz.logging import JsonLinesSink, Sink, TensorBoardSink, WandbSink, console_sink, run_facts
+from tz.memory import plan_memory
+from tz.recipe import Recipe, train_for
+from tz.sharding import data_mesh
+from tz.testers import OpponentTester
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+    """How long a run is, where it is kept, and how it can be watched."""
+
+    out: pathlib.Path
+    """The folder of the run, where everything is left: checkpoints, metrics, settings, and the agent."""
+    minutes: float | None = None
+    """Of training, those before it was resumed included."""
+    epochs: int | None = None
+    """Instead of minutes."""
+    seed: int = 0
+    """Of the first network and the games."""
+    resume: bool = False
+    """Goes on with the run in the folder, with its settings."""
+    fork: pathlib.Path | None = None
+    """The folder of another run, with whose last state and settings this one begins, but for those given here."""
+    save_minutes: float = 5.0
+    """Between two checkpoints."""
+    keep: int = 3
+    """How many of the newest checkpoints to keep, besides the best by the score against random play."""
+    test_epochs: int = 20
+    """Between two tests against random play."""
+    skip_nonfinite: bool = False
+    """Leaves out gradient steps that are not finite and counts them, instead of stopping."""
+    tensorboard: bool = False
+    """Whether to write event files for TensorBoard."""
+    wandb: str | None = None
+    """A project of Weights & Biases to log to."""
+
+    def __post_init__(self):
+        if (self.minutes is None) == (self.epochs is None):
+            raise ValueError(f"Expected either minutes or epochs, found minutes={self.minutes}, epochs={self.epochs}.")
+        if self.resume and self.fork is not None:
+            raise ValueError("Expected either resume or fork: a run that is resumed has begun already.")
+        for name in ("minutes", "epochs", "save_minutes", "keep", "test_epochs"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be more than 0, found {getattr(self, name)}.")
+
+
+def train_run(recipe: Recipe, settings: RunSettings) -> LoopState:
+    """Trains an agent and leaves in the folder `settings.out`: `settings.json`, `metrics.jsonl`, `checkpoints/` and,
+    whenever a checkpoint is saved, `agent.tz`.
+
+    **Returns:** the state after the last epoch.
+
+    **Raises:** `ValueError` for settings that do not fit together or into memory, for a folder with a run in it that is
+    not to be resumed, and for one without a run that is; all before anything is compiled. What [`tz.train_loop`][]
+    raises, such as `SystemExit` after a signal to stop.
+    """
+    begun = time.perf_counter()
+    env, config = recipe.build()
+    tester = OpponentTester(random_player(), "random")
+    options = {"testers": (tester,), "epochs_per_test": settings.test_epochs}
+    config = dataclasses.replace(config, **options, skip_nonfinite=settings.skip_nonfinite)
+    path, metrics = settings.out / "settings.json", settings.out / "metrics.jsonl"
+    if settings.resume and not path.exists():
+        raise ValueError(f"There is no run to resume in {settings.out}: {path} is missing.")
+    if not settings.resume and (path.exists() or metrics.exists()):
+        raise ValueError(
+            f"{settings.out} has a run in it. Go on with it by resume=True (on the command line --resume), choose "
+            "another folder, or delete this one yourself."
+        )
+    checkpoints = Checkpoints(
+        settings.out,
+        every_epochs=None,
+        every_minutes=settings.save_minutes,
+        keep=settings.keep,
+        best="random_score",
+        on_save=lambda state: _save_agent(settings.out, recipe, settings, env, state, checkpoints),
+        resume=settings.resume,
+    )
+    state = recipe.start(env, config, seed=settings.seed)
+    print(plan_memory(config, env, state.train.network, state.train.norm_state, mesh=data_mesh()))
+    state = _begin(checkpoints, settings, config, env, state)
+    facts = {"recipe": dataclasses.asdict(recipe), "run": _plain(settings), **run_facts()}
+    path.write_text(json.dumps(facts, indent=1) + "\n")
+    sinks = _sinks(settings, facts, int(state.epoch))
+    seconds = None if settings.minutes is None else 60 * settings.minutes - (time.perf_counter() - begun)
+    length = {"num_epochs": settings.epochs, "seconds": seconds}
+    try:
+        return train_for(recipe, env, config, state, **length, sinks=sinks, checkpoints=checkpoints)
+    finally:
+        for sink in sinks:
+            if isinstance(sink, TensorBoardSink | WandbSink):
+                sink.close()
+
+
+def saved_settings(folder: str | os.PathLike) -> tuple[Recipe, RunSettings]:
+    """The recipe and the other settings of the run in a folder.
+
+    **Raises:** `ValueError` if there is no run, or its settings are not those of a run of this version.
+    """
+    path = pathlib.Path(folder) / "settings.json"
+    try:
+        found = json.loads(path.read_text())
+        run = {name: value for name, value in found["run"].items() if name not in ("out", "fork")}
+        return Recipe(**found["recipe"]), RunSettings(out=pathlib.Path(folder), **run)
+    except OSError as error:
+        raise ValueError(f"There is no run in {folder}: {error}.") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} does not hold the settings of a run of this version of tz: {error}.") from error
+
+
+def _begin(
+    checkpoints: Checkpoints, settings: RunSettings, config: TrainConfig, env: Env, state: LoopState
+) -> LoopState:
+    if settings.fork is not None:
+        return fork(settings.fork, config, env, state)
+    return checkpoints.restore(state) if settings.resume else state
+
+
+def _sinks(settings: RunSettings, facts: dict[str, Any], first_epoch: int) -> list[Sink]:
+    first = first_epoch if settings.resume else None
+    sinks: list[Sink] = [console_sink, JsonLinesSink(settings.out / "metrics.jsonl", first_epoch=first)]
+    if settings.tensorboard:
+        sinks.append(TensorBoardSink(settings.out / "tensorboard", settings=facts))
+    if settings.wandb is not None:
+        sinks.append(WandbSink(settings.wandb, config=facts, dir=str(settings.out), name=settings.out.name))
+    return sinks
+
+
+def _save_agent(
+    out: pathlib.Path, recipe: Recipe, settings: RunSettings, env: Env, state: LoopState, checkpoints: Checkpoints
+) -> None:
+    facts = run_facts()
+    card = {
+        "recipe": dataclasses.asdict(recipe),
+        "seed": settings.seed,
+        "epochs": int(state.epoch),
+        "minutes": round(checkpoints.seconds / 60, 1),
+        "device": facts["devices"],
+        "versions": facts["versions"],
+    }
+    save_agent(out / "agent.tz", env, state.train.playing, state.train.norm_state, card=card)
+
+
+def _plain(settings: RunSettings) -> dict[str, Any]:
+    values = dataclasses.asdict(settings)
+    return {name: str(value) if isinstance(value, pathlib.Path) else value for name, value in values.items()}
