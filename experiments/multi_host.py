@@ -8,7 +8,9 @@ Anywhere else, the same command on each machine, with its own number and the add
 
     python experiments/multi_host.py --coordinator 10.0.0.1:9876 --num-processes 2 --process-id 0
 
-To try it on one machine without a GPU, add `--cpu-devices 4` and start both processes there.
+To try it on one machine without a GPU, add `--cpu-devices 4` and start both processes there. If one dies, the same
+command with `--resume` goes on from the last checkpoint, on as many processes as there are then; `--out` must be a
+folder that all of them see.
 """
 
 import argparse
@@ -32,6 +34,7 @@ def main() -> None:
     parser.add_argument("--game", default="tic_tac_toe")
     parser.add_argument("--games", type=int, default=64, help="in all, a multiple of the number of devices")
     parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument("--out", type=Path, default=Path("runs/multi_host"))
     arguments = parser.parse_args()
 
@@ -59,8 +62,13 @@ def main() -> None:
         testers=(tz.OpponentTester(tz.random_player(), "random", num_episodes=arguments.games),),
     )
     state = tz.init_loop(config, env, network, key=jax.random.key(1))
-    sinks = [tz.console_sink, tz.JsonLinesSink(arguments.out / "metrics.jsonl")]
-    state = tz.train_loop(config, env, state, num_epochs=arguments.epochs, sinks=sinks)
+    checkpoints = tz.Checkpoints(arguments.out, every_epochs=1, resume=arguments.resume)
+    state = checkpoints.restore(state)
+    sinks = [tz.console_sink]
+    if jax.process_index() == 0:
+        sinks.append(tz.JsonLinesSink(arguments.out / "metrics.jsonl", first_epoch=int(state.epoch)))
+    left = arguments.epochs - int(state.epoch)
+    state = tz.train_loop(config, env, state, num_epochs=left, sinks=sinks, checkpoints=checkpoints)
     if jax.process_index() == 0:
         tz.save_agent(arguments.out / "agent.tz", env, state.train.network)
         weights = jax.device_get(jax.tree.leaves(eqx.filter(state.train.network, eqx.is_array)))

@@ -1,4 +1,4 @@
-"""Two processes of four devices against one of eight, and what is left of two when one dies."""
+"""Two processes of four devices against one of eight; when one dies, both end, and one process goes on alone."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def alone(tmp_path_factory):
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_two_processes_give_the_same_and_end_together(tmp_path, alone, victim):
+def test_two_processes_give_the_same_end_together_and_one_goes_on(tmp_path, alone, victim):
     pair = start_pair(tmp_path)
     try:
         deadline = time.monotonic() + 300
@@ -65,3 +65,8 @@ def test_two_processes_give_the_same_and_end_together(tmp_path, alone, victim):
         for process in pair:
             process.kill()
             process.wait()
+    *_, newest = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdecimal())
+    assert newest >= NUM_EPOCHS - 1
+    more = ["--num-processes", "1", "--cpu-devices", "8", "--epochs", str(newest + 1), "--resume"]
+    assert start(tmp_path, tmp_path / "log", *more).wait(timeout=300) == 0, (tmp_path / "log").read_text()
+    assert [row["epoch"] for row in epochs(tmp_path)] == list(range(newest + 1))

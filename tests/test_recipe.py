@@ -50,14 +50,14 @@ def compiled():
 
 
 @pytest.mark.parametrize("num_devices", [1, 2])
-def test_setting_the_learning_rate_compiles_nothing_again(num_devices, compiled):
+def test_each_phase_is_compiled_once_also_where_the_learning_rate_is_set(num_devices, compiled):
     env, config = TINY.build()
     mesh, seen = tz.data_mesh(jax.devices()[:num_devices]), []
     network = tz.MLP(env.observation.shape, env.num_actions, width=4, key=jax.random.key(0))
     state = tz.init_loop(config, env, network, key=jax.random.key(1), mesh=mesh)
     state = tz.train_loop(config, env, state, num_epochs=2, sinks=[], mesh=mesh)
     phases = {"jit(_collect)", "jit(_add)", "jit(_learn)"}
-    assert phases <= set(compiled)
+    assert all(compiled.count(phase) == 1 for phase in phases)
     compiled.clear()
     state = tz.train_for(TINY, env, config, state, num_epochs=6, sinks=[seen.append], mesh=mesh)
     assert int(state.epoch) == 6 and len(seen) == 4

@@ -54,9 +54,11 @@ def place(tree: PyTree, mesh: Mesh, *, split: bool) -> PyTree:
     Arrays that are not yet on a mesh of several processes must be the same in each of them. What is already on the one
     device of a mesh is left as it is, so that functions compiled for it need not be compiled again.
     """
-    sharding = NamedSharding(mesh, PartitionSpec(DATA) if split else PartitionSpec())
 
     def put(x):
+        # XLA does not split what is empty; if this did, the first use of its results would be compiled once more.
+        is_split = split and eqx.is_array(x) and x.size > 0
+        sharding = NamedSharding(mesh, PartitionSpec(DATA) if is_split else PartitionSpec())
         if not eqx.is_array(x) or (mesh.size == 1 and x.devices() == set(mesh.devices.flat)):
             return x
         if sharding.is_fully_addressable or not x.is_fully_addressable:
