@@ -1,9 +1,11 @@
 """Checkpoints: training goes on bit for bit wherever it was stopped, and nothing damaged is taken for sound."""
 
+import contextlib
 import functools
 import json
 import os
 import pathlib
+import pickle
 import random
 import resource
 import shutil
@@ -285,10 +287,38 @@ def test_damaged_checkpoints_are_refused_or_read_as_they_were(run, tmp_path):
 
 
 ENVIRONMENT = os.environ | {
-    "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
+
+
+class Bomb:
+    """What a pickle does when it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.write_text, (self.path, "executed")
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
+def test_nothing_in_a_checkpoint_is_executed(run, tmp_path):
+    """Every file of a checkpoint, in turn, is a pickle that writes a file when it is loaded."""
+    bomb = pickle.dumps(Bomb(tmp_path / "executed"))
+    pickle.loads(bomb)
+    assert (tmp_path / "executed").exists()
+    (tmp_path / "executed").unlink()
+    names = [path.relative_to(run[0]) for path in (run[0] / "checkpoints" / "4").rglob("*") if path.is_file()]
+    template = start()
+    for index, name in enumerate(names):
+        copy = shutil.copytree(run[0], tmp_path / str(index))
+        (copy / name).write_bytes(bomb)
+        with contextlib.suppress(ValueError):  # a few files are not needed to read the rest
+            tz.Checkpoints(copy, resume=True).restore(template)
+    assert len(names) > 10 and not (tmp_path / "executed").exists()
+
+
 PHASES = ("collect_phase", "train_phase", "test_phase", "save")
 
 

@@ -37,7 +37,8 @@ class Checkpoints:
 
     **Arguments:**
 
-    - `folder`: made where it is missing; its checkpoints are in `folder/checkpoints`.
+    - `folder`: made where it is missing; its checkpoints are in `folder/checkpoints`. Several processes need one that
+        all of them see.
     - `every_epochs`, `every_minutes`: how often to save, whichever comes first; None for never. The state after the
         last epoch of a loop is saved anyway.
     - `keep`: how many of the newest to keep.

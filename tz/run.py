@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import time
+import uuid
 from typing import Any
 
 from tz.agent import save_agent
@@ -94,7 +95,8 @@ def train_run(recipe: Recipe, settings: RunSettings) -> LoopState:
     state = recipe.start(env, config, seed=settings.seed)
     print(plan_memory(config, env, state.train.network, state.train.norm_state, mesh=data_mesh()))
     state = _begin(checkpoints, settings, config, env, state)
-    facts = {"recipe": dataclasses.asdict(recipe), "run": _plain(settings), **run_facts()}
+    run_id = json.loads(path.read_text()).get("id") if settings.resume else uuid.uuid4().hex[:8]
+    facts = {"recipe": dataclasses.asdict(recipe), "run": _plain(settings), "id": run_id, **run_facts()}
     path.write_text(json.dumps(facts, indent=1) + "\n")
     sinks = _sinks(settings, facts, int(state.epoch))
     seconds = None if settings.minutes is None else 60 * settings.minutes - (time.perf_counter() - begun)
@@ -137,7 +139,8 @@ def _sinks(settings: RunSettings, facts: dict[str, Any], first_epoch: int) -> li
     if settings.tensorboard:
         sinks.append(TensorBoardSink(settings.out / "tensorboard", settings=facts))
     if settings.wandb is not None:
-        sinks.append(WandbSink(settings.wandb, config=facts, dir=str(settings.out), name=settings.out.name))
+        about = {"id": facts["id"], "resume": "allow", "name": settings.out.name, "dir": str(settings.out)}
+        sinks.append(WandbSink(settings.wandb, config=facts, **about))
     return sinks
 
 
