@@ -39,7 +39,7 @@ def train(minutes: float, folder: pathlib.Path) -> dict[str, np.ndarray]:
         rows.append((minute, resident_megabytes(), speed, metrics["seconds"], len(compiled), "random_score" in metrics))
 
     state = recipe.start(env, config, seed=0)
-    checkpoints = tz.Checkpoints(folder, every_epochs=None, every_minutes=5)
+    checkpoints = tz.Checkpoints(folder, every_epochs=None, every_minutes=0.25)
     sinks = [watch, tz.JsonLinesSink(folder / "metrics.jsonl")]
     tz.train_for(recipe, env, config, state, seconds=60 * minutes, sinks=sinks, checkpoints=checkpoints)
     names = "minute", "memory", "speed", "seconds", "compiled", "tested"
