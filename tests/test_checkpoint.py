@@ -1,6 +1,7 @@
 """Checkpoints: training goes on bit for bit wherever it was stopped, and nothing damaged is taken for sound."""
 
 import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -140,8 +141,9 @@ def test_saving_by_the_clock_and_at_the_end_only(run, tmp_path):
     assert checkpoints.epochs == [4]
 
 
-def test_a_folder_with_a_run_is_not_begun_anew(run):
-    folder, _ = run
+def test_a_folder_with_a_run_is_not_begun_anew(run, tmp_path):
+    folder = shutil.copytree(run[0], tmp_path / "run")
+    (folder / "checkpoints" / "5.orbax-checkpoint-tmp").mkdir()  # what another process is writing
     before = sorted(folder.rglob("*"))
     with pytest.raises(ValueError, match=r"has a run of 4 epochs in it. Go on with it by resume=True"):
         tz.Checkpoints(folder)
@@ -241,6 +243,16 @@ def test_a_loop_in_another_thread_saves_without_signals(tmp_path):
     thread.start()
     thread.join()
     assert checkpoints.epochs == [1]
+
+
+def test_the_state_of_a_warm_up_that_is_not_finite_is_saved_too(tmp_path):
+    network = lambda observation: (jax.numpy.zeros(9), jax.numpy.where(observation.sum() > 0, jax.numpy.nan, 0.0))
+    config = dataclasses.replace(CONFIG, testers=(), average_decay=None)
+    state = tz.init_loop(config, ENV, network, key=jax.random.key(0), mesh=MESH)
+    checkpoints = tz.Checkpoints(tmp_path)
+    with pytest.raises(FloatingPointError, match="self-play step 0 of epoch 0"):
+        tz.train_loop(config, ENV, state, num_epochs=1, sinks=[], mesh=MESH, checkpoints=checkpoints)
+    assert tz.Checkpoints(tmp_path / "stopped_in_epoch_0", resume=True).epochs == [0]
 
 
 def test_the_state_before_a_step_that_is_not_finite_is_saved(tmp_path):

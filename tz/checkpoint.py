@@ -72,15 +72,16 @@ class Checkpoints:
         """What the epochs of the run have taken, those before it was resumed included."""
         self._ocp, self._saved_at = orbax(), time.monotonic()
         path = _writable((self.folder / "checkpoints").absolute())
+        found = [int(entry.name) for entry in path.iterdir() if entry.name.isdecimal()]
+        if found and not resume:  # before orbax clears away what another process may be writing
+            raise ValueError(
+                f"Checkpoints: {self.folder} has a run of {max(found)} epochs in it. Go on with it by resume=True "
+                "(on the command line --resume), choose another folder, or delete this one yourself."
+            )
         self._kept = _Kept(keep)
         options = self._ocp.CheckpointManagerOptions(preservation_policy=self._kept, cleanup_tmp_directories=True)
         self._manager = self._ocp.CheckpointManager(path, options=options, item_names=("state", "facts"))
         self._saved = SavedRun(self.folder, self._manager)
-        if self.epochs and not resume:
-            raise ValueError(
-                f"Checkpoints: {self.folder} has a run of {self.epochs[-1]} epochs in it. Go on with it by resume=True "
-                "(on the command line --resume), choose another folder, or delete this one yourself."
-            )
         for epoch in self.epochs if best is not None else ():
             with contextlib.suppress(ValueError):  # a damaged one cannot be the best
                 name, score = self._saved.facts(epoch)[1]["best"]

@@ -101,7 +101,8 @@ def train_loop(
     with _noted_signals(checkpoints is not None) as noted, bar(num_epochs, "epoch", shown) as epochs:
         if int(state.epoch) == 0 and config.warmup_steps > 0:
             epochs.set_description("warm-up")
-            state = _warm_up(config, env, state, mesh)
+            with _set_aside(checkpoints):
+                state = _warm_up(config, env, state, mesh)
             epochs.set_description("")
         while last is None or int(state.epoch) < last:
             if before_epoch is not None:
@@ -109,12 +110,8 @@ def train_loop(
                 if changed is None:
                     break
                 state = changed
-            try:
+            with _set_aside(checkpoints):
                 state, metrics = _epoch(config, env, state, mesh, shown)
-            except NotFiniteError as error:
-                if checkpoints is not None:
-                    error.add_note(f"The state is saved in {checkpoints.save_aside(error.state)}, to look at.")
-                raise
             for sink in sinks if is_first else ():
                 sink(metrics)
             epochs.update()
@@ -129,6 +126,17 @@ def train_loop(
     if checkpoints is not None:
         checkpoints.finish(state)
     return state
+
+
+@contextmanager
+def _set_aside(checkpoints: Checkpoints | None) -> Iterator[None]:
+    """Saves the state in which something came up that is not finite, and says where."""
+    try:
+        yield
+    except NotFiniteError as error:
+        if checkpoints is not None:
+            error.add_note(f"The state is saved in {checkpoints.save_aside(error.state)}, to look at.")
+        raise
 
 
 def _warm_up(config: TrainConfig, env: Env, state: LoopState, mesh: Mesh) -> LoopState:

@@ -14,7 +14,7 @@ from tz.config import TrainConfig
 from tz.env import Env
 from tz.phases import evaluator_of, start_games
 from tz.search import Evaluator
-from tz.sharding import DATA
+from tz.sharding import DATA, data_mesh
 from tz.testers import Tester
 from tz.train import init_train
 
@@ -58,8 +58,8 @@ def plan_memory(
     the results of all layers on a batch (both measured, see `experiments/memory.py`).
     """
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), config.batch_size))
-    one = jax.make_mesh((1,), (DATA,), devices=list(mesh.devices.flat)[:1])
-    games, buffer = eqx.filter_eval_shape(start_games, config, env, one, keys)
+    one_device = data_mesh(list(mesh.devices.flat)[:1])
+    games, buffer = eqx.filter_eval_shape(start_games, config, env, one_device, keys)
     average = config.average_decay is not None
     train = eqx.filter_eval_shape(lambda: init_train(config.optimizer, network, norm_state, average=average))
     evaluator = evaluator_of(config, env, train)
