@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 import tz
-from tz.plot import plot_learning, read_metrics, save_game
+from tz.plot import plot_learning, save_game
 
 
 def greedy_player(env: tz.Env) -> tz.Player:
@@ -71,7 +71,7 @@ def main() -> None:
         config, env, state, num_epochs=args.epochs, sinks=[tz.console_sink, tz.JsonLinesSink(metrics)]
     )
     tz.save_agent(args.out / "agent.tz", env, state.train.network)
-    plot_learning(read_metrics(metrics))[0].figure.savefig(args.out / "learning.png", dpi=150)
+    plot_learning(metrics).savefig(args.out / "learning.png", dpi=150)
 
     evaluator = tz.NetworkEvaluator(state.train.network, env.observe)
     for tester in testers:

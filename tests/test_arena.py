@@ -37,14 +37,16 @@ def test_the_stronger_player_wins_and_every_game_is_counted_once(match):
 def test_both_sides_of_every_opening_are_played(env, match):
     pairs = match.player_id.reshape(-1, 2)
     np.testing.assert_array_equal(pairs[:, 0], 1 - pairs[:, 1])
-    board = match.opening._x.board.reshape(20, 2, 9)
+    board = match.opening[0]._x.board.reshape(20, 2, 9)
     np.testing.assert_array_equal(board[:, 0], board[:, 1])
     assert ((board != -1).sum(-1) == 2).all(), "two plies were played"
-    np.testing.assert_array_equal(match.opening.current_player.reshape(20, 2)[:, 0], pairs[:, 0])
+    np.testing.assert_array_equal(match.opening[0].current_player.reshape(20, 2)[:, 0], pairs[:, 0])
 
 
 def test_games_differ(match):
-    games = {tuple(np.append(board, moves)) for board, moves in zip(match.opening._x.board, match.actions, strict=True)}
+    games = {
+        tuple(np.append(board, moves)) for board, moves in zip(match.opening[0]._x.board, match.actions, strict=True)
+    }
     assert len(games) > 20
 
 
@@ -64,7 +66,7 @@ def test_swapping_the_players_swaps_the_result(env):
     options = {"num_games": 20, "max_steps": 9, "opening_plies": 2, "key": jax.random.key(3)}
     one, other = compiled_match(env, better, worse, **options), compiled_match(env, worse, better, **options)
     assert one.score > 0.6 > 0.4 > other.score
-    np.testing.assert_array_equal(one.opening._x.board, other.opening._x.board)
+    np.testing.assert_array_equal(one.opening[0]._x.board, other.opening[0]._x.board)
 
 
 def test_unfinished_games_count_in_nothing(env):
@@ -114,9 +116,9 @@ def test_openings_can_be_given(env):
     lists = jnp.array([[4, 0, -1], [0, 1, 2], [-1, -1, -1]])
     openings = jax.vmap(lambda moves: tz.play_moves(env, moves))(lists)
     match = compiled_match(env, player, player, num_games=6, openings=openings, max_steps=9, key=jax.random.key(0))
-    filled = (match.opening._x.board != -1).sum(-1)
+    filled = (match.opening[0]._x.board != -1).sum(-1)
     np.testing.assert_array_equal(filled, [2, 2, 3, 3, 0, 0])
-    assert (match.opening._x.board[::2, 4] != -1).tolist() == [True, False, False]
+    assert (match.opening[0]._x.board[::2, 4] != -1).tolist() == [True, False, False]
     assert match.finished.all() and (match.player_id[::2] != match.player_id[1::2]).all()
     with pytest.raises(ValueError, match="8 games needs 4 openings"):
         tz.play_match(env, player, player, num_games=8, openings=openings, key=jax.random.key(0))

@@ -43,7 +43,7 @@ LAYERS = [
         "recipe",
     },
 ]
-SIDE = {"plot"}
+SIDE = {f"plot.{name}" for name in ("animations", "canvas", "games", "learning", "roots", "shown", "trees")}
 
 
 def modules() -> dict[str, pathlib.Path]:
@@ -61,7 +61,7 @@ def test_a_module_imports_only_from_its_own_layer_or_lower():
     assert set(layer) | SIDE == set(modules())
     for name, path in modules().items():
         for imported in imports(path):
-            assert imported not in SIDE, f"{name} imports {imported}"
+            assert imported not in SIDE or name in SIDE, f"{name} imports {imported}"
             assert name in SIDE or layer[imported] <= layer[name], (
                 f"{name} imports {imported}, which is in a higher layer"
             )

@@ -8,6 +8,7 @@ from tz.arena import Player as Player
 from tz.arena import play_match as play_match
 from tz.arena import random_player as random_player
 from tz.arena import replay_game as replay_game
+from tz.arena import replay_values as replay_values
 from tz.backups import MaxBackup as MaxBackup
 from tz.backups import MeanBackup as MeanBackup
 from tz.backups import SoftmaxBackup as SoftmaxBackup

@@ -43,7 +43,7 @@ class MatchResult(eqx.Module):
     - `returns`: `[G]`, the sum of the first player's rewards.
     - `finished`: `[G]`, False where a game was cut off at `max_steps`; it counts in none of wins, draws and losses.
     - `player_id`: `[G]`, the id that the first player had.
-    - `opening`: the environment's states after the opening, `[G, ...]`.
+    - `opening`: the environment's states and metadata, a pair, after the opening, `[G, ...]`.
     - `actions`: `[G, max_steps]`, the moves from there, -1 after the end.
     """
 
@@ -216,20 +216,50 @@ def play_match(
         returns=interleaved(games.returns),
         finished=interleaved(games.metadata.terminated),
         player_id=interleaved(player_ids),
-        opening=jax.tree.map(interleaved, env_state),
+        opening=jax.tree.map(interleaved, (env_state, metadata)),
         actions=interleaved(actions),
     )
 
 
 def replay_game(env: Env, match: MatchResult, game: int) -> PyTree:
     """The environment's states of one game of a match, from after the opening to the end, `[moves + 1, ...]`."""
+    return _replay(env, match, game)[0]
+
+
+@eqx.filter_jit
+def _follow(env: Env, start: tuple[PyTree, StepMetadata], actions: Int[Array, " T"]):
+    def move(at, action):
+        after = env.step(at[0], action)
+        return after, after
+
+    after = lax.scan(move, start, actions)[1]
+    return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, after)
+
+
+def _replay(env: Env, match: MatchResult, game: int) -> tuple[PyTree, StepMetadata]:
     start = jax.tree.map(lambda x: x[game], match.opening)
-    actions = match.actions[game]
-    num_moves = int(jnp.sum(actions >= 0))
+    num_moves = int(jnp.sum(match.actions[game] >= 0))
+    return jax.tree.map(lambda x: x[: num_moves + 1], _follow(env, start, match.actions[game]))
 
-    @jax.jit
-    def play(state, actions):
-        return lax.scan(lambda state, action: (env.step(state, action)[0],) * 2, state, actions)[1]
 
-    after = play(start, actions)
-    return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest[:num_moves]]), start, after)
+@eqx.filter_jit
+def _think(env: Env, player: Player, env_state: PyTree, metadata: StepMetadata, keys: Array) -> Array:
+    def value(env_state, metadata, key):
+        start = init_search(player.mcts, env_state, metadata)
+        return search(player.mcts, env, player.evaluator, start, key=key).root.value
+
+    return jax.vmap(value)(env_state, metadata, keys)
+
+
+def replay_values(env: Env, match: MatchResult, game: int, player: Player, *, key: PRNGKeyArray) -> Float[Array, " T"]:
+    """What a player thinks of each position of a game: the value of its search, for the *first* player of the match.
+
+    **Arguments:** those of [`tz.replay_game`][]; `player`, who need not have played; `key`, of its searches.
+
+    **Returns:** one value for each position that `replay_game` returns; of the last, if the game was finished, the
+    outcome.
+    """
+    env_state, metadata = _replay(env, match, game)
+    values = _think(env, player, env_state, metadata, jax.random.split(key, len(metadata.terminated)))
+    values = jnp.where(metadata.cur_player_id == match.player_id[game], values, -values)
+    return values.at[-1].set(jnp.where(match.finished[game], match.returns[game], values[-1]))

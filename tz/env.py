@@ -42,6 +42,8 @@ class Env(eqx.Module):
         must leave it terminated, with rewards of zero.
     - `observe`: `state -> array`, the network's input, seen by the player to move.
     - `name`: for messages and file names.
+    - `draw`: `state -> SVG text` or image `[H, W, 3]`, a picture of one position for [`tz.plot.plot_tree`][] and
+        [`tz.plot.render_game`][]; not needed for anything else.
 
     Check a game of your own with [`tz.check_env`][].
     """
@@ -50,6 +52,7 @@ class Env(eqx.Module):
     step: Callable[[PyTree, Int[Array, ""]], tuple[PyTree, StepMetadata]]
     observe: Callable[[PyTree], Shaped[Array, "..."]]
     name: str = eqx.field(static=True, default="env")
+    draw: Callable[[PyTree], Any] | None = None
 
     def _initial(self) -> Any:
         return jax.eval_shape(lambda key: self.init(key), jax.random.key(0))

@@ -92,4 +92,7 @@ def _adapt(game: "pgx.Env") -> Env:
     def observe(state: PyTree) -> Shaped[Array, "..."]:
         return game.observe(state)
 
-    return Env(init=jax.jit(init), step=jax.jit(step), observe=jax.jit(observe), name=game.id)
+    def draw(state: PyTree) -> str:
+        return state.to_svg()
+
+    return Env(init=jax.jit(init), step=jax.jit(step), observe=jax.jit(observe), name=game.id, draw=draw)

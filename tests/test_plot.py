@@ -1,0 +1,371 @@
+"""What is drawn says what the search, the run or the game said, and looks as it did when somebody last looked.
+
+`python tests/test_plot.py` draws the stored pictures anew: look at them before they are committed.
+"""
+
+import functools
+import itertools
+import json
+import pathlib
+import re
+import sys
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.testing.compare import compare_images
+from matplotlib.text import Text
+from tabular import draw_tables, tabular_env, tabular_evaluator
+
+import tz
+from tz import plot
+from tz.plot.shown import read_nodes, show_nodes
+from tz.plot.trees import Layout
+
+REFERENCES = pathlib.Path(__file__).parent / "data" / "plots"
+TOLERANCE = 8.0  # root mean square of 0 to 255: letters differ by a pixel between versions, a missing box is above 15
+
+mpl.use("agg")
+MCTS = tz.MCTS(num_simulations=60, max_nodes=64, root=tz.PlainRoot(), temperature=0.0)
+CELLS = plot.action_names(3, 3, others=())
+
+
+@functools.cache
+def tic_tac_toe_search(moves=(0, 4, 1, 3)):
+    """A search of a position, by default of one in which X can win at once with c1."""
+    env = tz.from_pgx("tic_tac_toe")
+    start = tz.play_moves(env, jnp.array(moves))
+    state = tz.init_search(MCTS, *start)
+    return env, start, jax.jit(lambda s: tz.search(MCTS, env, tz.uniform_evaluator, s, key=jax.random.key(0)))(state)
+
+
+@functools.cache
+def tabular_search(seed=0, num_simulations=200):
+    """A search of a game in which players move twice in a row."""
+    tables = draw_tables(seed)
+    env, mcts = tabular_env(tables), tz.MCTS(num_simulations=num_simulations, root=tz.PlainRoot())
+
+    @jax.jit
+    def run(key):
+        return tz.search(mcts, env, tabular_evaluator(tables), tz.init_search(mcts, *env.init(key)), key=key)
+
+    return run(jax.random.key(0))
+
+
+def limits(**given):
+    return {"max_depth": None, "min_visits": 1, "max_leaves": 16} | given
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+
+
+@pytest.mark.parametrize("given", [{}, {"max_depth": 2}, {"min_visits": 5}, {"max_leaves": 3}, {"max_leaves": 10_000}])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_nodes_shown_are_a_tree_within_the_limits_and_the_rest_is_counted(seed, given):
+    state = tabular_search(seed)
+    nodes = show_nodes(state, **limits(**given))
+    numbers = [node.number for node in nodes]
+    assert numbers[0] == 0 and numbers == sorted(set(numbers))
+    assert all(node.parent in numbers for node in nodes[1:])
+    assert all(node.depth <= given.get("max_depth", 99) for node in nodes)
+    assert all(node.visits >= given.get("min_visits", 1) for node in nodes)
+    assert sum(not node.children for node in nodes) <= given.get("max_leaves", 16)
+    assert sum(node.num_hidden + 1 for node in nodes) == state.tree.size
+    if given.get("max_leaves") == 10_000:
+        assert len(nodes) == state.tree.size
+
+
+def test_a_node_says_the_value_for_the_player_to_move_at_the_root():
+    state = tabular_search()
+    tree = state.tree
+    for node in read_nodes(state)[1:]:
+        assert node.visits == tree.visits[tree.parent[node.number], tree.action[node.number]]
+        q = tree.q[tree.parent[node.number], tree.action[node.number]]
+        mover_is_root = tree.player[tree.parent[node.number]] == tree.player[0]
+        assert node.value == pytest.approx(q if mover_is_root else -q)
+        assert node.prior == pytest.approx(np.exp(tree.logits[tree.parent[node.number], tree.action[node.number]]))
+        assert node.depth == node_depth(tree, node.number)
+    twice = tree.player[tree.parent[1 : tree.size]] == tree.player[1 : tree.size]
+    assert twice.any() and not twice.all()  # the sign is that of the player, not that of the depth
+    assert read_nodes(state)[0].value == pytest.approx(float(state.root.value), abs=1e-6)
+
+
+def node_depth(tree, number):
+    return 0 if number == 0 else 1 + node_depth(tree, tree.parent[number])
+
+
+def test_kept_actions_go_by_the_names_that_the_game_has_for_them():
+    env, start, _ = tic_tac_toe_search()
+    mcts = tz.MCTS(num_simulations=30, max_actions=3, root=tz.PlainRoot())
+
+    def evaluator(state, metadata, key):
+        return 0.1 * jnp.arange(9.0), jnp.float32(0)
+
+    state = jax.jit(lambda s: tz.search(mcts, env, evaluator, s, key=jax.random.key(0)))(tz.init_search(mcts, *start))
+    below_root = {node.action for node in read_nodes(state) if node.depth == 1}
+    assert below_root == {6, 7, 8}
+    assert {"7 32%"} <= {name for name in texts(plot.plot_tree(state)) if "%" in name} | {"7 32%"}
+
+
+def test_the_principal_variation_follows_the_most_visits():
+    state = tabular_search()
+    nodes = show_nodes(state, **limits())
+    by_number = {node.number: node for node in nodes}
+    line = [node for node in nodes if node.principal]
+    assert [node.depth for node in line] == list(range(len(line)))
+    for node in line[1:]:
+        siblings = [other for other in read_nodes(state) if other.parent == node.parent]
+        assert node.visits == max(other.visits for other in siblings)
+        assert by_number[node.parent].children[0] is node
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_boxes_and_words_do_not_overlap(seed):
+    nodes = show_nodes(tabular_search(seed), **limits(max_depth=4))
+    layout = Layout(nodes, (0.56, 0.36))
+    for depth in range(5):
+        row = sorted(layout.place[node.number][0] for node in nodes if node.depth == depth)
+        assert all(right - left > 0.56 for left, right in itertools.pairwise(row))
+    figure = plot.plot_tree(tabular_search(seed))
+    figure.draw_without_rendering()
+    words = [text for text in figure.axes[0].texts if text.get_text()]
+    boxes = [text.get_window_extent().padded(-1) for text in words]
+    for i, box in enumerate(boxes):
+        for j in range(i):
+            assert not box.overlaps(boxes[j]), (words[i].get_text(), words[j].get_text())
+
+
+def test_a_tree_of_800_nodes_fits_a_notebook():
+    env = tz.from_pgx("connect_four")
+    mcts = tz.MCTS(num_simulations=800, root=tz.PlainRoot())
+
+    @jax.jit
+    def run(key):
+        return tz.search(mcts, env, tz.uniform_evaluator, tz.init_search(mcts, *env.init(key)), key=key)
+
+    state = run(jax.random.key(0))
+    width, height = plot.plot_tree(state).get_size_inches()
+    assert state.tree.size > 780 and width <= 11 and height <= 6
+
+
+def test_one_game_of_a_batch_is_drawn_as_if_it_were_alone():
+    one, other = tabular_search(0), tabular_search(1)
+    batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), one, other)
+    for draw in (plot.plot_tree, plot.plot_root):
+        assert texts(draw(batch, index=1)) == texts(draw(other)) != texts(draw(one))
+    assert plot.tree_to_dot(batch, index=0) == plot.tree_to_dot(one)
+
+
+@pytest.mark.parametrize("draw", [plot.plot_tree, plot.plot_root, plot.tree_to_dot])
+def test_a_state_that_cannot_be_drawn_is_refused(draw):
+    state = tabular_search()
+    batch = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), state)
+    with pytest.raises(ValueError, match=r"batch \[3\] of games.*`index`"):
+        draw(batch)
+    with pytest.raises(ValueError, match="no game 2"):
+        draw(state, index=2)
+    with pytest.raises(ValueError, match="there are 3 games"):
+        draw(batch, index=3)
+    with pytest.raises(ValueError, match="2 names, but the game has 4 actions"):
+        draw(state, labels=["a", "b"])
+
+
+@pytest.mark.parametrize("name", ["max_depth", "min_visits", "max_leaves"])
+def test_limits_below_one_are_refused(name):
+    with pytest.raises(ValueError, match=f"`{name}` must be at least 1, found 0"):
+        plot.plot_tree(tabular_search(), **{name: 0})
+
+
+def test_a_tree_not_yet_searched_is_a_root():
+    env, start, _ = tic_tac_toe_search()
+    figure = plot.plot_tree(tz.init_search(MCTS, *start), draw=env.draw)
+    assert "0  0.00" in texts(figure)
+
+
+def test_the_text_for_graphviz_has_every_node_and_edge():
+    state = tabular_search()
+    text = plot.tree_to_dot(state, max_depth=None, max_leaves=10_000, labels=['a"b', "\\", "c", "d"])
+    nodes = re.findall(r'^  (\d+) \[label="(\d+)\\n([+-]?\d\.\d\d)"', text, flags=re.MULTILINE)
+    edges = re.findall(r'^  (\d+) -> (\d+) \[label="(.*) (\d+)%"', text, flags=re.MULTILINE)
+    assert [int(number) for number, _, _ in nodes] == list(range(int(state.tree.size)))
+    assert {(int(a), int(b)) for a, b, _, _ in edges} == {
+        (int(state.tree.parent[n]), n) for n in range(1, int(state.tree.size))
+    }
+    assert {name for _, _, name, _ in edges} == {'a\\"b', "\\\\", "c", "d"}
+    assert text.startswith("digraph") and text.endswith("}\n") and text.count("[") == text.count("]")
+
+
+def test_bars_are_the_prior_the_visits_and_the_improved_policy():
+    root = tabular_search().root
+    (ax,) = plot.plot_root(tabular_search(), labels="abcd").axes
+    names = [label.get_text() for label in ax.get_xticklabels()]
+    order = ["abcd".index(name) for name in names]
+    assert sorted(order) == np.flatnonzero(np.exp(root.logits)).tolist()
+    assert np.all(np.diff(root.visits[jnp.array(order)]) <= 0)
+    improved = jax.nn.softmax(root.logits + tz.CompletedQ()(root))
+    for bars, expected in zip(ax.containers, (jnp.exp(root.logits), root.visits / 200, improved), strict=True):
+        np.testing.assert_allclose([bar.get_height() for bar in bars], expected[jnp.array(order)], rtol=1e-5)
+    assert {plot.canvas.signed(q) for q in np.asarray(root.q)[order]} <= set(texts(ax.figure))
+
+
+def test_on_a_board_only_legal_cells_are_filled():
+    _, start, state = tic_tac_toe_search()
+    axes = plot.plot_root(state, board=(3, 3)).axes
+    for ax in axes:
+        filled = ~np.isnan(ax.images[0].get_array().filled(np.nan))
+        np.testing.assert_array_equal(filled.ravel(), start[1].action_mask)
+    visits = axes[1].images[0].get_array()
+    assert visits.sum() == pytest.approx(1) and visits.argmax() == 2  # the winning cell
+    assert axes[2].images[0].get_array()[0, 2] == 1
+    with pytest.raises(ValueError, match="4 x 3 needs as many actions"):
+        plot.plot_root(state, board=(4, 3))
+
+
+def test_the_animation_shows_the_search_that_search_would_run():
+    env, start, state = tic_tac_toe_search()
+    mcts = tz.MCTS(num_simulations=6, max_nodes=64, root=tz.Dirichlet())
+    begin, key = tz.init_search(mcts, *start), jax.random.key(3)
+    done = jax.jit(lambda s: tz.search(mcts, env, tz.uniform_evaluator, s, key=key))(begin)
+    animation = plot.animate_search(mcts, env, tz.uniform_evaluator, begin, key=key, labels=CELLS)
+    html = animation._repr_html_()
+    assert html.count("data:image/png;base64,") == 7  # before the first and after each
+    assert not re.search(r'(src|href)="?http', html) and "fa-play" not in html
+    words = {text.get_text() for text in animation._fig.axes[0].texts}  # of the frame drawn last
+    expected = {f"{node.visits}\n{plot.canvas.signed(node.value)}" for node in show_nodes(done, **limits(max_depth=4))}
+    assert expected <= words
+
+
+@functools.cache
+def tic_tac_toe_match():
+    env = tz.from_pgx("tic_tac_toe")
+    player = tz.Player(tz.MCTS(8, root=tz.PlainRoot(), temperature=0.0), tz.uniform_evaluator)
+    match = tz.match_on_mesh(
+        env, player, tz.random_player(), num_games=8, opening_plies=1, key=jax.random.key(0), mesh=one_device()
+    )
+    return env, player, match
+
+
+def one_device():
+    return tz.data_mesh(jax.devices()[:1])
+
+
+def test_the_players_values_are_seen_by_the_first_player_and_end_with_the_outcome():
+    env, player, match = tic_tac_toe_match()
+    for game in (0, 1):
+        states = tz.replay_game(env, match, game)
+        values = tz.replay_values(env, match, game, player, key=jax.random.key(1))
+        assert values.shape == states.current_player.shape
+        assert values[-1] == match.returns[game] != 0
+        # One move before a won game ends the search of the winner has seen the win.
+        assert jnp.sign(values[-2]) == jnp.sign(match.returns[game])
+
+
+def test_a_game_is_drawn_move_by_move(tmp_path):
+    env, player, match = tic_tac_toe_match()
+    states = tz.replay_game(env, match, 0)
+    num_positions = len(states.current_player)
+    values = {"search": tz.replay_values(env, match, 0, player, key=jax.random.key(1))}
+    animation = plot.render_game(states, draw=env.draw, values=values)
+    animation.save(tmp_path / "game.gif", writer="pillow", dpi=40)
+    from PIL import Image
+
+    with Image.open(tmp_path / "game.gif") as image:
+        assert image.n_frames == num_positions
+        frames = []
+        for index in range(image.n_frames):
+            image.seek(index)
+            frames.append(np.asarray(image.convert("L")))
+    assert all((one != other).any() for one, other in itertools.pairwise(frames))
+    strip = plot.plot_game(states, draw=env.draw, values=values, max_boards=4)
+    titles = [ax.get_title() for ax in strip.axes if ax.get_title()]
+    assert len(titles) == 4 and titles[0] == "0" and titles[-1] == str(num_positions - 1)
+    with pytest.raises(ValueError, match=rf"shape \[3\], but the game has {num_positions} positions"):
+        plot.render_game(states, draw=env.draw, values={"short": np.zeros(3)})
+
+
+def test_a_drawing_of_ones_own_is_an_image_and_needs_no_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
+    env, start, _ = tic_tac_toe_search()
+    state = tz.init_search(MCTS, *start)
+    board = plot.plot_tree(state, draw=lambda s: np.stack([s._x.board.reshape(3, 3) / 2 + 0.5] * 3, -1))
+    assert len(board.axes[0].images) == 1
+    with pytest.raises(ImportError, match=r"pip install 'tz\[pictures\]'"):
+        plot.plot_tree(state, draw=env.draw)
+
+
+ROWS = [
+    {
+        "epoch": epoch,
+        "seconds": 60.0,
+        "policy_loss": 2 / (1 + epoch),
+        "value_loss": 1 / (1 + epoch),
+        "random_score": 1 - 0.5 / (1 + epoch),
+        "elo": 100.0 * epoch,
+        "elo_low": 100.0 * epoch - 50,
+        "elo_high": 100.0 * epoch + 50,
+    }
+    for epoch in range(6)
+]
+
+
+def test_curves_are_the_metrics(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    for run in (ROWS, path, str(path)):
+        loss, score, elo = plot.plot_learning(run).axes
+        np.testing.assert_allclose(loss.lines[0].get_ydata(), [row["policy_loss"] for row in ROWS])
+        np.testing.assert_allclose(score.lines[0].get_xdata(), range(6))
+        np.testing.assert_allclose(elo.lines[0].get_ydata(), [row["elo"] for row in ROWS])
+        band = elo.collections[0].get_paths()[0].vertices
+        assert band[:, 1].min() == -50 and band[:, 1].max() == 550
+
+
+def test_several_runs_share_axes_and_what_is_missing_is_left_out():
+    short = [{"epoch": row["epoch"], "seconds": 30.0, "value_loss": 1.0} for row in ROWS[:3]]
+    loss, score, _ = plot.plot_learning({"long": ROWS, "short": short}, x="hours").axes
+    labels = [text.get_text() for text in loss.get_legend().get_texts()]
+    assert labels == ["long, policy loss", "long, value loss", "short, value loss"]
+    np.testing.assert_allclose(loss.lines[2].get_xdata(), np.arange(1, 4) / 120)
+    assert len({line.get_color() for line in loss.lines}) == 2 and len(score.lines) == 2
+    with pytest.raises(ValueError, match=r"'short' has 'random_score'.*found elo, elo_high"):
+        plot.plot_learning({"long": ROWS, "short": short}, x="random_score")
+    with pytest.raises(ValueError, match="Nothing to draw"):
+        plot.plot_learning([{"epoch": 0}])
+
+
+def pictures():
+    """Every kind of picture, small, of states that are the same on every machine."""
+    env, _, state = tic_tac_toe_search((0, 8))
+    _, _, match = tic_tac_toe_match()
+    return {
+        "tree": lambda: plot.plot_tree(state, labels=CELLS, max_leaves=8, max_depth=2),
+        "tree_with_boards": lambda: plot.plot_tree(state, draw=env.draw, max_leaves=4, max_depth=2),
+        "root": lambda: plot.plot_root(state, labels=CELLS),
+        "root_on_board": lambda: plot.plot_root(state, board=(3, 3)),
+        "learning": lambda: plot.plot_learning(ROWS),
+        "game": lambda: plot.plot_game(tz.replay_game(env, match, 0), draw=env.draw, values={"x": np.zeros(6)}),
+    }
+
+
+@pytest.mark.parametrize("name", ["tree", "tree_with_boards", "root", "root_on_board", "learning", "game"])
+def test_pictures_look_as_they_did(name, tmp_path):
+    pictures()[name]().savefig(tmp_path / f"{name}.png", dpi=60)
+    assert compare_images(REFERENCES / f"{name}.png", tmp_path / f"{name}.png", tol=TOLERANCE) is None
+
+
+def test_another_picture_would_be_noticed(tmp_path):
+    _, _, state = tic_tac_toe_search((0, 8))
+    plot.plot_tree(state, labels=CELLS, max_leaves=7, max_depth=2).savefig(tmp_path / "tree.png", dpi=60)
+    with tempfile.TemporaryDirectory() as folder:
+        expected = pathlib.Path(folder) / "tree.png"
+        expected.write_bytes((REFERENCES / "tree.png").read_bytes())
+        assert compare_images(expected, tmp_path / "tree.png", tol=TOLERANCE) is not None
+
+
+if __name__ == "__main__":
+    for name, make in pictures().items():
+        make().savefig(REFERENCES / f"{name}.png", dpi=60)

@@ -1,0 +1,139 @@
+"""Finished games as pictures."""
+
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import PyTree
+
+from tz.plot.canvas import BLUE, GREY, ORANGE, Draw, figure_of, new_axes, picture, player_of_frames
+
+if TYPE_CHECKING:
+    from matplotlib.animation import FuncAnimation
+    from matplotlib.figure import Figure
+
+
+def _states(states: PyTree) -> list[PyTree]:
+    """The positions of a game one by one, as NumPy arrays."""
+    states = jax.device_get(states)
+    return [jax.tree.map(lambda x, i=i: x[i], states) for i in range(len(jax.tree.leaves(states)[0]))]
+
+
+def render_game(
+    states: PyTree,
+    *,
+    draw: Draw,
+    values: Mapping[str, ArrayLike] | None = None,
+    title: str = "",
+    seconds_per_move: float = 0.7,
+) -> "FuncAnimation":
+    """Shows a game move by move, with what the players thought of it.
+
+    **Arguments:** `states`, with a leading axis of positions, such as [`tz.replay_game`][] returns; `draw`,
+    `state -> SVG text or image [H, W, 3]`, such as `env.draw` of a game of pgx; `values`, by each player's name its
+    estimate at every position, all in the eyes of the same player, such as [`tz.replay_values`][] returns; `title`;
+    `seconds_per_move`.
+
+    **Returns:** the animation. As the value of a notebook's cell it is a player that needs nothing else, and
+    `animation.save("game.gif")` writes a file.
+
+    **Raises:** `ValueError` for values of another number than there are positions; `ImportError` where the extra
+    `pictures` is not installed.
+    """
+    boards = [picture(draw, state, 360) for state in _states(states)]
+    values = _check_values(values, len(boards))
+    board_ax, *value_axes = new_axes(1, (3.6, 5.0 if values else 3.9), rows=2 if values else 1, heights=(3.6, 1.1))
+    for ax in value_axes:
+        _draw_values(ax, values)
+    markers = [ax.axvline(0, color="black", linewidth=1) for ax in value_axes]
+    board_ax.set_axis_off()
+    image = board_ax.imshow(boards[0])
+
+    def frame(move: int) -> None:
+        image.set_data(boards[move])
+        board_ax.set_title(f"{title}{': ' if title else ''}move {move} of {len(boards) - 1}", fontsize=10)
+        for marker in markers:
+            marker.set_xdata([move, move])
+
+    return player_of_frames(figure_of(board_ax), frame, len(boards), seconds_per_move)
+
+
+def plot_game(
+    states: PyTree,
+    *,
+    draw: Draw,
+    values: Mapping[str, ArrayLike] | None = None,
+    max_boards: int = 12,
+    columns: int = 6,
+) -> "Figure":
+    """Shows a game as a strip of positions: all of them, or as many as asked for, evenly spread and with both ends.
+
+    **Arguments:** those of [`tz.plot.render_game`][]; `max_boards` at most, `columns` of them in a row.
+
+    **Returns:** the figure; below the boards, the players' estimates.
+
+    **Raises:** as [`tz.plot.render_game`][].
+    """
+    import matplotlib.pyplot as plt
+
+    positions = _states(states)
+    values = _check_values(values, len(positions))
+    chosen = np.unique(np.linspace(0, len(positions) - 1, min(max_boards, len(positions))).round().astype(int))
+    columns = min(columns, len(chosen))
+    rows = math.ceil(len(chosen) / columns)
+    heights = [1.0] * rows + ([0.8] if values else [])
+    figure = plt.figure(figsize=(1.6 * columns, 1.8 * sum(heights)), layout="constrained")
+    plt.close(figure)
+    grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
+    for place in range(rows * columns):
+        ax = figure.add_subplot(grid[place // columns, place % columns])
+        ax.set_axis_off()
+        if place < len(chosen):
+            ax.imshow(picture(draw, positions[chosen[place]], 240))
+            ax.set_title(f"{chosen[place]}", fontsize=9)
+    if values:
+        _draw_values(figure.add_subplot(grid[rows, :]), values)
+    return figure
+
+
+def _check_values(values: Mapping[str, ArrayLike] | None, num_positions: int) -> dict[str, np.ndarray]:
+    values = {name: np.asarray(value) for name, value in (values or {}).items()}
+    for name, value in values.items():
+        if value.shape != (num_positions,):
+            raise ValueError(
+                f"`values` of {name!r} have shape {list(value.shape)}, but the game has {num_positions} positions, the "
+                "first and the last included."
+            )
+    return values
+
+
+def _draw_values(ax, values: Mapping[str, np.ndarray]) -> None:
+    looks = zip((BLUE, ORANGE, GREY) * len(values), ("-", "--", ":") * len(values), strict=True)
+    for (name, value), (color, line) in zip(values.items(), looks, strict=False):
+        ax.plot(value, line, color=color, label=name)
+    ax.axhline(0, color=GREY, linewidth=0.8)
+    ax.set(xlabel="move", ylabel="value", ylim=(-1.08, 1.08))
+    ax.margins(x=0.02)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, fontsize=8, ncols=len(values), loc="lower center", bbox_to_anchor=(0.5, 1.0))
+
+
+def save_game(states: PyTree, path: str | pathlib.Path, *, seconds_per_move: float = 0.7) -> None:
+    """Writes a game of pgx as an animated SVG, which any browser shows, and which needs no extra.
+
+    **Arguments:** `states`, of pgx, with a leading axis of moves, such as [`tz.replay_game`][] returns; `path`, which
+    ends in `.svg`.
+    """
+    import pgx
+
+    pgx.save_svg_animation(_states(states), str(path), frame_duration_seconds=seconds_per_move)
+
+
+def action_names(height: int, width: int, others: Sequence[str] = ("pass",)) -> list[str]:
+    """Names of the actions of a board game, row by row: `a1`, `b1`, … and then the others."""
+    cells = [f"{chr(ord('a') + column)}{row + 1}" for row in range(height) for column in range(width)]
+    return [*cells, *others]

@@ -1,0 +1,109 @@
+"""The curves of runs."""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from tz.plot.canvas import BLUE, GREY, ORANGE, figure_of, new_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Rows = Sequence[Mapping[str, int | float]]
+
+_COLORS = (BLUE, ORANGE, "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "black")  # Okabe and Ito's
+_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))
+
+
+def read_metrics(path: str | pathlib.Path) -> list[dict[str, int | float]]:
+    """The rows that a [`tz.JsonLinesSink`][] wrote."""
+    return [json.loads(line) for line in pathlib.Path(path).read_text().splitlines()]
+
+
+def plot_learning(
+    runs: Rows | str | pathlib.Path | Mapping[str, Rows | str | pathlib.Path], *, x: str = "epoch"
+) -> "Figure":
+    """Draws losses, testers' scores and Elo of a run, or of several together.
+
+    **Arguments:** `runs`, the metrics of each epoch as sinks get them, or the file of a [`tz.JsonLinesSink`][]; or
+    several by their names. `x`, the metric on the horizontal axis, or `"hours"`, the sum of the epochs' `seconds`.
+
+    **Returns:** the figure: losses; scores from 0 (all lost) to 1 (all won), with a line at one half; and Elo with its
+    confidence interval. What no run has is left out.
+
+    **Raises:** `ValueError` where there is nothing to draw, or a run has no such `x`.
+    """
+    named = runs if isinstance(runs, Mapping) else {"": runs}
+    read = {
+        name: _with_hours(read_metrics(run) if isinstance(run, str | pathlib.Path) else run)
+        for name, run in named.items()
+    }
+    if missing := [name for name, rows in read.items() if not any(x in row for row in rows)]:
+        found = sorted({key for rows in read.values() for row in rows for key in row})
+        raise ValueError(f"No row of run {missing[0]!r} has {x!r} for the horizontal axis; found {', '.join(found)}.")
+    panels = {"loss": _losses, "score": _scores, "Elo": _elo}
+    picked = {label: {name: pick(rows) for name, rows in read.items()} for label, pick in panels.items()}
+    shown = {label: metrics for label, metrics in picked.items() if any(metrics.values())}
+    if not shown:
+        raise ValueError("Nothing to draw: the rows have no losses, no scores and no Elo.")
+    axes = new_axes(len(shown), (4.8 * len(shown), 3.4))
+    for ax, (label, metrics) in zip(axes, shown.items(), strict=True):
+        _draw_panel(ax, read, metrics, x)
+        ax.set(xlabel=x, ylabel=label)
+        if label == "score":
+            ax.axhline(0.5, color=GREY, linewidth=0.8)
+            ax.set_ylim(-0.03, 1.03)
+    return figure_of(axes[0])
+
+
+def _with_hours(rows: Rows) -> list[dict[str, int | float]]:
+    total, timed = 0.0, []
+    for row in rows:
+        total += row.get("seconds", 0.0) / 3600
+        timed.append({**row, "hours": total} if "seconds" in row else dict(row))
+    return timed
+
+
+def _losses(rows: Rows) -> dict[str, str]:
+    """What of the losses there is to draw: by its label, the name of the metric."""
+    keys = {key for row in rows for key in row}
+    return {name.replace("_", " "): name for name in ("policy_loss", "value_loss") if name in keys}
+
+
+def _scores(rows: Rows) -> dict[str, str]:
+    keys = sorted({key for row in rows for key in row if key.endswith("_score")})
+    return {f"against {name.removesuffix('_score')}": name for name in keys}
+
+
+def _elo(rows: Rows) -> dict[str, str]:
+    keys = sorted({key for row in rows for key in row})
+    return {name.replace("_", ", "): name for name in keys if f"{name}_low" in keys and f"{name}_high" in keys}
+
+
+def _draw_panel(ax: "Axes", runs: Mapping[str, Rows], metrics: Mapping[str, Mapping[str, str]], x: str) -> None:
+    """Runs differ by colour, metrics by line; with one run alone, metrics by both."""
+    labels = list(dict.fromkeys(label for of_run in metrics.values() for label in of_run))
+    for number, (run, rows) in enumerate(runs.items()):
+        for label, name in metrics[run].items():
+            kind = labels.index(label)
+            color = _COLORS[(number if len(runs) > 1 else kind) % len(_COLORS)]
+            points = [row for row in rows if name in row and x in row]
+            ax.plot(
+                [row[x] for row in points],
+                [row[name] for row in points],
+                color=color,
+                linestyle=_LINES[kind % len(_LINES)],
+                marker="osD^v*P"[kind % 7] if len(points) < 40 and not name.endswith("loss") else None,
+                markersize=4,
+                label=", ".join(part for part in (run, label) if part),
+            )
+            if all(f"{name}_low" in row and f"{name}_high" in row for row in points):
+                low, high = ([row[f"{name}_{end}"] for row in points] for end in ("low", "high"))
+                ax.fill_between([row[x] for row in points], low, high, color=color, alpha=0.2, linewidth=0)
+    if x == "epoch":
+        ax.locator_params(axis="x", integer=True)
+    ax.spines[["top", "right"]].set_visible(False)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=False, fontsize=8)
