@@ -1,7 +1,8 @@
 """Does a long run stay as it is? `python experiments/soak.py --minutes 60 --out runs/soak` trains Connect Four in one
 process, with tests and checkpoints, and then tells how memory and speed went and what was compiled after the warm-up.
 
-Leaves a table and a plot beside the run.
+Leaves a table and a plot beside the run. In the warm-up there is a checkpoint after every epoch, so that the threads that
+write them have what memory they will keep; after it, one every five minutes.
 """
 
 import argparse
@@ -23,7 +24,7 @@ def resident_megabytes() -> float:
     return pages * 4096 / 2**20
 
 
-def train(minutes: float, folder: pathlib.Path) -> dict[str, np.ndarray]:
+def train(minutes: float, warm_up: float, folder: pathlib.Path) -> dict[str, np.ndarray]:
     """Trains, and returns a column for each of: minute, memory, moves a second, seconds an epoch, compilations."""
     compiled, rows, begun = [], [], time.perf_counter()
     jax.monitoring.register_event_duration_secs_listener(
@@ -36,10 +37,12 @@ def train(minutes: float, folder: pathlib.Path) -> dict[str, np.ndarray]:
 
     def watch(metrics):
         minute, speed = (time.perf_counter() - begun) / 60, metrics["moves_per_second"]
+        if minute > warm_up:
+            checkpoints.every_epochs = None
         rows.append((minute, resident_megabytes(), speed, metrics["seconds"], len(compiled), "random_score" in metrics))
 
     state = recipe.start(env, config, seed=0)
-    checkpoints = tz.Checkpoints(folder, every_epochs=None, every_minutes=0.25)
+    checkpoints = tz.Checkpoints(folder, every_epochs=1, every_minutes=5)
     sinks = [watch, tz.JsonLinesSink(folder / "metrics.jsonl")]
     tz.train_for(recipe, env, config, state, seconds=60 * minutes, sinks=sinks, checkpoints=checkpoints)
     names = "minute", "memory", "speed", "seconds", "compiled", "tested"
@@ -84,7 +87,7 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/soak"))
     args = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", args.devices)
-    columns = train(args.minutes, args.out)
+    columns = train(args.minutes, args.warm_up, args.out)
     title = f"{args.minutes:g} minutes of training in one process. {heading('jax', 'orbax-checkpoint')}"
     lines = ["# A long run", "", title, "", "| | |", "|---|---|", *report(columns, args.warm_up)]
     (args.out / "soak.md").write_text("\n".join(lines) + "\n")
