@@ -1,8 +1,8 @@
 """Does a long run stay as it is? `python experiments/soak.py --minutes 60 --out runs/soak` trains Connect Four in one
 process, with tests and checkpoints, and then tells how memory and speed went and what was compiled after the warm-up.
 
-Leaves a table and a plot beside the run. In the warm-up there is a checkpoint after every epoch, so that the threads that
-write them have what memory they will keep; after it, one every five minutes.
+Leaves a table and a plot beside the run. In the warm-up there is a checkpoint after every epoch, so that the threads
+that write them have what memory they will keep; after it, one every five minutes.
 """
 
 import argparse
