@@ -1,4 +1,4 @@
-"""`nox -s hello` trains an Othello agent; `nox -s tests` runs everything that must pass."""
+"""`nox -s hello` trains an Othello agent; `nox -s tests` runs everything that must pass, `nox -s docs` included."""
 
 import tempfile
 
@@ -16,7 +16,8 @@ def hello(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Lint, types, unit tests and notebooks."""
+    """Lint, types, unit tests, notebooks and, in the session `docs`, the documentation."""
+    session.notify("docs", posargs=())
     session.install("-e", ".[dev]")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
@@ -25,3 +26,12 @@ def tests(session: nox.Session) -> None:
         environment = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}
         session.run("pytest", *session.posargs, env=environment)
         session.run("pytest", "--nbmake", "--nbmake-timeout=600", "notebooks", env=environment)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation, into site/; a warning is an error. `-- external` follows the links to other sites as well."""
+    # The reference is read from the source text, so neither tz nor what it needs has to be installed.
+    session.install(*nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]["docs"])
+    check_external = str("external" in session.posargs).lower()
+    session.run("mkdocs", "build", env={"CHECK_EXTERNAL_LINKS": check_external, "NO_MKDOCS_2_WARNING": "1"})

@@ -15,6 +15,7 @@ import jax
 from tqdm import tqdm
 
 Sink = Callable[[Mapping[str, int | float]], None]
+"""`metrics -> None`, called once an epoch, by the first process only; any function of a dict, such as `list.append`."""
 
 
 def console_sink(metrics: Mapping[str, int | float]) -> None:

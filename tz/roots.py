@@ -1,6 +1,6 @@
 """What is special at the root of a search: noise, which edge a simulation begins with, and what the visits mean.
 
-A root policy has four methods, see [`RootPolicy`][tz.roots.RootPolicy]. Those that only change the prior leave the rest
+A root policy has four methods, see [`tz.RootPolicy`][]. Those that only change the prior leave the rest
 to `visit_share`.
 """
 

@@ -2,7 +2,7 @@
 
 Nodes are numbered in the order in which they were added, so a parent's index is smaller than its children's; the root
 is node 0. Statistics live on edges, where selection reads them in one row. Two rules keep the tree fast under `vmap`:
-a loop ends when *every* game is done ([`any_game`][tz.tree.any_game]), and the body leaves finished games alone by
+a loop ends when *every* game is done (`any_game`), and the body leaves finished games alone by
 writing out of bounds, so nothing is ever copied to be selected from.
 """
 
