@@ -46,29 +46,29 @@ def load_solved(path: pathlib.Path = SOLVED) -> Solved:
 
 def chosen_moves(mcts: tz.MCTS | None, evaluator: tz.Evaluator, moves: np.ndarray, batch_size: int = 256) -> np.ndarray:
     """The move that a search from a fresh tree chooses after each list of moves; None for the policy alone."""
-    env = tz.from_pgx("connect_four")
-    mesh = tz.data_mesh()
-
-    @eqx.filter_jit
-    def choose(shared, batch):
-        def one(shared, moves_and_key):
-            (mcts, evaluator), (moves, key) = shared, moves_and_key
-            env_state, metadata = tz.play_moves(env, moves)
-            if mcts is None:
-                logits, _ = evaluator(env_state, metadata, key)
-                return jnp.argmax(jnp.where(metadata.action_mask, logits, -jnp.inf))
-            search_key, key = jax.random.split(key)
-            state = tz.init_search(mcts, env_state, metadata)
-            return tz.choose_action(mcts, tz.search(mcts, env, evaluator, state, key=search_key), key=key)
-
-        return tz.over_games(mesh, jax.vmap(one, in_axes=(None, 0)), shared, batch)
-
     found = []
     for start in range(0, len(moves), batch_size):
         rows = np.arange(start, start + batch_size) % len(moves)  # the last batch is filled up from the beginning
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), rows)
-        found.append(np.asarray(choose((mcts, evaluator), (jnp.asarray(moves[rows]), keys))))
+        found.append(np.asarray(_choose(tz.data_mesh(), (mcts, evaluator), (jnp.asarray(moves[rows]), keys))))
     return np.concatenate(found)[: len(moves)]
+
+
+@eqx.filter_jit
+def _choose(mesh, shared, batch):
+    env = tz.from_pgx("connect_four")
+
+    def one(shared, moves_and_key):
+        (mcts, evaluator), (moves, key) = shared, moves_and_key
+        env_state, metadata = tz.play_moves(env, moves)
+        if mcts is None:
+            logits, _ = evaluator(env_state, metadata, key)
+            return jnp.argmax(jnp.where(metadata.action_mask, logits, -jnp.inf))
+        search_key, key = jax.random.split(key)
+        state = tz.init_search(mcts, env_state, metadata)
+        return tz.choose_action(mcts, tz.search(mcts, env, evaluator, state, key=search_key), key=key)
+
+    return tz.over_games(mesh, jax.vmap(one, in_axes=(None, 0)), shared, batch)
 
 
 def mistakes(solved: Solved, chosen: np.ndarray) -> np.ndarray:
