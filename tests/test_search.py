@@ -176,6 +176,13 @@ def test_games_of_a_batch_do_not_touch_each_other():
     chex.assert_trees_all_equal(jax.tree.map(lambda x: x[3], first), jax.tree.map(lambda x: np.asarray(x[0]), alone))
 
 
+def test_the_values_of_nodes_of_a_batch_are_those_of_each_game():
+    _, _, (first, *_) = searched("two players")
+    nodes = jax.vmap(lambda state: state.root)(first)
+    chex.assert_trees_all_close(nodes.value, jax.vmap(lambda state: state.root.value)(first))
+    assert np.array_equal(nodes.num_visits, jax.vmap(lambda state: state.root.num_visits)(first))
+
+
 def test_one_trace_a_shape_and_settings_sweep_under_vmap():
     tables = draw_tables(0)
     env, evaluator = tabular_env(tables), tabular_evaluator(tables)

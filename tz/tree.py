@@ -94,14 +94,14 @@ class Node(eqx.Module):
     q_high: Float[Array, ""]
 
     @property
-    def num_visits(self) -> Int[Array, ""]:
+    def num_visits(self) -> Int[Array, "..."]:
         """How often the search came here: once to evaluate the node and once for each visit of an edge."""
-        return 1 + jnp.sum(self.visits.astype(jnp.float32)).astype(jnp.int32)  # exact up to 2**24, and faster
+        return 1 + jnp.sum(self.visits.astype(jnp.float32), axis=-1).astype(jnp.int32)  # exact up to 2**24, and faster
 
     @property
-    def value(self) -> Float[Array, ""]:
+    def value(self) -> Float[Array, "..."]:
         """The mean of the evaluator's value and all returns seen from here."""
-        return (self.raw_value + jnp.sum(self.visits * self.q)) / self.num_visits
+        return (self.raw_value + jnp.sum(self.visits * self.q, axis=-1)) / self.num_visits
 
 
 def init_tree(state: PyTree, metadata: StepMetadata, max_nodes: int, max_actions: int | None = None) -> Tree:
