@@ -264,9 +264,10 @@ def test_some_moves_are_fast_and_they_are_the_same_in_all_games(config, env, net
     assert len({tuple(row) for row in weight[0].reshape(5, 6)}) > 1, "other moves in other epochs"
 
 
-def test_more_simulations_later_are_another_call_of_the_loop(config, env, network):
+@pytest.mark.parametrize("root", [tz.Dirichlet(), tz.Gumbel()])
+def test_more_simulations_later_are_another_call_of_the_loop(config, env, network, root):
     """A schedule of simulations: the trees of one search are gone on with by the next, if they have the same room."""
-    config = dataclasses.replace(config, testers=())
+    config = dataclasses.replace(config, testers=(), mcts=dataclasses.replace(config.mcts, root=root))
     state = init_loop(config, env, network, key=jax.random.key(0))
     more = dataclasses.replace(config, mcts=dataclasses.replace(config.mcts, num_simulations=12))
     rows = []

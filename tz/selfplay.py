@@ -104,7 +104,9 @@ def collect(
         next_state, after = jax.tree.map(
             lambda new, old: jnp.where(ended, new, old), env.init(init_key), (next_state, after)
         )
-        searched = advance(mcts, searched, action, next_state, after, reset=ended)
-        return CollectState(searched, jnp.where(ended, 0, episode_steps), state.step + 1, state.key), record
+        moved = advance(mcts, searched, action, next_state, after, reset=ended)
+        # Notes mean nothing between searches, but their shapes must stay, even those of a call with other settings.
+        moved = SearchState(moved.tree, moved.metadata, state.search.notes)
+        return CollectState(moved, jnp.where(ended, 0, episode_steps), state.step + 1, state.key), record
 
     return lax.scan(move, state, is_fast, length=num_steps)

@@ -3,16 +3,18 @@
 `python experiments/connect_four/study.py --minutes 4 --seeds 2 --out runs/study` writes a table and a plot; `--only`
 takes some of the variants. Each changes the recipe in one way. Its agents and those of the recipe with the same seed
 play from the same openings, five random moves long. The time is that of training alone, without compilation. Agents
-that the folder already has are not trained again, so a study that was cut off goes on with the same command.
+and matches that the folder already has are not made again, so a study that was cut off goes on with the same command.
 """
 
 import argparse
 import dataclasses
+import json
 import pathlib
 import platform
 import re
 import shlex
 import sys
+import zlib
 
 import jax
 import matplotlib.pyplot as plt
@@ -40,6 +42,7 @@ VARIANTS = {
     "8 simulations": {"num_simulations": 8},
     "32 simulations": {"num_simulations": 32},
     "32 simulations, but 8 in 3 of 4 moves": {"num_simulations": 32, "fast_simulations": 8},
+    "32 simulations, but 8 in the first half of the time": {"num_simulations": 32, "simulations_at_first": 8},
     "half the gradient steps": {"train_steps_per_epoch": 6},
     "twice the gradient steps": {"train_steps_per_epoch": 24},
     "heads of 2 channels": {"head_channels": 2},
@@ -49,12 +52,17 @@ VARIANTS = {
 }
 
 
+def slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower())
+
+
 def trained(name: str, seeds: range, minutes: float, out: pathlib.Path) -> list[pathlib.Path]:
     """The files of the agents of a variant, one a seed; trains those that are not there."""
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower())
-    paths = [out / f"{slug}-{seed}.tz" for seed in seeds]
-    recipe = dataclasses.replace(tz.Recipe(), **VARIANTS.get(name, {}))
-    made_with = {"recipe": dataclasses.asdict(recipe), "minutes": minutes}
+    paths = [out / f"{slug(name)}-{seed}.tz" for seed in seeds]
+    settings = dict(VARIANTS.get(name, {}))
+    at_first = settings.pop("simulations_at_first", None)
+    recipe = dataclasses.replace(tz.Recipe(), **settings)
+    made_with = {"recipe": dataclasses.asdict(recipe), "simulations_at_first": at_first, "minutes": minutes}
     missing = [(seed, path) for seed, path in zip(seeds, paths, strict=True) if not path.exists()]
     for path in set(paths) - {path for _, path in missing}:
         if {key: tz.agent_card(path).get(key) for key in made_with} != made_with:
@@ -62,9 +70,16 @@ def trained(name: str, seeds: range, minutes: float, out: pathlib.Path) -> list[
     if not missing:
         return paths
     env, config = recipe.build()
-    tz.train_loop(config, env, recipe.start(env, config, seed=0), num_epochs=1, sinks=[], progress=False)  # compiles
+    stages = [config]
+    if at_first is not None:
+        stages.insert(0, dataclasses.replace(config, mcts=dataclasses.replace(config.mcts, num_simulations=at_first)))
+    for stage in stages:
+        tz.train_loop(stage, env, recipe.start(env, config, seed=0), num_epochs=1, sinks=[], progress=False)  # compiles
     for seed, path in missing:
-        state = tz.train_for(recipe, env, config, recipe.start(env, config, seed=seed), seconds=60 * minutes)
+        state = recipe.start(env, config, seed=seed)
+        for index, stage in enumerate(stages):
+            part = index / len(stages), (index + 1) / len(stages)
+            state = tz.train_for(recipe, env, stage, state, seconds=60 * minutes, part=part)
         card = made_with | {"seed": seed, "epochs": int(state.epoch)}
         tz.save_agent(path, env, state.train.playing, state.train.norm_state, card=card)
     jax.clear_caches()
@@ -72,9 +87,13 @@ def trained(name: str, seeds: range, minutes: float, out: pathlib.Path) -> list[
 
 
 def scores(
-    agents: list[pathlib.Path], rivals: list[pathlib.Path], num_games: int, num_simulations: int
+    agents: list[pathlib.Path], rivals: list[pathlib.Path], num_games: int, num_simulations: int, record: pathlib.Path
 ) -> list[tuple[float, float, float]]:
-    """The score against the rival of the same seed, with its interval."""
+    """The score against the rival of the same seed, with its interval. Kept in `record`, and read from it."""
+    files = [zlib.crc32(path.read_bytes()) for path in agents + rivals]
+    match_of = {"games": num_games, "simulations": num_simulations, "files": files}
+    if record.exists() and (known := json.loads(record.read_text()))["match"] == match_of:
+        return known["scores"]
     env = tz.from_pgx("connect_four")
     mcts = tz.without_exploration(tz.gumbel_mcts(num_simulations, env.num_actions))
     rows = []
@@ -83,6 +102,7 @@ def scores(
         options = {"num_games": num_games, "opening_plies": 5, "max_steps": 42}
         match = tz.match_on_mesh(env, *players, key=jax.random.key(seed), **options)
         rows.append((float(match.score), *map(float, match.interval())))
+    record.write_text(json.dumps({"match": match_of, "scores": rows}))
     return rows
 
 
@@ -125,7 +145,7 @@ def main() -> None:
     lines.append(f"| nothing | {epochs(rivals)} |" + " |" * args.seeds)
     for name in args.only:
         agents = trained(name, seeds, args.minutes, args.out)
-        rows[name] = scores(agents, rivals, args.games, args.simulations)
+        rows[name] = scores(agents, rivals, args.games, args.simulations, args.out / f"{slug(name)}.json")
         cells = [f"{score:.2f} ({low:.2f} to {high:.2f})" for score, low, high in rows[name]]
         lines.append(f"| {name} | {epochs(agents)} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
