@@ -120,12 +120,12 @@ class Scored(eqx.Module):
 
 
 def test_the_newest_are_kept_and_the_best(tmp_path):
-    config = eqx.tree_at(lambda c: c.testers, CONFIG, (Scored((0.1, 0.7, 0.3, 0.2, 0.6, 0.6, 0.1)),))
+    config = eqx.tree_at(lambda c: c.testers, CONFIG, (Scored((0.7, 0.7, 0.3, 0.2, 0.6, 0.6, 0.1)),))
     state = trainer.start(ENV, config, MESH)
     loop = functools.partial(tz.train_loop, config, ENV, sinks=[], mesh=MESH)
     checkpoints = tz.Checkpoints(tmp_path, every_epochs=3, keep=2, best="given_score")
     state = loop(state, num_epochs=4, checkpoints=checkpoints)
-    assert checkpoints.epochs == [2, 3, 4]  # the best; every third; the last
+    assert checkpoints.epochs == [2, 3, 4]  # the newer of the best; every third; the last
     checkpoints = tz.Checkpoints(tmp_path, every_epochs=3, keep=2, best="given_score", resume=True)
     loop(checkpoints.restore(state), num_epochs=3, checkpoints=checkpoints)
     assert checkpoints.epochs == [2, 6, 7]

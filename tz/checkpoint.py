@@ -43,7 +43,7 @@ class Checkpoints:
         last epoch of a loop is saved anyway.
     - `keep`: how many of the newest to keep.
     - `best`: the name of a metric of a tester, such as `"random_score"`. The checkpoint with the highest is saved at
-        once and kept as well.
+        once and kept as well; of equals, such as 1.0 again and again, the newest.
     - `on_save`: called with the state whenever it is saved; with [`tz.save_agent`][] in it, the agent alone is saved
         beside the whole.
     - `resume`: whether to go on with a run that is in the folder, see `restore`. Otherwise such a folder is refused.
@@ -85,7 +85,7 @@ class Checkpoints:
         for epoch in self.epochs if best is not None else ():
             with contextlib.suppress(ValueError):  # a damaged one cannot be the best
                 name, score = self._saved.facts(epoch)[1]["best"]
-                if name == best and score is not None and score > self._kept.highest:
+                if name == best and score is not None and score >= self._kept.highest:
                     self._kept.best, self._kept.highest = epoch, score
 
     @property
@@ -129,7 +129,7 @@ class Checkpoints:
         if jax.process_count() > 1:  # their clocks differ
             due = bool(multihost_utils.broadcast_one_to_all(np.bool_(due)))
         due |= self.every_epochs is not None and int(state.epoch) % self.every_epochs == 0
-        if due or (score is not None and score > self._kept.highest):
+        if due or (score is not None and score >= self._kept.highest):
             self.save(state, score=score)
         if tested and self.best is not None and score is None:
             self.finish(state)
@@ -152,7 +152,7 @@ class Checkpoints:
             state=self._ocp.args.StandardSave(arrays),
             facts=self._ocp.args.JsonSave({"text": text, "crc32": zlib.crc32(text.encode())}),
         )
-        if score is not None and score > self._kept.highest:
+        if score is not None and score >= self._kept.highest:
             self._kept.best, self._kept.highest = epoch, score
         try:
             self._manager.save(epoch, args=items, force=True)
