@@ -18,6 +18,8 @@ from timing import heading
 
 import tz
 
+MOVES = tz.Recipe().num_games * tz.Recipe().moves_per_epoch  # an epoch
+
 
 def resident_megabytes() -> float:
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
@@ -57,6 +59,8 @@ def report(columns: dict[str, np.ndarray], warm_up: float) -> list[str]:
     plain = warm & (columns["tested"] == 0)
     quarters = np.array_split(np.flatnonzero(plain), 4)
     speeds, seconds = ([float(np.median(columns[name][q])) for q in quarters] for name in ("speed", "seconds"))
+    yardstick = columns["speed"] * (columns["seconds"] - MOVES / columns["speed"])
+    steady = [float(np.median(yardstick[q])) for q in quarters]
     return [
         f"| epochs, in all and after the warm-up | {len(warm)}, {warm.sum()} |",
         f"| resident memory at the end of the warm-up and of the run | {memory[0]:.0f} MB, {memory[-1]:.0f} MB |",
@@ -65,6 +69,8 @@ def report(columns: dict[str, np.ndarray], warm_up: float) -> list[str]:
         f"| moves a second, median of each quarter | {', '.join(f'{speed:.0f}' for speed in speeds)} |",
         f"| seconds an epoch without tests, median of each quarter | {', '.join(f'{x:.2f}' for x in seconds)} |",
         f"| speed of the last quarter over that of the first | {speeds[-1] / speeds[0]:.3f} |",
+        "| the same by the clock of the gradient steps, whose work is the same in every epoch | "
+        f"{steady[-1] / steady[0]:.3f} |",
     ]
 
 

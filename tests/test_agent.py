@@ -109,12 +109,17 @@ def rewrite(path, target, replaced=None, **changes):
 
 def test_headers_that_lie_are_refused(path, tmp_path):
     target = tmp_path / "agent.tz"
+    with zipfile.ZipFile(path) as archive:
+        settings = json.loads(archive.read("agent.json"))["network"]
     for changes, message in [
         ({"format": 2}, "written in format 2, but this version of tz reads 1"),
         ({"network": {"class": "AZResNet", "num_blocks": -1}}, "a AZResNet cannot be made with"),
         ({"network": {"class": "Unheard"}}, "class Unheard, which tz does not have"),
-        ({"arrays": []}, "more layers than the file has arrays"),
-        ({"arrays": [["x", [1], "float32"]]}, "it has .*'x', .* where the network given has"),
+        ({"network": {"class": {}}}, "class {}, which tz does not have"),
+        ({"network": settings | {"num_channels": 10**9}}, "num_channels is 1000000000, but the file's"),
+        ({"network": settings | {"num_channels": 2}}, "it has .* where the network given has "),
+        ({"arrays": []}, "but the file's 0 arrays allow at most 0"),
+        ({"arrays": [["x", [99], "float32"]]}, "it has .*'x', .* where the network given has"),
         ({"network": {"class": "AZResNet", "num_blocks": "many"}}, "a AZResNet cannot be made with"),
         ({"network": "AZResNet"}, "should have 'network' as a dict, found 'AZResNet'"),
         ({"card": None}, "should have 'card' as a dict, found None"),

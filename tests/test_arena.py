@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -122,6 +123,23 @@ def test_openings_can_be_given(env):
     assert match.finished.all() and (match.player_id[::2] != match.player_id[1::2]).all()
     with pytest.raises(ValueError, match="8 games needs 4 openings"):
         tz.play_match(env, player, player, num_games=8, openings=openings, key=jax.random.key(0))
+    with pytest.raises(ValueError, match="16 games needs 8 openings"):
+        tz.match_on_mesh(env, player, player, num_games=16, openings=openings, key=jax.random.key(0))
+
+
+def test_given_openings_are_split_over_devices(env):
+    player = tz.Player(WEAK, tz.uniform_evaluator)
+    openings = jax.vmap(lambda moves: tz.play_moves(env, moves))(jnp.array([[4, 0], [0, 1], [-1, 8], [2, 6]]))
+    options = {"num_games": 8, "openings": openings, "max_steps": 9, "key": jax.random.key(0)}
+    alone, split = (
+        tz.match_on_mesh(env, player, player, mesh=tz.data_mesh(jax.devices()[:number]), **options) for number in (1, 2)
+    )
+    np.testing.assert_array_equal((alone.opening[0]._x.board != -1).sum(-1), [2, 2, 2, 2, 1, 1, 2, 2])
+    chex.assert_trees_all_equal(*jax.device_get((alone, split)))
+    league = tz.round_robin(
+        env, [player, tz.Player(STRONG, tz.uniform_evaluator)], mesh=tz.data_mesh(jax.devices()[:1]), **options
+    )
+    assert league.wins.sum() + league.draws[0, 1] == 8
 
 
 def test_a_list_with_an_illegal_move_is_refused(env):
@@ -203,8 +221,23 @@ def test_a_round_robin_counts_every_pair_from_both_ends(env):
 def test_an_opponent_of_another_game_is_refused(env):
     stranger = tz.Player(WEAK, lambda state, metadata, key: (jnp.zeros(7), jnp.float32(0)))
     player = tz.Player(WEAK, tz.uniform_evaluator)
-    with pytest.raises(ValueError, match=r"logits of shape \(7,\).* needs logits of shape \(9,\)"):
+    with pytest.raises(ValueError, match=r"logits of shape \(7,\), but tic_tac_toe has 9 actions"):
         tz.play_match(env, player, stranger, num_games=2, key=jax.random.key(0))
+    for stranger in tz.load_agent("connect_four"), tz.Player(WEAK, tz.RolloutEvaluator(tz.from_pgx("connect_four"))):
+        with pytest.raises(ValueError, match="cannot be asked about tic_tac_toe, .* one of another game"):
+            tz.play_match(env, stranger, player, num_games=2, key=jax.random.key(0))
+
+
+def test_openings_that_are_over_count_in_nothing(env):
+    """The second of two openings is a game that was won: two games remain."""
+    lists = jnp.array([[4, -1, -1, -1, -1], [0, 3, 1, 4, 2]])
+    openings = jax.vmap(lambda moves: tz.play_moves(env, moves))(lists)
+    players = 2 * [tz.Player(WEAK, tz.uniform_evaluator)]
+    match = eqx.filter_jit(tz.play_match)(
+        env, *players, num_games=4, openings=openings, key=jax.random.key(0), max_steps=9
+    )
+    assert match.finished.tolist() == [True, True, False, False]
+    assert match.wins + match.draws + match.losses == 2 and (match.actions[2:] == -1).all()
 
 
 def test_the_random_player_favours_no_legal_move():

@@ -10,13 +10,17 @@ SCALE = 400 / np.log(10)
 
 
 def draw_league(rng, elo, num_games, draw_rate=0.0):
-    """Results of `num_games` games of each pair; the expected score is that of the ratings, with or without draws."""
+    """Results of the games of each pair; the expected score is that of the ratings, with or without draws.
+
+    `num_games` and `draw_rate` are numbers, or matrices of which the lower triangle counts.
+    """
+    num_games, draw_rate = (np.broadcast_to(x, (len(elo), len(elo))) for x in (num_games, draw_rate))
     wins, draws = np.zeros((2, len(elo), len(elo)), int)
     for i in range(len(elo)):
         for j in range(i):
             score = 1 / (1 + 10 ** ((elo[j] - elo[i]) / 400))
-            drawn = draw_rate * 2 * min(score, 1 - score)
-            won, drew, lost = rng.multinomial(num_games, [score - drawn / 2, drawn, 1 - score - drawn / 2])
+            drawn = draw_rate[i, j] * 2 * min(score, 1 - score)
+            won, drew, lost = rng.multinomial(num_games[i, j], [score - drawn / 2, drawn, 1 - score - drawn / 2])
             wins[i, j], wins[j, i], draws[i, j], draws[j, i] = won, lost, drew, drew
     return wins, draws
 
@@ -45,15 +49,43 @@ def test_ratings_are_those_of_an_independent_maximiser(draw_rate):
     np.testing.assert_allclose(tz.fit_elo(*results).elo, maximise(*results), atol=0.1)
 
 
-@pytest.mark.parametrize("draw_rate", [0.0, 0.7])
-def test_true_ratings_lie_within_their_intervals_at_the_stated_rate(draw_rate):
+NEIGHBOURS = np.abs(np.subtract.outer(np.arange(6), np.arange(6))) <= 2
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+@pytest.mark.parametrize(
+    ("num_games", "draw_rate"),
+    [(40, 0.0), (40, 0.7), (32 * NEIGHBOURS, 0.3)],
+    ids=["no draws", "draws", "few pairs"],
+)
+def test_true_ratings_lie_within_their_intervals_at_the_stated_rate(num_games, draw_rate, confidence):
     """300 leagues of 6 players: 1,500 intervals, whose rate has a standard error of about 1 % (they are dependent)."""
     rng, inside = np.random.default_rng(2), []
     for _ in range(300):
         elo = np.append(0.0, rng.normal(0, 200, 5))
-        ratings = tz.fit_elo(*draw_league(rng, elo, 40, draw_rate), confidence=0.9)
+        ratings = tz.fit_elo(*draw_league(rng, elo, num_games, draw_rate), confidence=confidence)
         inside += list((ratings.low <= elo) & (elo <= ratings.high))[1:]
-    assert 0.87 < np.mean(inside) < 0.94
+    assert confidence - 0.03 < np.mean(inside) < confidence + 0.04
+
+
+def test_draws_of_others_do_not_narrow_an_interval():
+    """Five equal players that draw nearly always, and an anchor 400 Elo below that never does."""
+    rng, elo, inside = np.random.default_rng(5), np.array([0.0] + 5 * [400.0]), []
+    draw_rate = np.where(np.arange(6) == 0, 0.0, 0.95)  # of the column, in the lower triangle the weaker player
+    for _ in range(300):
+        ratings = tz.fit_elo(*draw_league(rng, elo, 16, draw_rate))
+        inside += list((ratings.low <= elo) & (elo <= ratings.high))[1:]
+    assert 0.92 < np.mean(inside) <= 0.99
+
+
+def test_the_intervals_of_who_drew_and_of_who_won_all_games():
+    """Twenty draws leave a rating less open than twenty wins, and neither is certain; by hand from the model."""
+    draws, wins = np.array([[0, 20], [20, 0]]), np.array([[0, 0], [20, 0]])
+    drew, won = tz.fit_elo(0 * draws, draws), tz.fit_elo(wins, 0 * draws)
+    np.testing.assert_allclose(drew.high[1], 1.96 * SCALE * np.sqrt((1 - 20 / 22) * 21 / 4) / (21 / 4), rtol=1e-3)
+    p = 20.5 / 21  # with the prior of a game
+    np.testing.assert_allclose(won.elo[1], SCALE * np.log(p / (1 - p)), rtol=1e-3)
+    np.testing.assert_allclose(won.high[1] - won.elo[1], 1.96 * SCALE / np.sqrt(21 * p * (1 - p)), rtol=1e-3)
 
 
 def test_draws_narrow_the_intervals():

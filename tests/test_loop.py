@@ -257,8 +257,11 @@ def test_some_moves_are_fast_and_they_are_the_same_in_all_games(config, env, net
     fast = dataclasses.replace(config.mcts, num_simulations=2, root=tz.PlainRoot())
     config = dataclasses.replace(config, fast_mcts=fast, fast_share=0.5, testers=(), warmup_steps=0)
     state = init_loop(config, env, network, key=jax.random.key(0))
-    state = train_loop(config, env, state, num_epochs=5, sinks=[], progress=False)
+    rows = []
+    state = train_loop(config, env, state, num_epochs=5, sinks=[rows.append], progress=False)
     weight = np.asarray(state.replay.policy_weight)[:, :30]
+    a_move = [2 + 4 * weight[0, index : index + 6].mean() for index in range(0, 30, 6)]  # 2 simulations or 6
+    assert [row["simulations_per_second"] / row["moves_per_second"] for row in rows] == pytest.approx(a_move)
     assert (weight == weight[0]).all(), "the same moves in all games"
     assert 5 < weight[0].sum() < 25 and set(np.unique(weight)) == {0, 1}
     assert len({tuple(row) for row in weight[0].reshape(5, 6)}) > 1, "other moves in other epochs"
@@ -283,6 +286,7 @@ def test_more_simulations_later_are_another_call_of_the_loop(config, env, networ
     [
         ({"fast_mcts": tz.MCTS(2, 9)}, "same max_nodes, found 14 and 9"),
         ({"fast_share": 1.5}, "fast_share must be from 0 to 1, found 1.5"),
+        ({"testers": 2 * (tz.TwoPlayerTester(num_episodes=8),)}, r"names of their own.*\['best', 'best'\]"),
         ({"average_decay": -0.1}, "average_decay must be from 0 to 1, found -0.1"),
         ({"batch_size": 0}, "batch_size must be at least 1, found 0"),
         ({"train_batch_size": -3}, "train_batch_size must be at least 1"),
@@ -296,6 +300,15 @@ def test_more_simulations_later_are_another_call_of_the_loop(config, env, networ
 def test_settings_that_do_not_fit_are_refused(config, options, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(config, **options)
+
+
+def test_an_opponent_of_another_game_is_refused_before_training(config, env, network):
+    stranger = tz.load_agent("connect_four")
+    elo = tz.ApproxEloTester(2, 8, 1, anchors=(tz.random_player(), stranger))
+    for tester in tz.OpponentTester(stranger, "stranger"), elo, tz.LadderTester((tz.random_player(), stranger)):
+        wrong = dataclasses.replace(config, testers=(tester,))
+        with pytest.raises(ValueError, match="one of another game"):
+            init_loop(wrong, env, network, key=jax.random.key(0))
 
 
 def test_a_network_of_the_wrong_shape_is_refused(config, env):

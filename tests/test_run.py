@@ -44,6 +44,13 @@ def run(tmp_path_factory):
     return folder
 
 
+def test_the_script_of_a_card_is_what_was_typed():
+    train = ["experiments/connect_four/train.py", "--out", "my runs"]
+    assert tz.run._script(train) == "python experiments/connect_four/train.py --out 'my runs'"
+    assert tz.run._script(["/a/b/tz/__main__.py", "--minutes", "2"]) == "python -m tz --minutes 2"
+    assert tz.run._script(["/a/b/train.py"]) == "python train.py"
+
+
 def test_a_run_leaves_metrics_settings_and_an_agent_that_plays(run):
     assert [row["epoch"] for row in metrics(run)] == [0, 1, 2, 3]
     assert "random_score" in metrics(run)[1] and "random_score" not in metrics(run)[2]
@@ -52,6 +59,8 @@ def test_a_run_leaves_metrics_settings_and_an_agent_that_plays(run):
     assert settings["versions"]["jax"] == jax.__version__ and settings["devices"].startswith("8 x ")
     card = tz.agent_card(run / "agent.tz")
     assert card["epochs"] == 4 and card["recipe"] == settings["recipe"] and card["seed"] == 0
+    assert tz.Recipe(**card["recipe"]).num_channels == 4 and card["git"] == settings["git"]
+    assert card["script"].startswith("python ") and "versions" in card
     assert list((run / "tensorboard").iterdir())
     env, player = tz.from_pgx("tic_tac_toe"), tz.load_agent(run / "agent.tz")
     match = tz.play_match(env, player, tz.random_player(), num_games=2, max_steps=9, key=jax.random.key(0))

@@ -247,6 +247,16 @@ def test_a_mesh_that_does_not_fit_is_refused(env, config):
         start(dataclasses.replace(config, train_batch_size=3))
     with refused("num_episodes=20 cannot be split evenly over 8 devices.* the nearest that can is 16"):
         start(dataclasses.replace(config, testers=(tz.TwoPlayerTester(num_episodes=20),)))
+    rival = tz.random_player()
+    for tester, name in [
+        (tz.OpponentTester(rival, "random", num_episodes=20), "num_episodes"),
+        (tz.LadderTester((rival,), num_episodes=20), "num_episodes"),
+        (tz.ApproxEloTester(2, 20, 1), "episodes_per_opponent"),
+    ]:
+        with refused(f"{name}=20 cannot be split evenly over 8 devices"):
+            start(dataclasses.replace(config, testers=(tester,)))
+    with refused("num_games=20 cannot be split evenly over 8 devices"):
+        tz.match_on_mesh(env, rival, rival, num_games=20, key=jax.random.key(0))
     other = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
     with refused(r"the axes \('batch',\), expected the one axis \(\"data\",\)"):
         start(config, mesh=other)

@@ -50,6 +50,9 @@ def test_the_elo_tester_rates_networks_and_anchors_on_two_scales(env):
         assert metrics["elo_low"] < metrics["elo"] < metrics["elo_high"]
         assert metrics["elo_anchored_low"] < metrics["elo_anchored"] < metrics["elo_anchored_high"]
     assert found[1]["elo_anchored"] < found[1]["elo"], "even the random player beats one bent on losing"
+    met = np.ix_([0, 2, 3], [0, 2, 3])  # the anchor, and the networks that played it
+    wins, draws = (np.array([[0, 1, 1], [1, 0, 0], [1, 0, 0]]) * np.array(x)[met] for x in (state.wins, state.draws))
+    assert found[2]["elo_anchored"] == tz.fit_elo(wins, draws).elo[2], "by games against the anchor alone"
 
 
 def test_the_ladder_is_climbed_by_winning(env):

@@ -129,6 +129,24 @@ def test_training_fits_a_batch(network, batch):
     assert last["policy_loss"] - entropy < 0.2 * (first["policy_loss"] - entropy)
 
 
+def test_the_average_of_a_batch_norm_network_has_the_average_of_its_statistics(batch):
+    options = {"num_blocks": 1, "num_channels": 4, "norm": "batch", "key": jax.random.key(0)}
+    network, norm_state = eqx.nn.make_with_state(tz.AZResNet)(SHAPE, NUM_ACTIONS, **options)
+    state = tz.init_train(optax.adam(1e-1), network, norm_state, average=True)
+    step, expected = eqx.filter_jit(tz.train_step), state.norm_state
+    for index in range(3):
+        state, _ = step(optax.adam(1e-1), tz.az_loss, state, batch, average_decay=0.5)
+        decay = min(0.5, (1 + index) / (10 + index))
+        expected = jax.tree.map(
+            lambda old, new, decay=decay: decay * old + (1 - decay) * new if eqx.is_inexact_array(new) else new,
+            expected,
+            state.norm_state,
+        )
+    assert not np.allclose(jax.tree.leaves(state.norm_state)[0], jax.tree.leaves(expected)[0])
+    chex.assert_trees_all_close(state.average_norm_state, expected, rtol=1e-5)
+    assert state.playing_norm_state is state.average_norm_state and state.playing is state.average
+
+
 def test_batch_norm_trains_on_batch_statistics_and_searches_on_running_ones(batch):
     def build(key):
         return eqx.nn.make_with_state(tz.AZResNet)(

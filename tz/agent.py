@@ -91,16 +91,16 @@ def load_agent(
     header, read_arrays = _open(path)
     env = _env(path, header, env)
     if network is None:
-        network, norm_state = _build(path, header["network"], len(header["arrays"]))
+        network, norm_state = _build(path, header["network"], header["arrays"])
     arrays = named_arrays((network, norm_state))
     expected = [_describe(name, x) for name, x in arrays]
     if expected != header["arrays"]:
         raise ValueError(f"{path} holds an agent of another architecture: {_difference(header['arrays'], expected)}.")
-    data, leaves, start = read_arrays(sum(x.nbytes for _, x in arrays)), [], 0
+    data, leaves, start = read_arrays(sum(x.size * x.dtype.itemsize for _, x in arrays)), [], 0
     for _, x in arrays:
         leaves.append(jnp.asarray(np.frombuffer(data, x.dtype, x.size, start).reshape(x.shape)))
-        start += x.nbytes
-    dynamic, static = eqx.partition((network, norm_state), eqx.is_array)
+        start += x.size * x.dtype.itemsize
+    dynamic, static = eqx.partition((network, norm_state), _has_shape)
     network, norm_state = eqx.combine(jax.tree.unflatten(jax.tree.structure(dynamic), leaves), static)
     mcts = without_exploration(gumbel_mcts(200)) if mcts is None else mcts
     return Player(mcts, NetworkEvaluator(network, env.observe, norm_state))
@@ -115,9 +115,13 @@ def agent_card(source: str | os.PathLike) -> dict[str, Any]:
 
 
 def named_arrays(tree: PyTree) -> list[tuple[str, Any]]:
-    """The arrays of a tree, each with its path in it."""
-    leaves = jax.tree_util.tree_flatten_with_path(eqx.filter(tree, eqx.is_array))[0]
+    """The arrays of a tree, or their shapes, each with its path in it."""
+    leaves = jax.tree_util.tree_flatten_with_path(eqx.filter(tree, _has_shape))[0]
     return [(jax.tree_util.keystr(path), x) for path, x in leaves]
+
+
+def _has_shape(x: Any) -> bool:
+    return eqx.is_array(x) or isinstance(x, jax.ShapeDtypeStruct)
 
 
 def _describe(name: str, x: Any) -> list[Any]:
@@ -180,30 +184,28 @@ def _env(path: pathlib.Path, header: dict, env: Env | None) -> Env:
     return env
 
 
-def _build(path: pathlib.Path, settings: dict, num_arrays: int) -> tuple[PyTree, eqx.nn.State | None]:
-    """A network of the recorded settings, without the work of drawing its weights."""
+def _build(path: pathlib.Path, settings: dict, arrays: list) -> tuple[PyTree, eqx.nn.State | None]:
+    """A network of the recorded settings, with shapes in place of its weights: what a file asks for may be huge."""
     settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
     kind = settings.pop("class", None)
-    if kind not in _NETWORKS:
+    if not isinstance(kind, str) or kind not in _NETWORKS:
         raise ValueError(
             f"{path} holds a network of class {kind}, which tz does not have: pass one of the same architecture as "
             "network=, and norm_state= if it has state."
         )
 
     def make(key):
-        if max(settings.get("num_blocks", 0), settings.get("depth", 0)) > num_arrays:
-            raise ValueError(f"that would have more layers than the file has arrays ({num_arrays})")
+        largest = max((size for _, shape, _ in arrays for size in shape), default=0)
+        for name, value in settings.items():
+            most = len(arrays) if name in ("num_blocks", "depth") else largest
+            if isinstance(value, int) and value > most:
+                raise ValueError(f"{name} is {value}, but the file's {len(arrays)} arrays allow at most {most}")
         return eqx.nn.make_with_state(_NETWORKS[kind])(**settings, key=key)
 
     try:
         network, norm_state = eqx.filter_eval_shape(make, jax.random.key(0))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: a {kind} cannot be made with {settings}: {error}") from error
-
-    def zeros(x):
-        return jnp.zeros(x.shape, x.dtype) if isinstance(x, jax.ShapeDtypeStruct) else x
-
-    network, norm_state = jax.tree.map(zeros, (network, norm_state))
     return network, norm_state if jax.tree.leaves(norm_state) else None
 
 

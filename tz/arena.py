@@ -22,6 +22,36 @@ class Player(eqx.Module):
     evaluator: Evaluator
 
 
+def check_player(env: Env, player: Player) -> None:
+    """Raises `ValueError` if a player cannot be asked about this game, such as a network of another one."""
+
+    def ask(key):
+        return player.evaluator(*env.init(key), key)
+
+    try:
+        logits, _ = eqx.filter_eval_shape(ask, jax.random.key(0))
+    except Exception as error:
+        raise ValueError(
+            f"A player cannot be asked about {env.name}, so it is likely to be one of another game. Its evaluator "
+            f"raised {type(error).__name__}: {error}"
+        ) from error
+    if logits.shape != (env.num_actions,):
+        raise ValueError(
+            f"A player gives logits of shape {logits.shape}, but {env.name} has {env.num_actions} actions: it is one "
+            "of another game."
+        )
+
+
+def check_openings(openings: tuple[PyTree, StepMetadata], num_games: int) -> None:
+    """Raises `ValueError` unless there is an opening for every two games."""
+    found = openings[1].terminated.shape
+    if found != (num_games // 2,):
+        raise ValueError(
+            f"A match of {num_games} games needs {num_games // 2} openings, each for two games; found openings of "
+            f"shape {found}."
+        )
+
+
 def random_player() -> Player:
     """A player of uniformly random legal moves.
 
@@ -41,7 +71,8 @@ class MatchResult(eqx.Module):
     **Fields:**
 
     - `returns`: `[G]`, the sum of the first player's rewards.
-    - `finished`: `[G]`, False where a game was cut off at `max_steps`; it counts in none of wins, draws and losses.
+    - `finished`: `[G]`, False where a game was cut off at `max_steps`, or over before a move was made in it; it counts
+        in none of wins, draws and losses.
     - `player_id`: `[G]`, the id that the first player had.
     - `opening`: the environment's states and metadata, a pair, after the opening, `[G, ...]`.
     - `actions`: `[G, max_steps]`, the moves from there, -1 after the end.
@@ -164,23 +195,23 @@ def play_match(
 
     **Returns:** a [`tz.MatchResult`][], from the point of view of `first`.
 
-    **Raises:** `ValueError` if `num_games` is odd or not positive, or the game has not exactly two players.
+    **Raises:** `ValueError` if `num_games` is odd or not positive, the game has not exactly two players, or one of the
+    two who play cannot be asked about this game.
     """
     if num_games < 2 or num_games % 2:
         raise ValueError(f"num_games must be even and at least 2, so that each opening has both sides: {num_games}.")
     if env.num_players != 2:
         raise ValueError(f"A match needs a game of two players; {env.name} has {env.num_players}.")
+    for player in (first, second):
+        check_player(env, player)
     num_openings = num_games // 2
     opening_key, play_key = jax.random.split(key)
     numbers = first_opening + jnp.arange(num_openings)
     if openings is None:
         opening_keys = jax.vmap(jax.random.fold_in, (None, 0))(opening_key, numbers)
         openings = jax.vmap(lambda key: random_opening(env, opening_plies, key=key))(opening_keys)
-    elif openings[1].terminated.shape != (num_openings,):
-        raise ValueError(
-            f"A match of {num_games} games needs {num_openings} openings, each for two games; found openings of shape "
-            f"{openings[1].terminated.shape}."
-        )
+    else:
+        check_openings(openings, num_games)
     # [2, G / 2]: `first` moves first, or second
     env_state, metadata = jax.tree.map(lambda x: jnp.stack([x, x]), openings)
 
@@ -214,7 +245,7 @@ def play_match(
 
     return MatchResult(
         returns=interleaved(games.returns),
-        finished=interleaved(games.metadata.terminated),
+        finished=interleaved(games.metadata.terminated & ~metadata.terminated),
         player_id=interleaved(player_ids),
         opening=jax.tree.map(interleaved, (env_state, metadata)),
         actions=interleaved(actions),

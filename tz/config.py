@@ -78,6 +78,11 @@ class TrainConfig(eqx.Module):
                 raise ValueError(f"TrainConfig: {name} must be at least 1, found {getattr(self, name)}.")
         if self.warmup_steps < 0:
             raise ValueError(f"TrainConfig: warmup_steps must be 0 or more, found {self.warmup_steps}.")
+        names = [name for tester in self.testers if (name := getattr(tester, "name", None)) is not None]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"TrainConfig: testers need names of their own, which their metrics begin with, found {names}."
+            )
         longest = max(self.collection_steps_per_epoch, self.max_episode_steps or 0)
         if self.replay.capacity < longest:
             raise ValueError(

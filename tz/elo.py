@@ -25,8 +25,9 @@ def fit_elo(wins: np.ndarray, draws: np.ndarray, *, confidence: float = 0.95) ->
 
     That is the model of Bradley and Terry (1952) with a draw as half a win, and the weak prior of one more game that
     each player drew, spread over the opponents it had; without it a player that won every game would have no rating.
-    Draws make results less scattered than wins and losses are, which the intervals allow for (the dispersion of a
-    quasi-binomial model).
+    A pair that draws often scatters less than its wins and losses would, which narrows the intervals; by the share of
+    its draws among its games and two more without one, so that few games never look certain. Games count as
+    independent, those of one opening included.
 
     **Arguments:** `wins`, `[n, n]`, games that row won against column; `draws`, `[n, n]`, symmetric; `confidence`, of
     the intervals.
@@ -47,8 +48,8 @@ def fit_elo(wins: np.ndarray, draws: np.ndarray, *, confidence: float = 0.95) ->
     def log_likelihood(rating):
         return -np.sum(points * np.logaddexp(0, rating[None] - rating[:, None]))
 
-    def information(rating):
-        weight = played * expected(rating) * expected(rating).T
+    def information(rating, dispersion=1.0):
+        weight = dispersion * played * expected(rating) * expected(rating).T
         return (np.diag(weight.sum(1)) - weight)[1:, 1:]
 
     rating = np.zeros(len(wins))
@@ -61,11 +62,12 @@ def fit_elo(wins: np.ndarray, draws: np.ndarray, *, confidence: float = 0.95) ->
             step = step / 2
         rating = rating + step
 
+    # The variance of a result is p (1 - p) less a quarter of the chance of a draw, which is at most 2 p or 2 (1 - p).
     p = expected(rating)
-    losses = wins.T
-    scatter = np.sum(wins * (1 - p) ** 2 + draws * (0.5 - p) ** 2 + losses * p**2)
-    dispersion = min(1.0, scatter / np.sum(games * p * (1 - p)))
-    deviation = np.sqrt(dispersion * np.append(0.0, np.diag(np.linalg.inv(information(rating)))))
+    draw_rate = np.minimum(draws, 2 * np.minimum(p, 1 - p) * games) / (games + 2)
+    inverse = np.linalg.inv(information(rating))
+    covariance = inverse @ information(rating, 1 - draw_rate / (4 * p * (1 - p))) @ inverse
+    deviation = np.sqrt(np.append(0.0, np.diag(covariance)))
     margin = statistics.NormalDist().inv_cdf((1 + confidence) / 2) * deviation
     return Ratings(*(_SCALE * x for x in (rating, rating - margin, rating + margin)))
 

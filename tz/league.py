@@ -6,11 +6,11 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Int, PRNGKeyArray
+from jaxtyping import Int, PRNGKeyArray, PyTree
 
-from tz.arena import MatchResult, Player, play_match
+from tz.arena import MatchResult, Player, check_openings, play_match
 from tz.elo import Ratings, fit_elo
-from tz.env import Env
+from tz.env import Env, StepMetadata
 from tz.sharding import DATA, data_mesh, over_games, place
 
 
@@ -42,30 +42,35 @@ def match_on_mesh(
     num_games: int,
     key: PRNGKeyArray,
     opening_plies: int = 4,
+    openings: tuple[PyTree, StepMetadata] | None = None,
     max_steps: int = 512,
     mesh: Mesh | None = None,
 ) -> MatchResult:
     """[`tz.play_match`][], compiled once and split over devices, by default over all.
 
-    **Raises:** `ValueError` if the openings, two games each, cannot be split evenly over the devices.
+    **Raises:** `ValueError` if the openings, two games each, cannot be split evenly over the devices, and what
+    `play_match` raises.
     """
     mesh = data_mesh() if mesh is None else mesh
     check_split(num_games, mesh)
+    if openings is not None:
+        check_openings(openings, num_games)
+        openings = place(openings, mesh, split=True)
     first, second, key = place((first, second, key), mesh, split=False)
-    return _play(env, first, second, key, (num_games, opening_plies, max_steps), mesh)
+    return _play(env, first, second, key, openings, (num_games, opening_plies, max_steps), mesh)
 
 
 @eqx.filter_jit
-def _play(env: Env, first: Player, second: Player, key: PRNGKeyArray, sizes: tuple[int, ...], mesh: Mesh):
+def _play(env: Env, first: Player, second: Player, key: PRNGKeyArray, openings, sizes: tuple[int, ...], mesh: Mesh):
     num_games, opening_plies, max_steps = sizes
     per_device = num_games // mesh.shape[DATA]
 
-    def play(shared, numbers):
-        env, first, second, key = shared
-        options = {"opening_plies": opening_plies, "max_steps": max_steps, "first_opening": numbers[0]}
-        return play_match(env, first, second, num_games=per_device, key=key, **options)
+    def play(shared, split):
+        (env, first, second, key), (numbers, openings) = shared, split
+        options = {"opening_plies": opening_plies, "openings": openings, "max_steps": max_steps}
+        return play_match(env, first, second, num_games=per_device, key=key, first_opening=numbers[0], **options)
 
-    return over_games(mesh, play, (env, first, second, key), jnp.arange(num_games // 2))
+    return over_games(mesh, play, (env, first, second, key), (jnp.arange(num_games // 2), openings))
 
 
 class RoundRobin(eqx.Module):
@@ -89,6 +94,7 @@ def round_robin(
     num_games: int,
     key: PRNGKeyArray,
     opening_plies: int = 4,
+    openings: tuple[PyTree, StepMetadata] | None = None,
     max_steps: int = 512,
     mesh: Mesh | None = None,
 ) -> RoundRobin:
@@ -102,10 +108,10 @@ def round_robin(
     if len(players) < 2:
         raise ValueError(f"round_robin: a tournament needs at least 2 players, found {len(players)}.")
     wins, draws = np.zeros((2, len(players), len(players)), int)
-    options = {"num_games": num_games, "opening_plies": opening_plies, "max_steps": max_steps, "mesh": mesh}
+    options = {"num_games": num_games, "opening_plies": opening_plies, "openings": openings, "max_steps": max_steps}
     for i, first in enumerate(players):
         for j, second in list(enumerate(players))[i + 1 :]:
-            match = match_on_mesh(env, first, second, key=key, **options)
+            match = match_on_mesh(env, first, second, key=key, mesh=mesh, **options)
             wins[i, j], draws[i, j], wins[j, i] = (int(x) for x in (match.wins, match.draws, match.losses))
             draws[j, i] = draws[i, j]
     return RoundRobin(wins, draws)

@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray, PyTree
 
+from tz.arena import Player, check_player
 from tz.checkpoint import Checkpoints
 from tz.config import LoopState, TrainConfig
 from tz.env import Env
@@ -41,12 +42,15 @@ def init_loop(
     **Arguments:** `network`, any module `obs -> (logits, value)`; `norm_state`, for the stateful form, both as
     [`tz.init_train`][] takes them; `mesh`, as [`tz.train_loop`][] takes it.
 
-    **Raises:** `ValueError`, before anything is compiled, if game and network do not fit together, the games cannot be
-    split evenly over the devices, or all of it cannot fit into their memory.
+    **Raises:** `ValueError`, before anything is compiled, if game and network do not fit together, a tester's opponent
+    is one of another game, the games cannot be split evenly over the devices, or it cannot all fit into their memory.
     """
     mesh = data_mesh() if mesh is None else mesh
     check_mesh(mesh, batch_size=config.batch_size, train_batch_size=config.train_batch_size)
     _check_network(env, network, norm_state)
+    for player in jax.tree.leaves(config.testers, is_leaf=lambda x: isinstance(x, Player)):
+        if isinstance(player, Player):  # an opponent, an anchor, a rung
+            check_player(env, player)
     check_memory(plan_memory(config, env, network, norm_state, mesh=mesh), mesh)
     network, norm_state = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, (network, norm_state))
     games_key, key = jax.random.split(key)

@@ -53,10 +53,18 @@ def collect_phase(
         "truncated": truncated,
         "mean_length": moves_of_episodes / max(episodes, 1),
         "moves_per_second": moves / seconds,
-        "simulations_per_second": moves * config.mcts.num_simulations / seconds,
+        "simulations_per_second": config.batch_size * _num_simulations(config, is_fast, num_steps) / seconds,
         "replay_known": num_known,
     }
     return eqx.tree_at(lambda state: (state.games, state.replay), state, (games, replay)), metrics
+
+
+def _num_simulations(config: TrainConfig, is_fast: Array | None, num_steps: int) -> int:
+    """Of all the moves that one game makes."""
+    if config.fast_mcts is None or is_fast is None:
+        return num_steps * config.mcts.num_simulations
+    num_fast = int(jnp.sum(is_fast))
+    return num_fast * config.fast_mcts.num_simulations + (num_steps - num_fast) * config.mcts.num_simulations
 
 
 def train_phase(config: TrainConfig, state: LoopState, mesh: Mesh) -> tuple[LoopState, dict[str, int | float]]:
@@ -200,7 +208,7 @@ def _tester_keys(key: PRNGKeyArray, epoch: Array, number: int) -> list[PRNGKeyAr
 
 def evaluator_of(config: TrainConfig, env: Env, train: TrainState) -> NetworkEvaluator:
     """What self-play and tests evaluate by: the network as it is now, or the average of its weights."""
-    return NetworkEvaluator(train.playing, env.observe, train.norm_state, dtype=config.search_dtype)
+    return NetworkEvaluator(train.playing, env.observe, train.playing_norm_state, dtype=config.search_dtype)
 
 
 def _describe_bad(env: Env, evaluator: NetworkEvaluator, trajectory: Trajectory, epoch: int) -> str:

@@ -9,7 +9,9 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.experimental import multihost_utils
 
 from tz.checkpoint import Checkpoints
 from tz.config import LoopState, TrainConfig
@@ -162,16 +164,16 @@ def train_for(
         raise ValueError(f"train_for: expected seconds or num_epochs, found {seconds=} and {num_epochs=}.")
     before = part[0] * seconds if seconds is not None else 0.0
     begun = time.perf_counter() - max(before, checkpoints.seconds if checkpoints is not None else 0.0)
-    first, longest, last = int(state.epoch), 0.0, begun
+    first, longest, last = int(state.epoch), 0.0, 0.0
 
     def before_epoch(state: LoopState) -> LoopState | None:
         nonlocal longest, last
-        now, epoch = time.perf_counter(), int(state.epoch)
+        now, epoch = _agreed(time.perf_counter() - begun), int(state.epoch)
         if epoch > first + 1:  # the first is compiled
             longest = max(longest, now - last)
         last = now
         if seconds is not None:
-            share, done = (now - begun) / seconds, now - begun + longest >= part[1] * seconds
+            share, done = now / seconds, now + longest >= part[1] * seconds
         else:
             share, done = epoch / (num_epochs or 1), epoch >= (num_epochs or 0)
         if done:
@@ -181,6 +183,13 @@ def train_for(
 
     options |= {"num_epochs": None, "before_epoch": before_epoch, "checkpoints": checkpoints}
     return train_loop(config, env, state, **options)
+
+
+def _agreed(seconds: float) -> float:
+    """The time by the clock of the first process, or some would stop an epoch before the others."""
+    if jax.process_count() == 1:
+        return seconds
+    return float(multihost_utils.broadcast_one_to_all(np.float32(seconds)))
 
 
 def _with_learning_rate(state: LoopState, rate: float) -> LoopState:

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
+import shlex
 import time
 import uuid
 from typing import Any
@@ -72,7 +74,8 @@ def train_run(recipe: Recipe, settings: RunSettings) -> LoopState:
     """
     begun = time.perf_counter()
     env, config = recipe.build()
-    tester = OpponentTester(random_player(), "random")
+    per_device = math.ceil(16 / data_mesh().size)  # openings
+    tester = OpponentTester(random_player(), "random", num_episodes=2 * per_device * data_mesh().size)
     options = {"testers": (tester,), "epochs_per_test": settings.test_epochs}
     config = dataclasses.replace(config, **options, skip_nonfinite=settings.skip_nonfinite)
     path, metrics = settings.out / "settings.json", settings.out / "metrics.jsonl"
@@ -155,8 +158,17 @@ def _save_agent(
         "minutes": round(checkpoints.seconds / 60, 1),
         "device": facts["devices"],
         "versions": facts["versions"],
+        "script": _script(facts["command"]),
+        "git": facts["git"],
     }
-    save_agent(out / "agent.tz", env, state.train.playing, state.train.norm_state, card=card)
+    save_agent(out / "agent.tz", env, state.train.playing, state.train.playing_norm_state, card=card)
+
+
+def _script(command: list[str]) -> str:
+    """A command as it was typed, but for where programs are kept."""
+    program, *arguments = command
+    name = pathlib.Path(program).name if pathlib.Path(program).is_absolute() else program
+    return f"python {'-m tz' if name.endswith('__main__.py') else shlex.quote(name)} {shlex.join(arguments)}".strip()
 
 
 def _plain(settings: RunSettings) -> dict[str, Any]:

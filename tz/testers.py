@@ -1,6 +1,6 @@
 """Testers: what the training loop plays against to see whether it learns."""
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -39,6 +39,10 @@ def _metrics(name: str, match: MatchResult) -> TesterMetrics:
     return {f"{name}_{key}": float(value) for key, value in counts.items()}
 
 
+def _match_options(tester: Any) -> dict[str, Any]:
+    return {"num_games": tester.num_episodes, "opening_plies": tester.opening_plies, "max_steps": tester.max_steps}
+
+
 class OpponentTester(eqx.Module):
     """Plays the newest network against a fixed opponent.
 
@@ -66,7 +70,7 @@ class OpponentTester(eqx.Module):
         self, env: Env, mcts: MCTS, evaluator: Evaluator, *, key: PRNGKeyArray, mesh: Mesh | None = None
     ) -> MatchResult:
         """The match itself, from the agent's point of view; compiled once. By default on all devices."""
-        options = {"num_games": self.num_episodes, "opening_plies": self.opening_plies, "max_steps": self.max_steps}
+        options = _match_options(self)
         return match_on_mesh(env, Player(mcts, evaluator), self.opponent, key=key, mesh=mesh, **options)
 
     def test(
@@ -102,7 +106,7 @@ class TwoPlayerTester(eqx.Module):
         self, env: Env, mcts: MCTS, evaluator: Evaluator, state: PyTree, *, key: PRNGKeyArray, mesh: Mesh
     ) -> tuple[PyTree, TesterMetrics]:
         """Plays the match and returns the best evaluator so far and the metrics."""
-        options = {"num_games": self.num_episodes, "opening_plies": self.opening_plies, "max_steps": self.max_steps}
+        options = _match_options(self)
         match = match_on_mesh(env, Player(mcts, evaluator), Player(mcts, state), key=key, mesh=mesh, **options)
         better = bool(match.score > 0.5)
         metrics = _metrics(self.name, match) | {f"{self.name}_replaced": float(better)}
@@ -128,7 +132,8 @@ class ApproxEloTester(eqx.Module):
     Each test adds the newest network to a pool, lets it play some of the others, spread evenly from the first to the
     latest, and all anchors, and rates all anew by everything that was played so far. A scale that rests on the pool
     alone inflates: a network that has learned to beat its forebears need not play that much better against others.
-    Ratings with fixed `anchors` show it.
+    The anchored scale rests on games against fixed `anchors` alone, so it does not; it says little once an agent wins
+    nearly all of these.
 
     **Fields:** `total_epochs`, for how many networks the pool has room; then the oldest but the untrained one is left
     out; `episodes_per_opponent`, even; `num_opponents`, earlier networks a test; `anchors`, fixed players, the first of
@@ -172,16 +177,21 @@ class ApproxEloTester(eqx.Module):
         opponents = {num_anchors + i: Player(mcts, _pick(state.pool, i)) for i in earlier.tolist()}
         opponents |= dict(enumerate(self.anchors))
         wins, draws, newest = np.array(state.wins), np.array(state.draws), num_anchors + size
-        options = {"opening_plies": self.opening_plies, "max_steps": self.max_steps, "mesh": mesh}
+        options: dict[str, Any] = {"opening_plies": self.opening_plies, "max_steps": self.max_steps, "mesh": mesh}
         for index, opponent in opponents.items():
             match_key = jax.random.fold_in(key, index)
             agent, num_games = Player(mcts, evaluator), self.episodes_per_opponent
             match = match_on_mesh(env, agent, opponent, num_games=num_games, key=match_key, **options)
             wins[newest, index], wins[index, newest] = int(match.wins), int(match.losses)
             draws[newest, index] = draws[index, newest] = int(match.draws)
-        metrics, scales = {}, {self.name: num_anchors} | ({f"{self.name}_anchored": 0} if self.anchors else {})
-        for name, first in scales.items():
-            ratings = fit_elo(*(x[first : newest + 1, first : newest + 1] for x in (wins, draws)))
+        networks = slice(num_anchors, newest + 1)
+        metrics, leagues = {}, {self.name: [x[networks, networks] for x in (wins, draws)]}
+        if self.anchors:  # and the networks that met them: all but the untrained one
+            rows = np.r_[:num_anchors, num_anchors + 1 : newest + 1]
+            counts = np.logical_or.outer(rows < num_anchors, rows < num_anchors)
+            leagues[f"{self.name}_anchored"] = [counts * x[np.ix_(rows, rows)] for x in (wins, draws)]
+        for name, results in leagues.items():
+            ratings = fit_elo(*results)
             metrics |= {name: ratings.elo[-1], f"{name}_low": ratings.low[-1], f"{name}_high": ratings.high[-1]}
         state = EloState(pool, state.size + 1, jnp.asarray(wins), jnp.asarray(draws))
         return state, {name: float(value) for name, value in metrics.items()}
@@ -238,7 +248,7 @@ class LadderTester(eqx.Module):
     ) -> tuple[PyTree, TesterMetrics]:
         """Climbs as far as it goes, past the last rung by one, and returns the rung and the metrics."""
         rung, best = int(state[0]), state[1]
-        options = {"num_games": self.num_episodes, "opening_plies": self.opening_plies, "max_steps": self.max_steps}
+        options = _match_options(self)
         climbs = True
         while climbs:
             fixed = rung < len(self.rungs)

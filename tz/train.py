@@ -20,7 +20,8 @@ class TrainState(eqx.Module):
     """What training carries from step to step.
 
     **Fields:** `network`; `norm_state`, the `eqx.nn.State` of a stateful network, or None; `opt_state`, optax's;
-    `step`, gradient steps made; `average`, the network with the running average of its weights, or None.
+    `step`, gradient steps made; `average`, the network with the running average of its weights, or None;
+    `average_norm_state`, the average of `norm_state` that belongs to it.
     """
 
     network: PyTree
@@ -28,11 +29,17 @@ class TrainState(eqx.Module):
     opt_state: PyTree
     step: Int[Array, ""]
     average: PyTree | None = None
+    average_norm_state: eqx.nn.State | None = None
 
     @property
     def playing(self) -> PyTree:
         """The network that plays: the average where there is one, else the newest."""
         return self.network if self.average is None else self.average
+
+    @property
+    def playing_norm_state(self) -> eqx.nn.State | None:
+        """The norm statistics of the network that plays."""
+        return self.norm_state if self.average is None else self.average_norm_state
 
 
 def init_train(
@@ -51,8 +58,8 @@ def init_train(
     # Without weak types: a gradient step would make them strong, and everything would be compiled again.
     network = jax.tree.map(lambda x: jnp.asarray(x, x.dtype) if eqx.is_array(x) else x, network)
     opt_state = optimizer.init(eqx.filter(network, eqx.is_inexact_array))
-    copy = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, network) if average else None
-    return TrainState(network, norm_state, opt_state, jnp.int32(0), copy)
+    copies = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, (network, norm_state))
+    return TrainState(network, norm_state, opt_state, jnp.int32(0), *(copies if average else (None, None)))
 
 
 def az_loss(
@@ -88,8 +95,8 @@ def train_step(
     """One gradient step on the mean loss of a batch, in which each sample has its weight.
 
     **Arguments:** `loss`, of one sample, such as [`tz.az_loss`][]; `batch`, samples with a leading batch axis;
-    `average_decay`, of the running average of the weights, where the state has one: how much of it a step keeps, less
-    in the first steps, so that the initial weights are soon forgotten.
+    `average_decay`, of the running average of the weights and norm statistics, where the state has one: how much of it
+    a step keeps, less in the first steps, so that the initial weights are soon forgotten.
 
     **Returns:** the next state and the mean of the loss's metrics, with `loss` itself.
     """
@@ -108,12 +115,13 @@ def train_step(
     gradients, (metrics, norm_state) = eqx.filter_grad(mean_loss, has_aux=True)(state.network)
     parameters = eqx.filter(state.network, eqx.is_inexact_array)
     updates, opt_state = optimizer.update(gradients, state.opt_state, parameters)
-    network, average = eqx.apply_updates(state.network, updates), state.average
-    if average is not None:
+    network = eqx.apply_updates(state.network, updates)
+    average = state.average, state.average_norm_state
+    if state.average is not None:
         decay = jnp.minimum(average_decay, (1 + state.step) / (10 + state.step))
 
         def mix(old, new):
             return decay * old + (1 - decay) * new if eqx.is_inexact_array(new) else new
 
-        average = jax.tree.map(mix, average, network)
-    return TrainState(network, norm_state, opt_state, state.step + 1, average), metrics
+        average = jax.tree.map(mix, average, (network, norm_state))
+    return TrainState(network, norm_state, opt_state, state.step + 1, *average), metrics

@@ -81,7 +81,7 @@ def trained(name: str, seeds: range, minutes: float, out: pathlib.Path) -> list[
             part = index / len(stages), (index + 1) / len(stages)
             state = tz.train_for(recipe, env, stage, state, seconds=60 * minutes, part=part)
         card = made_with | {"seed": seed, "epochs": int(state.epoch)}
-        tz.save_agent(path, env, state.train.playing, state.train.norm_state, card=card)
+        tz.save_agent(path, env, state.train.playing, state.train.playing_norm_state, card=card)
     jax.clear_caches()
     return paths
 
