@@ -76,10 +76,11 @@ def main() -> None:
     evaluator = tz.NetworkEvaluator(state.train.network, env.observe)
     for tester in testers:
         matches = [tester.match(env, config.test_mcts, evaluator, key=key) for key in jax.random.split(match_key, 3)]
-        wins, draws, losses = (sum(int(getattr(m, name)) for m in matches) for name in ("wins", "draws", "losses"))
-        score = (wins + draws / 2) / (wins + draws + losses)
-        print(f"against {tester.name}: {wins} wins, {draws} draws, {losses} losses, score {score:.3f}", flush=True)
-    save_game(tz.replay_game(env, matches[0], 0), args.out / "game.svg")  # in game 0 the agent moves first
+        match = jax.tree.map(lambda *parts: jnp.concatenate(parts), *matches)
+        low, high = match.interval()
+        counts = f"{match.wins} wins, {match.draws} draws, {match.losses} losses"
+        print(f"against {tester.name}: {counts}, score {match.score:.3f} ({low:.3f} to {high:.3f})", flush=True)
+    save_game(tz.replay_game(env, match, 0), args.out / "game.svg")  # in game 0 the agent moves first
     print(f"{time.perf_counter() - started:.0f} s in all; the results are in {args.out}")
 
 

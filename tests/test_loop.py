@@ -232,6 +232,14 @@ def test_the_average_of_the_weights_plays(config, env):
     np.testing.assert_allclose(evaluator_of(config, env, state.train).network.weight, average, rtol=1e-5)
 
 
+def test_a_schedule_of_optax_is_followed(config, env):
+    push = lambda network, output, sample: (-network.weight, {})
+    config, network = leaning(config, optax.sgd(optax.piecewise_constant_schedule(5.0, {3: 0.0})), push)
+    state = init_loop(config, env, network, key=jax.random.key(0))
+    state = train_loop(config, env, state, num_epochs=2, sinks=[], progress=False)
+    assert state.train.step == 8 and state.train.network.weight == 15, "three steps of 5, the rest of 0"
+
+
 def test_a_window_of_one_row_a_game_trains_on_the_newest_only(config, env):
     """The loss sees targets; with a window of 1 those of every step are the last known row of each game."""
     seen = []

@@ -179,7 +179,7 @@ def test_only_the_gradients_are_communicated(env, config):
     trajectory = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), trajectory)
     add = text(phases._add, (config, trajectory, mesh), state.replay)
     agent = tz.Player(config.mcts, evaluator)
-    match = text(league._play, env, agent, agent, jax.random.key(0), (16, 2, 9), mesh)
+    match = text(league._play, env, agent, agent, jax.random.key(0), None, (16, 2, 9), mesh)
     keys = jax.random.split(jax.random.key(0), 8)
     sample = text(eqx.filter_jit(phases.draw), config, state.replay, keys, mesh, jnp.int32(9))
     for name, program in {"collect": collect, "add": add, "match": match, "sample": sample}.items():
