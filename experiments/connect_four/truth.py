@@ -103,7 +103,7 @@ def measured(rows: Sequence[tuple[str, tz.Evaluator, tz.MCTS | None]]) -> dict[s
 
 
 def puct(num_simulations: int) -> tz.MCTS:
-    """The search that the positions' own baseline has, from a fresh tree."""
+    """Plain PUCT with c = 2, from a fresh tree."""
     settings = {"root": tz.PlainRoot(), "temperature": 0.0, "persist_tree": False}
     return tz.MCTS(num_simulations, selector=tz.PUCT(2.0), **settings)
 
