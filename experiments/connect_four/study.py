@@ -49,6 +49,12 @@ VARIANTS = {
     "4 blocks": {"num_blocks": 4},
     "2 blocks of 48 channels": {"num_blocks": 2, "num_channels": 48},
     "batch norm": {"norm": "batch"},
+    "a constant learning rate, and targets of half outcome, half search": {
+        "anneal": False,
+        "td_lambda": 1.0,
+        "search_value_share": 0.5,
+    },
+    "a constant learning rate, and twice the gradient steps": {"anneal": False, "train_steps_per_epoch": 24},
 }
 
 
@@ -116,8 +122,8 @@ def plot(rows: dict[str, list[tuple[float, float, float]]], path: pathlib.Path) 
         for offset, (score, low, high) in zip(np.linspace(-0.15, 0.15, len(results)), results, strict=True):
             axes.errorbar(score, y + offset, xerr=[[score - low], [high - score]], fmt="o", color="C0", capsize=2)
     axes.axvline(0.5, color="gray", linewidth=1)
-    axes.set(yticks=range(len(rows)), yticklabels=list(rows), xlabel="score against the whole recipe", xlim=(0, 1))
-    axes.invert_yaxis()
+    axes.set(yticks=range(len(rows)), yticklabels=list(rows), xlabel="score against the whole recipe")
+    axes.set(xlim=(0.2, 0.8), ylim=(len(rows) - 0.5, -0.5))
     figure.savefig(path, dpi=150)
 
 
