@@ -58,8 +58,9 @@ def init_train(
     # Without weak types: a gradient step would make them strong, and everything would be compiled again.
     network = jax.tree.map(lambda x: jnp.asarray(x, x.dtype) if eqx.is_array(x) else x, network)
     opt_state = optimizer.init(eqx.filter(network, eqx.is_inexact_array))
-    copies = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, (network, norm_state))
-    return TrainState(network, norm_state, opt_state, jnp.int32(0), *(copies if average else (None, None)))
+    copied = (network, norm_state) if average else (None, None)
+    copies = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, copied)
+    return TrainState(network, norm_state, opt_state, jnp.int32(0), *copies)
 
 
 def az_loss(

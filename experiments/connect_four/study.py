@@ -1,7 +1,8 @@
 """What each part of the recipe is worth: agents trained equally long, matched with those of the whole recipe.
 
 `python experiments/connect_four/study.py --minutes 4 --seeds 2 --out runs/study` writes a table and a plot; `--only`
-takes some of the variants. Each changes the recipe in one way. Its agents and those of the recipe with the same seed
+takes some of the variants. Each changes the recipe in one way, the last two in two. Its agents and those of the recipe
+with the same seed
 play from the same openings, five random moves long. The time is that of training alone, without compilation. Agents
 and matches that the folder already has are not made again, so a study that was cut off goes on with the same command.
 """
