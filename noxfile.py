@@ -24,8 +24,9 @@ def tests(session: nox.Session) -> None:
     session.run("pyright")
     with tempfile.TemporaryDirectory() as cache:  # compiled programs, shared by the processes of this run
         environment = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}
-        session.run("pytest", *session.posargs, env=environment)
-        session.run("pytest", "--nbmake", "--nbmake-timeout=600", "notebooks", env=environment)
+        side_by_side = ("-n", "2", "--dist", "loadfile")  # two processes use two cores better than one does
+        session.run("pytest", *side_by_side, *session.posargs, env=environment)
+        session.run("pytest", *side_by_side, "--nbmake", "--nbmake-timeout=600", "notebooks", env=environment)
 
 
 @nox.session

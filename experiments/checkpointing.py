@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, help="write the table to this Markdown file")
     args = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", args.devices)
-    recipe = tz.Recipe(anneal=False)
+    recipe = tz.Recipe(anneal=0.0)
     env, config = recipe.build()
     state = tz.train_loop(config, env, recipe.start(env, config, seed=0), num_epochs=3, sinks=[], progress=False)
     ways = {"no checkpoints": None, "after every tenth epoch": 10, "after every epoch": 1}

@@ -9,6 +9,7 @@ import jaxtyping
 import pytest
 
 CACHE = pathlib.Path(os.environ.get("TZ_TEST_CACHE", pathlib.Path(tempfile.gettempdir()) / "tz_test_cache"))
+CACHE /= os.environ.get("PYTEST_XDIST_WORKER", "")  # JAX would read what another process has half written
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)  # for the processes that tests start
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -4,9 +4,11 @@ import dataclasses
 
 import jax
 import jaxtyping
+import numpy as np
 import pytest
 
 import tz
+from tz.recipe import annealed
 
 TINY = tz.Recipe(
     "tic_tac_toe",
@@ -24,15 +26,26 @@ TINY = tz.Recipe(
 )
 
 
-def test_training_for_a_time_makes_epochs_and_lets_the_learning_rate_fall():
-    env, config = TINY.build()
-    state, seen, rates = TINY.start(env, config, seed=0), [], []
+def test_training_for_a_time_makes_epochs_and_lets_the_learning_rate_fall_in_its_last_part():
+    recipe = dataclasses.replace(TINY, anneal=0.5)
+    env, config = recipe.build()
+    state, seen, rates = recipe.start(env, config, seed=0), [], []
     state = tz.train_loop(config, env, state, num_epochs=1, sinks=[seen.append], progress=False)  # compiles
     for part in ((0.0, 0.5), (0.5, 1.0)):
-        state = tz.train_for(TINY, env, config, state, seconds=6.0, part=part, sinks=[seen.append])
+        state = tz.train_for(recipe, env, config, state, seconds=6.0, part=part, sinks=[seen.append])
         rates.append(float(state.train.opt_state["adam"].hyperparams["learning_rate"]))
     assert [metrics["epoch"] for metrics in seen] == list(range(int(state.epoch))) and len(seen) > 3
-    assert 0.01 * TINY.learning_rate <= rates[1] < 0.5 * TINY.learning_rate < rates[0] < TINY.learning_rate
+    assert rates[0] == pytest.approx(recipe.learning_rate)
+    assert 0.01 * recipe.learning_rate <= rates[1] < 0.5 * recipe.learning_rate
+
+
+@pytest.mark.parametrize(
+    ("anneal", "factors"),
+    [(0.0, [1, 1, 1, 1, 1]), (0.5, [1, 1, 1, 0.505, 0.01]), (1.0, [1, 0.855018, 0.505, 0.154982, 0.01])],
+)
+def test_the_learning_rate_falls_as_half_a_cosine_wave(anneal, factors):
+    found = [annealed(anneal, share) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    np.testing.assert_allclose(found, factors, rtol=1e-5)
 
 
 @pytest.fixture
@@ -93,6 +106,7 @@ def test_every_setting_builds_a_loop(change):
         ({"cold_after": 4}, "no temperature; leave cold_after None, found 4"),
         ({"env": "tictactoe"}, "Did you mean 'tic_tac_toe'"),
         ({"td_lambda": 2.0}, "td_lambda is 2.0"),
+        ({"anneal": 1.5}, "from 0 \\(never\\) to 1 \\(from the start\\), found 1.5"),
     ],
 )
 def test_a_recipe_without_sense_is_refused(change, message):

@@ -98,6 +98,9 @@ def test_a_fork_begins_with_the_run_and_its_settings_but_for_those_given(run, tm
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     recipe, _ = tz.run.saved_settings(folder)
     assert recipe == dataclasses.replace(tz.run.saved_settings(run)[0], learning_rate=1e-4, num_simulations=6)
+    main(["--out", str(folder), "--resume", "--cpu-devices", "8", "--epochs", "6"])
+    card = tz.agent_card(folder / "agent.tz")
+    assert card["epochs"] == 6 and card["forked_from"] == tz.agent_card(run / "agent.tz")
 
 
 @pytest.mark.parametrize(

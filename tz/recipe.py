@@ -71,8 +71,8 @@ class Recipe:
     """The share of all moves made, the newest, that samples are drawn from; None for the whole buffer."""
     learning_rate: float = 3e-3
     """Of Adam, at first."""
-    anneal: bool = True
-    """Whether the learning rate falls to nothing in the time given, as half a cosine wave."""
+    anneal: float = 0.3
+    """The share of the time, its last part, in which the learning rate falls to nothing like half a cosine wave."""
     weight_decay: float = 0.0
     """Apart from the gradient, as in AdamW."""
     l2: float = 1e-4
@@ -91,6 +91,8 @@ class Recipe:
 
         **Raises:** `ValueError` for a setting that one of its parts refuses.
         """
+        if not 0 <= self.anneal <= 1:
+            raise ValueError(f"Recipe: anneal must be from 0 (never) to 1 (from the start), found {self.anneal}.")
         symmetry = _KNOWN.get(self.env, "none") if self.symmetry == "auto" else self.symmetry
         if symmetry not in _SYMMETRIES:
             raise ValueError(f"Recipe: symmetry must be auto, {', '.join(_SYMMETRIES)}; found {symmetry!r}.")
@@ -178,11 +180,16 @@ def train_for(
             share, done = epoch / (num_epochs or 1), epoch >= (num_epochs or 0)
         if done:
             return None
-        factor = 0.505 + 0.495 * math.cos(math.pi * share) if recipe.anneal else 1.0
-        return _with_learning_rate(state, factor * recipe.learning_rate)
+        return _with_learning_rate(state, recipe.learning_rate * annealed(recipe.anneal, share))
 
     options |= {"num_epochs": None, "before_epoch": before_epoch, "checkpoints": checkpoints}
     return train_loop(config, env, state, **options)
+
+
+def annealed(part: float, share: float) -> float:
+    """The factor of the learning rate when a share of the time is over: 1, and in the last part down to 0.01."""
+    fallen = (share - (1 - part)) / part if part else 0.0
+    return 0.505 + 0.495 * math.cos(math.pi * min(max(fallen, 0.0), 1.0))
 
 
 def _agreed(seconds: float) -> float:

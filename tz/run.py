@@ -10,7 +10,7 @@ import time
 import uuid
 from typing import Any
 
-from tz.agent import save_agent
+from tz.agent import agent_card, save_agent
 from tz.arena import random_player
 from tz.checkpoint import Checkpoints
 from tz.config import LoopState, TrainConfig
@@ -92,14 +92,13 @@ def train_run(recipe: Recipe, settings: RunSettings) -> LoopState:
         every_minutes=settings.save_minutes,
         keep=settings.keep,
         best="random_score",
-        on_save=lambda state: _save_agent(settings.out, recipe, settings, env, state, checkpoints),
+        on_save=lambda state: _save_agent(settings.out, facts, env, state, checkpoints),
         resume=settings.resume,
     )
     state = recipe.start(env, config, seed=settings.seed)
     print(plan_memory(config, env, state.train.network, state.train.norm_state, mesh=data_mesh()))
     state = _begin(checkpoints, settings, config, env, state)
-    run_id = json.loads(path.read_text()).get("id") if settings.resume else uuid.uuid4().hex[:8]
-    facts = {"recipe": dataclasses.asdict(recipe), "run": _plain(settings), "id": run_id, **run_facts()}
+    facts = {"recipe": dataclasses.asdict(recipe), "run": _plain(settings), **_origin(settings), **run_facts()}
     path.write_text(json.dumps(facts, indent=1) + "\n")
     sinks = _sinks(settings, facts, int(state.epoch))
     seconds = None if settings.minutes is None else 60 * settings.minutes - (time.perf_counter() - begun)
@@ -136,6 +135,15 @@ def _begin(
     return checkpoints.restore(state) if settings.resume else state
 
 
+def _origin(settings: RunSettings) -> dict[str, Any]:
+    """What a run keeps when it is resumed: its name, and the card of the agent whose run it was forked from."""
+    if settings.resume:
+        found = json.loads((settings.out / "settings.json").read_text())
+        return {name: found.get(name) for name in ("id", "forked_from")}
+    agent = None if settings.fork is None else settings.fork / "agent.tz"
+    return {"id": uuid.uuid4().hex[:8], "forked_from": agent_card(agent) if agent and agent.exists() else None}
+
+
 def _sinks(settings: RunSettings, facts: dict[str, Any], first_epoch: int) -> list[Sink]:
     first = first_epoch if settings.resume else None
     sinks: list[Sink] = [console_sink, JsonLinesSink(settings.out / "metrics.jsonl", first_epoch=first)]
@@ -147,13 +155,10 @@ def _sinks(settings: RunSettings, facts: dict[str, Any], first_epoch: int) -> li
     return sinks
 
 
-def _save_agent(
-    out: pathlib.Path, recipe: Recipe, settings: RunSettings, env: Env, state: LoopState, checkpoints: Checkpoints
-) -> None:
-    facts = run_facts()
+def _save_agent(out: pathlib.Path, facts: dict[str, Any], env: Env, state: LoopState, checkpoints: Checkpoints) -> None:
     card = {
-        "recipe": dataclasses.asdict(recipe),
-        "seed": settings.seed,
+        "recipe": facts["recipe"],
+        "seed": facts["run"]["seed"],
         "epochs": int(state.epoch),
         "minutes": round(checkpoints.seconds / 60, 1),
         "device": facts["devices"],
@@ -161,6 +166,8 @@ def _save_agent(
         "script": _script(facts["command"]),
         "git": facts["git"],
     }
+    if facts["forked_from"] is not None:
+        card["forked_from"] = facts["forked_from"]
     save_agent(out / "agent.tz", env, state.train.playing, state.train.playing_norm_state, card=card)
 
 

@@ -38,7 +38,8 @@ VARIANTS = {
     "no mirror images": {"symmetry": "none"},
     "all positions of the buffer": {"window": None},
     "an average of the weights plays": {"average_decay": 0.99},
-    "a constant learning rate": {"anneal": False},
+    "a learning rate that falls from the start": {"anneal": 1.0},
+    "a constant learning rate": {"anneal": 0.0},
     "weight decay, no L2 in the loss": {"l2": 0.0, "weight_decay": 0.02},
     "8 simulations": {"num_simulations": 8},
     "32 simulations": {"num_simulations": 32},
@@ -51,11 +52,11 @@ VARIANTS = {
     "2 blocks of 48 channels": {"num_blocks": 2, "num_channels": 48},
     "batch norm": {"norm": "batch"},
     "a constant learning rate, and targets of half outcome, half search": {
-        "anneal": False,
+        "anneal": 0.0,
         "td_lambda": 1.0,
         "search_value_share": 0.5,
     },
-    "a constant learning rate, and twice the gradient steps": {"anneal": False, "train_steps_per_epoch": 24},
+    "a constant learning rate, and twice the gradient steps": {"anneal": 0.0, "train_steps_per_epoch": 24},
 }
 
 
