@@ -62,9 +62,10 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=1000, help="of its rival, a move")
     parser.add_argument("--games", type=int, default=100, help="a match")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--devices", type=int, default=2, help="two use the cores of a CPU better than one")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/othello"))
     args = parser.parse_args()
-    jax.config.update("jax_num_cpu_devices", 2)  # uses the cores of a CPU better than one device
+    jax.config.update("jax_num_cpu_devices", args.devices)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "metrics.jsonl").unlink(missing_ok=True)  # of an earlier run of this script
     paths = train(args.minutes, args.agents, args.seed, args.out)
