@@ -1,5 +1,6 @@
 """Matches: two players, many games at once, from varied openings, each opening played from both sides."""
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -169,6 +170,19 @@ def _play_ply(env: Env, players: tuple[Player, Player], games: _Games, player_id
     return _Games(env_state, metadata, trees, returns, games.keys), jnp.where(live, action, -1)
 
 
+def _both_sides(
+    players: tuple[Player, Player], openings: tuple[PyTree, StepMetadata], key: PRNGKeyArray, numbers: Int[Array, " G"]
+) -> tuple[_Games, Int[Array, "2 G"]]:
+    """The two halves of a match before their first ply, and the first player's ids: it moves first in one of them."""
+    env_state, metadata = jax.tree.map(lambda x: jnp.stack([x, x]), openings)
+    new_trees = [jax.vmap(jax.vmap(functools.partial(init_search, player.mcts))) for player in players]
+    trees = new_trees[0](env_state, metadata), new_trees[1](env_state, metadata)
+    keys = jnp.stack([jax.vmap(jax.random.fold_in, (None, 0))(key, 2 * numbers + side) for side in (0, 1)])
+    mover = metadata.cur_player_id[0]
+    games = _Games(env_state, metadata, trees, jnp.zeros((2, *numbers.shape), jnp.float32), keys)
+    return games, jnp.stack([mover, 1 - mover])
+
+
 def play_match(
     env: Env,
     first: Player,
@@ -204,25 +218,14 @@ def play_match(
         raise ValueError(f"A match needs a game of two players; {env.name} has {env.num_players}.")
     for player in (first, second):
         check_player(env, player)
-    num_openings = num_games // 2
     opening_key, play_key = jax.random.split(key)
-    numbers = first_opening + jnp.arange(num_openings)
+    numbers = first_opening + jnp.arange(num_games // 2)
     if openings is None:
         opening_keys = jax.vmap(jax.random.fold_in, (None, 0))(opening_key, numbers)
         openings = jax.vmap(lambda key: random_opening(env, opening_plies, key=key))(opening_keys)
     else:
         check_openings(openings, num_games)
-    # [2, G / 2]: `first` moves first, or second
-    env_state, metadata = jax.tree.map(lambda x: jnp.stack([x, x]), openings)
-
-    def new_trees(player: Player) -> SearchState:
-        return jax.vmap(jax.vmap(lambda *at: init_search(player.mcts, *at)))(env_state, metadata)
-
-    trees = new_trees(first), new_trees(second)
-    game_keys = jnp.stack([jax.vmap(jax.random.fold_in, (None, 0))(play_key, 2 * numbers + side) for side in (0, 1)])
-    games = _Games(env_state, metadata, trees, jnp.zeros((2, num_openings), jnp.float32), game_keys)
-    mover = metadata.cur_player_id[0]
-    player_ids = jnp.stack([mover, 1 - mover])
+    start, player_ids = _both_sides((first, second), openings, play_key, numbers)
 
     def unfinished(carry: Any):
         games, _, step = carry
@@ -237,17 +240,17 @@ def play_match(
         games, action = lax.map(ply, (games, player_ids))
         return games, actions.at[:, :, step].set(action), step + 1
 
-    actions = jnp.full((2, num_openings, max_steps), -1, jnp.int32)
-    games, actions, _ = lax.while_loop(unfinished, play, (games, actions, jnp.int32(0)))
+    actions = jnp.full((2, num_games // 2, max_steps), -1, jnp.int32)
+    games, actions, _ = lax.while_loop(unfinished, play, (start, actions, jnp.int32(0)))
 
     def interleaved(x):
         return jnp.swapaxes(x, 0, 1).reshape(num_games, *x.shape[2:])
 
     return MatchResult(
         returns=interleaved(games.returns),
-        finished=interleaved(games.metadata.terminated & ~metadata.terminated),
+        finished=interleaved(games.metadata.terminated & ~start.metadata.terminated),
         player_id=interleaved(player_ids),
-        opening=jax.tree.map(interleaved, (env_state, metadata)),
+        opening=jax.tree.map(interleaved, (start.env_state, start.metadata)),
         actions=interleaved(actions),
     )
 
