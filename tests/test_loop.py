@@ -319,6 +319,30 @@ def test_an_opponent_of_another_game_is_refused_before_training(config, env, net
             init_loop(wrong, env, network, key=jax.random.key(0))
 
 
+class FirstMoves(eqx.Module):
+    """A tester that reports how many moves are legal at the beginning of the games that it would play."""
+
+    def init(self, evaluator, *, mesh):
+        return None
+
+    def test(self, env, mcts, evaluator, state, *, key, mesh):
+        _, metadata = jax.vmap(env.init)(jax.random.split(key, 32))
+        return state, {"legal": float(metadata.action_mask.sum(1).mean())}
+
+
+def test_tests_can_be_played_from_other_beginnings_than_self_play(config, env, network):
+    varied, seen = tz.random_starts(env, 4), []
+    for test_env in (None, env):
+        changed = dataclasses.replace(config, testers=(FirstMoves(),), test_env=test_env)
+        state = init_loop(changed, varied, network, key=jax.random.key(1))
+        train_loop(changed, varied, state, num_epochs=1, sinks=[seen.append], progress=False)
+    assert seen[0]["legal"] < 8 and seen[1]["legal"] == 9
+    assert seen[0]["episodes"] == seen[1]["episodes"] and seen[0]["loss"] == seen[1]["loss"]
+    other = dataclasses.replace(config, test_env=tz.from_pgx("connect_four"))
+    with pytest.raises(ValueError, match=r"test_env is connect_four of 7 actions .* tic_tac_toe, which has 9"):
+        init_loop(other, env, network, key=jax.random.key(0))
+
+
 def test_a_network_of_the_wrong_shape_is_refused(config, env):
     for network, message in [
         (tz.MLP((3, 3, 2), 10, key=jax.random.key(0)), r"logits of shape \(10,\).* needs logits of shape \(9,\)"),

@@ -96,6 +96,8 @@ def test_every_setting_builds_a_loop(change):
     env, config = recipe.build()
     state = recipe.start(env, config, seed=0)
     assert config.mcts.num_simulations == 4 and int(state.epoch) == 0
+    _, begun = jax.vmap(config.test_env.init)(jax.random.split(jax.random.key(0), 16))
+    assert begun.action_mask.all(), "tests begin at the beginning"
 
 
 @pytest.mark.parametrize(

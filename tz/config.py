@@ -8,6 +8,7 @@ import equinox as eqx
 import optax
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
+from tz.env import Env
 from tz.mcts import MCTS, check_same_trees
 from tz.replay import EpisodeReplayBuffer, ReplayState
 from tz.selfplay import CollectState
@@ -34,6 +35,8 @@ class TrainConfig(eqx.Module):
     - `augment`: `(sample, *, key) -> sample`, applied as samples are drawn, or None.
     - `testers`: such as [`tz.TwoPlayerTester`][]; `epochs_per_test`: how often they play.
     - `test_mcts`: the agent's search in tests; by default `mcts` without noise and at temperature 0.
+    - `test_env`: the game as it is played in tests, by default that of self-play. For where that one's games begin
+        elsewhere, as those of [`tz.random_starts`][].
     - `replay_window`: `moves -> rows`, how many of the newest known positions of a game to draw samples from, as a
         function of the moves that were made in it; by default all that the buffer has.
     - `average_decay`: of a running average of the weights, which then plays instead of the newest; None for none.
@@ -58,6 +61,7 @@ class TrainConfig(eqx.Module):
     testers: Sequence[Tester] = ()
     epochs_per_test: int = eqx.field(static=True, default=1)
     test_mcts: MCTS | None = None
+    test_env: Env | None = None
     fast_mcts: MCTS | None = None
     fast_share: float = 0.75
     replay_window: Callable[[int], int] | None = None

@@ -42,12 +42,14 @@ def init_loop(
     **Arguments:** `network`, any module `obs -> (logits, value)`; `norm_state`, for the stateful form, both as
     [`tz.init_train`][] takes them; `mesh`, as [`tz.train_loop`][] takes it.
 
-    **Raises:** `ValueError`, before anything is compiled, if game and network do not fit together, a tester's opponent
-    is one of another game, the games cannot be split evenly over the devices, or it cannot all fit into their memory.
+    **Raises:** `ValueError`, before anything is compiled, if game and network do not fit together, the tests or an
+    opponent are of another game, the games cannot be split evenly over the devices, or it cannot all fit into memory.
     """
     mesh = data_mesh() if mesh is None else mesh
     check_mesh(mesh, batch_size=config.batch_size, train_batch_size=config.train_batch_size)
     _check_network(env, network, norm_state)
+    if config.test_env is not None:
+        _check_test_env(env, config.test_env)
     for player in jax.tree.leaves(config.testers, is_leaf=lambda x: isinstance(x, Player)):
         if isinstance(player, Player):  # an opponent, an anchor, a rung
             check_player(env, player)
@@ -164,7 +166,8 @@ def _epoch(config: TrainConfig, env: Env, state: LoopState, mesh: Mesh, shown: b
         if tests:
             phases.set_description("testing")
             test_mcts = without_exploration(config.mcts) if config.test_mcts is None else config.test_mcts
-            state, tested = test_phase(config, env, test_mcts, state, mesh)
+            test_env = env if config.test_env is None else config.test_env
+            state, tested = test_phase(config, test_env, test_mcts, state, mesh)
             metrics |= tested
     state = eqx.tree_at(lambda state: state.epoch, state, state.epoch + 1)
     return state, {"epoch": epoch, **metrics, "seconds": time.perf_counter() - started}
@@ -208,6 +211,15 @@ def on_mesh(state: LoopState, mesh: Mesh) -> LoopState:
     games, replay = place((state.games, state.replay), mesh, split=True)
     train, testers, epoch, key = place((state.train, state.testers, state.epoch, state.key), mesh, split=False)
     return LoopState(train, games, replay, testers, epoch, key)
+
+
+def _check_test_env(env: Env, test_env: Env) -> None:
+    found, expected = ((game.num_actions, game.observation.shape) for game in (test_env, env))
+    if found != expected:
+        raise ValueError(
+            f"TrainConfig: test_env is {test_env.name} of {found[0]} actions and observations {found[1]}, but "
+            f"self-play is of {env.name}, which has {expected[0]} and {expected[1]}. Both must be the same game."
+        )
 
 
 def _check_network(env: Env, network: PyTree, norm_state: eqx.nn.State | None) -> None:

@@ -113,6 +113,7 @@ class Recipe:
             augment=_SYMMETRIES[symmetry],
             replay_window=None if window is None else lambda moves: max(100, int(window * moves)),
             average_decay=self.average_decay,
+            test_env=env,
         )
         return random_starts(env, self.random_starts) if self.random_starts else env, config
 
