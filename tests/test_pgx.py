@@ -9,7 +9,7 @@ import pgx
 import pgx.go
 import pytest
 
-from tz.env import check_env
+from tz.conformance import check_env
 from tz.envs.pgx import from_pgx
 
 PLAYABLE = (

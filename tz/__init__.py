@@ -15,11 +15,11 @@ from tz.backups import SoftmaxBackup as SoftmaxBackup
 from tz.checkpoint import Checkpoints as Checkpoints
 from tz.config import LoopState as LoopState
 from tz.config import TrainConfig as TrainConfig
+from tz.conformance import check_env as check_env
 from tz.elo import Ratings as Ratings
 from tz.elo import fit_elo as fit_elo
 from tz.env import Env as Env
 from tz.env import StepMetadata as StepMetadata
-from tz.env import check_env as check_env
 from tz.envs.pgx import from_pgx as from_pgx
 from tz.evaluators import NetworkEvaluator as NetworkEvaluator
 from tz.evaluators import RolloutEvaluator as RolloutEvaluator

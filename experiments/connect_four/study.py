@@ -18,6 +18,7 @@ import sys
 import zlib
 
 import jax
+import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -51,6 +52,8 @@ VARIANTS = {
     "4 blocks": {"num_blocks": 4},
     "2 blocks of 48 channels": {"num_blocks": 2, "num_channels": 48},
     "batch norm": {"norm": "batch"},
+    "games cut after 8 moves, their value bootstrapped": {"cut_after": 8},
+    "games cut after 8 moves, called drawn": {"drawn_after": 8},
     "a constant learning rate, and targets of half outcome, half search": {
         "anneal": 0.0,
         "td_lambda": 1.0,
@@ -60,17 +63,38 @@ VARIANTS = {
 }
 
 
+NOT_OF_THE_RECIPE = ("simulations_at_first", "cut_after", "drawn_after")
+
+
 def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower())
+
+
+def drawn_after(env: tz.Env, num_moves: int) -> tz.Env:
+    """The game, which is a draw if it is not over after some moves from where it began."""
+
+    def init(key):
+        state, metadata = env.init(key)
+        return (state, jnp.int32(0)), metadata
+
+    def step(state, action):
+        (state, count), over = state, state[1] >= num_moves
+        after, metadata = env.step(state, action)
+        rewards = jnp.where(over, 0.0, metadata.rewards)
+        terminated = metadata.terminated | (count + 1 >= num_moves)
+        metadata = tz.StepMetadata(rewards, metadata.action_mask, terminated, metadata.cur_player_id)
+        return (after, count + 1), metadata
+
+    return dataclasses.replace(env, init=init, step=step, observe=lambda state: env.observe(state[0]), draw=None)
 
 
 def trained(name: str, seeds: range, minutes: float, out: pathlib.Path) -> list[pathlib.Path]:
     """The files of the agents of a variant, one a seed; trains those that are not there."""
     paths = [out / f"{slug(name)}-{seed}.tz" for seed in seeds]
     settings = dict(VARIANTS.get(name, {}))
-    at_first = settings.pop("simulations_at_first", None)
+    others = {key: settings.pop(key, None) for key in NOT_OF_THE_RECIPE}
     recipe = dataclasses.replace(tz.Recipe(), **settings)
-    made_with = {"recipe": dataclasses.asdict(recipe), "simulations_at_first": at_first, "minutes": minutes}
+    made_with = {"recipe": dataclasses.asdict(recipe), "minutes": minutes} | others
     missing = [(seed, path) for seed, path in zip(seeds, paths, strict=True) if not path.exists()]
     for path in set(paths) - {path for _, path in missing}:
         if {key: tz.agent_card(path).get(key) for key in made_with} != made_with:
@@ -78,8 +102,11 @@ def trained(name: str, seeds: range, minutes: float, out: pathlib.Path) -> list[
     if not missing:
         return paths
     env, config = recipe.build()
+    config = dataclasses.replace(config, max_episode_steps=others["cut_after"])
+    if others["drawn_after"] is not None:
+        env = drawn_after(env, others["drawn_after"])
     stages = [config]
-    if at_first is not None:
+    if (at_first := others["simulations_at_first"]) is not None:
         stages.insert(0, dataclasses.replace(config, mcts=dataclasses.replace(config.mcts, num_simulations=at_first)))
     for stage in stages:
         tz.train_loop(stage, env, recipe.start(env, config, seed=0), num_epochs=1, sinks=[], progress=False)  # compiles

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tz.env import Env, StepMetadata, check_env
+from tz.conformance import check_env
+from tz.env import Env, StepMetadata
 
 
 def describe(state, rewards):
