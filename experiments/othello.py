@@ -14,6 +14,7 @@ import jax
 import matplotlib.pyplot as plt
 
 import tz
+from tz.league import check_split
 
 STARTED = time.perf_counter()
 RECIPE = tz.Recipe("othello", symmetry="dihedral", random_starts=10)
@@ -66,6 +67,7 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/othello"))
     args = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", args.devices)
+    check_split(args.games, tz.data_mesh(), "--games")  # now, not after the training
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "metrics.jsonl").unlink(missing_ok=True)  # of an earlier run of this script
     paths = train(args.minutes, args.agents, args.seed, args.out)

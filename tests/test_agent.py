@@ -118,6 +118,7 @@ def test_headers_that_lie_are_refused(path, tmp_path):
         ({"network": {"class": {}}}, "class {}, which tz does not have"),
         ({"network": settings | {"num_channels": 10**9}}, "num_channels is 1000000000, but the file's"),
         ({"network": settings | {"num_channels": 2}}, "it has .* where the network given has "),
+        ({"network": {"class": "MLP", "observation_shape": [0], "num_actions": 7}}, "a MLP cannot be made with"),
         ({"arrays": []}, "but the file's 0 arrays allow at most 0"),
         ({"arrays": [["x", [99], "float32"]]}, "it has .*'x', .* where the network given has"),
         ({"network": {"class": "AZResNet", "num_blocks": "many"}}, "a AZResNet cannot be made with"),
@@ -169,6 +170,8 @@ def test_a_failed_save_leaves_the_earlier_file(agent, path, tmp_path):
     target.write_bytes(path.read_bytes())
     with pytest.raises(TypeError, match="not JSON serializable"):
         tz.save_agent(target, ENV, *agent, card={"what": object()})
+    with pytest.raises(ValueError, match="the card makes a header of .* bytes, expected at most 1048576"):
+        tz.save_agent(target, ENV, *agent, card={"curve": [0.123456] * 100_000})
     assert target.read_bytes() == path.read_bytes() and list(tmp_path.iterdir()) == [target]
 
 

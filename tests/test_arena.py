@@ -74,7 +74,8 @@ def test_unfinished_games_count_in_nothing(env):
     player = tz.Player(WEAK, tz.uniform_evaluator)
     match = compiled_match(env, player, player, num_games=10, opening_plies=0, max_steps=4, key=jax.random.key(0))
     assert not match.finished.any()
-    assert match.wins == match.draws == match.losses == match.score == 0
+    assert match.wins == match.draws == match.losses == 0
+    assert match.score == 0.5 and match.interval() == (0, 1), "nothing is known"
 
 
 def test_each_player_follows_the_game_with_a_tree_of_its_own(env):
@@ -145,7 +146,7 @@ def test_given_openings_are_split_over_devices(env):
 def test_a_list_with_an_illegal_move_is_refused(env):
     play = eqx.filter_jit(lambda moves: tz.play_moves(env, moves)[1].terminated)
     assert not play(jnp.array([4, 3, 2]))
-    for moves in ([4, 4, 2], [4, 5, 4]):
+    for moves in ([4, 4, 2], [4, 5, 4], [4, 9, 2], [4, -2, 2]):
         with pytest.raises(eqx.EquinoxRuntimeError, match="a move of the list is not legal"):
             jax.block_until_ready(play(jnp.array(moves)))
 

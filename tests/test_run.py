@@ -115,6 +115,11 @@ def test_a_fork_begins_with_the_run_and_its_settings_but_for_those_given(run, tm
         (["--epochs", "3", "--env", "tictactoe"], "Did you mean 'tic_tac_toe'"),
         (["--epochs", "3", "--num-games", "7"], "batch_size=7 cannot be split evenly over 8 devices"),
         (["--epochs", "3", "--capacity", "4"], "replay.capacity=4 is less than"),
+        (
+            ["--epochs", "3", "--symmetry", "mirror"],
+            "augment does not fit tic_tac_toe: observation has shape",
+        ),
+        (["--epochs", "3", "--cpu-devices", "0"], "cpu_devices must be at least 1, found 0"),
         (["--resume"], "There is no run in"),
         (["--epochs", "3", "--fork", "nowhere"], "There is no run in nowhere"),
     ],
@@ -129,12 +134,52 @@ def test_options_without_sense_are_refused_before_anything_is_compiled(more, mes
     assert message in " ".join(said.replace("\u2502", " ").split()) and not compiled
 
 
+def test_a_fork_that_dies_early_goes_on_from_the_run_that_it_began_from(run, tmp_path, monkeypatch):
+    folder, rows = tmp_path / "fork", []
+
+    def die(metrics):
+        raise RuntimeError("the power failed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tz.run, "console_sink", die)
+        with pytest.raises(RuntimeError, match="the power failed"):
+            main(["--out", str(folder), "--fork", str(run), "--cpu-devices", "8", "--epochs", "5"])
+    monkeypatch.setattr(tz.run, "console_sink", rows.append)
+    main(["--out", str(folder), "--resume", "--cpu-devices", "8"])
+    assert [row["epoch"] for row in rows] == [4]
+
+
 def test_a_run_is_resumed_with_its_own_settings_only(run):
-    with pytest.raises(
-        ValueError, match=r"resumed with num_blocks 2, where it has 1; seed 5, where it has 0\. .*--fork"
-    ):
-        parse(["--out", str(run), "--resume", "--num-blocks", "2", "--seed", "5"])
-    assert parse(["--out", str(run), "--resume", "--epochs", "9"]).run.epochs == 9
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    message = r"resumed with num_blocks 2, where it has 1; seed 5, where it has 0\. .*--fork"
+    with pytest.raises(SystemExit, match=message):
+        main(["--out", str(run), "--resume", "--num-blocks", "2", "--seed", "5", "--cpu-devices", "8"])
+    recipe, settings = tz.run.saved_settings(run)
+    with pytest.raises(ValueError, match="resumed with learning_rate 0.5, where it has 0.003"):
+        tz.train_run(dataclasses.replace(recipe, learning_rate=0.5), dataclasses.replace(settings, resume=True))
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_length_that_is_given_takes_the_place_of_the_one_before(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+
+    def length(*arguments):
+        settings = parse(arguments).run
+        return settings.minutes, settings.epochs
+
+    for more in (["--out", str(run), "--resume"], ["--out", str(tmp_path / "fork"), "--fork", str(run)]):
+        assert length(*more) == (None, 4)
+        assert length(*more, "--epochs", "9") == (None, 9)
+        assert length(*more, "--minutes", "2.5") == (2.5, None)
+        with pytest.raises(SystemExit):
+            parse([*more, "--minutes", "2.5", "--epochs", "9"])
+        assert "either minutes or epochs, found minutes=2.5, epochs=9" in capsys.readouterr().err
+
+
+def test_a_fork_with_nothing_to_do_is_refused(run, tmp_path):
+    with pytest.raises(SystemExit, match="has 4 epochs already, so up to epochs=4 there is nothing to do"):
+        main(["--out", str(tmp_path / "fork"), "--fork", str(run), "--cpu-devices", "8", "--learning-rate", "1e-4"])
+    assert not (tmp_path / "fork" / "settings.json").exists()
 
 
 def test_a_folder_with_a_run_is_not_begun_anew(run, tmp_path):

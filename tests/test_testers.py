@@ -55,6 +55,22 @@ def test_the_elo_tester_rates_networks_and_anchors_on_two_scales(env):
     assert found[2]["elo_anchored"] == tz.fit_elo(wins, draws).elo[2], "by games against the anchor alone"
 
 
+def test_games_cut_off_are_counted_and_rate_nobody(env):
+    cut = tz.OpponentTester(tz.random_player(), "random", num_episodes=8, opening_plies=0, max_steps=4)
+    evaluator = Skilled(env, jnp.float32(1))
+    _, metrics = cut.test(env, SMALL, evaluator, None, key=jax.random.key(0), mesh=MESH)
+    assert metrics["random_unfinished"] == 8 and metrics["random_score"] == 0.5
+    tester = tz.ApproxEloTester(2, 8, 2, anchors=(tz.random_player(),), opening_plies=0, max_steps=4)
+    with pytest.warns(UserWarning, match=r"elo(_anchored)?: no rating, for too few games end in max_steps=4"):
+        state, metrics = tester.test(
+            env, SMALL, evaluator, tester.init(evaluator, mesh=MESH), key=jax.random.key(0), mesh=MESH
+        )
+    assert metrics == {} and int(state.size) == 2
+    whole = tz.ApproxEloTester(2, 8, 1, anchors=(tz.random_player(),), opening_plies=0, max_steps=9)
+    state, metrics = whole.test(env, SMALL, evaluator, state, key=jax.random.key(1), mesh=MESH)
+    assert metrics["elo_low"] < metrics["elo"] < metrics["elo_high"], "the one without games does not stand in the way"
+
+
 def test_the_ladder_is_climbed_by_winning(env):
     rungs = tz.Player(SMALL, Skilled(env, jnp.float32(-1))), tz.random_player()
     tester = tz.LadderTester(rungs, num_episodes=20, opening_plies=2, max_steps=9)
@@ -95,3 +111,4 @@ def test_the_best_network_is_replaced_only_by_a_better_one(env):
     best, metrics = test(weak, strong)
     assert metrics["best_replaced"] == 0 and metrics["best_score"] < 0.4 and best.skill == 1
     assert metrics["best_wins"] + metrics["best_draws"] + metrics["best_losses"] == 20
+    assert metrics["best_unfinished"] == 0

@@ -22,12 +22,16 @@ class Options:
     cpu_devices: int = 2
     """Where there is no GPU, into how many devices the processor is split: about as many as it has cores."""
 
+    def __post_init__(self):
+        if self.cpu_devices < 1:
+            raise ValueError(f"cpu_devices must be at least 1, found {self.cpu_devices}.")
+
 
 def parse(arguments: Sequence[str]) -> Options:
     """The options given; those of the run that is resumed or forked are the defaults.
 
-    **Raises:** `ValueError` for options that contradict each other, or a folder without a run; `SystemExit` for those
-    that there are not.
+    **Raises:** `ValueError` for numbers out of range, or a folder without a run; `SystemExit` for options that there
+    are not.
     """
     try:
         import tyro
@@ -37,26 +41,22 @@ def parse(arguments: Sequence[str]) -> Options:
     early.add_argument("--out", type=pathlib.Path)
     early.add_argument("--fork", type=pathlib.Path)
     early.add_argument("--resume", action="store_true")
+    early.add_argument("--minutes")
+    early.add_argument("--epochs")
     first, _ = early.parse_known_args(arguments)
-    default = None
+    default, length = None, {}
+    if (first.minutes is None) != (first.epochs is None):  # takes the place of either; the number itself is read below
+        length = {"minutes": 1.0, "epochs": None} if first.epochs is None else {"minutes": None, "epochs": 1}
     if first.resume and first.out is not None:
         recipe, run = saved_settings(first.out)
-        default = Options(dataclasses.replace(run, out=first.out, resume=True, fork=None), recipe)
+        default = Options(dataclasses.replace(run, out=first.out, resume=True, **length), recipe)
     elif first.fork is not None and first.out is not None:
         recipe, run = saved_settings(first.fork)
-        default = Options(dataclasses.replace(run, out=first.out, resume=False, fork=first.fork), recipe)
+        default = Options(dataclasses.replace(run, out=first.out, resume=False, fork=first.fork, **length), recipe)
     about: dict[str, Any] = {"prog": "python -m tz", "config": (tyro.conf.OmitArgPrefixes,)}
     if default is not None:
         about["default"] = default
-    options = tyro.cli(Options, args=list(arguments), **about)
-    if first.resume and default is not None:
-        before, now = (dataclasses.asdict(x.recipe) | {"seed": x.run.seed} for x in (default, options))
-        if changed := [f"{name} {now[name]}, where it has {before[name]}" for name in now if now[name] != before[name]]:
-            raise ValueError(
-                f"The run in {first.out} cannot be resumed with {'; '.join(changed)}. Leave these options out, or "
-                f"begin another run from it: --fork {first.out} and another --out."
-            )
-    return options
+    return tyro.cli(Options, args=list(arguments), **about)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -40,6 +40,8 @@ def save_agent(
 
     **Arguments:** `env`, the game that it plays; `network` and `norm_state`, such as those of
     [`tz.TrainState`][]; `card`, whatever should be known about it, in values that JSON has.
+
+    **Raises:** `ValueError` for a card of more than a megabyte; a file that was there stays.
     """
     path = pathlib.Path(path)
     kind = type(network).__name__
@@ -52,7 +54,12 @@ def save_agent(
         "arrays": [_describe(name, x) for name, x in arrays],
         "card": card or {},
     }
-    text = json.dumps(header, indent=1)
+    text = json.dumps(header, indent=1).encode()
+    if len(text) > _MAX_HEADER:
+        raise ValueError(
+            f"save_agent: the card makes a header of {len(text)} bytes, expected at most {_MAX_HEADER}. Keep curves "
+            "and the like in a file of their own."
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -204,7 +211,7 @@ def _build(path: pathlib.Path, settings: dict, arrays: list) -> tuple[PyTree, eq
 
     try:
         network, norm_state = eqx.filter_eval_shape(make, jax.random.key(0))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise ValueError(f"{path}: a {kind} cannot be made with {settings}: {error}") from error
     return network, norm_state if jax.tree.leaves(norm_state) else None
 

@@ -105,8 +105,10 @@ class MatchResult(eqx.Module):
 
     @property
     def score(self) -> Float[Array, ""]:
-        """Wins and half the draws, of all finished games."""
-        return (self.wins + 0.5 * self.draws) / jnp.maximum(jnp.sum(self.finished), 1)
+        """Wins and half the draws, of all finished games; 0.5, the middle of its interval, where there are none."""
+        num_finished = jnp.sum(self.finished)
+        points = self.wins + 0.5 * self.draws
+        return jnp.where(num_finished == 0, 0.5, points / jnp.maximum(num_finished, 1))
 
     def interval(self, confidence: float = 0.95) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """A confidence interval of the score, the openings being a sample of all that there are.
@@ -192,7 +194,7 @@ def play_match(
     key: PRNGKeyArray,
     opening_plies: int = 4,
     openings: tuple[PyTree, StepMetadata] | None = None,
-    max_steps: int = 512,
+    max_steps: int = 1024,
     first_opening: int | Int[Array, ""] = 0,
 ) -> MatchResult:
     """Plays `first` against `second`, each opening twice with the sides swapped, each player with a tree of its own.

@@ -72,6 +72,15 @@ def fit_elo(wins: np.ndarray, draws: np.ndarray, *, confidence: float = 0.95) ->
     return Ratings(*(_SCALE * x for x in (rating, rating - margin, rating + margin)))
 
 
+def connected(wins: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Who is connected to the first player by games, if only through others, `[n]`."""
+    met, size = np.arange(len(wins)) == 0, 0
+    while met.sum() != size:
+        size = met.sum()
+        met = met | (wins + wins.T + draws)[met].any(0)
+    return met
+
+
 def _check_results(wins: np.ndarray, draws: np.ndarray) -> None:
     if wins.ndim != 2 or wins.shape != draws.shape or wins.shape[0] != wins.shape[1] or len(wins) < 2:
         raise ValueError(
@@ -81,12 +90,8 @@ def _check_results(wins: np.ndarray, draws: np.ndarray) -> None:
         raise ValueError(
             "fit_elo: numbers of games must be 0 or more, draws the same both ways, and nobody plays against itself."
         )
-    connected, size = np.arange(len(wins)) == 0, 0
-    while connected.sum() != size:
-        size = connected.sum()
-        connected = connected | (wins + wins.T + draws)[connected].any(0)
-    if not connected.all():
+    if not (met := connected(wins, draws)).all():
         raise ValueError(
-            f"fit_elo: player {int(np.argmin(connected))} is connected to the first by no games, not even through "
+            f"fit_elo: player {int(np.argmin(met))} is connected to the first by no games, not even through "
             "others, so their ratings cannot be compared. Let them play, or leave that player out."
         )

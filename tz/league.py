@@ -43,7 +43,7 @@ def match_on_mesh(
     key: PRNGKeyArray,
     opening_plies: int = 4,
     openings: tuple[PyTree, StepMetadata] | None = None,
-    max_steps: int = 512,
+    max_steps: int = 1024,
     mesh: Mesh | None = None,
 ) -> MatchResult:
     """[`tz.play_match`][], compiled once and split over devices, by default over all.
@@ -95,7 +95,7 @@ def round_robin(
     key: PRNGKeyArray,
     opening_plies: int = 4,
     openings: tuple[PyTree, StepMetadata] | None = None,
-    max_steps: int = 512,
+    max_steps: int = 1024,
     mesh: Mesh | None = None,
 ) -> RoundRobin:
     """Lets every player play every other, `num_games` each, all pairs from the same openings.

@@ -26,6 +26,7 @@ from tz.memory import check_memory, plan_memory
 from tz.phases import NotFiniteError, collect_phase, evaluator_of, start_games, test_phase, train_phase
 from tz.sharding import check_mesh, data_mesh, place
 from tz.train import init_train
+from tz.trajectory import Sample
 
 
 def init_loop(
@@ -42,14 +43,17 @@ def init_loop(
     **Arguments:** `network`, any module `obs -> (logits, value)`; `norm_state`, for the stateful form, both as
     [`tz.init_train`][] takes them; `mesh`, as [`tz.train_loop`][] takes it.
 
-    **Raises:** `ValueError`, before anything is compiled, if game and network do not fit together, the tests or an
-    opponent are of another game, the games cannot be split evenly over the devices, or it cannot all fit into memory.
+    **Raises:** `ValueError`, before anything is compiled, if game and network do not fit together, the tests, an
+    opponent or the augmentation are of another game, the games cannot be split evenly over the devices, or it cannot
+    all fit into memory.
     """
     mesh = data_mesh() if mesh is None else mesh
     check_mesh(mesh, batch_size=config.batch_size, train_batch_size=config.train_batch_size)
     _check_network(env, network, norm_state)
     if config.test_env is not None:
         _check_test_env(env, config.test_env)
+    if config.augment is not None:
+        _check_augment(env, config.augment)
     for player in jax.tree.leaves(config.testers, is_leaf=lambda x: isinstance(x, Player)):
         if isinstance(player, Player):  # an opponent, an anchor, a rung
             check_player(env, player)
@@ -220,6 +224,21 @@ def _check_test_env(env: Env, test_env: Env) -> None:
             f"TrainConfig: test_env is {test_env.name} of {found[0]} actions and observations {found[1]}, but "
             f"self-play is of {env.name}, which has {expected[0]} and {expected[1]}. Both must be the same game."
         )
+
+
+def _check_augment(env: Env, augment: Callable[..., Sample]) -> None:
+    def drawn(key):
+        env_state, metadata = env.init(key)
+        one = jnp.float32(1)
+        sample = Sample(env.observe(env_state), metadata.action_mask, jnp.zeros(env.num_actions), one, one, one)
+        return sample, augment(sample, key=key)
+
+    try:
+        before, after = jax.tree.map(jnp.shape, jax.eval_shape(drawn, jax.random.key(0)))
+    except Exception as error:
+        raise ValueError(f"TrainConfig: augment does not fit {env.name}: {error}") from error
+    if before != after:
+        raise ValueError(f"TrainConfig: augment makes a sample of shapes {after} from {before}, expected the same.")
 
 
 def _check_network(env: Env, network: PyTree, norm_state: eqx.nn.State | None) -> None:

@@ -50,14 +50,15 @@ def play_moves(env: Env, moves: Int[Array, " T"], *, key: PRNGKeyArray | None = 
     **Arguments:** `moves`, actions; -1 makes no move, so that lists of several lengths can be padded. `key`, for the
     first position, where it is drawn.
 
-    **Raises:** a runtime error, through `eqx.error_if`, if a move is not legal where it is made.
+    **Raises:** a runtime error, through `eqx.error_if`, if a move is no action, or not legal where it is made.
     """
 
     def ply(carry, action):
         _, metadata = carry
-        is_move = action >= 0
-        action = jnp.maximum(action, 0)
-        legal = metadata.action_mask[action] & ~metadata.terminated
+        is_move, num_actions = action != -1, metadata.action_mask.shape[0]
+        there_is = (action >= 0) & (action < num_actions)
+        action = jnp.clip(action, 0, num_actions - 1)
+        legal = there_is & metadata.action_mask[action] & ~metadata.terminated
         action = eqx.error_if(action, is_move & ~legal, "play_moves: a move of the list is not legal where it is made.")
         after = env.step(carry[0], action)
         return jax.tree.map(lambda new, old: jnp.where(is_move, new, old), after, carry), None

@@ -183,8 +183,8 @@ def train_for(
             return None
         return _with_learning_rate(state, recipe.learning_rate * annealed(recipe.anneal, share))
 
-    options |= {"num_epochs": None, "before_epoch": before_epoch, "checkpoints": checkpoints}
-    return train_loop(config, env, state, **options)
+    ends = {"num_epochs": None, "before_epoch": before_epoch}
+    return train_loop(config, env, state, **ends, checkpoints=checkpoints, **options)
 
 
 def annealed(part: float, share: float) -> float:

@@ -32,7 +32,7 @@ class RunSettings:
     minutes: float | None = None
     """Of training, those before it was resumed included."""
     epochs: int | None = None
-    """Instead of minutes."""
+    """Instead of minutes: how many in all, in a fork with those of the run that it began from."""
     seed: int = 0
     """Of the first network and the games."""
     resume: bool = False
@@ -79,9 +79,9 @@ def train_run(recipe: Recipe, settings: RunSettings) -> LoopState:
     options = {"testers": (tester,), "epochs_per_test": settings.test_epochs}
     config = dataclasses.replace(config, **options, skip_nonfinite=settings.skip_nonfinite)
     path, metrics = settings.out / "settings.json", settings.out / "metrics.jsonl"
-    if settings.resume and not path.exists():
-        raise ValueError(f"There is no run to resume in {settings.out}: {path} is missing.")
-    if not settings.resume and (path.exists() or metrics.exists()):
+    if settings.resume:
+        _check_same(recipe, settings)
+    elif path.exists() or metrics.exists():
         raise ValueError(
             f"{settings.out} has a run in it. Go on with it by resume=True (on the command line --resume), choose "
             "another folder, or delete this one yourself."
@@ -97,8 +97,8 @@ def train_run(recipe: Recipe, settings: RunSettings) -> LoopState:
     )
     state = recipe.start(env, config, seed=settings.seed)
     print(plan_memory(config, env, state.train.network, state.train.norm_state, mesh=data_mesh()))
-    state = _begin(checkpoints, settings, config, env, state)
     facts = {"recipe": dataclasses.asdict(recipe), "run": _plain(settings), **_origin(settings), **run_facts()}
+    state = _begin(checkpoints, settings, config, env, state)
     path.write_text(json.dumps(facts, indent=1) + "\n")
     sinks = _sinks(settings, facts, int(state.epoch))
     seconds = None if settings.minutes is None else 60 * settings.minutes - (time.perf_counter() - begun)
@@ -130,9 +130,27 @@ def saved_settings(folder: str | os.PathLike) -> tuple[Recipe, RunSettings]:
 def _begin(
     checkpoints: Checkpoints, settings: RunSettings, config: TrainConfig, env: Env, state: LoopState
 ) -> LoopState:
-    if settings.fork is not None:
-        return fork(settings.fork, config, env, state)
-    return checkpoints.restore(state) if settings.resume else state
+    if settings.fork is None:
+        return checkpoints.restore(state) if settings.resume else state
+    state = fork(settings.fork, config, env, state)
+    if settings.epochs is not None and int(state.epoch) >= settings.epochs:
+        raise ValueError(
+            f"The run in {settings.fork} has {int(state.epoch)} epochs already, so up to epochs={settings.epochs} "
+            "there is nothing to do: epochs counts those before the fork as well. Give more, or minutes."
+        )
+    checkpoints.finish(state)  # now, or a fork that is cut off early would be resumed with a new network
+    return state
+
+
+def _check_same(recipe: Recipe, settings: RunSettings) -> None:
+    """Raises `ValueError` unless a run that is to be resumed has this recipe and seed."""
+    saved, run = saved_settings(settings.out)
+    before, now = dataclasses.asdict(saved) | {"seed": run.seed}, dataclasses.asdict(recipe) | {"seed": settings.seed}
+    if changed := [f"{name} {now[name]}, where it has {before[name]}" for name in now if now[name] != before[name]]:
+        raise ValueError(
+            f"The run in {settings.out} cannot be resumed with {'; '.join(changed)}. Leave that as it was, or begin "
+            f"another run from it: --fork {settings.out} and another --out."
+        )
 
 
 def _origin(settings: RunSettings) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Testers: what the training loop plays against to see whether it learns."""
 
+import warnings
 from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
@@ -10,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from tz.arena import MatchResult, Player
-from tz.elo import fit_elo
+from tz.elo import connected, fit_elo
 from tz.env import Env
 from tz.league import check_even, check_split, match_on_mesh
 from tz.mcts import MCTS
@@ -36,6 +37,7 @@ class Tester(Protocol):
 
 def _metrics(name: str, match: MatchResult) -> TesterMetrics:
     counts = {"score": match.score, "wins": match.wins, "draws": match.draws, "losses": match.losses}
+    counts["unfinished"] = jnp.sum(~match.finished)
     return {f"{name}_{key}": float(value) for key, value in counts.items()}
 
 
@@ -49,14 +51,15 @@ class OpponentTester(eqx.Module):
     **Fields:** `opponent`, a [`tz.Player`][] with its own search; `name`, which the metrics begin with;
     `num_episodes`, even; `opening_plies` and `max_steps`, of [`tz.play_match`][].
 
-    **Metrics:** `{name}_score` (wins and half the draws, of all), `{name}_wins`, `{name}_draws`, `{name}_losses`.
+    **Metrics:** `{name}_score` (wins and half the draws, of the finished games), `{name}_wins`, `{name}_draws`,
+    `{name}_losses`, `{name}_unfinished` (games cut off at `max_steps`, which count in none of the others).
     """
 
     opponent: Player
     name: str = eqx.field(static=True)
     num_episodes: int = eqx.field(static=True, default=32)
     opening_plies: int = eqx.field(static=True, default=4)
-    max_steps: int = eqx.field(static=True, default=512)
+    max_steps: int = eqx.field(static=True, default=1024)
 
     def __check_init__(self):
         check_even(self.num_episodes, "num_episodes")
@@ -91,7 +94,7 @@ class TwoPlayerTester(eqx.Module):
 
     num_episodes: int = eqx.field(static=True)
     opening_plies: int = eqx.field(static=True, default=4)
-    max_steps: int = eqx.field(static=True, default=512)
+    max_steps: int = eqx.field(static=True, default=1024)
     name: str = eqx.field(static=True, default="best")
 
     def __check_init__(self):
@@ -141,7 +144,8 @@ class ApproxEloTester(eqx.Module):
     metrics begin with.
 
     **Metrics:** `{name}`, `{name}_low` and `{name}_high`: the rating of the newest network among networks and its 95 %
-    interval; with anchors also `{name}_anchored`, `{name}_anchored_low` and `{name}_anchored_high`.
+    interval; with anchors also `{name}_anchored`, `{name}_anchored_low` and `{name}_anchored_high`. Where no game that
+    connects the newest network to the zero of a scale was finished, there is a warning in the place of its rating.
     """
 
     total_epochs: int = eqx.field(static=True)
@@ -149,7 +153,7 @@ class ApproxEloTester(eqx.Module):
     num_opponents: int = eqx.field(static=True)
     anchors: tuple[Player, ...] = ()
     opening_plies: int = eqx.field(static=True, default=4)
-    max_steps: int = eqx.field(static=True, default=512)
+    max_steps: int = eqx.field(static=True, default=1024)
     name: str = eqx.field(static=True, default="elo")
 
     def __check_init__(self):
@@ -191,7 +195,11 @@ class ApproxEloTester(eqx.Module):
             counts = np.logical_or.outer(rows < num_anchors, rows < num_anchors)
             leagues[f"{self.name}_anchored"] = [counts * x[np.ix_(rows, rows)] for x in (wins, draws)]
         for name, results in leagues.items():
-            ratings = fit_elo(*results)
+            met = connected(*results)
+            if not met[-1]:
+                warnings.warn(f"{name}: no rating, for too few games end in max_steps={self.max_steps}.", stacklevel=2)
+                continue
+            ratings = fit_elo(*(x[met][:, met] for x in results))
             metrics |= {name: ratings.elo[-1], f"{name}_low": ratings.low[-1], f"{name}_high": ratings.high[-1]}
         state = EloState(pool, state.size + 1, jnp.asarray(wins), jnp.asarray(draws))
         return state, {name: float(value) for name, value in metrics.items()}
@@ -228,7 +236,7 @@ class LadderTester(eqx.Module):
     num_episodes: int = eqx.field(static=True, default=32)
     threshold: float = eqx.field(static=True, default=0.55)
     opening_plies: int = eqx.field(static=True, default=4)
-    max_steps: int = eqx.field(static=True, default=512)
+    max_steps: int = eqx.field(static=True, default=1024)
     name: str = eqx.field(static=True, default="ladder")
 
     def __check_init__(self):

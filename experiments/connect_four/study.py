@@ -23,6 +23,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import tz
+from tz.league import check_split
 
 VARIANTS = {
     "value target: the outcome alone": {"td_lambda": 1.0},
@@ -167,6 +168,7 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/study"))
     args = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", args.devices)
+    check_split(args.games, tz.data_mesh(), "--games")  # now, not after the training
     args.out.mkdir(parents=True, exist_ok=True)
     lines = [
         f"`python {shlex.join(sys.argv)}`, {jax.device_count()} x {jax.devices()[0].device_kind}, "
