@@ -107,8 +107,7 @@ class MatchResult(eqx.Module):
     def score(self) -> Float[Array, ""]:
         """Wins and half the draws, of all finished games; 0.5, the middle of its interval, where there are none."""
         num_finished = jnp.sum(self.finished)
-        points = self.wins + 0.5 * self.draws
-        return jnp.where(num_finished == 0, 0.5, points / jnp.maximum(num_finished, 1))
+        return jnp.where(num_finished == 0, 0.5, (self.wins + 0.5 * self.draws) / jnp.maximum(num_finished, 1))
 
     def interval(self, confidence: float = 0.95) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """A confidence interval of the score, the openings being a sample of all that there are.

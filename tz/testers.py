@@ -52,7 +52,7 @@ class OpponentTester(eqx.Module):
     `num_episodes`, even; `opening_plies` and `max_steps`, of [`tz.play_match`][].
 
     **Metrics:** `{name}_score` (wins and half the draws, of the finished games), `{name}_wins`, `{name}_draws`,
-    `{name}_losses`, `{name}_unfinished` (games cut off at `max_steps`, which count in none of the others).
+    `{name}_losses`, `{name}_unfinished` (games that count in none of the others, see [`tz.MatchResult`][]).
     """
 
     opponent: Player
