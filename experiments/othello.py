@@ -10,14 +10,28 @@ import pathlib
 import platform
 import time
 
+import equinox as eqx
 import jax
 import matplotlib.pyplot as plt
+from jaxtyping import PRNGKeyArray, PyTree
 
 import tz
 from tz.league import check_split
 
 STARTED = time.perf_counter()
-RECIPE = tz.Recipe("othello", symmetry="dihedral", random_starts=10)
+RECIPE = tz.Recipe("othello", symmetry="dihedral", random_starts=50)
+NUM_STARTS = 4096
+
+
+def against_random(env: tz.Env, network: eqx.Module, key: PRNGKeyArray) -> tuple[PyTree, tz.StepMetadata]:
+    """Positions of games against random moves, by the network's policy alone: where one side has few discs left.
+
+    Without them self-play forgets that a player can be wiped out. See `results/othello_cpu.md`.
+    """
+    policy = tz.MCTS(1, root=tz.PlainRoot(), temperature=0.0, persist_tree=False)
+    player = tz.Player(policy, tz.NetworkEvaluator(network, env.observe))
+    match = tz.match_on_mesh(env, player, tz.random_player(), num_games=256, key=key, max_steps=128)
+    return tz.played_positions(env, match.opening, match.actions, NUM_STARTS, key=key)
 
 
 def train(minutes: float, num_agents: int, seed: int, out: pathlib.Path) -> list[pathlib.Path]:
@@ -27,8 +41,11 @@ def train(minutes: float, num_agents: int, seed: int, out: pathlib.Path) -> list
     seconds, paths = 60 * minutes - (time.perf_counter() - STARTED), []
     sinks = [tz.console_sink, tz.JsonLinesSink(out / "metrics.jsonl")]
     for index in range(num_agents):
+        starts = against_random(config.test_env, state.train.playing, jax.random.fold_in(jax.random.key(seed), index))
         part = index / num_agents, (index + 1) / num_agents
-        state = tz.train_for(RECIPE, env, config, state, seconds=seconds, part=part, sinks=sinks)
+        state = tz.train_for(
+            RECIPE, tz.starts_from(env, starts), config, state, seconds=seconds, part=part, sinks=sinks
+        )
         paths.append(out / f"agent_{index + 1}.tz")
         card = {"recipe": dataclasses.asdict(RECIPE), "seed": seed, "minutes": part[1] * minutes}
         tz.save_agent(paths[-1], env, state.train.playing, card=card | {"epochs": int(state.epoch)})

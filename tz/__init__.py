@@ -46,8 +46,10 @@ from tz.moves import root_returns as root_returns
 from tz.networks import MLP as MLP
 from tz.networks import AZResNet as AZResNet
 from tz.openings import play_moves as play_moves
+from tz.openings import played_positions as played_positions
 from tz.openings import random_opening as random_opening
 from tz.openings import random_starts as random_starts
+from tz.openings import starts_from as starts_from
 from tz.recipe import Recipe as Recipe
 from tz.recipe import train_for as train_for
 from tz.replay import EpisodeReplayBuffer as EpisodeReplayBuffer

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from tz.env import Env, StepMetadata
 from tz.mcts import MCTS
-from tz.openings import random_opening
+from tz.openings import follow_moves, random_opening
 from tz.roots import PlainRoot
 from tz.search import Evaluator, SearchState, advance, choose_action, init_search, search
 
@@ -261,14 +261,7 @@ def replay_game(env: Env, match: MatchResult, game: int) -> PyTree:
     return _replay(env, match, game)[0]
 
 
-@eqx.filter_jit
-def _follow(env: Env, start: tuple[PyTree, StepMetadata], actions: Int[Array, " T"]):
-    def move(at, action):
-        after = env.step(at[0], action)
-        return after, after
-
-    after = lax.scan(move, start, actions)[1]
-    return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, after)
+_follow = eqx.filter_jit(follow_moves)
 
 
 def _replay(env: Env, match: MatchResult, game: int) -> tuple[PyTree, StepMetadata]:

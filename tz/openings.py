@@ -1,6 +1,7 @@
 """Where games begin: after random moves, or after given ones."""
 
 import dataclasses
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -44,6 +45,49 @@ def random_starts(env: Env, max_plies: int) -> Env:
     return dataclasses.replace(env, init=init)
 
 
+class _StartsFrom(eqx.Module):
+    """An `init` with a list of positions; a module, so that with another list of that length nothing is compiled."""
+
+    init: Callable
+    openings: tuple[PyTree, StepMetadata]
+    share: float
+
+    def __call__(self, key: PRNGKeyArray) -> tuple[PyTree, StepMetadata]:
+        share_key, index_key, init_key = jax.random.split(key, 3)
+        index = jax.random.randint(index_key, (), 0, len(self.openings[1].terminated))
+        given = jax.tree.map(lambda x: x[index], self.openings)
+        is_given = jax.random.bernoulli(share_key, self.share)
+        return jax.tree.map(lambda one, other: jnp.where(is_given, one, other), given, self.init(init_key))
+
+
+def starts_from(env: Env, openings: tuple[PyTree, StepMetadata], share: float = 0.5) -> Env:
+    """The same game, a share of whose episodes begin in given positions, each as likely as any other.
+
+    For self-play from where it does not go by itself, such as positions of games against another player, see
+    [`tz.played_positions`][]. How many there are is part of what is compiled, which they are is not.
+
+    **Arguments:** `openings`, the environment's states and metadata, `[N, ...]`, none of them over.
+
+    **Raises:** `ValueError` if there is no opening, one is over or of another game, or the share is not from 0 to 1.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"starts_from: share must be from 0 to 1, found {share}.")
+    over = openings[1].terminated
+    if over.ndim != 1 or not len(over):
+        raise ValueError(f"starts_from: expected openings [N, ...], found `terminated` of shape {over.shape}.")
+    if jnp.any(over):
+        raise ValueError(f"starts_from: a game cannot begin where it is over, as it is in {jnp.sum(over)} openings.")
+    expected = jax.eval_shape(lambda key: env.init(key), jax.random.key(0))
+    found = jax.eval_shape(lambda openings: jax.tree.map(lambda x: x[0], openings), openings)
+    if not eqx.tree_equal(_shapes(found), _shapes(expected)):
+        raise ValueError(f"starts_from: the openings are not positions of {env.name}, but of another game.")
+    return dataclasses.replace(env, init=_StartsFrom(env.init, openings, share))
+
+
+def _shapes(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: f"{x.shape} {x.dtype}", tree)
+
+
 def play_moves(env: Env, moves: Int[Array, " T"], *, key: PRNGKeyArray | None = None) -> tuple[PyTree, StepMetadata]:
     """The position after a list of moves from the beginning, for one game; `jax.vmap` over lists makes many openings.
 
@@ -64,3 +108,44 @@ def play_moves(env: Env, moves: Int[Array, " T"], *, key: PRNGKeyArray | None = 
         return jax.tree.map(lambda new, old: jnp.where(is_move, new, old), after, carry), None
 
     return lax.scan(ply, env.init(jax.random.key(0) if key is None else key), jnp.asarray(moves))[0]
+
+
+def follow_moves(
+    env: Env, start: tuple[PyTree, StepMetadata], actions: Int[Array, " T"]
+) -> tuple[PyTree, StepMetadata]:
+    """The positions of one game from its start on, `[T + 1, ...]`; -1 after its end leaves it there."""
+
+    def move(at, action):
+        after = env.step(at[0], action)
+        return after, after
+
+    after = lax.scan(move, start, actions)[1]
+    return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, after)
+
+
+@eqx.filter_jit
+def played_positions(
+    env: Env,
+    openings: tuple[PyTree, StepMetadata],
+    actions: Int[Array, "G T"],
+    num_positions: int,
+    *,
+    key: PRNGKeyArray,
+) -> tuple[PyTree, StepMetadata]:
+    """Positions in which a move was made, drawn from games: each is as likely as any other, and may be drawn again.
+
+    `tz.starts_from(env, tz.played_positions(env, match.opening, match.actions, 4096, key=key))` is self-play from the
+    positions of a match.
+
+    **Arguments:** `openings`, where the games began, `[G, ...]`; `actions`, the moves from there, -1 after the end.
+
+    **Returns:** the environment's states and metadata, `[num_positions, ...]`.
+
+    **Raises:** a runtime error, through `eqx.error_if`, if no move was made.
+    """
+    positions = jax.vmap(lambda *game: follow_moves(env, *game))(openings, actions)
+    moved = actions >= 0
+    moved = eqx.error_if(moved, ~jnp.any(moved), "played_positions: there is no move in these games.")
+    drawn = jax.random.choice(key, moved.size, (num_positions,), p=moved.ravel() / jnp.sum(moved))
+    game, step = jnp.divmod(drawn, actions.shape[1])
+    return jax.tree.map(lambda x: x[game, step], positions)

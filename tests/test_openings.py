@@ -1,0 +1,107 @@
+"""Self-play from given positions, and positions drawn from games."""
+
+import chex
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tz
+
+
+@pytest.fixture(scope="module")
+def env():
+    return tz.from_pgx("tic_tac_toe")
+
+
+@pytest.fixture(scope="module")
+def openings(env):
+    """After one, two and three moves."""
+    return jax.vmap(lambda moves: tz.play_moves(env, moves))(jnp.array([[4, -1, -1], [4, 0, -1], [4, 0, 8]]))
+
+
+def num_stones(position):
+    return np.asarray((position[0]._x.board != -1).sum(-1))
+
+
+def test_a_share_of_the_games_begins_in_the_given_positions(env, openings):
+    init = eqx.filter_jit(lambda env, keys: jax.vmap(env.init)(keys))
+    keys = jax.random.split(jax.random.key(0), 400)
+    counts = np.bincount(num_stones(init(tz.starts_from(env, openings, 0.6), keys)), minlength=4)
+    shares = np.array([0.4, 0.2, 0.2, 0.2])
+    assert len(counts) == 4 and (abs(counts - 400 * shares) < 4 * np.sqrt(400 * shares * (1 - shares))).all()
+    assert set(num_stones(init(tz.starts_from(env, openings, 1.0), keys))) == {1, 2, 3}
+    assert set(num_stones(init(tz.starts_from(env, openings, 0.0), keys))) == {0}
+
+
+def test_other_openings_are_the_same_program(env, openings):
+    traced = []
+
+    @eqx.filter_jit
+    def init(env, key):
+        traced.append(1)
+        return env.init(key)
+
+    others = jax.tree.map(lambda x: x[::-1], openings)
+    for given in (openings, others):
+        init(tz.starts_from(env, given, 1.0), jax.random.key(0))
+    assert len(traced) == 1
+
+
+def test_self_play_goes_on_from_the_given_positions(env, openings):
+    mcts, given = tz.MCTS(2), tz.starts_from(env, jax.tree.map(lambda x: x[2:], openings), 1.0)
+
+    @eqx.filter_jit
+    def play(env):
+        start = tz.init_collect(mcts, env, key=jax.random.key(0))
+        return tz.collect(mcts, env, tz.uniform_evaluator, start, num_steps=24)[1]
+
+    rows = play(given)
+    first = np.concatenate([[True], np.asarray(rows.terminated)[:-1]])
+    assert first.sum() >= 4
+    np.testing.assert_array_equal(rows.observation[first].sum((1, 2, 3)), 3)
+
+
+def test_positions_of_games_are_those_in_which_a_move_was_made(env):
+    starts = jax.vmap(lambda moves: tz.play_moves(env, moves))(jnp.array([[4], [0], [8]]))
+    actions = jnp.array([[0, 1, -1], [-1, -1, -1], [0, 1, 2]])
+    env_state, metadata = tz.played_positions(env, starts, actions, 500, key=jax.random.key(0))
+    made = {(8,): 0, (8, 0): 0, (8, 0, 1): 0, (4,): 0, (4, 0): 0}
+    for board in np.asarray(env_state._x.board):
+        made[tuple(sorted(np.flatnonzero(board != -1), key=[8, 4, 0, 1].index))] += 1
+    assert all(abs(count - 100) < 4 * np.sqrt(500 * 0.2 * 0.8) for count in made.values())
+    assert not metadata.terminated.any()
+    np.testing.assert_array_equal(metadata.action_mask, np.asarray(env_state._x.board) == -1)
+
+
+def test_positions_of_a_match_are_openings_for_self_play(env):
+    player = tz.random_player()
+    match = eqx.filter_jit(tz.play_match)(env, player, player, num_games=8, max_steps=9, key=jax.random.key(0))
+    found = tz.played_positions(env, match.opening, match.actions, 16, key=jax.random.key(1))
+    chex.assert_equal(len(found[1].terminated), 16)
+    assert (num_stones(found) >= 4).all()  # the opening's
+    env_state, _ = tz.starts_from(env, found, 1.0).init(jax.random.key(2))
+    assert env_state._x.board.tolist() in found[0]._x.board.tolist()
+
+
+def test_games_without_a_move_have_no_positions(env, openings):
+    none = jnp.full((3, 2), -1, jnp.int32)
+    with pytest.raises(eqx.EquinoxRuntimeError, match="no move in these games"):
+        jax.block_until_ready(tz.played_positions(env, openings, none, 4, key=jax.random.key(0)))
+
+
+def test_openings_that_cannot_begin_a_game_are_refused(env, openings):
+    one, over = jax.tree.map(lambda x: x[0], openings), tz.play_moves(env, jnp.array([0, 3, 1, 4, 2]))
+    none = jax.tree.map(lambda x: x[:0], openings)
+    ended = jax.tree.map(lambda *x: jnp.stack(x), one, over)
+    other = jax.vmap(tz.from_pgx("connect_four").init)(jax.random.split(jax.random.key(0), 2))
+    for given, share, message in [
+        (openings, 1.5, "share must be from 0 to 1, found 1.5"),
+        (one, 0.5, r"expected openings \[N, ...\], found `terminated` of shape \(\)"),
+        (none, 0.5, r"found `terminated` of shape \(0,\)"),
+        (ended, 0.5, "it is in 1 openings"),
+        (other, 0.5, "not positions of tic_tac_toe"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            tz.starts_from(env, given, share)
