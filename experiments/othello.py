@@ -1,7 +1,8 @@
 """How strong does an Othello agent become on a laptop? `python experiments/othello.py --minutes 60 --out runs/othello`.
 
 Trains with a recipe for the time given and keeps the agent at several moments. Then lets each play a plain Monte Carlo
-tree search of many rollouts, both sides of random openings, and writes a table and a plot of the scores.
+tree search of many rollouts, both sides of random openings, and writes a table and a plot of the scores. With
+`--matches-only` it trains nothing, but takes the agents that `--out` has.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import time
 import equinox as eqx
 import jax
 import matplotlib.pyplot as plt
+import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 import tz
@@ -52,14 +54,20 @@ def train(minutes: float, num_agents: int, seed: int, out: pathlib.Path) -> list
     return paths
 
 
-def score(path: pathlib.Path, num_simulations: int, num_rollouts: int, num_games: int) -> tuple[float, float, float]:
-    """The agent's score against the rollouts, with its interval."""
+def play(path: pathlib.Path, num_simulations: int, num_rollouts: int, num_games: int) -> tz.MatchResult:
+    """The agent against the rollouts."""
     env = tz.from_pgx("othello")
     agent = tz.load_agent(path, mcts=tz.without_exploration(tz.gumbel_mcts(num_simulations, persist_tree=False)))
     rollouts = tz.MCTS(num_rollouts, root=tz.PlainRoot(), temperature=0.0, persist_tree=False)
     rival = tz.Player(rollouts, tz.RolloutEvaluator(env, max_steps=128))
-    match = tz.match_on_mesh(env, agent, rival, num_games=num_games, key=jax.random.key(0), max_steps=128)
-    return float(match.score), *map(float, match.interval())
+    return tz.match_on_mesh(env, agent, rival, num_games=num_games, key=jax.random.key(0), max_steps=128)
+
+
+def num_wiped_out(match: tz.MatchResult) -> int:
+    """In how many of the games that it lost the agent had no disc left."""
+    env = tz.from_pgx("othello")
+    boards = [np.asarray(tz.replay_game(env, match, game)._x.board[-1]) for game in np.flatnonzero(match.returns < 0)]
+    return sum(len(set(board[board != 0])) == 1 for board in boards)
 
 
 def plot(minutes: list[float], scores: list[tuple[float, float, float]], num_rollouts: int, path: pathlib.Path) -> None:
@@ -81,28 +89,36 @@ def main() -> None:
     parser.add_argument("--games", type=int, default=100, help="a match")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--devices", type=int, default=2, help="two use the cores of a CPU better than one")
+    parser.add_argument("--matches-only", action="store_true", help="of the agents that --out has")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/othello"))
     args = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", args.devices)
     check_split(args.games, tz.data_mesh(), "--games")  # now, not after the training
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "metrics.jsonl").unlink(missing_ok=True)  # of an earlier run of this script
-    paths = train(args.minutes, args.agents, args.seed, args.out)
+    if args.matches_only:
+        paths = sorted(args.out.glob("agent_*.tz"), key=lambda path: tz.agent_card(path)["minutes"])
+        if not paths:
+            parser.error(f"--matches-only: {args.out} has no agent_*.tz; train some first.")
+    else:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "metrics.jsonl").unlink(missing_ok=True)  # of an earlier run of this script
+        paths = train(args.minutes, args.agents, args.seed, args.out)
     lines = [
         f"{jax.device_count()} x {jax.devices()[0].device_kind}, JAX {jax.__version__}, "
         f"Python {platform.python_version()}; {args.simulations} simulations against {args.rollouts} rollouts, "
         f"{args.games} games",
         "",
-        "| minutes | epochs | score | 95 % interval |",
-        "|---:|---:|---:|---|",
+        "| minutes | epochs | score | 95 % interval | lost | of these with no disc left |",
+        "|---:|---:|---:|---|---:|---:|",
     ]
     minutes, scores = [], []
     for path in paths:
         card = tz.agent_card(path)
         minutes.append(card["minutes"])
-        scores.append(score(path, args.simulations, args.rollouts, args.games))
+        match = play(path, args.simulations, args.rollouts, args.games)
+        scores.append((float(match.score), *map(float, match.interval())))
         middle, low, high = scores[-1]
-        lines.append(f"| {minutes[-1]:.1f} | {card['epochs']} | {middle:.2f} | {low:.2f} to {high:.2f} |")
+        cells = [f"{minutes[-1]:.1f}", card["epochs"], f"{middle:.2f}", f"{low:.2f} to {high:.2f}"]
+        lines.append(f"| {' | '.join(map(str, [*cells, match.losses, num_wiped_out(match)]))} |")
         print(lines[-1], flush=True)
     (args.out / "scores.md").write_text("\n".join(lines) + "\n")
     plot(minutes, scores, args.rollouts, args.out / "scores.png")
