@@ -21,14 +21,14 @@ import tz
 from tz.league import check_split
 
 STARTED = time.perf_counter()
-RECIPE = tz.Recipe("othello", symmetry="dihedral", random_starts=50)
+RECIPE = tz.Recipe("othello", symmetry="dihedral", random_starts=10)
 NUM_STARTS = 4096
 
 
 def against_random(env: tz.Env, network: eqx.Module, key: PRNGKeyArray) -> tuple[PyTree, tz.StepMetadata]:
     """Positions of games against random moves, by the network's policy alone: where one side has few discs left.
 
-    Without them self-play forgets that a player can be wiped out. See `results/othello_cpu.md`.
+    Self-play forgets that a player can be wiped out; whether this helps is in `results/othello_cpu.md`.
     """
     policy = tz.MCTS(1, root=tz.PlainRoot(), temperature=0.0, persist_tree=False)
     player = tz.Player(policy, tz.NetworkEvaluator(network, env.observe))
@@ -36,20 +36,28 @@ def against_random(env: tz.Env, network: eqx.Module, key: PRNGKeyArray) -> tuple
     return tz.played_positions(env, match.opening, match.actions, NUM_STARTS, key=key)
 
 
-def train(minutes: float, num_agents: int, seed: int, out: pathlib.Path) -> list[pathlib.Path]:
+def train(
+    recipe: tz.Recipe, minutes: float, num_agents: int, seed: int, other_starts: bool, out: pathlib.Path
+) -> list[pathlib.Path]:
     """The files of the agents, from early to late; the time is that of the whole process."""
-    env, config = RECIPE.build()
-    state = RECIPE.start(env, config, seed=seed)
+    env, config = recipe.build()
+    state = recipe.start(env, config, seed=seed)
     seconds, paths = 60 * minutes - (time.perf_counter() - STARTED), []
     sinks = [tz.console_sink, tz.JsonLinesSink(out / "metrics.jsonl")]
     for index in range(num_agents):
-        starts = against_random(config.test_env, state.train.playing, jax.random.fold_in(jax.random.key(seed), index))
+        played = env
+        if other_starts:
+            key = jax.random.fold_in(jax.random.key(seed), index)
+            played = tz.starts_from(env, against_random(config.test_env, state.train.playing, key))
         part = index / num_agents, (index + 1) / num_agents
-        state = tz.train_for(
-            RECIPE, tz.starts_from(env, starts), config, state, seconds=seconds, part=part, sinks=sinks
-        )
+        state = tz.train_for(recipe, played, config, state, seconds=seconds, part=part, sinks=sinks)
         paths.append(out / f"agent_{index + 1}.tz")
-        card = {"recipe": dataclasses.asdict(RECIPE), "seed": seed, "minutes": part[1] * minutes}
+        card = {
+            "recipe": dataclasses.asdict(recipe),
+            "other_starts": other_starts,
+            "seed": seed,
+            "minutes": part[1] * minutes,
+        }
         tz.save_agent(paths[-1], env, state.train.playing, card=card | {"epochs": int(state.epoch)})
     return paths
 
@@ -88,6 +96,8 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=1000, help="of its rival, a move")
     parser.add_argument("--games", type=int, default=100, help="a match")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--random-starts", type=int, default=RECIPE.random_starts, help="most random moves of a start")
+    parser.add_argument("--other-starts", action="store_true", help="half of them in games against random moves")
     parser.add_argument("--devices", type=int, default=2, help="two use the cores of a CPU better than one")
     parser.add_argument("--matches-only", action="store_true", help="of the agents that --out has")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/othello"))
@@ -101,7 +111,8 @@ def main() -> None:
     else:
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / "metrics.jsonl").unlink(missing_ok=True)  # of an earlier run of this script
-        paths = train(args.minutes, args.agents, args.seed, args.out)
+        recipe = dataclasses.replace(RECIPE, random_starts=args.random_starts)
+        paths = train(recipe, args.minutes, args.agents, args.seed, args.other_starts, args.out)
     lines = [
         f"{jax.device_count()} x {jax.devices()[0].device_kind}, JAX {jax.__version__}, "
         f"Python {platform.python_version()}; {args.simulations} simulations against {args.rollouts} rollouts, "
