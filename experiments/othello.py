@@ -22,7 +22,6 @@ from tz.league import check_split
 
 STARTED = time.perf_counter()
 RECIPE = tz.Recipe("othello", symmetry="dihedral", random_starts=10)
-NUM_STARTS = 4096
 
 
 def against_random(env: tz.Env, network: eqx.Module, key: PRNGKeyArray) -> tuple[PyTree, tz.StepMetadata]:
@@ -32,8 +31,9 @@ def against_random(env: tz.Env, network: eqx.Module, key: PRNGKeyArray) -> tuple
     """
     policy = tz.MCTS(1, root=tz.PlainRoot(), temperature=0.0, persist_tree=False)
     player = tz.Player(policy, tz.NetworkEvaluator(network, env.observe))
-    match = tz.match_on_mesh(env, player, tz.random_player(), num_games=256, key=key, max_steps=128)
-    return tz.played_positions(env, match.opening, match.actions, NUM_STARTS, key=key)
+    match_key, key = jax.random.split(key)
+    match = tz.match_on_mesh(env, player, tz.random_player(), num_games=256, key=match_key, max_steps=128)
+    return tz.played_positions(env, match.opening, match.actions, num_positions=4096, key=key)
 
 
 def train(
