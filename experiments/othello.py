@@ -11,8 +11,8 @@ import pathlib
 import platform
 import time
 
-import equinox as eqx
 import jax
+import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
@@ -22,42 +22,58 @@ from tz.league import check_split
 
 STARTED = time.perf_counter()
 RECIPE = tz.Recipe("othello", symmetry="dihedral", random_starts=10)
+NUM_DRAWN = 2  # how often in a point of the curve the other starts are drawn anew
 
 
-def against_random(env: tz.Env, network: eqx.Module, key: PRNGKeyArray) -> tuple[PyTree, tz.StepMetadata]:
-    """Positions of games against random moves, by the network's policy alone: where one side has few discs left.
-
-    Self-play forgets that a player can be wiped out; whether this helps is in `results/othello_cpu.md`.
-    """
-    policy = tz.MCTS(1, root=tz.PlainRoot(), temperature=0.0, persist_tree=False)
-    player = tz.Player(policy, tz.NetworkEvaluator(network, env.observe))
+def against_random(env: tz.Env, player: tz.Player, key: PRNGKeyArray) -> tuple[PyTree, tz.StepMetadata]:
+    """Positions of games against random moves, by the network's policy alone: where one side has few discs left."""
+    policy = dataclasses.replace(player, mcts=tz.MCTS(1, root=tz.PlainRoot(), temperature=0.0, persist_tree=False))
     match_key, key = jax.random.split(key)
-    match = tz.match_on_mesh(env, player, tz.random_player(), num_games=256, key=match_key, max_steps=128)
+    match = tz.match_on_mesh(env, policy, tz.random_player(), num_games=256, key=match_key, max_steps=128)
     return tz.played_positions(env, match.opening, match.actions, num_positions=4096, key=key)
 
 
+def from_lost_games(env: tz.Env, player: tz.Player, key: PRNGKeyArray) -> tuple[PyTree, tz.StepMetadata] | None:
+    """Positions of the games that it loses to a search of few rollouts, each game as likely; None if it loses none."""
+    rollouts = tz.MCTS(32, root=tz.PlainRoot(), temperature=0.0, persist_tree=False)
+    rival = tz.Player(rollouts, tz.RolloutEvaluator(env, max_steps=128))
+    match_key, game_key, key = jax.random.split(key, 3)
+    match = tz.match_on_mesh(env, player, rival, num_games=256, key=match_key, max_steps=128)
+    lengths = jnp.sum(match.actions >= 0, axis=1)
+    # A game is drawn by the inverse of its length, since then each of its positions is as likely as any other.
+    weights = jnp.where((match.returns < 0) & (lengths > 0), 1 / jnp.maximum(lengths, 1), 0.0)
+    print(f"{jnp.sum(match.returns < 0)} of 256 games lost to 32 rollouts", flush=True)
+    if not jnp.any(weights > 0):
+        return None
+    games = jax.random.choice(game_key, 256, (256,), p=weights / jnp.sum(weights))
+    openings, actions = jax.tree.map(lambda x: x[games], (match.opening, match.actions))
+    return tz.played_positions(env, openings, actions, num_positions=4096, key=key)
+
+
+STARTS = {"own": None, "random": against_random, "lost": from_lost_games}
+
+
 def train(
-    recipe: tz.Recipe, minutes: float, num_agents: int, seed: int, other_starts: bool, out: pathlib.Path
+    recipe: tz.Recipe, minutes: float, num_agents: int, seed: int, starts: str, out: pathlib.Path
 ) -> list[pathlib.Path]:
     """The files of the agents, from early to late; the time is that of the whole process."""
     env, config = recipe.build()
     state = recipe.start(env, config, seed=seed)
     seconds, paths = 60 * minutes - (time.perf_counter() - STARTED), []
-    sinks = [tz.console_sink, tz.JsonLinesSink(out / "metrics.jsonl")]
-    for index in range(num_agents):
-        played = env
-        if other_starts:
-            key = jax.random.fold_in(jax.random.key(seed), index)
-            played = tz.starts_from(env, against_random(config.test_env, state.train.playing, key))
-        part = index / num_agents, (index + 1) / num_agents
-        state = tz.train_for(recipe, played, config, state, seconds=seconds, part=part, sinks=sinks)
-        paths.append(out / f"agent_{index + 1}.tz")
-        card = {
-            "recipe": dataclasses.asdict(recipe),
-            "other_starts": other_starts,
-            "seed": seed,
-            "minutes": part[1] * minutes,
-        }
+    sinks, find_starts = [tz.console_sink, tz.JsonLinesSink(out / "metrics.jsonl")], STARTS[starts]
+    search = dataclasses.replace(tz.without_exploration(config.mcts), persist_tree=False)
+    for index in range(NUM_DRAWN * num_agents):
+        begun, played, part = time.perf_counter(), env, np.array([index, index + 1]) / (NUM_DRAWN * num_agents)
+        if find_starts is not None:
+            player = tz.Player(search, tz.NetworkEvaluator(state.train.playing, env.observe))
+            found = find_starts(config.test_env, player, jax.random.fold_in(jax.random.key(seed), index))
+            played = env if found is None else tz.starts_from(env, found)
+        part[0] += (time.perf_counter() - begun) / seconds
+        state = tz.train_for(recipe, played, config, state, seconds=seconds, part=tuple(part), sinks=sinks)
+        if (index + 1) % NUM_DRAWN:
+            continue
+        paths.append(out / f"agent_{len(paths) + 1}.tz")
+        card = {"recipe": dataclasses.asdict(recipe), "starts": starts, "seed": seed, "minutes": part[1] * minutes}
         tz.save_agent(paths[-1], env, state.train.playing, card=card | {"epochs": int(state.epoch)})
     return paths
 
@@ -65,7 +81,10 @@ def train(
 def play(path: pathlib.Path, num_simulations: int, num_rollouts: int, num_games: int) -> tz.MatchResult:
     """The agent against the rollouts."""
     env = tz.from_pgx("othello")
-    agent = tz.load_agent(path, mcts=tz.without_exploration(tz.gumbel_mcts(num_simulations, persist_tree=False)))
+    # A search as in its training, but for the number of simulations.
+    recipe = tz.Recipe(**tz.agent_card(path)["recipe"] | {"num_simulations": num_simulations})
+    search = dataclasses.replace(tz.without_exploration(recipe.build()[1].mcts), persist_tree=False, max_nodes=0)
+    agent = tz.load_agent(path, mcts=search)
     rollouts = tz.MCTS(num_rollouts, root=tz.PlainRoot(), temperature=0.0, persist_tree=False)
     rival = tz.Player(rollouts, tz.RolloutEvaluator(env, max_steps=128))
     return tz.match_on_mesh(env, agent, rival, num_games=num_games, key=jax.random.key(0), max_steps=128)
@@ -97,7 +116,10 @@ def main() -> None:
     parser.add_argument("--games", type=int, default=100, help="a match")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--random-starts", type=int, default=RECIPE.random_starts, help="most random moves of a start")
-    parser.add_argument("--other-starts", action="store_true", help="half of them in games against random moves")
+    parser.add_argument(
+        "--starts", choices=STARTS, default="own", help="half of them: in games it plays against others"
+    )
+    parser.add_argument("--q-scale", type=float, default=RECIPE.q_scale, help="see tz.Recipe")
     parser.add_argument("--devices", type=int, default=2, help="two use the cores of a CPU better than one")
     parser.add_argument("--matches-only", action="store_true", help="of the agents that --out has")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/othello"))
@@ -111,8 +133,8 @@ def main() -> None:
     else:
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / "metrics.jsonl").unlink(missing_ok=True)  # of an earlier run of this script
-        recipe = dataclasses.replace(RECIPE, random_starts=args.random_starts)
-        paths = train(recipe, args.minutes, args.agents, args.seed, args.other_starts, args.out)
+        recipe = dataclasses.replace(RECIPE, random_starts=args.random_starts, q_scale=args.q_scale)
+        paths = train(recipe, args.minutes, args.agents, args.seed, args.starts, args.out)
     lines = [
         f"{jax.device_count()} x {jax.devices()[0].device_kind}, JAX {jax.__version__}, "
         f"Python {platform.python_version()}; {args.simulations} simulations against {args.rollouts} rollouts, "

@@ -1,5 +1,7 @@
 """The settings of a search, and what they refuse."""
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 import tz
@@ -25,3 +27,20 @@ def test_settings_out_of_range_are_refused(options, message):
 def test_a_small_tree_is_announced():
     with pytest.warns(UserWarning, match="32 simulations can add as many nodes, but max_nodes=8 has room for 7"):
         tz.MCTS(32, 8)
+
+
+@pytest.mark.parametrize(
+    ("completed_q", "is_played"), [(tz.CompletedQ(c_scale=0.5, rescale=False), True), (None, False)]
+)
+def test_a_scale_of_q_decides_whether_a_win_is_played_that_the_prior_thinks_nothing_of(completed_q, is_played):
+    env = tz.from_pgx("tic_tac_toe")
+    state, metadata = tz.play_moves(env, jnp.array([0, 3, 1, 4]))  # 2 wins
+    settings = {} if completed_q is None else {"completed_q": completed_q}
+    mcts = tz.without_exploration(tz.gumbel_mcts(16, **settings))
+
+    def evaluator(env_state, metadata, key):
+        return jnp.zeros(9).at[2].set(-9.0), jnp.float32(0)
+
+    searched = tz.search(mcts, env, evaluator, tz.init_search(mcts, state, metadata), key=jax.random.key(0))
+    assert searched.root.q[2] == 1
+    assert (tz.choose_action(mcts, searched, key=jax.random.key(0)) == 2) == is_played

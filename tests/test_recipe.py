@@ -89,6 +89,7 @@ def test_a_time_and_a_number_of_epochs_are_not_both_given():
         {"search": "puct", "cold_after": 3, "fast_simulations": 2},
         {"norm": "batch", "average_decay": 0.9, "window": None},
         {"symmetry": "none", "random_starts": 0, "td_lambda": 1.0, "search_value_share": 0.5, "weight_decay": 0.1},
+        {"q_scale": 0.5, "fast_simulations": 2},
     ],
 )
 def test_every_setting_builds_a_loop(change):
@@ -109,6 +110,8 @@ def test_every_setting_builds_a_loop(change):
         ({"env": "tictactoe"}, "Did you mean 'tic_tac_toe'"),
         ({"td_lambda": 2.0}, "td_lambda is 2.0"),
         ({"anneal": 1.5}, "from 0 \\(never\\) to 1 \\(from the start\\), found 1.5"),
+        ({"search": "puct", "q_scale": 0.5}, "leave it None for PUCT, found 0.5"),
+        ({"q_scale": 0.0}, "must be above 0, found 0.0"),
     ],
 )
 def test_a_recipe_without_sense_is_refused(change, message):

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from tz.backups import MeanBackup
 from tz.moves import by_weights
 from tz.roots import Dirichlet, Gumbel, RootPolicy
-from tz.selectors import PUCT, ImprovedPolicy
+from tz.selectors import PUCT, CompletedQ, ImprovedPolicy
 from tz.tree import Node
 
 
@@ -96,12 +96,15 @@ def without_exploration(mcts: MCTS) -> MCTS:
     return dataclasses.replace(mcts, root=mcts.root.quiet(), temperature=0.0)
 
 
-def gumbel_mcts(num_simulations: int, max_num_considered_actions: int = 16, **settings: Any) -> MCTS:
+def gumbel_mcts(
+    num_simulations: int, max_num_considered_actions: int = 16, completed_q: CompletedQ = CompletedQ(), **settings: Any
+) -> MCTS:
     """The search of Gumbel AlphaZero: [`tz.Gumbel`][] at the root and [`tz.ImprovedPolicy`][] below.
 
-    **Arguments:** `settings`, of [`tz.MCTS`][].
+    **Arguments:** `completed_q`, of both; `settings`, of [`tz.MCTS`][].
     """
-    return MCTS(num_simulations, root=Gumbel(max_num_considered_actions), selector=ImprovedPolicy(), **settings)
+    root = Gumbel(max_num_considered_actions, completed_q=completed_q)
+    return MCTS(num_simulations, root=root, selector=ImprovedPolicy(completed_q), **settings)
 
 
 def check_same_trees(one: MCTS, other: MCTS) -> None:

@@ -23,6 +23,7 @@ from tz.networks import AZResNet
 from tz.openings import random_starts
 from tz.replay import EpisodeReplayBuffer
 from tz.roots import Dirichlet
+from tz.selectors import CompletedQ
 from tz.symmetries import random_dihedral, random_mirror
 from tz.train import az_loss
 
@@ -55,6 +56,8 @@ class Recipe:
     """Of a move in self-play."""
     fast_simulations: int | None = None
     """Of three moves in four, which are then no targets of the policy; None for none."""
+    q_scale: float | None = None
+    """Of Gumbel search: `c_scale` of a [`tz.CompletedQ`][] that does not rescale `q`; None for its defaults."""
     cold_after: int | None = None
     """For PUCT: moves after which the temperature is 0.25; None for a temperature of 1 throughout."""
     num_games: int = 128
@@ -119,12 +122,17 @@ class Recipe:
 
     def _search(self, env: Env) -> MCTS:
         cold, max_nodes = self.cold_after, 2 * self.num_simulations
+        if self.q_scale is not None and self.q_scale <= 0:
+            raise ValueError(f"Recipe: q_scale must be above 0, found {self.q_scale}.")
         if self.search == "gumbel":
             if cold is not None:
                 raise ValueError(f"Recipe: Gumbel's moves have no temperature; leave cold_after None, found {cold}.")
-            return gumbel_mcts(self.num_simulations, min(16, env.num_actions), max_nodes=max_nodes)
+            completed_q = CompletedQ() if self.q_scale is None else CompletedQ(c_scale=self.q_scale, rescale=False)
+            return gumbel_mcts(self.num_simulations, min(16, env.num_actions), completed_q, max_nodes=max_nodes)
         if self.search != "puct":
             raise ValueError(f'Recipe: search must be "gumbel" or "puct", found {self.search!r}.')
+        if self.q_scale is not None:
+            raise ValueError(f"Recipe: q_scale is of Gumbel search; leave it None for PUCT, found {self.q_scale}.")
         temperature = 1.0 if cold is None else optax.piecewise_constant_schedule(1.0, {cold: 0.25})
         return MCTS(self.num_simulations, max_nodes, root=Dirichlet(), temperature=temperature)
 
