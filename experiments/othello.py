@@ -1,8 +1,9 @@
 """How strong does an Othello agent become on a laptop? `python experiments/othello.py --minutes 60 --out runs/othello`.
 
-Trains with a recipe for the time given and keeps the agent at several moments. Then lets each play a plain Monte Carlo
-tree search of many rollouts, both sides of random openings, and writes a table and a plot of the scores. With
-`--matches-only` it trains nothing, but takes the agents that `--out` has.
+Trains with a recipe for the time given and keeps the agent at several moments. Half of its games of self-play begin in
+positions of games that it lost, see `--starts`. Then lets each agent play a plain Monte Carlo tree search of many
+rollouts, both sides of random openings, and writes a table and a plot of the scores. With `--matches-only` it trains
+nothing, but takes the agents that `--out` has.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import tz
 from tz.league import check_split
 
 STARTED = time.perf_counter()
-RECIPE = tz.Recipe("othello", symmetry="dihedral", random_starts=10)
+RECIPE = tz.Recipe("othello", symmetry="dihedral", random_starts=10, q_scale=0.5)
 NUM_DRAWN = 2  # how often in a point of the curve the other starts are drawn anew
 
 
@@ -103,7 +104,9 @@ def plot(minutes: list[float], scores: list[tuple[float, float, float]], num_rol
     below, above = ([abs(a - b) for a, b in zip(middle, end, strict=True)] for end in (low, high))
     axes.errorbar(minutes, middle, yerr=(below, above), fmt="o-", capsize=3)
     axes.axhline(0.8, color="gray", linestyle="--", linewidth=1)
-    axes.set(xlabel="minutes of training", ylabel=f"score against {num_rollouts} rollouts", ylim=(0, 1), xlim=(0, None))
+    axes.set(
+        xlabel="minutes of training", ylabel=f"score against {num_rollouts} rollouts", ylim=(0, 1.03), xlim=(0, None)
+    )
     figure.savefig(path, dpi=150)
 
 
@@ -116,10 +119,8 @@ def main() -> None:
     parser.add_argument("--games", type=int, default=100, help="a match")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--random-starts", type=int, default=RECIPE.random_starts, help="most random moves of a start")
-    parser.add_argument(
-        "--starts", choices=STARTS, default="own", help="half of them: in games it plays against others"
-    )
-    parser.add_argument("--q-scale", type=float, default=RECIPE.q_scale, help="see tz.Recipe")
+    parser.add_argument("--starts", choices=STARTS, default="lost", help="of half its games: in games against others")
+    parser.add_argument("--q-scale", type=float, default=RECIPE.q_scale, help="see tz.Recipe; 0 for tz.CompletedQ()")
     parser.add_argument("--devices", type=int, default=2, help="two use the cores of a CPU better than one")
     parser.add_argument("--matches-only", action="store_true", help="of the agents that --out has")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/othello"))
@@ -133,7 +134,7 @@ def main() -> None:
     else:
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / "metrics.jsonl").unlink(missing_ok=True)  # of an earlier run of this script
-        recipe = dataclasses.replace(RECIPE, random_starts=args.random_starts, q_scale=args.q_scale)
+        recipe = dataclasses.replace(RECIPE, random_starts=args.random_starts, q_scale=args.q_scale or None)
         paths = train(recipe, args.minutes, args.agents, args.seed, args.starts, args.out)
     lines = [
         f"{jax.device_count()} x {jax.devices()[0].device_kind}, JAX {jax.__version__}, "
