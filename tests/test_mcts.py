@@ -30,13 +30,12 @@ def test_a_small_tree_is_announced():
 
 
 @pytest.mark.parametrize(
-    ("completed_q", "is_played"), [(tz.CompletedQ(c_scale=0.5, rescale=False), True), (None, False)]
+    ("completed_q", "is_played"), [(tz.CompletedQ(c_scale=0.5, rescale=False), True), (tz.CompletedQ(), False)]
 )
 def test_a_scale_of_q_decides_whether_a_win_is_played_that_the_prior_thinks_nothing_of(completed_q, is_played):
     env = tz.from_pgx("tic_tac_toe")
     state, metadata = tz.play_moves(env, jnp.array([0, 3, 1, 4]))  # 2 wins
-    settings = {} if completed_q is None else {"completed_q": completed_q}
-    mcts = tz.without_exploration(tz.gumbel_mcts(16, **settings))
+    mcts = tz.without_exploration(tz.gumbel_mcts(16, completed_q=completed_q))
 
     def evaluator(env_state, metadata, key):
         return jnp.zeros(9).at[2].set(-9.0), jnp.float32(0)
