@@ -1,9 +1,9 @@
 """How strong does an Othello agent become on a laptop? `python experiments/othello.py --minutes 60 --out runs/othello`.
 
-Trains with a recipe for the time given and keeps the agent at several moments. Half of its games of self-play begin in
+Trains with a recipe for the time given and keeps the agent at several moments. A share of its self-play begins in
 positions of games that it lost, see `--starts`. Then lets each agent play a plain Monte Carlo tree search of many
 rollouts, both sides of random openings, and writes a table and a plot of the scores. With `--matches-only` it trains
-nothing, but takes the agents that `--out` has.
+nothing, but takes the agents that `--out` has, and with `--against` they play a given agent instead of the rollouts.
 """
 
 import argparse
@@ -36,10 +36,8 @@ def against_random(env: tz.Env, player: tz.Player, key: PRNGKeyArray) -> tuple[P
 
 def from_lost_games(env: tz.Env, player: tz.Player, key: PRNGKeyArray) -> tuple[PyTree, tz.StepMetadata] | None:
     """Positions of the games that it loses to a search of few rollouts, each game as likely; None if it loses none."""
-    rollouts = tz.MCTS(32, root=tz.PlainRoot(), temperature=0.0, persist_tree=False)
-    rival = tz.Player(rollouts, tz.RolloutEvaluator(env, max_steps=128))
     match_key, game_key, key = jax.random.split(key, 3)
-    match = tz.match_on_mesh(env, player, rival, num_games=256, key=match_key, max_steps=128)
+    match = tz.match_on_mesh(env, player, rollouts(env, 32), num_games=256, key=match_key, max_steps=128)
     lengths = jnp.sum(match.actions >= 0, axis=1)
     # A game is drawn by the inverse of its length, since then each of its positions is as likely as any other.
     weights = jnp.where((match.returns < 0) & (lengths > 0), 1 / jnp.maximum(lengths, 1), 0.0)
@@ -55,7 +53,7 @@ STARTS = {"own": None, "random": against_random, "lost": from_lost_games}
 
 
 def train(
-    recipe: tz.Recipe, minutes: float, num_agents: int, seed: int, starts: str, out: pathlib.Path
+    recipe: tz.Recipe, minutes: float, num_agents: int, seed: int, starts: str, share: float, out: pathlib.Path
 ) -> list[pathlib.Path]:
     """The files of the agents, from early to late; the time is that of the whole process."""
     env, config = recipe.build()
@@ -68,27 +66,29 @@ def train(
         if find_starts is not None:
             player = tz.Player(search, tz.NetworkEvaluator(state.train.playing, env.observe))
             found = find_starts(config.test_env, player, jax.random.fold_in(jax.random.key(seed), index))
-            played = env if found is None else tz.starts_from(env, found)
+            played = env if found is None else tz.starts_from(env, found, share)
         part[0] += (time.perf_counter() - begun) / seconds
         state = tz.train_for(recipe, played, config, state, seconds=seconds, part=tuple(part), sinks=sinks)
         if (index + 1) % NUM_DRAWN:
             continue
         paths.append(out / f"agent_{len(paths) + 1}.tz")
-        card = {"recipe": dataclasses.asdict(recipe), "starts": starts, "seed": seed, "minutes": part[1] * minutes}
-        tz.save_agent(paths[-1], env, state.train.playing, card=card | {"epochs": int(state.epoch)})
+        card = {"recipe": dataclasses.asdict(recipe), "starts": starts, "share": share, "seed": seed}
+        card |= {"minutes": part[1] * minutes, "epochs": int(state.epoch)}
+        tz.save_agent(paths[-1], env, state.train.playing, card=card)
     return paths
 
 
-def play(path: pathlib.Path, num_simulations: int, num_rollouts: int, num_games: int) -> tz.MatchResult:
-    """The agent against the rollouts."""
-    env = tz.from_pgx("othello")
-    # A search as in its training, but for the number of simulations.
+def agent(path: pathlib.Path, num_simulations: int) -> tz.Player:
+    """The agent of a file, with the search of its training but for the number of simulations."""
     recipe = tz.Recipe(**tz.agent_card(path)["recipe"] | {"num_simulations": num_simulations})
     search = dataclasses.replace(tz.without_exploration(recipe.build()[1].mcts), persist_tree=False, max_nodes=0)
-    agent = tz.load_agent(path, mcts=search)
-    rollouts = tz.MCTS(num_rollouts, root=tz.PlainRoot(), temperature=0.0, persist_tree=False)
-    rival = tz.Player(rollouts, tz.RolloutEvaluator(env, max_steps=128))
-    return tz.match_on_mesh(env, agent, rival, num_games=num_games, key=jax.random.key(0), max_steps=128)
+    return tz.load_agent(path, mcts=search)
+
+
+def rollouts(env: tz.Env, num_rollouts: int) -> tz.Player:
+    """A plain search with one random game a simulation."""
+    search = tz.MCTS(num_rollouts, root=tz.PlainRoot(), temperature=0.0, persist_tree=False)
+    return tz.Player(search, tz.RolloutEvaluator(env, max_steps=128))
 
 
 def num_wiped_out(match: tz.MatchResult) -> int:
@@ -98,15 +98,13 @@ def num_wiped_out(match: tz.MatchResult) -> int:
     return sum(len(set(board[board != 0])) == 1 for board in boards)
 
 
-def plot(minutes: list[float], scores: list[tuple[float, float, float]], num_rollouts: int, path: pathlib.Path) -> None:
+def plot(minutes: list[float], scores: list[tuple[float, float, float]], rival: str, path: pathlib.Path) -> None:
     figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
     middle, low, high = zip(*scores, strict=True)
     below, above = ([abs(a - b) for a, b in zip(middle, end, strict=True)] for end in (low, high))
     axes.errorbar(minutes, middle, yerr=(below, above), fmt="o-", capsize=3)
     axes.axhline(0.8, color="gray", linestyle="--", linewidth=1)
-    axes.set(
-        xlabel="minutes of training", ylabel=f"score against {num_rollouts} rollouts", ylim=(0, 1.03), xlim=(0, None)
-    )
+    axes.set(xlabel="minutes of training", ylabel=f"score against {rival}", ylim=(0, 1.03), xlim=(0, None))
     figure.savefig(path, dpi=150)
 
 
@@ -118,15 +116,20 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=1000, help="of its rival, a move")
     parser.add_argument("--games", type=int, default=100, help="a match")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--match-seed", type=int, default=0, help="of the openings of the matches")
     parser.add_argument("--random-starts", type=int, default=RECIPE.random_starts, help="most random moves of a start")
-    parser.add_argument("--starts", choices=STARTS, default="lost", help="of half its games: in games against others")
+    parser.add_argument("--starts", choices=STARTS, default="lost", help="in games against others")
+    parser.add_argument("--share", type=float, default=0.5, help="of the games that begin so")
     parser.add_argument("--q-scale", type=float, default=RECIPE.q_scale, help="see tz.Recipe; 0 for tz.CompletedQ()")
     parser.add_argument("--devices", type=int, default=2, help="two use the cores of a CPU better than one")
     parser.add_argument("--matches-only", action="store_true", help="of the agents that --out has")
+    parser.add_argument("--against", type=pathlib.Path, help="an agent's file, with as many simulations, as the rival")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/othello"))
     args = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", args.devices)
     check_split(args.games, tz.data_mesh(), "--games")  # now, not after the training
+    if not 0 <= args.share <= 1:
+        parser.error(f"--share: expected 0 to 1, found {args.share}.")
     if args.matches_only:
         paths = sorted(args.out.glob("agent_*.tz"), key=lambda path: tz.agent_card(path)["minutes"])
         if not paths:
@@ -135,10 +138,14 @@ def main() -> None:
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / "metrics.jsonl").unlink(missing_ok=True)  # of an earlier run of this script
         recipe = dataclasses.replace(RECIPE, random_starts=args.random_starts, q_scale=args.q_scale or None)
-        paths = train(recipe, args.minutes, args.agents, args.seed, args.starts, args.out)
+        paths = train(recipe, args.minutes, args.agents, args.seed, args.starts, args.share, args.out)
+    env = tz.from_pgx("othello")
+    rival, rival_name, stem = rollouts(env, args.rollouts), f"{args.rollouts} rollouts", "scores"
+    if args.against is not None:
+        rival, rival_name, stem = agent(args.against, args.simulations), str(args.against), "scores_against_an_agent"
     lines = [
         f"{jax.device_count()} x {jax.devices()[0].device_kind}, JAX {jax.__version__}, "
-        f"Python {platform.python_version()}; {args.simulations} simulations against {args.rollouts} rollouts, "
+        f"Python {platform.python_version()}; {args.simulations} simulations against {rival_name}, "
         f"{args.games} games",
         "",
         "| minutes | epochs | score | 95 % interval | lost | of these with no disc left |",
@@ -148,14 +155,15 @@ def main() -> None:
     for path in paths:
         card = tz.agent_card(path)
         minutes.append(card["minutes"])
-        match = play(path, args.simulations, args.rollouts, args.games)
+        players, key = (agent(path, args.simulations), rival), jax.random.key(args.match_seed)
+        match = tz.match_on_mesh(env, *players, num_games=args.games, key=key, max_steps=128)
         scores.append((float(match.score), *map(float, match.interval())))
         middle, low, high = scores[-1]
         cells = [f"{minutes[-1]:.1f}", card["epochs"], f"{middle:.2f}", f"{low:.2f} to {high:.2f}"]
         lines.append(f"| {' | '.join(map(str, [*cells, match.losses, num_wiped_out(match)]))} |")
         print(lines[-1], flush=True)
-    (args.out / "scores.md").write_text("\n".join(lines) + "\n")
-    plot(minutes, scores, args.rollouts, args.out / "scores.png")
+    (args.out / f"{stem}.md").write_text("\n".join(lines) + "\n")
+    plot(minutes, scores, rival_name, args.out / f"{stem}.png")
 
 
 if __name__ == "__main__":
