@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--match-seed", type=int, default=0, help="of the openings of the matches")
     parser.add_argument("--random-starts", type=int, default=RECIPE.random_starts, help="most random moves of a start")
     parser.add_argument("--starts", choices=STARTS, default="lost", help="in games against others")
-    parser.add_argument("--share", type=float, default=0.5, help="of the games that begin so")
+    parser.add_argument("--share", type=float, default=0.25, help="of the games that begin so")
     parser.add_argument("--q-scale", type=float, default=RECIPE.q_scale, help="see tz.Recipe; 0 for tz.CompletedQ()")
     parser.add_argument("--devices", type=int, default=2, help="two use the cores of a CPU better than one")
     parser.add_argument("--matches-only", action="store_true", help="of the agents that --out has")
