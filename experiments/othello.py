@@ -130,6 +130,11 @@ def main() -> None:
     check_split(args.games, tz.data_mesh(), "--games")  # now, not after the training
     if not 0 <= args.share <= 1:
         parser.error(f"--share: expected 0 to 1, found {args.share}.")
+    env = tz.from_pgx("othello")
+    rival, rival_name, stem = rollouts(env, args.rollouts), f"{args.rollouts} rollouts", "scores"
+    if args.against is not None:
+        rival, rival_name = agent(args.against, args.simulations), str(args.against)
+        stem = f"scores_against_{args.against.parent.name}_{args.against.stem}"
     if args.matches_only:
         paths = sorted(args.out.glob("agent_*.tz"), key=lambda path: tz.agent_card(path)["minutes"])
         if not paths:
@@ -139,10 +144,6 @@ def main() -> None:
         (args.out / "metrics.jsonl").unlink(missing_ok=True)  # of an earlier run of this script
         recipe = dataclasses.replace(RECIPE, random_starts=args.random_starts, q_scale=args.q_scale or None)
         paths = train(recipe, args.minutes, args.agents, args.seed, args.starts, args.share, args.out)
-    env = tz.from_pgx("othello")
-    rival, rival_name, stem = rollouts(env, args.rollouts), f"{args.rollouts} rollouts", "scores"
-    if args.against is not None:
-        rival, rival_name, stem = agent(args.against, args.simulations), str(args.against), "scores_against_an_agent"
     lines = [
         f"{jax.device_count()} x {jax.devices()[0].device_kind}, JAX {jax.__version__}, "
         f"Python {platform.python_version()}; {args.simulations} simulations against {rival_name}, "

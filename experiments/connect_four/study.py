@@ -99,14 +99,13 @@ def surprising_loss(
     network: eqx.Module, output: tuple[jax.Array, jax.Array], sample: tz.Sample, *, share: float, l2: float
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """`tz.az_loss`, where a share of each position's weight is as large as its surprise: the Kullback-Leibler
-    divergence of the network's policy, as it is now, from the target. In expectation as if drawn more often so."""
-    _, metrics = tz.az_loss(network, output, sample, l2_reg_lambda=l2)
-    target = sample.policy
-    entropy = -jnp.sum(jnp.where(target > 0, target * jnp.log(jnp.where(target > 0, target, 1.0)), 0.0))
+    divergence of the network's policy, as it is now, from the target. But for a factor, in expectation the same as to
+    draw it that much more often."""
+    loss, metrics = tz.az_loss(network, output, sample, l2_reg_lambda=l2)
+    entropy = jnp.sum(jax.scipy.special.entr(sample.policy))
     surprise = jax.lax.stop_gradient(metrics["policy_loss"]) - entropy
     weight = 1 - share + share * surprise / MEAN_SURPRISE
-    loss = weight * (sample.policy_weight * metrics["policy_loss"] + metrics["value_loss"]) + metrics["l2_loss"]
-    return loss, metrics | {"surprise": surprise}
+    return weight * (loss - metrics["l2_loss"]) + metrics["l2_loss"], metrics | {"surprise": surprise}
 
 
 def trained(name: str, seeds: range, minutes: float, out: pathlib.Path) -> list[pathlib.Path]:
