@@ -26,9 +26,10 @@ LAYERS = [
         "openings",
         "elo",
     },
-    {"mcts", "search", "train"},
+    {"mcts", "search", "results", "train"},
     {"selfplay", "arena", "league", "testers"},
     {
+        "compatibility",
         "config",
         "phases",
         "loop",

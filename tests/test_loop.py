@@ -292,7 +292,7 @@ def test_more_simulations_later_are_another_call_of_the_loop(config, env, networ
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fast_mcts": tz.MCTS(2, 9)}, "same max_nodes, found 14 and 9"),
+        ({"fast_mcts": tz.MCTS(2, 9)}, "found max_nodes=9, expected 14"),
         ({"fast_share": 1.5}, "fast_share must be from 0 to 1, found 1.5"),
         ({"testers": 2 * (tz.TwoPlayerTester(num_episodes=8),)}, r"names of their own.*\['best', 'best'\]"),
         ({"average_decay": -0.1}, "average_decay must be from 0 to 1, found -0.1"),

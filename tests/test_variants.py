@@ -100,7 +100,7 @@ def test_forced_playouts_are_forced_and_then_pruned():
     root = tz.ForcedPlayouts(k=2.0, c=1.5)
     selected = jax.vmap(lambda node: root.select(node, None, tz.PUCT()))(stacked(nodes))
     otherwise = jax.vmap(tz.PUCT())(stacked(nodes))
-    policies = jax.vmap(lambda node: root.read(node, None)[0])(stacked(nodes))
+    policies = jax.vmap(lambda node: root.read(node, None).policy)(stacked(nodes))
     num_pruned = 0
     for node, action, free, policy in zip(nodes, selected, otherwise, policies, strict=True):
         prior, visits, q = np.exp(np.asarray(node.logits, float)), np.asarray(node.visits), np.asarray(node.q, float)
@@ -182,7 +182,7 @@ def test_gumbel_moves_by_the_best_of_the_most_visited():
     turns = jnp.asarray(rng.integers(0, 2, (NODES, 90)), jnp.int32)
     root = tz.Gumbel()
     notes = jax.vmap(GumbelNotes)(gumbel, before, turns)
-    moves = jax.vmap(lambda node, notes: jnp.argmax(root.read(node, notes)[1]))(stacked(nodes), notes)
+    moves = jax.vmap(lambda node, notes: jnp.argmax(root.read(node, notes).log_weights))(stacked(nodes), notes)
     selected = jax.vmap(lambda node, notes: root.select(node, notes, tz.PUCT()))(stacked(nodes), notes)
     num_others = 0
     for index, node in enumerate(nodes):
@@ -247,7 +247,7 @@ def test_gumbel_without_noise_and_with_one_legal_action():
     root = tz.Gumbel()
     _, notes = root.start(node, 8, key=jax.random.key(0))
     assert isinstance(notes, GumbelNotes) and root.select(node, notes, tz.PUCT()) == 1
-    assert root.read(node, notes)[0][1] == 1
+    assert root.read(node, notes).policy[1] == 1
 
 
 @pytest.fixture(scope="module")

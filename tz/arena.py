@@ -12,8 +12,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from tz.env import Env, StepMetadata
 from tz.mcts import MCTS
 from tz.openings import follow_moves, random_opening
+from tz.results import choose_action, root_value
 from tz.roots import PlainRoot
-from tz.search import Evaluator, SearchState, advance, choose_action, init_search, search
+from tz.search import Evaluator, SearchState, advance, init_search, search
 
 
 class Player(eqx.Module):
@@ -274,7 +275,7 @@ def _replay(env: Env, match: MatchResult, game: int) -> tuple[PyTree, StepMetada
 def _think(env: Env, player: Player, env_state: PyTree, metadata: StepMetadata, keys: Array) -> Array:
     def value(env_state, metadata, key):
         start = init_search(player.mcts, env_state, metadata)
-        return search(player.mcts, env, player.evaluator, start, key=key).root.value
+        return root_value(player.mcts, search(player.mcts, env, player.evaluator, start, key=key))
 
     return jax.vmap(value)(env_state, metadata, keys)
 

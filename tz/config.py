@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from tz.env import Env
-from tz.mcts import MCTS, check_same_trees
+from tz.mcts import MCTS, on_trees_of
 from tz.replay import EpisodeReplayBuffer, ReplayState
 from tz.selfplay import CollectState
 from tz.testers import Tester
@@ -71,7 +71,7 @@ class TrainConfig(eqx.Module):
 
     def __check_init__(self):
         if self.fast_mcts is not None:
-            check_same_trees(self.mcts, self.fast_mcts)
+            on_trees_of(self.mcts, self.fast_mcts)
         for name in ("fast_share", "average_decay"):
             share = getattr(self, name)
             if share is not None and not 0 <= share <= 1:

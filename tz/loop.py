@@ -17,6 +17,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from tz.arena import Player, check_player
 from tz.checkpoint import Checkpoints
+from tz.compatibility import check_state
 from tz.config import LoopState, TrainConfig
 from tz.env import Env
 from tz.evaluators import NetworkEvaluator
@@ -105,6 +106,7 @@ def train_loop(
     """
     mesh = data_mesh() if mesh is None else mesh
     check_mesh(mesh, batch_size=config.batch_size, train_batch_size=config.train_batch_size)
+    check_state(config, env, state, mesh=mesh)
     state = on_mesh(state, mesh)
     is_first, last = jax.process_index() == 0, None if num_epochs is None else int(state.epoch) + num_epochs
     shown = progress and is_first

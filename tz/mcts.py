@@ -23,8 +23,9 @@ class MCTS(eqx.Module):
     **Fields:**
 
     - `num_simulations`: simulations a search; each evaluates one position.
-    - `max_nodes`: node slots of the tree, the root included; by default enough for one search, twice that with
-        `persist_tree`. A full tree keeps searching and updating its statistics but adds no nodes.
+    - `max_nodes`: node slots of the tree, the root included. None, the default, derives `num_nodes` from the other
+        settings, also after `dataclasses.replace`: enough for one search, or for two with `persist_tree`. A full tree
+        keeps searching and updating its statistics but adds no nodes.
     - `max_actions`: how many actions a node keeps, those with the largest prior; all by default. A game of many actions
         of which few are legal takes far less memory that way, and with room for all legal ones nothing else changes.
     - `selector`: `Node -> action`, such as [`tz.PUCT`][] or [`tz.MuZeroPUCT`][].
@@ -48,7 +49,7 @@ class MCTS(eqx.Module):
     """
 
     num_simulations: int = eqx.field(static=True)
-    max_nodes: int = eqx.field(static=True, default=0)
+    max_nodes: int | None = eqx.field(static=True, default=None)
     max_actions: int | None = eqx.field(static=True, default=None)
     selector: Callable[[Node], Int[Array, ""]] = PUCT()
     root: RootPolicy = Dirichlet()
@@ -63,14 +64,12 @@ class MCTS(eqx.Module):
     def __post_init__(self):
         if self.num_simulations < 1:
             raise ValueError(f"MCTS: num_simulations must be at least 1, found {self.num_simulations}.")
-        if self.max_nodes == 0:
-            self.max_nodes = self.num_simulations * (2 if self.persist_tree else 1) + 1
-        if self.max_nodes < 2:
+        if self.max_nodes is not None and self.max_nodes < 2:
             raise ValueError(f"MCTS: max_nodes must be at least 2 (the root and one child), found {self.max_nodes}.")
-        if self.max_nodes <= self.num_simulations:
+        if self.num_nodes <= self.num_simulations:
             warnings.warn(
                 f"MCTS: {self.num_simulations} simulations can add as many nodes, but max_nodes={self.max_nodes} has "
-                f"room for {self.max_nodes - 1} below the root. Once the tree is full, simulations go on to improve "
+                f"room for {self.num_nodes - 1} below the root. Once the tree is full, simulations go on to improve "
                 "its statistics but add no nodes. Raise max_nodes or lower num_simulations to avoid this.",
                 stacklevel=2,
             )
@@ -90,6 +89,13 @@ class MCTS(eqx.Module):
         if self.solve and not (isinstance(self.discount, int | float) and self.discount == 1):
             raise ValueError(f"MCTS: solve needs results that keep their worth, discount=1, found {self.discount}.")
 
+    @property
+    def num_nodes(self) -> int:
+        """The node slots of a tree: `max_nodes`, or the number derived where that is None."""
+        if self.max_nodes is not None:
+            return self.max_nodes
+        return self.num_simulations * (2 if self.persist_tree else 1) + 1
+
 
 def without_exploration(mcts: MCTS) -> MCTS:
     """The same search for matches and analysis: no noise at the root, and the best move taken (temperature 0)."""
@@ -107,12 +113,19 @@ def gumbel_mcts(
     return MCTS(num_simulations, root=root, selector=ImprovedPolicy(completed_q), **settings)
 
 
-def check_same_trees(one: MCTS, other: MCTS) -> None:
-    """Raises `ValueError` unless the trees of one search can be gone on with by the other."""
-    for name in ("max_nodes", "max_actions", "persist_tree"):
-        found = getattr(one, name), getattr(other, name)
-        if found[0] != found[1]:
+def on_trees_of(mcts: MCTS, fast_mcts: MCTS) -> MCTS:
+    """The fast search on the trees of the other: where its `max_nodes` is None, it takes theirs.
+
+    **Raises:** `ValueError` if the two searches need different trees.
+    """
+    if fast_mcts.max_nodes is None:
+        fast_mcts = dataclasses.replace(fast_mcts, max_nodes=mcts.num_nodes)
+    for name in ("num_nodes", "max_actions", "persist_tree"):
+        found, expected = getattr(fast_mcts, name), getattr(mcts, name)
+        name = "max_nodes" if name == "num_nodes" else name
+        if found != expected:
             raise ValueError(
-                f"Two searches that share a tree need the same {name}, found {found[0]} and {found[1]}. Make one from "
-                "the other: dataclasses.replace(mcts, num_simulations=8)."
+                f"fast_mcts: found {name}={found}, expected {expected}, since it searches the trees of mcts. Make one "
+                "from the other: dataclasses.replace(mcts, num_simulations=8)."
             )
+    return fast_mcts

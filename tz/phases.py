@@ -132,7 +132,7 @@ def _collect(
     inputs: tuple[TrainConfig, Env, NetworkEvaluator, Array | None, int, Mesh], games: CollectState
 ) -> tuple[CollectState, tuple[Trajectory, tuple[Array, ...]]]:
     """The games after `num_steps` moves; the moves; and, a device, the numbers of episodes, of truncated ones, of moves
-    in them, and of positions whose value is not finite."""
+    in them, and of positions without a legal action or a finite value."""
     config, env, evaluator, is_fast, num_steps, mesh = inputs
 
     def play(shared, games):
@@ -142,7 +142,7 @@ def _collect(
         after, trajectory = jax.vmap(lambda game: collect(config.mcts, env, evaluator, game, **options))(games)
         ended = trajectory.terminated | trajectory.truncated  # [B, T]
         moves_of_episodes = games.episode_steps + num_steps - after.episode_steps
-        counts = ended, trajectory.truncated, moves_of_episodes, ~jnp.isfinite(trajectory.value)
+        counts = ended, trajectory.truncated, moves_of_episodes, _is_bad(trajectory)
         return after, (trajectory, jax.tree.map(lambda x: jnp.sum(x, dtype=jnp.int32)[None], counts))
 
     return over_games(mesh, play, (config, env, evaluator, is_fast), games)
@@ -211,14 +211,20 @@ def evaluator_of(config: TrainConfig, env: Env, train: TrainState) -> NetworkEva
     return NetworkEvaluator(train.playing, env.observe, train.playing_norm_state, dtype=config.search_dtype)
 
 
+def _is_bad(trajectory: Trajectory) -> Bool[Array, "B T"]:
+    """Positions from which nothing can be learned: no action is legal, or the search met a NaN."""
+    return ~jnp.isfinite(trajectory.value) | ~jnp.any(trajectory.action_mask, axis=-1)
+
+
 def _describe_bad(env: Env, evaluator: NetworkEvaluator, trajectory: Trajectory, epoch: int) -> str:
     """Where a search of this collection first met a NaN, and which output it was."""
-    bad = ~jnp.isfinite(trajectory.value)  # [B, T]
+    bad = _is_bad(trajectory)  # [B, T]
     step, game = (int(i) for i in jnp.unravel_index(jnp.argmax(bad.T), bad.T.shape))
     where = f"at self-play step {step} of epoch {epoch} (game {game})"
     if not bool(trajectory.action_mask[game, step].any()):
         return f"{env.name}: no action is legal in a live state {where}. Run tz.check_env on it."
     logits, value = evaluator.predict(trajectory.observation[game, step])
+    logits = jnp.where(trajectory.action_mask[game, step] & ~jnp.isneginf(logits), logits, 0)  # -inf: never chosen
     names = [name for name, x in {"logits": logits, "value": value}.items() if not bool(jnp.isfinite(x).all())]
     found = f"the network's {' and '.join(names)}" if names else "an output of the network below the root"
     return f"Not finite: {found}, {where}."

@@ -110,8 +110,8 @@ class EpisodeReplayBuffer(eqx.Module):
 
         **Returns:** the new state of the ring.
 
-        **Raises:** `ValueError` if `T` is larger than `capacity`, if the trajectory does not fit the ring, or if it
-        has more than two players.
+        **Raises:** `ValueError` if `T` is larger than `capacity`, if the ring has another capacity, if the trajectory
+        does not fit the ring, or if it has more than two players.
         """
         self._check_fits(state, trajectory)
         closed = trajectory.terminated | trajectory.truncated
@@ -162,7 +162,16 @@ class EpisodeReplayBuffer(eqx.Module):
             **rows, position=size % self.capacity, size=size, num_known=num_known, last_player=state.last_player
         )
 
+    def _check_capacity(self, state: ReplayState) -> None:
+        found = state.policy_weight.shape[-1]
+        if found != self.capacity:
+            raise ValueError(
+                f"EpisodeReplayBuffer: found a ring of {found} rows a game, expected capacity={self.capacity}. Change "
+                "the ring with `resize`, or the run with tz.fork, or make a new one with `init`."
+            )
+
     def _check_fits(self, state: ReplayState, trajectory: Trajectory) -> None:
+        self._check_capacity(state)
         check_trajectory(trajectory)
         for name in ("observation", "action_mask", "policy"):
             row, column = getattr(trajectory, name), getattr(state, name)
@@ -230,8 +239,9 @@ class EpisodeReplayBuffer(eqx.Module):
 
         **Returns:** `num_samples` samples along a leading axis, share after share.
 
-        **Raises:** `ValueError` if `S` does not divide `B` and `num_samples`.
+        **Raises:** `ValueError` if `S` does not divide `B` and `num_samples`, or the rings have another capacity.
         """
+        self._check_capacity(state)
         num_shares, num_games = keys.shape[0], state.position.shape[0]
         if num_games % num_shares or num_samples % num_shares:
             raise ValueError(

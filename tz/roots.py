@@ -1,7 +1,7 @@
 """What is special at the root of a search: noise, which edge a simulation begins with, and what the visits mean.
 
 A root policy has four methods, see [`tz.RootPolicy`][]. Those that only change the prior leave the rest
-to `visit_share`.
+to `visit_fractions`.
 """
 
 import abc
@@ -22,6 +22,21 @@ from tz.tree import Node, any_game
 Selector = Callable[[Node], Int[Array, ""]]
 
 
+class RootResult(eqx.Module):
+    """The conclusions of a search at its root.
+
+    **Fields:**
+
+    - `policy`: `[A]`, the policy target of training; probabilities.
+    - `value`: the value of the position if it is played on by that policy, from the perspective of the player to move.
+    - `log_weights`: `[A]`, the logarithm of the weights that moves are drawn by.
+    """
+
+    policy: Float[Array, " A"]
+    value: Float[Array, ""]
+    log_weights: Float[Array, " A"]
+
+
 class RootPolicy(eqx.Module):
     """The interface of a root policy."""
 
@@ -39,18 +54,29 @@ class RootPolicy(eqx.Module):
         """The edge that a simulation begins with; `selector` is the search's, for the nodes below."""
 
     @abc.abstractmethod
-    def read(self, node: Node, notes: PyTree) -> tuple[Float[Array, " A"], Float[Array, " A"]]:
-        """After the search: the policy, a target of training, and the log weights that moves are drawn by."""
+    def read(self, node: Node, notes: PyTree) -> RootResult:
+        """Called after the search, or before any simulation of it.
+
+        With `MCTS(solve=True)`, moves that are proven to lose are illegal and unvisited in `node`.
+
+        **Returns:** the policy, the value that belongs to it, and the log weights that moves are drawn by. Without any
+        visits these are the answer of the prior.
+        """
 
     @abc.abstractmethod
     def quiet(self) -> "RootPolicy":
         """The same without noise, for matches and analysis."""
 
 
-def visit_share(node: Node) -> tuple[Float[Array, " A"], Float[Array, " A"]]:
-    """The share of the visits that each action has, and its logarithm."""
-    share = node.visits / jnp.maximum(jnp.sum(node.visits), 1)
-    return share, jnp.log(share)
+def visit_fractions(node: Node) -> RootResult:
+    """The fraction of the visits that each action has, and the mean of all returns; the prior where nothing is visited.
+
+    Moves are drawn by the same fractions.
+    """
+    prior = jnp.exp(node.logits)
+    weights = jnp.where(jnp.any(node.visits > 0), node.visits.astype(prior.dtype), prior)
+    policy = weights / jnp.maximum(jnp.sum(weights), jnp.finfo(prior.dtype).tiny)
+    return RootResult(policy, node.value, jnp.log(policy))
 
 
 class PlainRoot(RootPolicy):
@@ -66,10 +92,10 @@ class PlainRoot(RootPolicy):
         del notes
         return selector(node)
 
-    def read(self, node: Node, notes: None) -> tuple[Float[Array, " A"], Float[Array, " A"]]:
-        """The share of the visits, twice."""
+    def read(self, node: Node, notes: None) -> RootResult:
+        """The fractions of the visits and the mean of all returns."""
         del notes
-        return visit_share(node)
+        return visit_fractions(node)
 
     def quiet(self) -> "PlainRoot":
         """Itself."""
@@ -136,10 +162,10 @@ class Dirichlet(RootPolicy):
         del notes
         return selector(node)
 
-    def read(self, node: Node, notes: None) -> tuple[Float[Array, " A"], Float[Array, " A"]]:
-        """The share of the visits, twice."""
+    def read(self, node: Node, notes: None) -> RootResult:
+        """The fractions of the visits and the mean of all returns."""
         del notes
-        return visit_share(node)
+        return visit_fractions(node)
 
     def quiet(self) -> PlainRoot:
         """A plain root."""
@@ -175,8 +201,8 @@ class ForcedPlayouts(RootPolicy):
         owed = jnp.where(node.visits > 0, self._num_forced(node) - node.visits, 0.0)
         return jnp.where(jnp.max(owed) > 0, best_action(owed), self.noise.select(node, notes, selector))
 
-    def read(self, node: Node, notes: PyTree) -> tuple[Float[Array, " A"], Float[Array, " A"]]:
-        """The pruned share of the visits as the policy; moves are drawn by it too."""
+    def read(self, node: Node, notes: PyTree) -> RootResult:
+        """The fractions of the visits that are left after pruning, and the mean of the returns that belong to them."""
         del notes
         visits = node.visits.astype(jnp.float32)
         explore = self.c * jnp.exp(node.logits) * jnp.sqrt(node.num_visits.astype(jnp.float32))
@@ -188,8 +214,8 @@ class ForcedPlayouts(RootPolicy):
         pruned = jnp.clip(jnp.maximum(jnp.ceil(fewest), visits - jnp.floor(self._num_forced(node))), 0.0, visits)
         pruned = jnp.where(pruned <= 1, 0.0, pruned)
         pruned = jnp.where(jnp.arange(len(visits)) == best, visits, pruned)
-        policy = pruned / jnp.maximum(jnp.sum(pruned), 1)
-        return policy, jnp.log(policy)
+        left = Node(node.logits, pruned.astype(jnp.int32), node.q, node.raw_value, node.q_low, node.q_high)
+        return visit_fractions(left)
 
     def quiet(self) -> RootPolicy:
         """Nothing to force without noise."""
@@ -247,14 +273,21 @@ class Gumbel(RootPolicy):
         visits = node.visits - notes.visits
         index, last = jnp.sum(visits), len(notes.schedule)
         turn = jnp.where(index < last, notes.schedule[jnp.minimum(index, last - 1)], jnp.max(visits))
-        return best_action(self._score(node, notes, visits == turn))
+        # All moves whose turn it is may have been proven to lose: then it is the turn of those with the nearest number.
+        distance = jnp.where(node.logits > -jnp.inf, jnp.abs(visits - turn).astype(jnp.float32), jnp.inf)
+        return best_action(self._score(node, notes, distance == jnp.min(distance)))
 
-    def read(self, node: Node, notes: GumbelNotes) -> tuple[Float[Array, " A"], Float[Array, " A"]]:
-        """The improved policy, and the one move: the best of those with the most new visits."""
-        visits = node.visits - notes.visits
+    def read(self, node: Node, notes: GumbelNotes) -> RootResult:
+        """The improved policy, its value, and the one move: the best of those with the most new visits.
+
+        The value is the mean of the completed `q` under the improved policy. The mean of all visits would be a poor
+        one, since half of them go to moves that the halving drops.
+        """
+        visits = jnp.where(node.logits > -jnp.inf, node.visits - notes.visits, -1)
         move = best_action(self._score(node, notes, visits == jnp.max(visits)))
         policy = jax.nn.softmax(node.logits + self.completed_q(node))
-        return policy, jnp.where(jnp.arange(len(visits)) == move, 0.0, -jnp.inf)
+        value = jnp.sum(policy * self.completed_q.complete(node))
+        return RootResult(policy, value, jnp.where(jnp.arange(len(visits)) == move, 0.0, -jnp.inf))
 
     def quiet(self) -> "Gumbel":
         """The same with noise of scale 0."""

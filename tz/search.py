@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 from tz.backups import virtual_visit
 from tz.env import Env, StepMetadata
 from tz.mcts import MCTS
-from tz.solver import estimate, solved_weights, solving_backup, solving_selector
+from tz.solver import estimate, hopeful, solving_backup, solving_selector
 from tz.tree import Node, Tree, append, backup, descend, init_tree, reroot
 
 Evaluator = Callable[[PyTree, StepMetadata, PRNGKeyArray], tuple[Float[Array, " A"], Float[Array, ""]]]
@@ -62,8 +62,47 @@ def init_search(mcts: MCTS, env_state: PyTree, metadata: StepMetadata) -> Search
         raise ValueError(
             f"MCTS: max_actions needs a game of at most 32768 actions, found {num_actions}; leave it None."
         )
-    tree = init_tree(env_state, metadata, mcts.max_nodes, mcts.max_actions)
+    tree = init_tree(env_state, metadata, mcts.num_nodes, mcts.max_actions)
+    tree = _with_root_prior(mcts, tree, _no_preference(metadata))
     return SearchState(tree, metadata, _no_notes(mcts, tree))
+
+
+def _no_preference(metadata: StepMetadata) -> Float[Array, " A"]:
+    return jnp.where(metadata.action_mask, jnp.float32(0), -jnp.inf)
+
+
+def _with_root_prior(mcts: MCTS, tree: Tree, logits: Float[Array, " A"]) -> Tree:
+    """The tree with a prior at its root, and with the actions that the root keeps."""
+    actions = _largest(mcts, logits)
+    if actions is not None and tree.actions is not None:
+        actions = jnp.where(tree.size > 1, tree.actions[0], actions)  # what was kept is about the actions it had
+        tree = eqx.tree_at(lambda tree: tree.actions, tree, tree.actions.at[0].set(actions))
+    return eqx.tree_at(lambda tree: tree.logits, tree, tree.logits.at[0].set(_log_prior(logits, actions)))
+
+
+def check_trees(mcts: MCTS, state: SearchState) -> None:
+    """Raises `ValueError` if a search state was made with settings that need other trees."""
+    num_actions = state.metadata.action_mask.shape[-1]
+    found = state.tree.parent.shape[-1], state.tree.logits.shape[-1], state.tree.actions is None
+    expected = mcts.num_nodes, mcts.max_actions or num_actions, mcts.max_actions is None
+    if found != expected:
+        nodes, actions, _ = found
+        raise ValueError(
+            f"search: found a tree of {nodes} nodes that keep {actions} actions each, expected {expected[0]} nodes "
+            f"(max_nodes) and {expected[1]} actions (max_actions) by the MCTS given. Make the state with "
+            f"tz.init_search and these settings, or search on with settings of max_nodes={nodes}."
+        )
+
+
+def check_notes(mcts: MCTS, state: SearchState) -> None:
+    """Raises `ValueError` if a state has other trees, or notes of another root policy, than these settings have."""
+    check_trees(mcts, state)
+    found, expected = jax.tree.structure(state.notes), jax.tree.structure(_no_notes(mcts, state.tree))
+    if found != expected:
+        raise ValueError(
+            f"search: found a state whose root policy left the notes {found}, expected {expected} by the MCTS given "
+            f"({type(mcts.root).__name__}). Call tz.start_search or tz.search with these settings first."
+        )
 
 
 def _no_notes(mcts: MCTS, tree: Tree) -> PyTree:
@@ -91,6 +130,8 @@ def _evaluate(
     logits = jnp.maximum(logits.astype(jnp.float32), jnp.finfo(jnp.float32).min)  # legal, however unlikely
     logits = jnp.where(metadata.action_mask, logits, -jnp.inf)
     value = estimate(value.astype(jnp.float32)) if mcts.solve else value.astype(jnp.float32)
+    # Logits that are NaN or infinite make the value NaN, and that reaches the root, where self-play looks for it.
+    value = jnp.where(jnp.max(logits) < jnp.inf, value, jnp.nan)
     return logits, jnp.where(metadata.terminated, 0.0, value)
 
 
@@ -114,18 +155,12 @@ def start_search(mcts: MCTS, evaluator: Evaluator, state: SearchState, *, key: P
 
     **Arguments:** `state`, of one game; `key`, for noise and evaluator.
     """
+    check_trees(mcts, state)
     evaluate_key, root_key = jax.random.split(key)
     env_state = jax.tree.map(lambda x: x[0], state.tree.state)
     logits, value = _evaluate(mcts, evaluator, env_state, state.metadata, evaluate_key)
-    tree, actions = state.tree, _largest(mcts, logits)
-    if actions is not None and tree.actions is not None:
-        actions = jnp.where(tree.size > 1, tree.actions[0], actions)  # what was kept is about the actions it had
-        tree = eqx.tree_at(lambda tree: tree.actions, tree, tree.actions.at[0].set(actions))
-    tree = eqx.tree_at(
-        lambda tree: (tree.logits, tree.raw_value),
-        tree,
-        (tree.logits.at[0].set(_log_prior(logits, actions)), tree.raw_value.at[0].set(value)),
-    )
+    tree = _with_root_prior(mcts, state.tree, logits)
+    tree = eqx.tree_at(lambda tree: tree.raw_value, tree, tree.raw_value.at[0].set(value))
     logits, notes = mcts.root.start(tree.node(jnp.int32(0)), mcts.num_simulations, key=root_key)
     tree = eqx.tree_at(lambda tree: tree.logits, tree, tree.logits.at[0].set(logits))
     return SearchState(tree, state.metadata, notes)
@@ -147,7 +182,8 @@ class _Leaf(eqx.Module):
 def _choose_edge(mcts: MCTS, tree: Tree, notes: PyTree) -> tuple[Int[Array, ""], Int[Array, ""]]:
     selector = solving_selector(mcts.selector) if mcts.solve else mcts.selector
     with jax.named_scope("root"):
-        root_action = mcts.root.select(tree.node(jnp.int32(0)), notes, selector)
+        root = tree.node(jnp.int32(0))
+        root_action = mcts.root.select(hopeful(root) if mcts.solve else root, notes, mcts.selector)
     return descend(tree, root_action, selector)
 
 
@@ -189,6 +225,7 @@ def search_step(mcts: MCTS, env: Env, evaluator: Evaluator, state: SearchState, 
 
     **Arguments:** `state`, from [`tz.start_search`][] or an earlier step; `key`, for the evaluator.
     """
+    check_notes(mcts, state)
     tree = state.tree
     expand = functools.partial(_expand, mcts, env, evaluator, tree)
     if mcts.num_leaves == 1:
@@ -214,33 +251,6 @@ def search(mcts: MCTS, env: Env, evaluator: Evaluator, state: SearchState, *, ke
     return lax.scan(body, state, jax.random.split(key, mcts.num_simulations // mcts.num_leaves))[0]
 
 
-def action_weights(mcts: MCTS, state: SearchState) -> Float[Array, " A"]:
-    """The search's policy, `[A]`, as its root policy has it: each action's share of the visits, mostly. Sums to 1.
-
-    The temperature does not enter: this is the target of training, [`tz.choose_action`][] is the choice of a move.
-    """
-    return state.spread(mcts.root.read(state.tree.node(jnp.int32(0)), state.notes)[0], 0.0)
-
-
-def choose_action(
-    mcts: MCTS, state: SearchState, *, key: PRNGKeyArray, num_moves: int | Int[Array, ""] = 0
-) -> Int[Array, ""]:
-    """Draws a move from `weights ** (1 / temperature)`; at temperature 0, from the best (ties at random).
-
-    The weights are those of the root policy, the share of the visits mostly, as changed by `mcts.final_move`.
-
-    **Arguments:** `num_moves`, made in the game before this one, for a temperature that depends on it.
-    """
-    root = state.tree.node(jnp.int32(0))
-    log_weights = mcts.final_move(state.tree, mcts.discount, mcts.root.read(root, state.notes)[1])
-    log_weights = state.spread(solved_weights(root, log_weights) if mcts.solve else log_weights, -jnp.inf)
-    log_weights = log_weights - jnp.max(log_weights)
-    temperature = mcts.temperature(jnp.asarray(num_moves)) if callable(mcts.temperature) else mcts.temperature
-    temperature = jnp.asarray(temperature, jnp.float32)
-    tempered = jnp.where(log_weights == 0, 0.0, log_weights / temperature)  # at 0: -inf but for the best
-    return jax.random.choice(key, jnp.arange(len(tempered), dtype=jnp.int32), p=jnp.exp(tempered))
-
-
 def advance(
     mcts: MCTS,
     state: SearchState,
@@ -257,9 +267,13 @@ def advance(
     """
     if not mcts.persist_tree:
         return init_search(mcts, env_state, metadata)
+    check_trees(mcts, state)
     child = state.spread(state.tree.children[0], -1)[action]
     child = jnp.where(reset, -1, child)
     tree = reroot(state.tree, child, env_state, metadata)
+    blank = _with_root_prior(mcts, tree, _no_preference(metadata))
+    logits = jnp.where(tree.size > 1, tree.logits[0], blank.logits[0])
+    tree = eqx.tree_at(lambda tree: tree.logits, blank, blank.logits.at[0].set(logits))
     return SearchState(tree, metadata, _no_notes(mcts, tree))
 
 

@@ -104,14 +104,18 @@ class CompletedQ(eqx.Module):
     c_scale: float | Float[Array, ""] = 0.1
     rescale: bool = eqx.field(static=True, default=True)
 
-    def __call__(self, node: Node) -> Float[Array, " A"]:
-        """The bonus of each action of `node`."""
+    def complete(self, node: Node) -> Float[Array, " A"]:
+        """The `q` of each action of `node`, with the mixed value in the place of those without visits."""
         visited, num_edge_visits = node.visits > 0, jnp.sum(node.visits)
         prior = jnp.maximum(jnp.exp(node.logits), jnp.finfo(jnp.float32).tiny)
         prior = jnp.where(visited, prior, 0.0)
         mean = jnp.sum(prior * node.q) / jnp.maximum(jnp.sum(prior), jnp.finfo(jnp.float32).tiny)
         mixed = (node.raw_value + num_edge_visits * mean) / (1 + num_edge_visits)
-        q = jnp.where(visited, node.q, mixed)
+        return jnp.where(visited, node.q, mixed)
+
+    def __call__(self, node: Node) -> Float[Array, " A"]:
+        """The bonus of each action of `node`."""
+        q = self.complete(node)
         if self.rescale:
             low, high = jnp.min(q), jnp.max(q)
             q = (q - low) / jnp.maximum(high - low, 1e-8)

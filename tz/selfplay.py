@@ -9,8 +9,9 @@ from jax import lax
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from tz.env import Env
-from tz.mcts import MCTS, check_same_trees
-from tz.search import Evaluator, SearchState, action_weights, advance, choose_action, init_search, search
+from tz.mcts import MCTS, on_trees_of
+from tz.results import action_weights, choose_action, root_value
+from tz.search import Evaluator, SearchState, advance, check_trees, init_search, search
 from tz.trajectory import Trajectory
 
 
@@ -58,26 +59,28 @@ def collect(
     **Returns:** the state to go on from and the [`tz.Trajectory`][], `[T, ...]`. The last move of an episode is part of
     it, with its reward; the row after it belongs to a new game.
 
-    **Raises:** `ValueError` if the trees of the two searches differ in size, or one of the two is without the other.
+    **Raises:** `ValueError` if the state was made with other settings, the two searches need different trees, or one of
+    `fast_mcts` and `is_fast` is given without the other.
     """
     if (fast_mcts is None) != (is_fast is None):
         raise ValueError("collect: fast_mcts and is_fast go together, but only one of them was given.")
     if fast_mcts is not None:
-        check_same_trees(mcts, fast_mcts)
+        fast_mcts = on_trees_of(mcts, fast_mcts)
+    check_trees(mcts, state.search)
 
     def find_move(mcts: MCTS, state: CollectState, search_key, action_key):
         searched = search(mcts, env, evaluator, state.search, key=search_key)
         action = choose_action(mcts, searched, key=action_key, num_moves=state.episode_steps)
-        return searched.tree, action, action_weights(mcts, searched)
+        return searched.tree, action, action_weights(mcts, searched), root_value(mcts, searched)
 
     def move(state: CollectState, fast):
         search_key, action_key, init_key = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
         inputs = state, search_key, action_key
         if fast_mcts is None:
-            tree, action, policy = find_move(mcts, *inputs)
+            tree, action, policy, value = find_move(mcts, *inputs)
         else:
             searches = (functools.partial(find_move, settings) for settings in (fast_mcts, mcts))
-            tree, action, policy = lax.cond(fast, *searches, *inputs)
+            tree, action, policy, value = lax.cond(fast, *searches, *inputs)
         searched = SearchState(tree, state.search.metadata, state.search.notes)
 
         root, before = searched.root, searched.metadata
@@ -92,9 +95,9 @@ def collect(
             observation=env.observe(env_state),
             action_mask=before.action_mask,
             policy=policy,
-            value=root.value,
+            value=value,
             action=action,
-            action_value=jnp.where(root.visits[action] > 0, root.q[action], root.value),
+            action_value=jnp.where(root.visits[action] > 0, root.q[action], value),
             rewards=after.rewards,
             player=before.cur_player_id,
             terminated=after.terminated,

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from tz.roots import RootResult
 from tz.tree import Node
 
 LARGEST_ESTIMATE = 1 - 2.0**-12
@@ -27,15 +28,21 @@ def proven(node: Node) -> tuple[Bool[Array, " A"], Bool[Array, " A"]]:
     return seen & (node.q >= 1), seen & (node.q <= -1)
 
 
+def _without_lost(node: Node) -> tuple[Float[Array, " A"], Bool[Array, " A"]]:
+    """The log prior in which lost moves are illegal as long as there are others, and which moves that concerns."""
+    lost = proven(node)[1]
+    lost &= jnp.any((node.logits > -jnp.inf) & ~lost)
+    return jnp.where(lost, -jnp.inf, node.logits), lost
+
+
+def hopeful(node: Node) -> Node:
+    """The node to select from: lost moves are illegal as long as there are others."""
+    return Node(_without_lost(node)[0], node.visits, node.q, node.raw_value, node.q_low, node.q_high)
+
+
 def solving_selector(selector: Callable[[Node], Int[Array, ""]]) -> Callable[[Node], Int[Array, ""]]:
     """The same selector, which sees lost moves as illegal as long as there are others."""
-
-    def select(node: Node) -> Int[Array, ""]:
-        hopeful = jnp.where(proven(node)[1], -jnp.inf, node.logits)
-        logits = jnp.where(jnp.any(hopeful > -jnp.inf), hopeful, node.logits)
-        return selector(Node(logits, node.visits, node.q, node.raw_value, node.q_low, node.q_high))
-
-    return select
+    return lambda node: selector(hopeful(node))
 
 
 def solving_backup(backup: Callable) -> Callable:
@@ -51,6 +58,25 @@ def solving_backup(backup: Callable) -> Callable:
         return new_q, jnp.where(jnp.any(won), 1.0, value)
 
     return update
+
+
+def solved_result(node: Node, read: Callable[[Node], RootResult]) -> RootResult:
+    """The conclusions at a root with proven moves: a won move is the whole policy, a lost one is none of it.
+
+    **Arguments:** `node`, the root; `read`, of its root policy, which is shown the lost moves as illegal and unvisited.
+
+    **Returns:** the conclusions; their log weights are left to [`tz.solver.solved_weights`][], which comes last.
+    """
+    logits, lost = _without_lost(node)
+    visits = jnp.where(lost, 0, node.visits)
+    result = read(Node(logits, visits, node.q, node.raw_value, node.q_low, node.q_high))
+    won, all_lost = proven(node)[0], jnp.all(proven(node)[1] | (node.logits == -jnp.inf))
+    kept = jnp.where(won, result.policy, 0.0)
+    kept = jnp.where(jnp.sum(kept) > 0, kept, won.astype(kept.dtype))
+    policy = jnp.where(jnp.any(won), kept / jnp.maximum(jnp.sum(kept), jnp.finfo(kept.dtype).tiny), result.policy)
+    value = jnp.where(all_lost, -1.0, estimate(result.value))
+    value = jnp.where(jnp.any(won), 1.0, value)
+    return RootResult(policy, value, result.log_weights)
 
 
 def solved_weights(node: Node, log_weights: Float[Array, " A"]) -> Float[Array, " A"]:

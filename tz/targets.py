@@ -32,7 +32,10 @@ def compose(outer: Affine, inner: Affine) -> Affine:
 
     **Returns:** their composition, in the shape of `outer`.
     """
-    return Affine(outer.offset + outer.coefficient * inner.offset, outer.coefficient * inner.coefficient)
+    # A constant stays as it is, also where the argument is NaN: one bad chunk must not spoil what is settled.
+    is_constant = outer.coefficient == 0
+    offset = jnp.where(is_constant, outer.offset, outer.offset + outer.coefficient * inner.offset)
+    return Affine(offset, jnp.where(is_constant, 0.0, outer.coefficient * inner.coefficient))
 
 
 def change_of_side(player: Int[Array, "*T"], next_player: Int[Array, "*T"]) -> Affine:

@@ -3,8 +3,9 @@
 `python experiments/connect_four/study.py --minutes 4 --seeds 2 --out runs/study` writes a table and a plot; `--only`
 takes some of the variants. Each changes the recipe in one way, the last two in two. Its agents and those of the recipe
 with the same seed (or those of the variant that `--rival` names) play from the same openings, five random moves long.
-The time is that of training alone, without compilation. Agents and matches that the folder already has are not made
-again, so a study that was cut off goes on with the same command.
+The time is that of training alone, without compilation. `--epochs` takes its place for variants whose epochs take
+equally long, such as those of the value target: then it does not matter what else the machine does. Agents and matches
+that the folder already has are not made again, so a study that was cut off goes on with the same command.
 """
 
 import argparse
@@ -31,6 +32,7 @@ VARIANTS = {
     "value target: the outcome alone": {"td_lambda": 1.0},
     "value target: half outcome, half search": {"td_lambda": 1.0, "search_value_share": 0.5},
     "value target: lambda 0.5": {"td_lambda": 0.5},
+    "value target: lambda 0.8, and half of it the search's value": {"search_value_share": 0.5},
     "no random starts": {"random_starts": 0},
     "PUCT with Dirichlet noise": {"search": "puct"},
     "PUCT with Dirichlet noise, 32 simulations": {"search": "puct", "num_simulations": 32},
@@ -108,17 +110,17 @@ def surprising_loss(
     return weight * (loss - metrics["l2_loss"]) + metrics["l2_loss"], metrics | {"surprise": surprise}
 
 
-def trained(name: str, seeds: range, minutes: float, out: pathlib.Path) -> list[pathlib.Path]:
+def trained(name: str, seeds: range, length: dict[str, float], out: pathlib.Path) -> list[pathlib.Path]:
     """The files of the agents of a variant, one a seed; trains those that are not there."""
     paths = [out / f"{slug(name)}-{seed}.tz" for seed in seeds]
     settings = dict(VARIANTS.get(name, {}))
     others = {key: settings.pop(key, None) for key in NOT_OF_THE_RECIPE}
     recipe = dataclasses.replace(tz.Recipe(), **settings)
-    made_with = {"recipe": dataclasses.asdict(recipe), "minutes": minutes} | others
+    made_with = {"recipe": dataclasses.asdict(recipe)} | length | others
     missing = [(seed, path) for seed, path in zip(seeds, paths, strict=True) if not path.exists()]
     for path in set(paths) - {path for _, path in missing}:
         if {key: tz.agent_card(path).get(key) for key in made_with} != made_with:
-            raise SystemExit(f"{path} was trained with other settings or minutes; choose another folder with --out.")
+            raise SystemExit(f"{path} was trained with other settings or for another time; choose another --out.")
     if not missing:
         return paths
     env, config = recipe.build()
@@ -128,6 +130,8 @@ def trained(name: str, seeds: range, minutes: float, out: pathlib.Path) -> list[
     if (share := others["surprise_share"]) is not None:
         loss = functools.partial(surprising_loss, share=share, l2=recipe.l2)
         config = dataclasses.replace(config, loss=loss)
+    if others["simulations_at_first"] is not None and "num_epochs" in length:
+        raise SystemExit(f"{name}: found --epochs, expected --minutes, since its epochs do not take equally long.")
     stages = [config]
     if (at_first := others["simulations_at_first"]) is not None:
         stages.insert(0, dataclasses.replace(config, mcts=dataclasses.replace(config.mcts, num_simulations=at_first)))
@@ -137,7 +141,7 @@ def trained(name: str, seeds: range, minutes: float, out: pathlib.Path) -> list[
         state = recipe.start(env, config, seed=seed)
         for index, stage in enumerate(stages):
             part = index / len(stages), (index + 1) / len(stages)
-            state = tz.train_for(recipe, env, stage, state, seconds=60 * minutes, part=part)
+            state = tz.train_for(recipe, env, stage, state, part=part, **length, progress=False)
         card = made_with | {"seed": seed, "epochs": int(state.epoch)}
         tz.save_agent(path, env, state.train.playing, state.train.playing_norm_state, card=card)
     jax.clear_caches()
@@ -182,6 +186,7 @@ def plot(rows: dict[str, list[tuple[float, float, float]]], rival: str, path: pa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=4)
+    parser.add_argument("--epochs", type=int, help="in place of the minutes")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--games", type=int, default=400, help="a match")
     parser.add_argument("--simulations", type=int, default=32, help="of both players, a move")
@@ -201,11 +206,12 @@ def main() -> None:
         "|---|---:|" + "---|" * args.seeds,
     ]
     seeds, rows = range(args.seeds), {}
+    length = {"seconds": 60 * args.minutes} if args.epochs is None else {"num_epochs": args.epochs}
     rival = args.rival or "nothing"
-    rivals = trained(rival, seeds, args.minutes, args.out)
+    rivals = trained(rival, seeds, length, args.out)
     lines.append(f"| {rival} | {epochs(rivals)} |" + " |" * args.seeds)
     for name in args.only:
-        agents = trained(name, seeds, args.minutes, args.out)
+        agents = trained(name, seeds, length, args.out)
         rows[name] = scores(agents, rivals, args.games, args.simulations, args.out / f"{slug(name)}.json")
         cells = [f"{score:.2f} ({low:.2f} to {high:.2f})" for score, low, high in rows[name]]
         lines.append(f"| {name} | {epochs(agents)} | {' | '.join(cells)} |")

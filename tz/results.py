@@ -1,0 +1,59 @@
+"""The results of a search: its policy, its value, and the move to play."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from tz.mcts import MCTS
+from tz.roots import RootResult
+from tz.search import SearchState, check_notes
+from tz.solver import solved_result, solved_weights
+
+
+def _read_root(mcts: MCTS, state: SearchState) -> RootResult:
+    """The conclusions of the search, for the actions that the root keeps; before a simulation, those of the prior."""
+    check_notes(mcts, state)
+    root = state.tree.node(jnp.int32(0))
+    if not mcts.solve:
+        return mcts.root.read(root, state.notes)
+    return solved_result(root, lambda node: mcts.root.read(node, state.notes))
+
+
+def action_weights(mcts: MCTS, state: SearchState) -> Float[Array, " A"]:
+    """The search's policy, `[A]`, as its root policy has it: for most, the fractions of the visits. It sums to 1.
+
+    The temperature does not enter: this is the policy target of training, [`tz.choose_action`][] chooses a move. Before
+    any simulation it is the prior; before [`tz.start_search`][] all legal actions are equally likely.
+    """
+    return state.spread(_read_root(mcts, state).policy, 0.0)
+
+
+def root_value(mcts: MCTS, state: SearchState) -> Float[Array, ""]:
+    """The search's value of the position, from the perspective of the player to move.
+
+    It is the value of the policy that [`tz.action_weights`][] returns, and is what self-play records. Each root policy
+    has its own; `state.root.value`, the mean of all returns, is only that of a policy of visits. Before any simulation
+    it is the evaluator's value.
+    """
+    return _read_root(mcts, state).value
+
+
+def choose_action(
+    mcts: MCTS, state: SearchState, *, key: PRNGKeyArray, num_moves: int | Int[Array, ""] = 0
+) -> Int[Array, ""]:
+    """Draws a move from `weights ** (1 / temperature)`; at temperature 0, from the best (ties at random).
+
+    The weights are those of the root policy, for most the fractions of the visits, as changed by `mcts.final_move`.
+    Before any simulation they are the prior.
+
+    **Arguments:** `num_moves`, made in the game before this one, for a temperature that depends on it.
+    """
+    log_weights = mcts.final_move(state.tree, mcts.discount, _read_root(mcts, state).log_weights)
+    if mcts.solve:
+        log_weights = solved_weights(state.tree.node(jnp.int32(0)), log_weights)
+    log_weights = state.spread(log_weights, -jnp.inf)
+    log_weights = log_weights - jnp.max(log_weights)
+    temperature = mcts.temperature(jnp.asarray(num_moves)) if callable(mcts.temperature) else mcts.temperature
+    temperature = jnp.asarray(temperature, jnp.float32)
+    tempered = jnp.where(log_weights == 0, 0.0, log_weights / temperature)  # at 0: -inf but for the best
+    return jax.random.choice(key, jnp.arange(len(tempered), dtype=jnp.int32), p=jnp.exp(tempered))
