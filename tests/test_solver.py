@@ -87,3 +87,55 @@ def test_a_proof_survives_and_no_mean_becomes_one():
 def test_what_solve_cannot_go_with_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         tz.MCTS(8, solve=True, **settings)
+
+
+ROOTS = {
+    "plain": tz.MCTS(64, root=tz.PlainRoot(), solve=True),
+    "dirichlet": tz.MCTS(64, root=tz.Dirichlet(epsilon=0.5), solve=True),
+    "forced": tz.MCTS(64, root=tz.ForcedPlayouts(k=8.0, noise=tz.Dirichlet(epsilon=0.5)), solve=True),
+    "gumbel": tz.gumbel_mcts(64, 9, solve=True),
+}
+
+
+@eqx.filter_jit
+def traced(mcts, evaluator, moves):
+    """The root after each simulation, and what the search concludes."""
+
+    def one(moves, key):
+        state = tz.init_search(mcts, *tz.play_moves(ENV, moves))
+        state = tz.start_search(mcts, evaluator, state, key=key)
+
+        def step(state, key):
+            after = tz.search_step(mcts, ENV, evaluator, state, key=key)
+            return after, (state.root, after.root.visits)
+
+        state, roots = jax.lax.scan(step, state, jax.random.split(key, mcts.num_simulations))
+        return roots, state.root, tz.action_weights(mcts, state), tz.root_value(mcts, state)
+
+    return jax.vmap(one)(moves, jax.random.split(jax.random.key(0), len(moves)))
+
+
+@pytest.mark.parametrize("name", ROOTS)
+def test_every_root_leaves_lost_moves_alone_and_every_target_honours_proofs(name):
+    (before, visits), root, policy, value = jax.device_get(traced(ROOTS[name], boastful_evaluator, jnp.asarray(MOVES)))
+    num_lost = num_won = num_hopeless = 0
+    for game, board in enumerate(BOARDS):
+        legal = root.logits[game] > -np.inf
+        for t in range(64):
+            seen = before.visits[game, t] > 0
+            lost = seen & (before.q[game, t] <= -1)
+            if (legal & ~lost).any():
+                assert not (visits[game, t] - before.visits[game, t])[lost].any(), "a proven loss was tried once more"
+        won, lost = (root.visits[game] > 0) & (root.q[game] >= 1), (root.visits[game] > 0) & (root.q[game] <= -1)
+        np.testing.assert_allclose(policy[game].sum(), 1, rtol=1e-5)
+        assert (policy[game][~legal] == 0).all()
+        if won.any():
+            num_won += 1
+            assert (policy[game][~won] == 0).all() and value[game] == 1 == minimax(board)[0]
+        elif lost[legal].all():
+            num_hopeless += 1
+            assert value[game] == -1 == minimax(board)[0]
+        else:
+            num_lost += lost.any()
+            assert (policy[game][lost] == 0).all() and abs(value[game]) < 1
+    assert num_lost > 3 and num_won > 3 and num_hopeless > 0

@@ -211,6 +211,7 @@ class EpisodeReplayBuffer(eqx.Module):
 
         **Raises:** a runtime error, through `eqx.error_if`, if no value target is known yet.
         """
+        self._check_capacity(state)
         num_known = eqx.error_if(
             state.num_known,
             self.num_known(state) == 0,

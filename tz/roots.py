@@ -130,6 +130,9 @@ def _log_gamma(key: PRNGKeyArray, alpha: Float[Array, ""], shape: tuple[int, ...
 class Dirichlet(RootPolicy):
     """Mixes Dirichlet noise into the root's prior, `(1 - epsilon) * prior + epsilon * noise`, on legal actions only.
 
+    Noise makes the search try moves that it thinks little of, which is its purpose, but their returns lower the mean.
+    In the value they count by `prior / noisy prior` where the noise has raised the prior, as if it had not.
+
     **Fields:** `alpha`, the concentration, above 0 (the paper: 0.3 in chess, 0.03 in Go, about 10 divided by the usual
     number of legal moves); `epsilon`, the share of the noise, from 0 to 1.
 
@@ -146,26 +149,29 @@ class Dirichlet(RootPolicy):
         if isinstance(self.epsilon, int | float) and not 0 <= self.epsilon <= 1:
             raise ValueError(f"Dirichlet: epsilon must be from 0 to 1, found {self.epsilon}.")
 
-    def start(self, node: Node, num_simulations: int, *, key: PRNGKeyArray) -> tuple[Float[Array, " A"], None]:
-        """The noisy log prior; illegal actions (-inf) stay illegal."""
+    def start(
+        self, node: Node, num_simulations: int, *, key: PRNGKeyArray
+    ) -> tuple[Float[Array, " A"], Float[Array, " A"]]:
+        """The noisy log prior, in which illegal actions (-inf) stay illegal, and how much a visit of each counts."""
         del num_simulations
         logits = node.logits
         legal = logits > -jnp.inf
         gamma = _log_gamma(key, jnp.asarray(self.alpha, logits.dtype), logits.shape)  # in logs: no underflow
         noise = jax.nn.softmax(jnp.where(legal, gamma, -jnp.inf))
         mixed = (1 - self.epsilon) * jnp.exp(logits) + self.epsilon * noise
-        tiny = jnp.finfo(logits.dtype).tiny
-        return jnp.where(legal, jnp.log(jnp.maximum(mixed, tiny)), -jnp.inf), None
+        mixed = jnp.maximum(mixed, jnp.finfo(logits.dtype).tiny)
+        return jnp.where(legal, jnp.log(mixed), -jnp.inf), jnp.minimum(jnp.exp(logits) / mixed, 1.0)
 
-    def select(self, node: Node, notes: None, selector: Selector) -> Int[Array, ""]:
+    def select(self, node: Node, notes: Float[Array, " A"], selector: Selector) -> Int[Array, ""]:
         """What the selector says."""
         del notes
         return selector(node)
 
-    def read(self, node: Node, notes: None) -> RootResult:
-        """The fractions of the visits and the mean of all returns."""
-        del notes
-        return visit_fractions(node)
+    def read(self, node: Node, notes: Float[Array, " A"]) -> RootResult:
+        """The fractions of the visits, and the mean of all returns, of which those due to noise count for less."""
+        result, weights = visit_fractions(node), node.visits * notes
+        value = (node.raw_value + jnp.sum(weights * node.q)) / (1 + jnp.sum(weights))
+        return RootResult(result.policy, value, result.log_weights)
 
     def quiet(self) -> PlainRoot:
         """A plain root."""

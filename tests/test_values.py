@@ -1,0 +1,143 @@
+"""The value that is recorded belongs to the policy that is recorded, and is close to that of a long search."""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tabular import draw_tables, tabular_env, tabular_evaluator
+
+import tz
+
+NUM_POSITIONS, NUM_SIMULATIONS = 640, 16
+ENV = tz.from_pgx("connect_four")
+SEARCHES = {
+    "plain": tz.MCTS(NUM_SIMULATIONS, root=tz.PlainRoot()),
+    "dirichlet": tz.MCTS(NUM_SIMULATIONS, root=tz.Dirichlet()),
+    "forced": tz.MCTS(NUM_SIMULATIONS, root=tz.ForcedPlayouts()),
+    "gumbel": tz.gumbel_mcts(NUM_SIMULATIONS, 7),
+}
+
+
+@eqx.filter_jit
+def values(mcts, evaluator, positions):
+    """The search's value of each position, and the evaluator's."""
+
+    def one(position, key):
+        state = tz.search(mcts, ENV, evaluator, tz.init_search(mcts, *position), key=key)
+        return tz.root_value(mcts, state), state.root.raw_value
+
+    return jax.vmap(one)(positions, jax.random.split(jax.random.key(1), NUM_POSITIONS))
+
+
+@pytest.fixture(scope="module")
+def solved_long():
+    """Positions of self-play, one a game and from all its phases; the evaluator; and the values of 800 simulations."""
+    evaluator = tz.load_agent("connect_four").evaluator
+    mcts = SEARCHES["gumbel"]
+
+    @eqx.filter_jit
+    def play(keys, num_moves):
+        def one(key, num_moves):
+            def move(game, _):
+                return tz.collect(mcts, ENV, evaluator, game, num_steps=1)[0], game
+
+            games = jax.lax.scan(move, tz.init_collect(mcts, ENV, key=key), length=28)[1]
+            game = jax.tree.map(lambda x: x[num_moves], games)
+            return jax.tree.map(lambda x: x[0], game.search.tree.state), game.search.metadata
+
+        return jax.vmap(one)(keys, num_moves)
+
+    positions = play(jax.random.split(jax.random.key(0), NUM_POSITIONS), jnp.arange(NUM_POSITIONS) % 28)
+    long = tz.MCTS(800, root=tz.PlainRoot(), persist_tree=False)
+    return positions, evaluator, values(long, evaluator, positions)[0]
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_the_recorded_value_is_better_than_the_networks(name, solved_long):
+    positions, evaluator, truth = solved_long
+    value, raw = values(SEARCHES[name], evaluator, positions)
+    error, error_of_network = (np.sqrt(np.mean((x - truth) ** 2)) for x in (value, raw))
+    assert error <= 0.8 * error_of_network
+    assert abs(np.mean(value - truth)) <= 0.04
+
+
+TABLES = draw_tables(3, end_rate=0.2)
+TABULAR, EVALUATOR = tabular_env(TABLES), tabular_evaluator(TABLES)
+
+
+ROOTS = [tz.PlainRoot(), tz.Dirichlet(epsilon=0.8), tz.ForcedPlayouts(k=4.0), tz.Gumbel(3)]
+
+
+@pytest.mark.parametrize("mcts", [tz.MCTS(12, root=root) for root in ROOTS])
+def test_what_is_recorded_is_what_the_root_policy_reads(mcts):
+    """By hand from the root's arrays: the policy, and the mean of the returns that the policy stands for."""
+
+    @eqx.filter_jit
+    def run(mcts, key):
+        state = tz.search(mcts, TABULAR, EVALUATOR, tz.init_search(mcts, *TABULAR.init(key)), key=key)
+        return state.root, tz.action_weights(mcts, state), tz.root_value(mcts, state)
+
+    for seed in range(8):
+        root, policy, value = jax.device_get(run(mcts, jax.random.key(seed)))
+        if isinstance(mcts.root, tz.Gumbel):
+            q = mcts.root.completed_q.complete(root)
+            np.testing.assert_allclose(value, policy @ np.asarray(q), atol=1e-6)
+            assert (np.asarray(q)[root.visits > 0] == root.q[root.visits > 0]).all()
+        else:
+            counts = np.round(policy * root.visits.max() / policy.max())  # the most visited is never pruned
+            if isinstance(mcts.root, tz.Dirichlet):
+                prior = np.asarray(jax.nn.softmax(jnp.where(TABLES.legal[0], TABLES.logits[0], -jnp.inf)))
+                counts = counts * np.minimum(prior / np.exp(root.logits).clip(1e-30), 1)
+            expected = (root.raw_value + counts @ root.q) / (1 + counts.sum())
+            np.testing.assert_allclose(value, expected, atol=1e-5)
+            assert counts.sum() == 12 or not isinstance(mcts.root, tz.PlainRoot)
+
+
+def test_self_play_records_the_value_of_the_root_policy():
+    """The first move of a game is searched with a known key, so that its record can be computed again."""
+    mcts = tz.gumbel_mcts(12, 3)
+
+    @jax.jit
+    def run(key):
+        game = tz.init_collect(mcts, TABULAR, key=key)
+        search_key = jax.random.split(jax.random.fold_in(game.key, 0), 3)[0]
+        state = tz.search(mcts, TABULAR, EVALUATOR, game.search, key=search_key)
+        record = tz.collect(mcts, TABULAR, EVALUATOR, game, num_steps=1)[1]
+        return record.value[0], tz.root_value(mcts, state), state.root.value
+
+    recorded, expected, mean = jax.vmap(run)(jax.random.split(jax.random.key(0), 16))
+    np.testing.assert_array_equal(recorded, expected)
+    assert (np.abs(recorded - mean) > 0.01).any(), "for a Gumbel root it is not the mean of all visits"
+
+
+@pytest.mark.parametrize("max_actions", [None, 3])
+@pytest.mark.parametrize("root", [tz.PlainRoot(), tz.Dirichlet(), tz.ForcedPlayouts(), tz.Gumbel()])
+def test_before_any_simulation_the_prior_answers(root, max_actions):
+    mcts = tz.MCTS(8, root=root, max_actions=max_actions)
+    legal = np.asarray(TABLES.legal[0])
+    key, start = jax.random.key(0), tz.init_search(mcts, *TABULAR.init(jax.random.key(0)))
+    evaluated = tz.start_search(mcts, EVALUATOR, start, key=key)
+    for state in (start, evaluated):
+        weights = np.asarray(tz.action_weights(mcts, state))
+        np.testing.assert_allclose(weights.sum(), 1, rtol=1e-5)
+        assert (weights[~legal] == 0).all()
+        assert all(legal[tz.choose_action(mcts, state, key=jax.random.key(seed))] for seed in range(4))
+    assert len(set(np.asarray(tz.action_weights(mcts, start))[legal].round(4))) == 1 or max_actions == 3
+    if isinstance(root, tz.PlainRoot) and max_actions is None:
+        np.testing.assert_allclose(weights, jax.nn.softmax(jnp.where(legal, TABLES.logits[0], -jnp.inf)), rtol=1e-5)
+    assert tz.root_value(mcts, evaluated) == pytest.approx(float(TABLES.values[0]), abs=1e-6)
+
+
+def test_after_a_move_whose_subtree_is_unknown_the_prior_answers():
+    mcts = tz.MCTS(8, root=tz.PlainRoot())
+    for persist_tree in (True, False):
+        settings = dataclasses.replace(mcts, persist_tree=persist_tree)
+        state = tz.init_search(settings, *TABULAR.init(jax.random.key(0)))
+        action = jnp.int32(np.flatnonzero(TABLES.legal[0])[-1])
+        moved = tz.advance(settings, state, action, *TABULAR.step(jnp.int32(0), action))
+        legal = moved.metadata.action_mask
+        np.testing.assert_allclose(tz.action_weights(settings, moved), legal / legal.sum(), rtol=1e-6)
+        assert legal[tz.choose_action(settings, moved, key=jax.random.key(0))]
