@@ -81,7 +81,7 @@ def train(
 def agent(path: pathlib.Path, num_simulations: int) -> tz.Player:
     """The agent of a file, with the search of its training but for the number of simulations."""
     recipe = tz.Recipe(**tz.agent_card(path)["recipe"] | {"num_simulations": num_simulations})
-    search = dataclasses.replace(tz.without_exploration(recipe.build()[1].mcts), persist_tree=False, max_nodes=0)
+    search = dataclasses.replace(tz.without_exploration(recipe.build()[1].mcts), persist_tree=False, max_nodes=None)
     return tz.load_agent(path, mcts=search)
 
 

@@ -324,6 +324,15 @@ def test_curves_are_the_metrics(tmp_path):
         assert band[:, 1].min() == -50 and band[:, 1].max() == 550
 
 
+def test_losses_are_drawn_above_their_floors_where_these_are_known():
+    rows = [{**row, "policy_loss_floor": 0.5 * row["policy_loss"], "value_loss_floor": 0.1} for row in ROWS]
+    loss = plot.plot_learning(rows).axes[0]
+    np.testing.assert_allclose(loss.lines[0].get_ydata(), [0.5 * row["policy_loss"] for row in ROWS])
+    np.testing.assert_allclose(loss.lines[1].get_ydata(), [row["value_loss"] - 0.1 for row in ROWS])
+    labels = [text.get_text() for text in loss.get_legend().get_texts()]
+    assert labels == ["policy loss above its floor", "value loss above its floor"]
+
+
 def test_several_runs_share_axes_and_what_is_missing_is_left_out():
     short = [{"epoch": row["epoch"], "seconds": 30.0, "value_loss": 1.0} for row in ROWS[:3]]
     loss, score, _ = plot.plot_learning({"long": ROWS, "short": short}, x="hours").axes

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 Rows = Sequence[Mapping[str, int | float]]
 
+_LOSSES = ("policy_loss", "value_loss")
 _COLORS = (BLUE, ORANGE, "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "black")  # Okabe and Ito's
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))
 
@@ -30,14 +31,16 @@ def plot_learning(
     **Arguments:** `runs`, the metrics of each epoch as sinks get them, or the file of a [`tz.JsonLinesSink`][]; or
     several by their names. `x`, the metric on the horizontal axis, or `"hours"`, the sum of the epochs' `seconds`.
 
-    **Returns:** the figure: losses; scores from 0 (all lost) to 1 (all won), with a line at one half; and Elo with its
-    confidence interval. What no run has is left out.
+    **Returns:** the figure: losses above their floors; scores from 0 (all lost) to 1 (all won), with a line at one half;
+    and Elo with its confidence interval. What no run has is left out. No network can get below a floor (the entropy of
+    the policy targets, the variance of the value targets), which itself moves as self-play changes; a run without the
+    metrics `policy_loss_floor` and `value_loss_floor` shows the losses themselves.
 
     **Raises:** `ValueError` where there is nothing to draw, or a run has no such `x`.
     """
     named = runs if isinstance(runs, Mapping) else {"": runs}
     read = {
-        name: _with_hours(read_metrics(run) if isinstance(run, str | pathlib.Path) else run)
+        name: _with_derived(read_metrics(run) if isinstance(run, str | pathlib.Path) else run)
         for name, run in named.items()
     }
     if missing := [name for name, rows in read.items() if not any(x in row for row in rows)]:
@@ -58,18 +61,23 @@ def plot_learning(
     return figure_of(axes[0])
 
 
-def _with_hours(rows: Rows) -> list[dict[str, int | float]]:
-    total, timed = 0.0, []
+def _with_derived(rows: Rows) -> list[dict[str, int | float]]:
+    """The rows, with the hours so far and with the losses above their floors."""
+    total, derived = 0.0, []
     for row in rows:
         total += row.get("seconds", 0.0) / 3600
-        timed.append({**row, "hours": total} if "seconds" in row else dict(row))
-    return timed
+        more = {"hours": total} if "seconds" in row else {}
+        floors = {name: f"{name}_floor" for name in _LOSSES if name in row and f"{name}_floor" in row}
+        derived.append({**row, **more} | {f"{name}_excess": row[name] - row[floor] for name, floor in floors.items()})
+    return derived
 
 
 def _losses(rows: Rows) -> dict[str, str]:
-    """What of the losses there is to draw: by its label, the name of the metric."""
+    """The losses to draw: the name of the metric by its label."""
     keys = {key for row in rows for key in row}
-    return {name.replace("_", " "): name for name in ("policy_loss", "value_loss") if name in keys}
+    excess = {f"{name.replace('_', ' ')} above its floor": f"{name}_excess" for name in _LOSSES}
+    excess = {label: name for label, name in excess.items() if name in keys}
+    return excess or {name.replace("_", " "): name for name in _LOSSES if name in keys}
 
 
 def _scores(rows: Rows) -> dict[str, str]:
@@ -95,7 +103,7 @@ def _draw_panel(ax: "Axes", runs: Mapping[str, Rows], metrics: Mapping[str, Mapp
                 [row[name] for row in points],
                 color=color,
                 linestyle=_LINES[kind % len(_LINES)],
-                marker="osD^v*P"[kind % 7] if len(points) < 40 and not name.endswith("loss") else None,
+                marker="osD^v*P"[kind % 7] if len(points) < 40 and not name.startswith(_LOSSES) else None,
                 markersize=4,
                 label=", ".join(part for part in (run, label) if part),
             )
