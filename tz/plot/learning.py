@@ -31,10 +31,10 @@ def plot_learning(
     **Arguments:** `runs`, the metrics of each epoch as sinks get them, or the file of a [`tz.JsonLinesSink`][]; or
     several by their names. `x`, the metric on the horizontal axis, or `"hours"`, the sum of the epochs' `seconds`.
 
-    **Returns:** the figure: losses above their floors; scores from 0 (all lost) to 1 (all won), with a line at one half;
-    and Elo with its confidence interval. What no run has is left out. No network can get below a floor (the entropy of
-    the policy targets, the variance of the value targets), which itself moves as self-play changes; a run without the
-    metrics `policy_loss_floor` and `value_loss_floor` shows the losses themselves.
+    **Returns:** the figure: losses above their floors; scores from 0 (all lost) to 1 (all won), with a line at one
+    half; and Elo with its confidence interval. What no run has is left out. No network can get below a floor (the
+    entropy of the policy targets, the variance of the value targets), which itself moves as self-play changes; a run
+    without the metrics `policy_loss_floor` and `value_loss_floor` shows the losses themselves.
 
     **Raises:** `ValueError` where there is nothing to draw, or a run has no such `x`.
     """
