@@ -386,7 +386,7 @@ def test_nodes_that_keep_some_actions_search_as_if_the_others_were_illegal(max_a
             found, expected = (getattr(jax.vmap(lambda s: s.root)(s[index]), field) for s in (kept, every))
             over = every[index].tree.terminated[:, 0]  # no prior there that matters
             np.testing.assert_allclose(found[~over], expected[~over], atol=1e-6, err_msg=field)
-    assert kept[0].tree.visits.shape == (NUM_GAMES, mcts.max_nodes, max_actions)
+    assert kept[0].tree.visits.shape == (NUM_GAMES, mcts.num_nodes, max_actions)
 
 
 def test_a_thousand_games_of_chess_fit_a_gpu():

@@ -97,7 +97,7 @@ def test_completed_q_and_the_improved_policy_are_their_formulas(rescale):
 
 def test_forced_playouts_are_forced_and_then_pruned():
     nodes = random_nodes(NODES)
-    root = tz.ForcedPlayouts(k=2.0, c=1.5)
+    root = tz.ForcedPlayouts(k=2.0, c=1.5, noise=tz.PlainRoot())
     selected = jax.vmap(lambda node: root.select(node, None, tz.PUCT()))(stacked(nodes))
     otherwise = jax.vmap(tz.PUCT())(stacked(nodes))
     policies = jax.vmap(lambda node: root.read(node, None).policy)(stacked(nodes))

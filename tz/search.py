@@ -272,8 +272,12 @@ def advance(
     child = jnp.where(reset, -1, child)
     tree = reroot(state.tree, child, env_state, metadata)
     blank = _with_root_prior(mcts, tree, _no_preference(metadata))
-    logits = jnp.where(tree.size > 1, tree.logits[0], blank.logits[0])
-    tree = eqx.tree_at(lambda tree: tree.logits, blank, blank.logits.at[0].set(logits))
+
+    def prior(tree):
+        return jax.tree.leaves((tree.logits, tree.actions))
+
+    pairs = zip(prior(blank), prior(tree), strict=True)
+    tree = eqx.tree_at(prior, tree, [old.at[0].set(jnp.where(child < 0, new[0], old[0])) for new, old in pairs])
     return SearchState(tree, metadata, _no_notes(mcts, tree))
 
 
