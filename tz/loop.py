@@ -145,7 +145,7 @@ def train_loop(
                 break
         if checkpoints is not None:
             checkpoints.finish(newest.state)
-    return newest.state
+        return newest.state
 
 
 def _changed(before_epoch: Callable[[LoopState], LoopState], state: LoopState) -> LoopState:
