@@ -94,7 +94,7 @@ def train_loop(
     **Arguments:**
 
     - `state`: from [`tz.init_loop`][], an earlier call, or `checkpoints.restore`; training goes on where it stopped, on
-        any number of devices. Its arrays are donated: use the state that is returned from then on.
+        any number of devices. Its games and buffer are donated: use the state that is returned from then on.
     - `num_epochs`: None for no end but that of `before_epoch`; for 0 the state is returned as it is.
     - `sinks`: called with the metrics of each epoch, by the first process only, after its checkpoint. A sink that
         raises an exception costs a warning, and training goes on.
