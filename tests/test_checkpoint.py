@@ -24,6 +24,7 @@ import pytest
 import trainer
 
 import tz
+from tz.checkpoint import _writable
 from tz.saved import SavedRun
 
 MESH = tz.data_mesh(jax.devices()[:1])
@@ -173,6 +174,30 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path):
         tz.Checkpoints("/proc/tz")  # which not even root can write to
 
 
+def test_processes_of_one_id_do_not_disturb_each_other(tmp_path, monkeypatch):
+    """Containers that share a folder: while one looks whether it can write there, so does another."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    of_the_other = tmp_path / ".writable_1"
+    of_the_other.touch()
+    assert _writable(tmp_path) == tmp_path and list(tmp_path.iterdir()) == [of_the_other]
+
+
+@pytest.mark.parametrize("value", [np.float32(0.5), jax.numpy.float32(0.5), float("nan"), True])
+def test_the_best_by_what_a_tester_of_the_users_returns(value, run, tmp_path):
+    checkpoints = tz.Checkpoints(tmp_path, every_epochs=1, best="score")
+    checkpoints.after_epoch(run[1], {"seconds": 1.0, "score": value}, tested=True)
+    checkpoints.finish(run[1])
+    found = SavedRun(tmp_path).facts()[1]["best"]
+    np.testing.assert_equal(found, ["score", float(value)])
+
+
+@pytest.mark.parametrize("value", [None, "won"])
+def test_a_best_that_is_no_number_is_refused(value, run, tmp_path):
+    checkpoints = tz.Checkpoints(tmp_path, best="score")
+    with pytest.raises(ValueError, match="no metric 'score' to find the best by"):
+        checkpoints.after_epoch(run[1], {"seconds": 1.0, "score": value}, tested=True)
+
+
 def test_a_number_in_the_state_of_a_tester_is_refused(tmp_path, run):
     state = eqx.tree_at(lambda state: state.testers, run[1], ({"count": 3},))
     with pytest.raises(ValueError, match=r"testers' state has 3 at \[0\]\['count'\]"):
@@ -265,7 +290,7 @@ def test_the_state_before_a_step_that_is_not_finite_is_saved(tmp_path):
     kept = arrays(state.train)
     with pytest.raises(FloatingPointError, match="gradient step 0 of epoch 2") as error:
         tz.train_loop(config, ENV, state, num_epochs=1, sinks=[], mesh=MESH, checkpoints=checkpoints)
-    (note,) = error.value.__notes__
+    note = error.value.__notes__[0]
     folder = tmp_path / "stopped_in_epoch_2"
     assert str(folder) in note
     saved = tz.Checkpoints(folder, resume=True).restore(start())

@@ -36,6 +36,7 @@ LAYERS = [
         "agent",
         "checkpoint",
         "saved",
+        "stopping",
         "fork",
         "memory",
         "run",

@@ -1,10 +1,15 @@
 """Sinks: what they write can be read back; and what is known about a run."""
 
 import json
+import math
+import os
 import subprocess
 import sys
+import types
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import tz
@@ -37,6 +42,111 @@ def test_a_file_of_something_else_is_not_cut(text, tmp_path):
 def test_the_console_line_has_every_metric(capsys):
     tz.console_sink({"epoch": 3, "loss": 0.12345, "moves_per_second": 12345.6})
     assert capsys.readouterr().out == "epoch 3  loss 0.123  moves_per_second 12,346\n"
+
+
+STRANGE = {
+    "epoch": 2,
+    "nan": math.nan,
+    "infinite": np.float32(-np.inf),
+    "missing": None,
+    "numpy": np.float32(0.5),
+    "count": np.int64(3),
+    "array": np.array([0.25]),
+    "jax": jnp.bfloat16(0.5),
+    "traced": jnp.int32(7),
+    "flag": True,
+    "text": "draw",
+    "vector": np.arange(2),
+}
+
+
+def test_the_console_prints_what_is_no_plain_number(capsys):
+    tz.console_sink(STRANGE)
+    line = capsys.readouterr().out
+    assert line == (
+        "epoch 2  nan nan  infinite -inf  missing None  numpy 0.500  count 3  array 0.250  jax 0.500  traced 7  "
+        "flag True  text draw  vector [0 1]\n"
+    )
+
+
+def test_json_lines_have_null_for_what_json_has_not(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    tz.JsonLinesSink(path)(STRANGE)
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    assert json.loads(path.read_text(), parse_constant=refuse) == {
+        "epoch": 2,
+        "nan": None,
+        "infinite": None,
+        "missing": None,
+        "numpy": 0.5,
+        "count": 3,
+        "array": 0.25,
+        "jax": 0.5,
+        "traced": 7,
+        "flag": True,
+        "text": "draw",
+        "vector": "[0 1]",
+    }
+    tz.JsonLinesSink(path, first_epoch=3)(ROWS[0])
+    assert len(path.read_text().splitlines()) == 2
+
+
+def test_a_line_is_in_the_file_at_once(tmp_path):
+    """Under `nohup` standard output is a file, which Python writes to much later unless it is told."""
+    code = "import os, tz; tz.console_sink({'epoch': 0}); os._exit(0)"
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with (tmp_path / "log").open("w") as file:
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=file, env=buffered)
+    assert (tmp_path / "log").read_text() == "epoch 0\n"
+
+
+def test_tensorboard_shows_what_it_can(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    sink = tz.TensorBoardSink(tmp_path)
+    sink(STRANGE)
+    sink.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    values = {name: events.Scalars(name)[0].value for name in events.Tags()["scalars"]}
+    assert math.isnan(values.pop("nan"))
+    expected = {"infinite": -math.inf, "numpy": 0.5, "count": 3, "array": 0.25, "jax": 0.5, "traced": 7, "flag": 1}
+    assert values == expected
+    assert {"text/text_summary", "vector/text_summary"} <= set(events.Tags()["tensors"])
+
+
+class FakeWandb(types.ModuleType):
+    """What tz uses of wandb; without a login, `init` raises."""
+
+    def __init__(self, has_login):
+        super().__init__("wandb")
+        self.has_login, self.logged = has_login, []
+
+    def init(self, **options):
+        if not self.has_login:
+            raise RuntimeError("No API key configured")
+        return self
+
+    def log(self, metrics, step):
+        self.logged.append((metrics, step))
+
+
+def test_weights_and_biases_get_plain_values(monkeypatch):
+    fake = FakeWandb(True)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    tz.WandbSink("project")(STRANGE)
+    ((metrics, step),) = fake.logged
+    assert step == 2 and {type(value) for value in metrics.values()} == {int, float, bool, str, type(None)}
+    assert metrics["numpy"] == metrics["jax"] == 0.5 and math.isnan(metrics["nan"])
+
+
+def test_weights_and_biases_without_a_login_say_what_to_do(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", FakeWandb(False))
+    with pytest.raises(ValueError, match=r"WandbSink.*No API key.*wandb login.*offline"):
+        tz.WandbSink("project")
 
 
 def test_tensorboard_events_are_read_back(tmp_path):

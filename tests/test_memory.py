@@ -58,6 +58,8 @@ def test_what_just_fits_is_not_refused():
     network, norm_state = network_and_state()
     mesh = tz.data_mesh(jax.devices()[:1])
     plan = plan_memory(CONFIG, ENV, network, norm_state, mesh=mesh)
-    check_memory(plan, mesh, plan.state + plan.games)
-    with pytest.raises(ValueError, match="each device"):
-        check_memory(plan, mesh, plan.state + plan.games - 1)
+    for twice in "games", "network":  # whichever of the two is larger
+        plan = dataclasses.replace(plan, **{twice: 10**9})
+        check_memory(plan, mesh, plan.state + 10**9)
+        with pytest.raises(ValueError, match="each device"):
+            check_memory(plan, mesh, plan.state + 10**9 - 1)

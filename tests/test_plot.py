@@ -6,6 +6,7 @@
 import functools
 import itertools
 import json
+import math
 import pathlib
 import re
 import sys
@@ -331,6 +332,14 @@ def test_losses_are_drawn_above_their_floors_where_these_are_known():
     np.testing.assert_allclose(loss.lines[1].get_ydata(), [row["value_loss"] - 0.1 for row in ROWS])
     labels = [text.get_text() for text in loss.get_legend().get_texts()]
     assert labels == ["policy loss above its floor", "value loss above its floor"]
+
+
+def test_a_number_that_json_has_not_is_a_gap_in_the_curve(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    for row in (ROWS[0], ROWS[1] | {"elo": math.nan, "elo_low": np.float32(-np.inf)}, ROWS[2]):
+        tz.JsonLinesSink(path)(row)
+    elo = plot.plot_learning(path).axes[-1]
+    np.testing.assert_array_equal(elo.lines[0].get_ydata(), [0.0, np.nan, 200.0])
 
 
 def test_several_runs_share_axes_and_what_is_missing_is_left_out():

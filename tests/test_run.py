@@ -4,6 +4,8 @@ import dataclasses
 import json
 import os
 import signal
+import sys
+import types
 
 import jax
 import numpy as np
@@ -138,15 +140,66 @@ def test_a_fork_that_dies_early_goes_on_from_the_run_that_it_began_from(run, tmp
     folder, rows = tmp_path / "fork", []
 
     def die(metrics):
-        raise RuntimeError("the power failed")
+        raise KeyboardInterrupt("the power failed")
 
     with monkeypatch.context() as patch:
         patch.setattr(tz.run, "console_sink", die)
-        with pytest.raises(RuntimeError, match="the power failed"):
+        with pytest.raises(KeyboardInterrupt, match="the power failed"):
             main(["--out", str(folder), "--fork", str(run), "--cpu-devices", "8", "--epochs", "5"])
     monkeypatch.setattr(tz.run, "console_sink", rows.append)
     main(["--out", str(folder), "--resume", "--cpu-devices", "8"])
     assert [row["epoch"] for row in rows] == [4]
+
+
+class WandbWithoutLogin(types.ModuleType):
+    def init(self, **options):
+        raise RuntimeError("No API key configured")
+
+
+def full_disk(*args, **kwargs):
+    raise OSError("No space left on device")
+
+
+@pytest.mark.parametrize(
+    "fault", ["wandb", "wandb of a fork", "tensorboard", "settings of a fork", "memory", "training"]
+)
+def test_a_run_that_fails_before_it_learned_anything_leaves_nothing_that_refuses_its_command(
+    fault, run, tmp_path, monkeypatch
+):
+    folder, more = tmp_path / "run", []
+    fault, is_fork = fault.removesuffix(" of a fork"), fault.endswith("fork")
+    if fault == "wandb":
+        monkeypatch.setitem(sys.modules, "wandb", WandbWithoutLogin("wandb"))
+        more, message = ["--tensorboard", "--wandb", "project"], "No API key configured.*wandb login"
+    elif fault == "tensorboard":
+        monkeypatch.setitem(sys.modules, "tensorboardX", None)
+        more, message = ["--tensorboard"], "pip install 'tz.tensorboard.'"
+    elif fault == "settings":
+        monkeypatch.setattr(os, "replace", full_disk)
+        message = "No space left"
+    elif fault == "memory":
+        more, message = ["--capacity", "10000000000"], "needs at least"
+    else:
+        monkeypatch.setattr(tz.run, "train_for", full_disk)
+        message = "No space left"
+    fork = ["--out", str(folder), "--fork", str(run), "--cpu-devices", "8", "--epochs", "5", *more]
+    for _ in range(2):
+        with pytest.raises((SystemExit, OSError), match=message):
+            main(fork if is_fork else options(folder, "--epochs", "4", *more))
+    assert not (folder / "settings.json").exists() and not (folder / "metrics.jsonl").exists()
+
+
+def test_settings_on_a_full_disk_are_not_lost_when_a_run_is_resumed(run, monkeypatch):
+    before = (run / "settings.json").read_bytes()
+
+    def half(path, text):
+        path.write_bytes(text.encode()[:20])
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(type(run), "write_text", half)
+    with pytest.raises(OSError, match="No space left"):
+        main(["--out", str(run), "--resume", "--cpu-devices", "8"])
+    assert (run / "settings.json").read_bytes() == before
 
 
 def test_a_run_is_resumed_with_its_own_settings_only(run):

@@ -82,6 +82,7 @@ from tz.selfplay import collect as collect
 from tz.selfplay import init_collect as init_collect
 from tz.sharding import data_mesh as data_mesh
 from tz.sharding import over_games as over_games
+from tz.stopping import StopTraining as StopTraining
 from tz.symmetries import dihedral as dihedral
 from tz.symmetries import mirror as mirror
 from tz.symmetries import random_dihedral as random_dihedral

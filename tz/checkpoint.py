@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+import tempfile
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from tz.config import LoopState
+from tz.logging import plain
 from tz.saved import (
     FORMAT,
     SavedRun,
@@ -117,13 +119,14 @@ class Checkpoints:
         self.seconds = facts["seconds"]
         return with_arrays(state, arrays)
 
-    def after_epoch(self, state: LoopState, metrics: Mapping[str, int | float], *, tested: bool) -> None:
+    def after_epoch(self, state: LoopState, metrics: Mapping[str, Any], *, tested: bool) -> None:
         """Saves the state if it is time to; called by the loop, which says whether there were tests.
 
         **Raises:** `ValueError` if no test had the metric that is to be compared; the state is saved.
         """
         self.seconds += metrics["seconds"]
-        score = None if self.best is None else metrics.get(self.best)
+        score = None if self.best is None else plain(metrics.get(self.best))
+        score = float(score) if isinstance(score, int | float) else None  # a tester may give anything
         minutes = (time.monotonic() - self._saved_at) / 60
         due = self.every_minutes is not None and minutes >= self.every_minutes
         if jax.process_count() > 1:  # their clocks differ
@@ -134,8 +137,8 @@ class Checkpoints:
         if tested and self.best is not None and score is None:
             self.finish(state)
             raise ValueError(
-                f"Checkpoints: no metric {self.best!r} to find the best by, only {', '.join(metrics)}. Name one of "
-                "them, or add a tester that has it."
+                f"Checkpoints: found no metric {self.best!r} to find the best by, which is a number, only "
+                f"{', '.join(metrics)}; name one of them, or add a tester that has it."
             )
 
     def save(self, state: LoopState, *, score: float | None = None) -> None:
@@ -201,11 +204,11 @@ class _Kept:
 
 
 def _writable(path: pathlib.Path) -> pathlib.Path:
-    probe = path / f".writable_{os.getpid()}"
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        # Under a name of its own: processes in containers that share the folder may have one process id.
+        with tempfile.TemporaryFile(dir=path, prefix=".writable_"):
+            pass
     except OSError as error:
         raise ValueError(f"Checkpoints: {path} cannot be written to: {error}. Choose another folder.") from error
     return path

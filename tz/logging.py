@@ -1,6 +1,7 @@
 """Metric sinks: where the training loop's metrics go. A sink is any `dict -> None`, called once an epoch."""
 
 import json
+import math
 import os
 import pathlib
 import platform
@@ -12,23 +13,38 @@ from importlib.metadata import version
 from typing import Any
 
 import jax
+import numpy as np
 from tqdm import tqdm
 
-Sink = Callable[[Mapping[str, int | float]], None]
-"""`metrics -> None`, called once an epoch, by the first process only; any function of a dict, such as `list.append`."""
+Sink = Callable[[Mapping[str, Any]], None]
+"""`metrics -> None`, called once an epoch, by the first process only; any function of a dict, such as `list.append`.
+
+The loop's own metrics are numbers; those of a tester may be anything, and tz's sinks write what they can of it."""
 
 
-def console_sink(metrics: Mapping[str, int | float]) -> None:
+def plain(value: Any) -> bool | int | float | str | None:
+    """A metric as Python has it: scalars of NumPy and JAX as numbers, and as text what is no number, text or None."""
+    if hasattr(value, "item") and np.size(value) == 1:
+        value = value.item()
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def console_sink(metrics: Mapping[str, Any]) -> None:
     """Prints one line an epoch, above a progress bar where there is one."""
 
-    def text(value: int | float) -> str:
+    def text(value: bool | int | float | str | None) -> str:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            return str(value)
         return f"{value:,.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.3f}"
 
-    tqdm.write("  ".join(f"{name} {text(value)}" for name, value in metrics.items()))
+    tqdm.write("  ".join(f"{name} {text(plain(value))}" for name, value in metrics.items()))
+    sys.stdout.flush()  # a file, as under nohup, would get it much later
 
 
 class JsonLinesSink:
     """Appends one JSON object an epoch to a file, whose folder is made where it is missing.
+
+    JSON has no NaN and no infinity: `null` stands for them, as for None. What is no scalar is written as text.
 
     **Arguments:** `path`, the file; `first_epoch`, of a run that is resumed: the epoch it goes on with. The lines of
     this and later epochs, written before the run was cut off, are left out, as these epochs are done again. None adds
@@ -50,10 +66,12 @@ class JsonLinesSink:
             temporary.write_text("".join(kept))
             os.replace(temporary, self.path)
 
-    def __call__(self, metrics: Mapping[str, int | float]) -> None:
+    def __call__(self, metrics: Mapping[str, Any]) -> None:
         """Appends one line."""
+        values = {name: plain(value) for name, value in metrics.items()}
+        values = {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in values.items()}
         with self.path.open("a") as file:
-            file.write(json.dumps(dict(metrics)) + "\n")
+            file.write(json.dumps(values, allow_nan=False) + "\n")
 
 
 class WandbSink:
@@ -62,7 +80,8 @@ class WandbSink:
     **Arguments:** `project`, its name; further keywords go to `wandb.init`, such as `config`, the settings of the run,
     `name`, `mode="offline"`, or `id` and `resume` to go on with a run.
 
-    **Raises:** `ImportError` where wandb is not installed.
+    **Raises:** `ImportError` where wandb is not installed; `ValueError` where the run cannot be begun, as without a
+    login.
     """
 
     def __init__(self, project: str, **kwargs: Any):
@@ -70,11 +89,17 @@ class WandbSink:
             import wandb  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise ImportError("WandbSink needs wandb: pip install 'tz[wandb]'") from error
-        self.run = wandb.init(project=project, **kwargs)
+        try:
+            self.run = wandb.init(project=project, **kwargs)
+        except Exception as error:
+            raise ValueError(
+                f"WandbSink: wandb.init: found {error!r:.500}, expected a run of the project {project!r}; log in by "
+                '`wandb login`, or pass mode="offline".'
+            ) from error
 
-    def __call__(self, metrics: Mapping[str, int | float]) -> None:
+    def __call__(self, metrics: Mapping[str, Any]) -> None:
         """Logs one epoch."""
-        self.run.log(dict(metrics), step=int(metrics["epoch"]))
+        self.run.log({name: plain(value) for name, value in metrics.items()}, step=int(metrics["epoch"]))
 
     def close(self) -> None:
         """Ends the run, once everything is sent."""
@@ -82,7 +107,7 @@ class WandbSink:
 
 
 class TensorBoardSink:
-    """Writes event files for TensorBoard.
+    """Writes event files for TensorBoard: numbers as curves, text as text; None is left out.
 
     **Arguments:** `folder`, of the files; `settings`, of the run, shown as text.
 
@@ -98,11 +123,15 @@ class TensorBoardSink:
         if settings is not None:
             self.writer.add_text("settings", f"```\n{json.dumps(settings, indent=1)}\n```")
 
-    def __call__(self, metrics: Mapping[str, int | float]) -> None:
+    def __call__(self, metrics: Mapping[str, Any]) -> None:
         """Writes one epoch, to the disk at once."""
+        epoch = int(metrics["epoch"])
         for name, value in metrics.items():
-            if name != "epoch":
-                self.writer.add_scalar(name, value, int(metrics["epoch"]))
+            value = plain(value)
+            if isinstance(value, str):
+                self.writer.add_text(name, value, epoch)
+            elif value is not None and name != "epoch":
+                self.writer.add_scalar(name, float(value), epoch)
         self.writer.flush()
 
     def close(self) -> None:

@@ -1,19 +1,19 @@
 """The training loop: every epoch collects by self-play, trains on samples, and tests; each a function to call alone."""
 
-import signal
+import dataclasses
 import sys
-import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray, PyTree
+from tqdm import tqdm
 
 from tz.arena import Player, check_player
 from tz.checkpoint import Checkpoints
@@ -24,8 +24,9 @@ from tz.evaluators import NetworkEvaluator
 from tz.logging import Sink, bar, console_sink
 from tz.mcts import without_exploration
 from tz.memory import check_memory, plan_memory
-from tz.phases import NotFiniteError, collect_phase, evaluator_of, start_games, test_phase, train_phase
+from tz.phases import NotFiniteError, collect_phase, evaluator_of, new_games, revive, test_phase, train_phase
 from tz.sharding import check_mesh, data_mesh, place
+from tz.stopping import Newest, StopTraining, agreed, keeping_state, noted_signals
 from tz.train import init_train
 from tz.trajectory import Sample
 
@@ -59,13 +60,13 @@ def init_loop(
         if isinstance(player, Player):  # an opponent, an anchor, a rung
             check_player(env, player)
     check_memory(plan_memory(config, env, network, norm_state, mesh=mesh), mesh)
-    network, norm_state = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, (network, norm_state))
     games_key, key = jax.random.split(key)
-    game_keys = jax.vmap(jax.random.fold_in, (None, 0))(games_key, jnp.arange(config.batch_size))
-    games, replay = start_games(config, env, mesh, place(game_keys, mesh, split=True))
+    games, replay = new_games(config, env, mesh, games_key)
     train = init_train(config.optimizer, network, norm_state, average=config.average_decay is not None)
     train, epoch, key = place((train, jnp.int32(0), key), mesh, split=False)
     testers = tuple(tester.init(evaluator_of(config, env, train), mesh=mesh) for tester in config.testers)
+    # Optimisers and testers may keep what they were given; the state has arrays of its own, which it may give up.
+    train, testers = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, (train, testers))
     return LoopState(train, games, replay, testers, epoch, key)
 
 
@@ -79,65 +80,109 @@ def train_loop(
     progress: bool = True,
     mesh: Mesh | None = None,
     checkpoints: Checkpoints | None = None,
-    before_epoch: Callable[[LoopState], LoopState | None] | None = None,
+    before_epoch: Callable[[LoopState], LoopState] | None = None,
 ) -> LoopState:
     """Trains for `num_epochs` more epochs: in each, collects, trains and tests, always with the newest weights.
 
     Games, buffer and matches are split evenly over the devices of the mesh, weights are the same on all. Games do not
     depend on the number of devices, but for how a network's sums are rounded.
 
+    Ctrl-C lets the epoch finish. Then the loop returns the state; with `checkpoints`, it saves the state and ends the
+    process (as SIGTERM does), with a message that says how to go on. Another Ctrl-C interrupts at once. Every exception
+    that leaves the loop, `KeyboardInterrupt` included, has the newest state as `state`, and training can go on from it.
+
     **Arguments:**
 
     - `state`: from [`tz.init_loop`][], an earlier call, or `checkpoints.restore`; training goes on where it stopped, on
-        any number of devices. Its arrays are donated: use the state that is returned from then on.
-    - `num_epochs`: None for no end but that of `before_epoch`.
-    - `sinks`: called with the metrics of each epoch, by the first process only.
+        any number of devices. Its games and buffer are donated: use the state that is returned from then on.
+    - `num_epochs`: None for no end but that of `before_epoch`; for 0 the state is returned as it is.
+    - `sinks`: called with the metrics of each epoch, by the first process only, after its checkpoint. A sink that
+        raises an exception costs a warning, and training goes on.
     - `progress`: whether a terminal or a notebook shows bars.
     - `mesh`: from [`tz.data_mesh`][], by default of all devices.
-    - `checkpoints`: where to save the state. With them, Ctrl-C and SIGTERM let the epoch finish, save its state and end
-        the process, with a message that says how to go on; another Ctrl-C interrupts at once.
-    - `before_epoch`: `state -> state` to change something in the state before each epoch, or `None` to stop.
+    - `checkpoints`: where to save the state.
+    - `before_epoch`: `state -> state`, called before each epoch, to change something in the state; it raises
+        [`tz.StopTraining`][] to end the training.
 
     **Returns:** the state after the last epoch.
 
     **Raises:** `FloatingPointError` as soon as the network's outputs or the loss are not finite, saying where, with the
-    state saved if there are checkpoints; `ValueError` if the games cannot be split evenly over the devices, or no
-    tester has the metric that `checkpoints` are to compare; `OSError` if a checkpoint cannot be written.
+    state saved if there are checkpoints; `ValueError` if the games cannot be split evenly over the devices,
+    `before_epoch` returns no state, or no tester has the metric that `checkpoints` are to compare; `OSError` if a
+    checkpoint cannot be written.
     """
     mesh = data_mesh() if mesh is None else mesh
     check_mesh(mesh, batch_size=config.batch_size, train_batch_size=config.train_batch_size)
     check_state(config, env, state, mesh=mesh)
-    state = on_mesh(state, mesh)
-    is_first, last = jax.process_index() == 0, None if num_epochs is None else int(state.epoch) + num_epochs
-    shown = progress and is_first
-    with _noted_signals(checkpoints is not None) as noted, bar(num_epochs, "epoch", shown) as epochs:
-        if int(state.epoch) == 0 and config.warmup_steps > 0:
-            epochs.set_description("warm-up")
-            with _set_aside(checkpoints):
-                state = _warm_up(config, env, state, mesh)
-            epochs.set_description("")
-        while last is None or int(state.epoch) < last:
-            if before_epoch is not None:
-                changed = before_epoch(state)
-                if changed is None:
-                    break
-                state = changed
-            with _set_aside(checkpoints):
-                state, metrics = _epoch(config, env, state, mesh, shown)
-            for sink in sinks if is_first else ():
-                sink(metrics)
+    if num_epochs is not None and num_epochs < 0:
+        raise ValueError(f"train_loop: num_epochs: found {num_epochs}, expected 0 or more; pass None for no end.")
+    if num_epochs == 0:
+        return state
+    newest, shown = Newest(on_mesh(state, mesh)), progress and jax.process_index() == 0
+    last = None if num_epochs is None else int(state.epoch) + num_epochs
+    with (
+        keeping_state(newest, lambda state: revive(config, env, state, mesh)),
+        _set_aside(checkpoints),
+        noted_signals(newest, saves=checkpoints is not None) as noted,
+        bar(num_epochs, "epoch", shown) as epochs,
+    ):
+        _warm_up(config, env, newest, mesh, epochs)
+        while last is None or int(newest.state.epoch) < last:
+            try:
+                newest.keep(newest.state if before_epoch is None else _changed(before_epoch, newest.state))
+            except StopTraining:
+                break
+            metrics = _epoch(config, env, newest, mesh, shown)
+            try:
+                if checkpoints is not None:
+                    is_tested = int(newest.state.epoch) % config.epochs_per_test == 0
+                    checkpoints.after_epoch(newest.state, metrics, tested=is_tested)
+            finally:
+                _report(sinks, metrics)
             epochs.update()
-            if checkpoints is not None:
-                checkpoints.after_epoch(state, metrics, tested=int(state.epoch) % config.epochs_per_test == 0)
-                if caught := _agreed(noted):
-                    checkpoints.finish(state)
-                    raise SystemExit(
-                        f"{caught} after {int(state.epoch)} epochs, all of which are saved in {checkpoints.folder}. "
-                        "Go on with tz.Checkpoints(..., resume=True), on the command line with --resume."
-                    )
-    if checkpoints is not None:
-        checkpoints.finish(state)
-    return state
+            if caught := agreed(noted):
+                _say_stopped(caught, newest.state, checkpoints)
+                break
+        if checkpoints is not None:
+            checkpoints.finish(newest.state)
+        return newest.state
+
+
+def _changed(before_epoch: Callable[[LoopState], LoopState], state: LoopState) -> LoopState:
+    changed = before_epoch(state)
+    if not isinstance(changed, LoopState):
+        raise ValueError(
+            f"train_loop: before_epoch: found {changed!r:.80}, expected the LoopState to go on with; return the state "
+            "that it was given, changed or not, and raise tz.StopTraining to end the training."
+        )
+    return changed
+
+
+def _report(sinks: Sequence[Sink], metrics: dict) -> None:
+    """Calls the sinks in the first process. What one of them raises is no reason to stop training."""
+    for sink in sinks if jax.process_index() == 0 else ():
+        try:
+            sink(metrics)
+        except Exception as error:
+            name = getattr(sink, "__qualname__", type(sink).__name__)
+            warnings.warn(
+                f"The sink {name} failed in epoch {metrics['epoch']}, whose metrics it may have lost: {error!r:.500}. "
+                "Training goes on.",
+                stacklevel=3,
+            )
+
+
+def _say_stopped(caught: str, state: LoopState, checkpoints: Checkpoints | None) -> None:
+    """Says what to do after a signal; with checkpoints, which are complete then, ends the process."""
+    done = f"{caught} after {int(state.epoch)} epochs"
+    if checkpoints is None:
+        print(f"{done}, whose state train_loop returns. Call it with this state to go on.", file=sys.stderr)
+        return
+    checkpoints.finish(state)
+    raise SystemExit(
+        f"{done}, all of which are saved in {checkpoints.folder}. "
+        "Go on with tz.Checkpoints(..., resume=True), on the command line with --resume."
+    )
 
 
 @contextmanager
@@ -151,61 +196,47 @@ def _set_aside(checkpoints: Checkpoints | None) -> Iterator[None]:
         raise
 
 
-def _warm_up(config: TrainConfig, env: Env, state: LoopState, mesh: Mesh) -> LoopState:
-    for done in range(0, config.warmup_steps, config.collection_steps_per_epoch):  # in chunks compiled anyway
-        num_steps = min(config.collection_steps_per_epoch, config.warmup_steps - done)
-        state, _ = collect_phase(config, env, state, num_steps, mesh)
-    return state
+def _warm_up(config: TrainConfig, env: Env, newest: Newest, mesh: Mesh, epochs: tqdm) -> None:
+    """Makes the moves before the first epoch that are still missing."""
+    if config.warmup_steps == 0 or int(newest.state.epoch) > 0:
+        return
+    epochs.set_description("warm-up")
+    for done in range(int(newest.state.games.step.max()), config.warmup_steps, config.collection_steps_per_epoch):
+        num_steps = min(config.collection_steps_per_epoch, config.warmup_steps - done)  # in chunks compiled anyway
+        _advance(newest, collect_phase, config, env, newest.state, num_steps, mesh)
+    epochs.set_description("")
 
 
-def _epoch(config: TrainConfig, env: Env, state: LoopState, mesh: Mesh, shown: bool) -> tuple[LoopState, dict]:
-    started, epoch = time.perf_counter(), int(state.epoch)
+def _epoch(config: TrainConfig, env: Env, newest: Newest, mesh: Mesh, shown: bool) -> dict:
+    """Goes one epoch on from the newest state, and returns the metrics."""
+    started, epoch = time.perf_counter(), int(newest.state.epoch)
     tests = (epoch + 1) % config.epochs_per_test == 0 and len(config.testers) > 0
     with bar(2 + tests, "phase", shown, leave=False) as phases:
         phases.set_description("self-play")
-        state, metrics = collect_phase(config, env, state, config.collection_steps_per_epoch, mesh)
+        num_steps = config.collection_steps_per_epoch
+        metrics = _advance(newest, collect_phase, config, env, newest.state, num_steps, mesh)
         phases.update()
         phases.set_description("training")
-        state, learned = train_phase(config, state, mesh)
-        metrics |= learned
+        metrics |= _advance(newest, train_phase, config, newest.state, mesh)
         phases.update()
         if tests:
             phases.set_description("testing")
             test_mcts = without_exploration(config.mcts) if config.test_mcts is None else config.test_mcts
             test_env = env if config.test_env is None else config.test_env
-            state, tested = test_phase(config, test_env, test_mcts, state, mesh)
-            metrics |= tested
-    state = eqx.tree_at(lambda state: state.epoch, state, state.epoch + 1)
-    return state, {"epoch": epoch, **metrics, "seconds": time.perf_counter() - started}
+            metrics |= _advance(newest, test_phase, config, test_env, test_mcts, newest.state, mesh)
+    newest.keep(dataclasses.replace(newest.state, epoch=newest.state.epoch + 1))
+    return {"epoch": epoch, **metrics, "seconds": time.perf_counter() - started}
 
 
-@contextmanager
-def _noted_signals(wanted: bool) -> Iterator[list[str]]:
-    """The names of the signals to stop that came in; a second Ctrl-C is an ordinary one again."""
-    noted: list[str] = []
-
-    def note(number, frame):
-        noted.append(signal.Signals(number).name)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        print(f"{noted[-1]}: stops after this epoch and saves; Ctrl-C stops at once.", file=sys.stderr)
-
-    if not wanted or threading.current_thread() is not threading.main_thread():  # others cannot handle signals
-        yield noted
-        return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+def _advance(newest: Newest, phase: Callable[..., tuple[LoopState, dict]], *inputs: Any) -> dict:
+    """Makes the state after a phase the newest one, and returns the metrics of the phase."""
     try:
-        yield noted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _agreed(noted: list[str]) -> str:
-    """The signal that came in, in whichever process; empty for none."""
-    if jax.process_count() > 1:
-        anywhere = np.asarray(multihost_utils.process_allgather(np.bool_(len(noted) > 0)))
-        return (noted or ["Stopped by another process"])[0] if anywhere.any() else ""
-    return noted[0] if noted else ""
+        state, metrics = phase(*inputs)
+    except NotFiniteError as error:
+        newest.keep(error.state)
+        raise
+    newest.keep(state)
+    return metrics
 
 
 def on_mesh(state: LoopState, mesh: Mesh) -> LoopState:

@@ -27,7 +27,7 @@ class MemoryPlan:
 
     **Fields:** `games`, with their trees; `buffer`; `network`, with the optimiser and the average; `testers`: these
     four are there all the time, and exact. `self_play` and `gradient`: about what one of the two needs besides while it
-    runs; XLA decides.
+    runs; XLA decides. Gradient steps also work on a second copy of `network`.
     """
 
     games: int
@@ -44,7 +44,7 @@ class MemoryPlan:
 
     def __str__(self) -> str:
         parts = dataclasses.asdict(self)
-        work = max(parts.pop("self_play"), parts.pop("gradient"))
+        work = max(parts.pop("self_play"), parts.pop("gradient") + self.network)
         listed = ", ".join(f"{name} {_text(size)}" for name, size in parts.items())
         return f"memory of each device: {_text(self.state)} ({listed}) and about {_text(work)} to work with"
 
@@ -88,7 +88,8 @@ def check_memory(plan: MemoryPlan, mesh: Mesh, limit: int | None = None) -> None
     **Arguments:** `limit`, the bytes of a device, by default as the device or, for CPUs, the system says.
     """
     limit = _limit(mesh) if limit is None else limit
-    needed = plan.state + plan.games  # moving a tree's root makes a second tree before the first is given up
+    # Moving a tree's root makes a second tree before the first is given up; gradient steps work on a second network.
+    needed = plan.state + max(plan.games, plan.network)
     if limit is None or needed <= limit:
         return
     advice = {

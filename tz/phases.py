@@ -1,5 +1,6 @@
 """The three phases of an epoch: self-play, training, testing; each spread over the devices of a mesh."""
 
+import dataclasses
 import functools
 import time
 
@@ -16,7 +17,8 @@ from tz.evaluators import NetworkEvaluator, uniform_evaluator
 from tz.mcts import MCTS
 from tz.replay import ReplayState
 from tz.selfplay import CollectState, collect, init_collect
-from tz.sharding import DATA, over_games
+from tz.sharding import DATA, over_games, place
+from tz.stopping import any_deleted
 from tz.train import Metrics, TrainState, train_step
 from tz.trajectory import Sample, Trajectory
 
@@ -42,7 +44,7 @@ def collect_phase(
     games, (trajectory, counts) = _collect((config, env, evaluator, is_fast, num_steps, mesh), state.games)
     episodes, truncated, moves_of_episodes, num_bad = (int(count) for count in jax.device_get(_sums(counts)))
     if num_bad:
-        state = eqx.tree_at(lambda state: state.games, state, games)
+        state = dataclasses.replace(state, games=games, replay=_without_open_moves(state.replay))
         raise NotFiniteError(_describe_bad(env, evaluator, trajectory, int(state.epoch)), state)
     replay = _add((config, trajectory, mesh), state.replay)
     num_known = int(config.replay.num_known(replay))
@@ -69,13 +71,15 @@ def _num_simulations(config: TrainConfig, is_fast: Array | None, num_steps: int)
 
 def train_phase(config: TrainConfig, state: LoopState, mesh: Mesh) -> tuple[LoopState, dict[str, int | float]]:
     """Makes `train_steps_per_epoch` gradient steps on fresh samples; none as long as no episode has ended."""
-    train, history = state.train, []
+    history = []
     if int(config.replay.num_known(state.replay)) == 0:
         return state, {}
     window = None
     if config.replay_window is not None:
         moves = config.warmup_steps + (int(state.epoch) + 1) * config.collection_steps_per_epoch
         window = jnp.int32(max(1, config.replay_window(moves)))
+    # The steps take arrays of their own: one that fails would take the weights with it.
+    train = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, state.train)
     for _ in range(config.train_steps_per_epoch):
         train, metrics, is_finite = _learn((config, state.replay, state.key, window, mesh), train)
         history.append((metrics, is_finite))
@@ -107,6 +111,34 @@ def test_phase(
         states.append(tester_state)
         metrics |= tested
     return eqx.tree_at(lambda state: state.testers, state, tuple(states)), metrics
+
+
+def new_games(config: TrainConfig, env: Env, mesh: Mesh, key: PRNGKeyArray) -> tuple[CollectState, ReplayState]:
+    """New games and empty rings, split over the mesh."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(config.batch_size))
+    return start_games(config, env, mesh, place(keys, mesh, split=True))
+
+
+def revive(config: TrainConfig, env: Env, state: LoopState, mesh: Mesh) -> tuple[LoopState, str]:
+    """A living state of one whose games, or games and buffer, were taken by a call that failed; and what is new in it.
+
+    Games that are begun anew do not follow the moves of unfinished ones in the buffer, so these are left out.
+    """
+    if not any_deleted((state.games, state.replay)):
+        return state, ""
+    key = jax.random.fold_in(jax.random.fold_in(state.key, 3), state.epoch)
+    games, replay = new_games(config, env, mesh, key)
+    if any_deleted(state.replay):
+        return dataclasses.replace(state, games=games, replay=replay), " Its games and its buffer are begun anew."
+    replay = _without_open_moves(state.replay)
+    return dataclasses.replace(state, games=games, replay=replay), " Its games in progress are begun anew."
+
+
+def _without_open_moves(replay: ReplayState) -> ReplayState:
+    """The rings without the moves of episodes in progress, so that games can be added that do not follow these."""
+    num_open = replay.size - replay.num_known
+    position = (replay.position - num_open) % replay.policy_weight.shape[1]
+    return eqx.tree_at(lambda ring: (ring.position, ring.size), replay, (position, replay.size - num_open))
 
 
 # Compiled once: everything that changes from epoch to epoch is an argument, never a constant.

@@ -24,6 +24,7 @@ from tz.openings import random_starts
 from tz.replay import EpisodeReplayBuffer
 from tz.roots import Dirichlet
 from tz.selectors import CompletedQ
+from tz.stopping import StopTraining
 from tz.symmetries import random_dihedral, random_mirror
 from tz.train import az_loss
 
@@ -177,7 +178,7 @@ def train_for(
     begun = time.perf_counter() - max(before, checkpoints.seconds if checkpoints is not None else 0.0)
     first, longest, last = int(state.epoch), 0.0, 0.0
 
-    def before_epoch(state: LoopState) -> LoopState | None:
+    def before_epoch(state: LoopState) -> LoopState:
         nonlocal longest, last
         now, epoch = _agreed(time.perf_counter() - begun), int(state.epoch)
         if epoch > first + 1:  # the first is compiled
@@ -188,7 +189,7 @@ def train_for(
         else:
             share, done = epoch / (num_epochs or 1), epoch >= (num_epochs or 0)
         if done:
-            return None
+            raise StopTraining
         return _with_learning_rate(state, recipe.learning_rate * annealed(recipe.anneal, share))
 
     ends = {"num_epochs": None, "before_epoch": before_epoch}

@@ -96,15 +96,21 @@ def train_run(recipe: Recipe, settings: RunSettings) -> LoopState:
         resume=settings.resume,
     )
     state = recipe.start(env, config, seed=settings.seed)
-    print(plan_memory(config, env, state.train.network, state.train.norm_state, mesh=data_mesh()))
+    print(plan_memory(config, env, state.train.network, state.train.norm_state, mesh=data_mesh()), flush=True)
     facts = {"recipe": dataclasses.asdict(recipe), "run": _plain(settings), **_origin(settings), **run_facts()}
-    state = _begin(checkpoints, settings, config, env, state)
-    path.write_text(json.dumps(facts, indent=1) + "\n")
-    sinks = _sinks(settings, facts, int(state.epoch))
-    seconds = None if settings.minutes is None else 60 * settings.minutes - (time.perf_counter() - begun)
-    length = {"num_epochs": settings.epochs, "seconds": seconds}
+    state, sinks = _begin(checkpoints, settings, config, env, state), []
     try:
+        _open_sinks(sinks, settings, facts, int(state.epoch))
+        _write(path, json.dumps(facts, indent=1) + "\n")
+        if settings.fork is not None:  # or a fork that is cut off early would be resumed with a new network
+            checkpoints.finish(state)
+        seconds = None if settings.minutes is None else 60 * settings.minutes - (time.perf_counter() - begun)
+        length = {"num_epochs": settings.epochs, "seconds": seconds}
         return train_for(recipe, env, config, state, **length, sinks=sinks, checkpoints=checkpoints)
+    except BaseException:
+        if not (settings.resume or checkpoints.epochs or metrics.exists()):
+            path.unlink(missing_ok=True)  # nothing was learned, and the same command can be given again
+        raise
     finally:
         for sink in sinks:
             if isinstance(sink, TensorBoardSink | WandbSink):
@@ -138,7 +144,6 @@ def _begin(
             f"The run in {settings.fork} has {int(state.epoch)} epochs already, so up to epochs={settings.epochs} "
             "there is nothing to do: epochs counts those before the fork as well. Give more, or minutes."
         )
-    checkpoints.finish(state)  # now, or a fork that is cut off early would be resumed with a new network
     return state
 
 
@@ -162,15 +167,22 @@ def _origin(settings: RunSettings) -> dict[str, Any]:
     return {"id": uuid.uuid4().hex[:8], "forked_from": agent_card(agent) if agent and agent.exists() else None}
 
 
-def _sinks(settings: RunSettings, facts: dict[str, Any], first_epoch: int) -> list[Sink]:
+def _open_sinks(sinks: list[Sink], settings: RunSettings, facts: dict[str, Any], first_epoch: int) -> None:
+    """Adds the sinks to a list, one by one, since those that are open must be closed if another cannot be made."""
     first = first_epoch if settings.resume else None
-    sinks: list[Sink] = [console_sink, JsonLinesSink(settings.out / "metrics.jsonl", first_epoch=first)]
+    sinks += [console_sink, JsonLinesSink(settings.out / "metrics.jsonl", first_epoch=first)]
     if settings.tensorboard:
         sinks.append(TensorBoardSink(settings.out / "tensorboard", settings=facts))
     if settings.wandb is not None:
         about = {"id": facts["id"], "resume": "allow", "name": settings.out.name, "dir": str(settings.out)}
         sinks.append(WandbSink(settings.wandb, config=facts, **about))
-    return sinks
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+    """Writes a file as a whole or, where the disk is full, leaves the one that is there."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(text)
+    os.replace(temporary, path)
 
 
 def _save_agent(out: pathlib.Path, facts: dict[str, Any], env: Env, state: LoopState, checkpoints: Checkpoints) -> None:

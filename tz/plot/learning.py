@@ -1,6 +1,7 @@
 """The curves of runs."""
 
 import json
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -19,8 +20,9 @@ _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)
 
 
 def read_metrics(path: str | pathlib.Path) -> list[dict[str, int | float]]:
-    """The rows that a [`tz.JsonLinesSink`][] wrote."""
-    return [json.loads(line) for line in pathlib.Path(path).read_text().splitlines()]
+    """The rows that a [`tz.JsonLinesSink`][] wrote, with NaN where it had a number that JSON has not."""
+    rows = [json.loads(line) for line in pathlib.Path(path).read_text().splitlines()]
+    return [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]
 
 
 def plot_learning(
