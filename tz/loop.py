@@ -24,7 +24,7 @@ from tz.evaluators import NetworkEvaluator
 from tz.logging import Sink, bar, console_sink
 from tz.mcts import without_exploration
 from tz.memory import check_memory, plan_memory
-from tz.phases import NotFiniteError, collect_phase, evaluator_of, start_games, test_phase, train_phase
+from tz.phases import NotFiniteError, check_types, collect_phase, evaluator_of, start_games, test_phase, train_phase
 from tz.sharding import check_mesh, data_mesh, place
 from tz.train import init_train
 from tz.trajectory import Sample
@@ -59,14 +59,15 @@ def init_loop(
         if isinstance(player, Player):  # an opponent, an anchor, a rung
             check_player(env, player)
     check_memory(plan_memory(config, env, network, norm_state, mesh=mesh), mesh)
-    network, norm_state = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, (network, norm_state))
     games_key, key = jax.random.split(key)
     game_keys = jax.vmap(jax.random.fold_in, (None, 0))(games_key, jnp.arange(config.batch_size))
     games, replay = start_games(config, env, mesh, place(game_keys, mesh, split=True))
     train = init_train(config.optimizer, network, norm_state, average=config.average_decay is not None)
     train, epoch, key = place((train, jnp.int32(0), key), mesh, split=False)
     testers = tuple(tester.init(evaluator_of(config, env, train), mesh=mesh) for tester in config.testers)
-    return LoopState(train, games, replay, testers, epoch, key)
+    state = LoopState(train, games, replay, testers, epoch, key)
+    check_types(config, env, state, mesh)
+    return state
 
 
 def train_loop(
