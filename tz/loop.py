@@ -233,7 +233,9 @@ def _check_augment(env: Env, augment: Callable[..., Sample]) -> None:
     def drawn(key):
         env_state, metadata = env.init(key)
         one = jnp.float32(1)
-        sample = Sample(env.observe(env_state), metadata.action_mask, jnp.zeros(env.num_actions), one, one, one)
+        sample = Sample(
+            env.observe(env_state), metadata.action_mask, jnp.zeros(env.num_actions, jnp.float32), one, one, one
+        )
         return sample, augment(sample, key=key)
 
     try:

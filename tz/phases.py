@@ -181,7 +181,7 @@ def _collect(
 
 @jax.jit
 def _sums(counts: tuple[Array, ...]) -> tuple[Array, ...]:
-    return jax.tree.map(jnp.sum, counts)
+    return jax.tree.map(lambda x: jnp.sum(x, dtype=jnp.int32), counts)
 
 
 @eqx.filter_jit(donate="all-except-first")
@@ -237,7 +237,8 @@ def draw(config: TrainConfig, replay: ReplayState, keys: Array, mesh: Mesh, wind
         batch = config.replay.sample_shares(replay, per_share * len(keys), keys=sample_keys, window=window)
         if config.augment is None:
             return batch
-        keys = jax.vmap(lambda key: jax.random.split(key, per_share))(augment_keys).reshape(-1)
+        keys = jax.vmap(lambda key: jax.random.split(key, per_share))(augment_keys)
+        keys = keys.reshape(-1, *keys.shape[2:])  # an old-style key has an axis of its own
         return jax.vmap(lambda sample, key: config.augment(sample, key=key))(batch, keys)
 
     return over_games(mesh, local, (config, window), (replay, keys))

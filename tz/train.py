@@ -12,6 +12,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from tz.layers import widened
+from tz.promotion import standard_promotion
 from tz.trajectory import Sample
 
 Metrics = dict[str, Float[Array, ""]]
@@ -71,7 +73,9 @@ def init_train(
     """
     with _calling("init_train: optimizer.init"):
         opt_state = optimizer.init(eqx.filter(network, eqx.is_inexact_array))
-    averages = jax.tree.map(_widened, (network, norm_state)) if average else (None, None)
+    averages = (None, None)
+    if average:  # in float32 at least: bfloat16 would round away all that a step adds
+        averages = jax.tree.map(lambda x: widened(x) if eqx.is_inexact_array(x) else x, (network, norm_state))
     return jax.tree.map(_owned, TrainState(network, norm_state, opt_state, jnp.int32(0), *averages))
 
 
@@ -81,12 +85,6 @@ def _owned(x: Any) -> Any:
     It has no weak type: a gradient step would make it strong, and everything would be compiled again.
     """
     return jnp.array(x, x.dtype) if isinstance(x, jax.Array | np.ndarray) else x
-
-
-def _widened(x: Any) -> Any:
-    """At least float32: a step adds so little to an average that bfloat16 would round all of it away."""
-    narrow = eqx.is_inexact_array(x) and jnp.finfo(x.dtype).bits < 32
-    return x.astype(jnp.float32) if narrow else x
 
 
 def _like(x: Any, other: Any) -> Any:
@@ -105,12 +103,13 @@ def az_loss(
 
     Silver et al., *Mastering the game of Go without human knowledge*, Nature 2017.
     """
-    logits, value = output
+    logits, value = (x.astype(jnp.float32) for x in output)
     log_policy = jax.nn.log_softmax(jnp.where(sample.action_mask, logits, jnp.finfo(logits.dtype).min))
     policy_loss = -jnp.sum(jnp.where(sample.action_mask, sample.policy * log_policy, 0.0))
     value_loss = jnp.square(value - sample.value)
     weights = jax.tree.leaves(eqx.filter(network, eqx.is_inexact_array))
-    l2_loss = l2_reg_lambda * sum((jnp.sum(jnp.square(w)) for w in weights), jnp.float32(0))
+    squares = [jnp.sum(jnp.square(widened(w))).astype(jnp.float32) for w in weights]
+    l2_loss = jnp.float32(l2_reg_lambda) * sum(squares, jnp.float32(0))
     loss = sample.policy_weight * policy_loss + value_loss + l2_loss
     return loss, {"policy_loss": policy_loss, "value_loss": value_loss, "l2_loss": l2_loss}
 
@@ -207,9 +206,9 @@ def _moved(x: Array, update: Array) -> Array:
 
 @contextmanager
 def _calling(where: str) -> Iterator[None]:
-    """JAX's own promotion of types and ranks, on which optax relies, and errors that say whose they are."""
+    """Promotes types and ranks as optax expects, and says in an error whose it is."""
     try:
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        with standard_promotion():
             yield
     except Exception as error:
         raise ValueError(f"{where} raised {type(error).__name__}: {error}; {_ADVICE}.") from error
