@@ -1,4 +1,7 @@
-"""Type checks of every annotated shape, eight devices, and a compilation cache shared by the processes of one run."""
+"""Type checks of every annotated shape, strict promotion of types and ranks, eight devices, and a compilation cache.
+
+The processes of one run share the cache.
+"""
 
 import os
 import pathlib
@@ -15,6 +18,9 @@ jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update("jax_num_cpu_devices", 8)  # for the tests of sharding; the others use the first
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
 
 jaxtyping.install_import_hook("tz", "beartype.beartype")
 

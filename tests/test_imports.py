@@ -9,7 +9,7 @@ import tz
 
 PACKAGE = pathlib.Path(tz.__file__).parent
 LAYERS = [
-    {"env", "conformance", "tree", "layers", "sharding"},
+    {"env", "conformance", "tree", "layers", "promotion", "sharding"},
     {
         "evaluators",
         "selectors",

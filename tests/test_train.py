@@ -144,7 +144,8 @@ def test_the_average_of_a_batch_norm_network_has_the_average_of_its_statistics(b
         )
     assert not np.allclose(jax.tree.leaves(state.norm_state)[0], jax.tree.leaves(expected)[0])
     chex.assert_trees_all_close(state.average_norm_state, expected, rtol=1e-5)
-    assert state.playing_norm_state is state.average_norm_state and state.playing is state.average
+    chex.assert_trees_all_equal(state.playing_norm_state, state.average_norm_state)
+    chex.assert_trees_all_equal(*(eqx.filter(x, eqx.is_array) for x in (state.playing, state.average)))
 
 
 def test_batch_norm_trains_on_batch_statistics_and_searches_on_running_ones(batch):

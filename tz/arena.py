@@ -1,6 +1,7 @@
 """Matches: two players, many games at once, from varied openings, each opening played from both sides."""
 
 import functools
+import statistics
 from typing import Any
 
 import equinox as eqx
@@ -64,7 +65,7 @@ def random_player() -> Player:
 
 def _random_prior(env_state: PyTree, metadata: StepMetadata, key: PRNGKeyArray) -> tuple[Array, Array]:
     del env_state
-    return jax.random.gumbel(key, metadata.action_mask.shape), jnp.float32(0)
+    return jax.random.gumbel(key, metadata.action_mask.shape, jnp.float32), jnp.float32(0)
 
 
 class MatchResult(eqx.Module):
@@ -107,8 +108,12 @@ class MatchResult(eqx.Module):
     @property
     def score(self) -> Float[Array, ""]:
         """Wins and half the draws, of all finished games; 0.5, the middle of its interval, where there are none."""
-        num_finished = jnp.sum(self.finished)
-        return jnp.where(num_finished == 0, 0.5, (self.wins + 0.5 * self.draws) / jnp.maximum(num_finished, 1))
+        points, num_finished = self._points().sum(), self.finished.sum(dtype=jnp.float32)
+        return jnp.where(num_finished == 0, 0.5, points / jnp.maximum(num_finished, 1))
+
+    def _points(self) -> Float[Array, " G"]:
+        """1 for a win, half for a draw, 0 for a loss and for a game that was not finished."""
+        return jnp.where(self.finished, 0.5 + 0.5 * jnp.sign(self.returns), 0.0)
 
     def interval(self, confidence: float = 0.95) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """A confidence interval of the score, the openings being a sample of all that there are.
@@ -117,12 +122,11 @@ class MatchResult(eqx.Module):
         where all games are won, two openings are added, one won twice and one lost twice: what Agresti and Coull,
         *Approximate is better than "exact"* (1998), do for proportions.
         """
-        points = jnp.where(self.finished, 0.5 + 0.5 * jnp.sign(self.returns), 0.0).reshape(-1, 2).sum(1)
-        points = jnp.append(points, jnp.array([0.0, 2.0]))
-        games = jnp.append(self.finished.reshape(-1, 2).sum(1), jnp.array([2, 2]))
+        points = jnp.append(self._points().reshape(-1, 2).sum(1), jnp.array([0, 2], jnp.float32))
+        games = jnp.append(self.finished.reshape(-1, 2).sum(1, dtype=jnp.float32), jnp.array([2, 2], jnp.float32))
         score = points.sum() / games.sum()
         deviation = jnp.sqrt(jnp.sum((points - score * games) ** 2) * len(points) / (len(points) - 1)) / games.sum()
-        margin = jax.scipy.stats.norm.ppf((1 + confidence) / 2) * deviation
+        margin = statistics.NormalDist().inv_cdf((1 + confidence) / 2) * deviation
         return jnp.maximum(score - margin, 0.0), jnp.minimum(score + margin, 1.0)
 
 
@@ -168,7 +172,7 @@ def _play_ply(env: Env, players: tuple[Player, Player], games: _Games, player_id
 
     trees = follow(players[0], tree_0), follow(players[1], tree_1)
     reward = jax.vmap(lambda rewards, player: rewards[player])(metadata.rewards, player_id)
-    returns = games.returns + jnp.where(live, reward, 0)
+    returns = games.returns + jnp.where(live, reward.astype(jnp.float32), 0)
     return _Games(env_state, metadata, trees, returns, games.keys), jnp.where(live, action, -1)
 
 
@@ -221,7 +225,7 @@ def play_match(
     for player in (first, second):
         check_player(env, player)
     opening_key, play_key = jax.random.split(key)
-    numbers = first_opening + jnp.arange(num_games // 2)
+    numbers = first_opening + jnp.arange(num_games // 2, dtype=jnp.int32)
     if openings is None:
         opening_keys = jax.vmap(jax.random.fold_in, (None, 0))(opening_key, numbers)
         openings = jax.vmap(lambda key: random_opening(env, opening_plies, key=key))(opening_keys)

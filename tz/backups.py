@@ -20,7 +20,7 @@ class MeanBackup(eqx.Module):
         move at `node`.
         """
         old = node.q[action]
-        return old + (q - old) / (node.visits[action] + 1), q
+        return old + (q - old) / (node.visits[action] + 1).astype(jnp.float32), q
 
 
 class SoftmaxBackup(eqx.Module):
@@ -45,10 +45,10 @@ class SoftmaxBackup(eqx.Module):
         self, node: Node, action: Int[Array, ""], q: Float[Array, ""]
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """The edge's new `q`, which is the one seen, and the value of its node."""
-        taken = jnp.arange(len(node.q)) == action
-        values, visits = jnp.where(taken, q, node.q), node.visits + taken
-        weights = jax.nn.softmax(jnp.where(visits > 0, values / self.temperature, -jnp.inf))
-        num_visits = jnp.sum(visits)
+        taken = jnp.arange(len(node.q), dtype=jnp.int32) == action
+        values, visits = jnp.where(taken, q, node.q), node.visits + taken.astype(jnp.int32)
+        weights = jax.nn.softmax(jnp.where(visits > 0, values / jnp.float32(self.temperature), -jnp.inf))
+        num_visits = jnp.sum(visits.astype(jnp.float32))
         return q, (node.raw_value + num_visits * jnp.sum(weights * values)) / (1 + num_visits)
 
 
@@ -70,10 +70,11 @@ class MaxBackup(eqx.Module):
         self, node: Node, action: Int[Array, ""], q: Float[Array, ""]
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """The edge's new `q`, the mean of the returns seen, and the value of its node."""
-        taken = jnp.arange(len(node.q)) == action
-        new_q = node.q[action] + (q - node.q[action]) / (node.visits[action] + 1)
+        taken = jnp.arange(len(node.q), dtype=jnp.int32) == action
+        new_q = node.q[action] + (q - node.q[action]) / (node.visits[action] + 1).astype(jnp.float32)
         best = jnp.max(jnp.where(taken, new_q, jnp.where(node.visits > 0, node.q, -jnp.inf)))
-        return new_q, self.lambda_ * q + (1 - self.lambda_) * best
+        lambda_ = jnp.float32(self.lambda_)
+        return new_q, lambda_ * q + (1 - lambda_) * best
 
 
 def virtual_visit(node: Node, action: Int[Array, ""], q: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:

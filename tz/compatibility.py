@@ -13,6 +13,7 @@ from tz.phases import evaluator_of
 from tz.saved import describe, differences
 from tz.search import Evaluator
 from tz.testers import Tester
+from tz.train import init_train
 
 
 def check_state(config: TrainConfig, env: Env, state: LoopState, *, mesh: Mesh) -> None:
@@ -61,12 +62,12 @@ def _other_arrays(config: TrainConfig, env: Env, state: LoopState, mesh: Mesh) -
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[num_axes:], x.dtype), tree)
 
     position, observation = eqx.filter_eval_shape(start, jax.random.key(0))
-    parameters = eqx.filter(state.train.network, eqx.is_inexact_array)
+    train = eqx.filter_eval_shape(init_train, config.optimizer, state.train.network)
     search = state.games.search
     parts = {
         f"positions of {env.name}": ((row(search.tree.state, 2), row(search.metadata, 1)), position),
         f"observations of {env.name}": (row(state.replay.observation, 2), observation),
-        "state of the optimizer": (state.train.opt_state, eqx.filter_eval_shape(config.optimizer.init, parameters)),
+        "state of the optimizer": (state.train.opt_state, train.opt_state),
     }
     if len(state.testers) == len(config.testers):
         for tester, found in zip(config.testers, state.testers, strict=True):

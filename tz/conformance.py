@@ -32,7 +32,7 @@ def check_env(env: Env, *, key: PRNGKeyArray | None = None, num_games: int = 8, 
     init_key, chance_key = jax.random.split(jax.random.key(0) if key is None else key)
     _check_types(env, init_key)
     # The chances are drawn here, not in `_play`, to keep the program small: compiling it is most of the time spent.
-    chances = jax.random.uniform(chance_key, (num_games, max_steps + 1))
+    chances = jax.random.uniform(chance_key, (num_games, max_steps + 1), jnp.float32)
     try:
         play = jax.jit(functools.partial(_play_games, env))
         sample, flags, history = jax.block_until_ready(play(jax.random.split(init_key, num_games), chances))
@@ -153,7 +153,8 @@ def _play(env: Env, init_key: PRNGKeyArray, chances: Float[Array, " T"]) -> tupl
         observation = env.observe(state)
         flags = _broken_rules(metadata, observation, is_new=num_moves == 0, was_over=was_over)
         legal = metadata.action_mask | metadata.terminated  # after the end, no action may change anything
-        action = jnp.argmax(jnp.cumsum(legal) > chance * legal.sum()).astype(jnp.int32)
+        num_legal = jnp.cumsum(legal, dtype=jnp.float32)
+        action = jnp.argmax(num_legal > chance * num_legal[-1]).astype(jnp.int32)
         after = env.step(state, action)
         made = (state, action, observation, after)
         last = jax.tree.map(lambda old, new: jnp.where(metadata.terminated, old, new), last, made)
@@ -161,7 +162,7 @@ def _play(env: Env, init_key: PRNGKeyArray, chances: Float[Array, " T"]) -> tupl
 
     unseen = jax.eval_shape(env.observe, start[0])
     none_yet = (start[0], jnp.int32(0), jnp.zeros(unseen.shape, unseen.dtype), start)
-    inputs = jnp.arange(chances.shape[0]), chances
+    inputs = jnp.arange(chances.shape[0], dtype=jnp.int32), chances
     (*_, last), (flags, history) = jax.lax.scan(move, (*start, jnp.bool_(False), none_yet), inputs)
     return (init_key, start, last), flags, history
 

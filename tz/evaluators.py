@@ -98,12 +98,12 @@ class RolloutEvaluator(eqx.Module):
             def body(carry):
                 # A finished game stays as it is: a terminal state absorbs and its rewards are zero.
                 env_state, metadata, total, weight, step = carry
-                legal = jnp.where(metadata.action_mask, 0.0, -jnp.inf)
+                legal = jnp.where(metadata.action_mask, jnp.float32(0), -jnp.inf)
                 action = jax.random.categorical(jax.random.fold_in(key, step), legal).astype(jnp.int32)
                 over = metadata.terminated
                 env_state, metadata = self.env.step(env_state, action)
-                total = total + jnp.where(over, 0.0, weight * metadata.rewards[player])
-                return env_state, metadata, total, weight * self.discount, step + 1
+                total = total + jnp.where(over, 0.0, weight * metadata.rewards[player].astype(jnp.float32))
+                return env_state, metadata, total, weight * jnp.float32(self.discount), step + 1
 
             def unfinished(carry):
                 return any_game(~carry[1].terminated) & (carry[-1] < self.max_steps)

@@ -14,9 +14,14 @@ _BLOCK = 2**16
 NORMS = ("none", "layer", "batch")
 
 
+def widened(x: Array) -> Array:
+    """The same numbers in float32, or what they are in if that is wider."""
+    return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
+
+
 @jax.jit
 def _block(key: PRNGKeyArray, index: Int[Array, ""]) -> Array:
-    return jax.random.uniform(jax.random.fold_in(key, index), (_BLOCK,), minval=-1, maxval=1)
+    return jax.random.uniform(jax.random.fold_in(key, index), (_BLOCK,), jnp.float32, minval=-1, maxval=1)
 
 
 def _uniform(key: PRNGKeyArray, shape: tuple[int, ...], bound: float) -> Array:
@@ -68,7 +73,7 @@ class _Bias(eqx.Module):
     bias: Float[Array, " C"]
 
     def __call__(self, x: Array, state: eqx.nn.State | None) -> tuple[Array, eqx.nn.State | None]:
-        return x + self.bias, state
+        return x + self.bias[None, None], state
 
 
 class _LayerNorm(eqx.Module):
@@ -116,21 +121,24 @@ class _BatchNorm(eqx.Module):
             variance = jnp.maximum(square - mean**2, 0)
             rate = jnp.maximum(1 / (count + 1), 1 - _MOMENTUM)
             mixed = [
-                old + rate * (lax.stop_gradient(new) - old) for old, new in zip(running, (mean, variance), strict=True)
+                old + rate * (lax.stop_gradient(new).astype(old.dtype) - old)
+                for old, new in zip(running, (mean, variance), strict=True)
             ]
             state = state.set(self.index, (count + 1, *mixed))
         return _normalise(x, mean, variance, self.weight, self.bias), state
 
 
 def _moments(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    """Mean and mean square in float32: two sums that one pass over `x` can take."""
-    x = x.astype(jnp.float32)
+    """Mean and mean square, in float32 at least: two sums that one pass over `x` can take."""
+    x = widened(x)
     return jnp.mean(x, axes), jnp.mean(x**2, axes)
 
 
 def _normalise(x: Array, mean: Array, variance: Array, weight: Array, bias: Array) -> Array:
+    wide = widened(x)
+    mean, variance, weight, bias = (array.astype(wide.dtype) for array in (mean, variance, weight, bias))
     scale = lax.rsqrt(variance + _EPSILON) * weight
-    return (x * scale + (bias - mean * scale)).astype(x.dtype)
+    return (wide * scale[None, None] + (bias - mean * scale)[None, None]).astype(x.dtype)
 
 
 class ConvNorm(eqx.Module):
@@ -144,13 +152,13 @@ class ConvNorm(eqx.Module):
     ) -> None:
         weight = _uniform(key, (size, size, num_in, num_out), bound=math.sqrt(6 / (size * size * num_in)))
         self.weight = weight * scale if norm == "none" else weight
-        scales, zeros = scale * jnp.ones(num_out), jnp.zeros(num_out)
+        scales, zeros = jnp.full(num_out, scale, jnp.float32), jnp.zeros(num_out, jnp.float32)
         if norm == "none":
             self.norm = _Bias(zeros)
         elif norm == "layer":
             self.norm = _LayerNorm(scales, zeros)
         else:
-            statistics = (jnp.zeros(()), zeros, jnp.ones(num_out))
+            statistics = (jnp.float32(0), zeros, jnp.ones(num_out, jnp.float32))
             self.norm = _BatchNorm(scales, zeros, eqx.nn.StateIndex(statistics), inference=False)
 
     def __call__(self, x: Array, state: eqx.nn.State | None) -> tuple[Array, eqx.nn.State | None]:
@@ -167,10 +175,10 @@ class Linear(eqx.Module):
 
     def __init__(self, num_in: int, num_out: int, *, key: PRNGKeyArray) -> None:
         self.weight = _uniform(key, (num_out, num_in), bound=1 / math.sqrt(num_in))
-        self.bias = jnp.zeros(num_out)
+        self.bias = jnp.zeros(num_out, jnp.float32)
 
     def __call__(self, x: Float[Array, " C"]) -> Float[Array, " D"]:
         """`[C] -> [D]`."""
         if self.bias.shape == (1,):  # a product of a matrix and one column is rounded otherwise at other batch sizes
-            return jnp.sum(self.weight * x, axis=-1) + self.bias
+            return jnp.sum(self.weight * x[None], axis=-1) + self.bias
         return self.weight @ x + self.bias

@@ -70,7 +70,7 @@ def _play(env: Env, first: Player, second: Player, key: PRNGKeyArray, openings, 
         options = {"opening_plies": opening_plies, "openings": openings, "max_steps": max_steps}
         return play_match(env, first, second, num_games=per_device, key=key, first_opening=numbers[0], **options)
 
-    return over_games(mesh, play, (env, first, second, key), (jnp.arange(num_games // 2), openings))
+    return over_games(mesh, play, (env, first, second, key), (jnp.arange(num_games // 2, dtype=jnp.int32), openings))
 
 
 class RoundRobin(eqx.Module):

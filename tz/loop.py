@@ -24,7 +24,16 @@ from tz.evaluators import NetworkEvaluator
 from tz.logging import Sink, bar, console_sink
 from tz.mcts import without_exploration
 from tz.memory import check_memory, plan_memory
-from tz.phases import NotFiniteError, collect_phase, evaluator_of, new_games, revive, test_phase, train_phase
+from tz.phases import (
+    NotFiniteError,
+    check_types,
+    collect_phase,
+    evaluator_of,
+    new_games,
+    revive,
+    test_phase,
+    train_phase,
+)
 from tz.sharding import check_mesh, data_mesh, place
 from tz.stopping import Newest, StopTraining, agreed, keeping_state, noted_signals
 from tz.train import init_train
@@ -67,7 +76,9 @@ def init_loop(
     testers = tuple(tester.init(evaluator_of(config, env, train), mesh=mesh) for tester in config.testers)
     # Optimisers and testers may keep what they were given; the state has arrays of its own, which it may give up.
     train, testers = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, (train, testers))
-    return LoopState(train, games, replay, testers, epoch, key)
+    state = LoopState(train, games, replay, testers, epoch, key)
+    check_types(config, env, state, mesh)
+    return state
 
 
 def train_loop(
@@ -263,7 +274,9 @@ def _check_augment(env: Env, augment: Callable[..., Sample]) -> None:
     def drawn(key):
         env_state, metadata = env.init(key)
         one = jnp.float32(1)
-        sample = Sample(env.observe(env_state), metadata.action_mask, jnp.zeros(env.num_actions), one, one, one)
+        sample = Sample(
+            env.observe(env_state), metadata.action_mask, jnp.zeros(env.num_actions, jnp.float32), one, one, one
+        )
         return sample, augment(sample, key=key)
 
     try:

@@ -27,6 +27,8 @@ def root_returns(
     player to move at the root.
     """
 
+    discount = jnp.float32(discount)
+
     def climb(carry):
         node, value = carry
         parent = tree.parent[node]
@@ -40,16 +42,16 @@ def root_returns(
     top, value = lax.while_loop(lambda carry: any_game(jnp.any(tree.parent[carry[0]] > 0)), climb, start)
     sign = jnp.where(tree.player[top] == tree.player[0], 1.0, -1.0)
     value = tree.reward[top] + discount * sign * value
-    weight = jnp.where(tree.terminated, tree.visits[tree.parent, tree.action], 1) * used
+    weight = jnp.where(used, jnp.where(tree.terminated, tree.visits[tree.parent, tree.action], 1), 0)
     num_actions = tree.visits.shape[-1]
 
     def total(x):
         return jnp.zeros(num_actions, x.dtype).at[jnp.where(used, tree.action[top], num_actions)].add(x, mode="drop")
 
-    count = total(weight)
-    mean = total(weight * value) / jnp.maximum(count, 1)
+    count, weight = total(weight), weight.astype(jnp.float32)
+    mean = total(weight * value) / jnp.maximum(count, 1).astype(jnp.float32)
     squares = total(weight * (value - mean[tree.action[top]]) ** 2)
-    return count, mean, squares / jnp.maximum(count - 1, 1)
+    return count, mean, squares / jnp.maximum(count - 1, 1).astype(jnp.float32)
 
 
 class LowerConfidenceBound(eqx.Module):
@@ -71,7 +73,9 @@ class LowerConfidenceBound(eqx.Module):
     ) -> Float[Array, " A"]:
         """0 for the move chosen and -inf for the others."""
         count, mean, variance = root_returns(tree, discount)
-        bound = mean - self.z * jnp.sqrt(variance / jnp.maximum(count, 1))
-        eligible = (count >= 2) & (count >= self.min_share * jnp.max(count))
+        count = count.astype(jnp.float32)
+        bound = mean - jnp.float32(self.z) * jnp.sqrt(variance / jnp.maximum(count, 1))
+        eligible = (count >= 2) & (count >= jnp.float32(self.min_share) * jnp.max(count))
         best = best_action(jnp.where(eligible, bound, -jnp.inf))
-        return jnp.where(jnp.any(eligible), jnp.where(jnp.arange(len(bound)) == best, 0.0, -jnp.inf), log_weights)
+        is_best = jnp.arange(len(bound), dtype=jnp.int32) == best
+        return jnp.where(jnp.any(eligible), jnp.where(is_best, 0.0, -jnp.inf), log_weights)

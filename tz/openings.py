@@ -19,13 +19,17 @@ def random_opening(
 
     def ply(carry, key_and_index):
         (env_state, metadata), (key, index) = carry, key_and_index
-        action = jax.random.categorical(key, jnp.where(metadata.action_mask, 0.0, -jnp.inf)).astype(jnp.int32)
+        action = jax.random.categorical(key, jnp.where(metadata.action_mask, jnp.float32(0), -jnp.inf)).astype(
+            jnp.int32
+        )
         after = env.step(env_state, action)
         stays = after[1].terminated if num_plies is None else after[1].terminated | (index >= num_plies)
         return jax.tree.map(lambda new, old: jnp.where(stays, old, new), after, carry), None
 
     init_key, key = jax.random.split(key)
-    return lax.scan(ply, env.init(init_key), (jax.random.split(key, max_plies), jnp.arange(max_plies)))[0]
+    return lax.scan(
+        ply, env.init(init_key), (jax.random.split(key, max_plies), jnp.arange(max_plies, dtype=jnp.int32))
+    )[0]
 
 
 def random_starts(env: Env, max_plies: int) -> Env:
@@ -40,7 +44,7 @@ def random_starts(env: Env, max_plies: int) -> Env:
 
     def init(key: PRNGKeyArray) -> tuple[PyTree, StepMetadata]:
         number_key, key = jax.random.split(key)
-        return random_opening(env, max_plies, jax.random.randint(number_key, (), 0, max_plies + 1), key=key)
+        return random_opening(env, max_plies, jax.random.randint(number_key, (), 0, max_plies + 1, jnp.int32), key=key)
 
     return dataclasses.replace(env, init=init)
 

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, PRNGKeyArray
+from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
 
+from tz.agent import named_arrays
 from tz.config import LoopState, TrainConfig, num_shares
 from tz.env import Env
 from tz.evaluators import NetworkEvaluator, uniform_evaluator
@@ -159,6 +160,35 @@ def start_games(config: TrainConfig, env: Env, mesh: Mesh, keys: Array) -> tuple
     return over_games(mesh, start, (config, env), keys)
 
 
+def check_types(config: TrainConfig, env: Env, state: LoopState, mesh: Mesh) -> None:
+    """Raises `ValueError` if moves, `add` or a gradient step change the type of what they work on. Compiles nothing."""
+    evaluator = evaluator_of(config, env, state.train)
+    num_steps, window = config.collection_steps_per_epoch, None if config.replay_window is None else jnp.int32(1)
+    is_fast = None if config.fast_mcts is None else jnp.zeros(num_steps, bool)
+    inputs = config, env, evaluator, is_fast, num_steps, mesh
+    trajectory = eqx.filter_eval_shape(_collect, inputs, state.games)[1][0]
+    eqx.filter_eval_shape(_add, (config, trajectory, mesh), state.replay)
+    eqx.filter_eval_shape(_learn, (config, state.replay, state.key, window, mesh), state.train)
+
+
+def _check_same_types(what: str, before: PyTree, after: PyTree) -> None:
+    """Raises `ValueError` if an array has another shape or dtype than before, or comes or goes; all known as traced."""
+    old, new = ({name: _type(x) for name, x in named_arrays(tree)} for tree in (before, after))
+    for name in old | new:
+        found, expected = new.get(name, "nothing"), old.get(name, "nothing")
+        if found != expected:
+            raise ValueError(
+                f"{what}: found {found} at {name}, expected {expected} as before; "
+                "give every array a dtype where it is made, such as jnp.zeros(3, jnp.float32), and let what is changed "
+                "keep its own (`x.astype(old.dtype)`)."
+            )
+
+
+def _type(x: Array) -> str:
+    weak = " of a weak type, as Python's numbers have" if jax.typeof(x).weak_type else ""
+    return f"{x.dtype}{list(x.shape)}{weak}"
+
+
 @eqx.filter_jit(donate="all-except-first")
 def _collect(
     inputs: tuple[TrainConfig, Env, NetworkEvaluator, Array | None, int, Mesh], games: CollectState
@@ -175,6 +205,7 @@ def _collect(
         ended = trajectory.terminated | trajectory.truncated  # [B, T]
         moves_of_episodes = games.episode_steps + num_steps - after.episode_steps
         counts = ended, trajectory.truncated, moves_of_episodes, _is_bad(trajectory)
+        _check_same_types("a move of self-play", games, after)
         return after, (trajectory, jax.tree.map(lambda x: jnp.sum(x, dtype=jnp.int32)[None], counts))
 
     return over_games(mesh, play, (config, env, evaluator, is_fast), games)
@@ -182,7 +213,7 @@ def _collect(
 
 @jax.jit
 def _sums(counts: tuple[Array, ...]) -> tuple[Array, ...]:
-    return jax.tree.map(jnp.sum, counts)
+    return jax.tree.map(lambda x: jnp.sum(x, dtype=jnp.int32), counts)
 
 
 @eqx.filter_jit(donate="all-except-first")
@@ -192,7 +223,9 @@ def _add(inputs: tuple[TrainConfig, Trajectory, Mesh], replay: ReplayState) -> R
     def add(config, games):
         return jax.vmap(lambda ring, steps: config.replay.add(ring, steps, discount=config.mcts.discount))(*games)
 
-    return over_games(mesh, add, config, (replay, trajectory))
+    after = over_games(mesh, add, config, (replay, trajectory))
+    _check_same_types("replay.add", replay, after)
+    return after
 
 
 @eqx.filter_jit(donate="all-except-first")
@@ -207,13 +240,23 @@ def _learn(
     batch = draw(config, replay, keys, mesh, window)
     options = {} if config.average_decay is None else {"average_decay": config.average_decay}
     after, metrics = train_step(config.optimizer, config.loss, train, batch, **options)
-    leaves = [x for x in jax.tree.leaves((after, metrics)) if eqx.is_inexact_array(x)]
-    is_finite = jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
+    _check_same_types("a gradient step", train, after)
+    is_finite = _is_finite(train, after, metrics)
     after = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old) if eqx.is_array(new) else new, after, train)
     if config.skip_nonfinite:  # else the same batch comes again, and the state stays what it was before it
         after = eqx.tree_at(lambda train: train.step, after, train.step + 1)
     result = after, metrics, is_finite
     return result if mesh.size == 1 else eqx.filter_shard(result, NamedSharding(mesh, PartitionSpec()))
+
+
+def _is_finite(before: TrainState, after: TrainState, metrics: Metrics) -> Bool[Array, ""]:
+    """Whether the metrics are finite, and all numbers of the state that were so before the step.
+
+    The state of an optimiser may hold infinity from its beginning, such as the best loss so far.
+    """
+    olds, news = (jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array)) for tree in (before, after))
+    good = [jnp.all(jnp.isfinite(new) | ~jnp.isfinite(old)) for old, new in zip(olds, news, strict=True)]
+    return jnp.stack(good + [jnp.isfinite(x) for x in metrics.values()]).all()
 
 
 def draw(config: TrainConfig, replay: ReplayState, keys: Array, mesh: Mesh, window: Array | None = None) -> Sample:
@@ -226,7 +269,8 @@ def draw(config: TrainConfig, replay: ReplayState, keys: Array, mesh: Mesh, wind
         batch = config.replay.sample_shares(replay, per_share * len(keys), keys=sample_keys, window=window)
         if config.augment is None:
             return batch
-        keys = jax.vmap(lambda key: jax.random.split(key, per_share))(augment_keys).reshape(-1)
+        keys = jax.vmap(lambda key: jax.random.split(key, per_share))(augment_keys)
+        keys = keys.reshape(-1, *keys.shape[2:])  # an old-style key has an axis of its own
         return jax.vmap(lambda sample, key: config.augment(sample, key=key))(batch, keys)
 
     return over_games(mesh, local, (config, window), (replay, keys))

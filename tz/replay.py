@@ -115,26 +115,27 @@ class EpisodeReplayBuffer(eqx.Module):
         """
         self._check_fits(state, trajectory)
         closed = trajectory.terminated | trajectory.truncated
+        player = trajectory.player.astype(jnp.int32)
         returns, first = lambda_returns(
-            jnp.take_along_axis(trajectory.rewards, trajectory.player[:, None], axis=1)[:, 0],
+            jnp.take_along_axis(trajectory.rewards, player[:, None], axis=1)[:, 0],
             trajectory.value,
             trajectory.action_value,
-            trajectory.player,
+            player,
             trajectory.terminated,
             trajectory.truncated,
             discount=discount,
             lambda_=self.td_lambda,
         )
         # The rows still open continue with the first step of this chunk. Known rows have coefficient 0: they stay.
-        settled = compose(state.value, compose(change_of_side(state.last_player, trajectory.player[0]), first))
-        share = self.search_value_share
-        targets = compose(Affine(share * trajectory.value, jnp.full_like(trajectory.value, 1 - share)), returns)
+        settled = compose(state.value, compose(change_of_side(state.last_player, player[0]), first))
+        share, value = jnp.float32(self.search_value_share), trajectory.value.astype(jnp.float32)
+        targets = compose(Affine(share * value, jnp.full_like(value, 1 - share)), returns)
 
-        num_steps = len(trajectory.player)
-        slots = (state.position + jnp.arange(num_steps)) % self.capacity
+        num_steps = len(player)
+        slots = (state.position + jnp.arange(num_steps, dtype=jnp.int32)) % self.capacity
         size = jnp.minimum(state.size + num_steps, self.capacity)
         still_open = state.size - state.num_known + num_steps
-        num_open = jnp.where(jnp.any(closed), jnp.argmax(closed[::-1]), still_open)
+        num_open = jnp.where(jnp.any(closed), jnp.argmax(closed[::-1]).astype(jnp.int32), still_open)
 
         def write(column, rows):
             return column.at[slots].set(rows, mode="promise_in_bounds", unique_indices=True)
@@ -148,13 +149,13 @@ class EpisodeReplayBuffer(eqx.Module):
             position=(state.position + num_steps) % self.capacity,
             size=size,
             num_known=jnp.maximum(size - num_open, 0),
-            last_player=trajectory.player[-1].astype(jnp.int32),
+            last_player=player[-1],
         )
 
     def resize(self, state: ReplayState) -> ReplayState:
         """The ring of one game, of another capacity, as one of this capacity, with the newest rows that fit."""
         size = jnp.minimum(state.size, self.capacity)
-        slots = (state.position - size + jnp.arange(self.capacity)) % len(state.policy_weight)
+        slots = (state.position - size + jnp.arange(self.capacity, dtype=jnp.int32)) % len(state.policy_weight)
         names = "observation", "action_mask", "policy", "value", "policy_weight"
         rows = {name: jax.tree.map(lambda x: x[slots], getattr(state, name)) for name in names}
         num_known = jnp.maximum(state.num_known - (state.size - size), 0)
@@ -196,7 +197,7 @@ class EpisodeReplayBuffer(eqx.Module):
 
         **Returns:** the number of positions with a known value target, over all games.
         """
-        return jnp.sum(state.num_known)
+        return jnp.sum(state.num_known, dtype=jnp.int32)
 
     def sample(self, state: ReplayState, num_samples: int, *, key: PRNGKeyArray) -> Sample:
         """Draws positions uniformly, with replacement, from all those of all games whose value target is known.
@@ -254,11 +255,11 @@ class EpisodeReplayBuffer(eqx.Module):
 
     def _draw(self, state: ReplayState, num_samples: int, key: PRNGKeyArray, window) -> Sample:
         num_eligible = state.num_known if window is None else jnp.minimum(state.num_known, window)
-        num_games, ends = state.position.shape[0], jnp.cumsum(num_eligible)
-        weight = ends[-1] / (num_games * self.capacity)
+        num_games, ends = state.position.shape[0], jnp.cumsum(num_eligible, dtype=jnp.int32)
+        weight = ends[-1].astype(jnp.float32) / (num_games * self.capacity)
 
         def one(rank):
-            game = jnp.minimum(jnp.searchsorted(ends, rank, side="right"), num_games - 1)
+            game = jnp.minimum(jnp.searchsorted(ends, rank, side="right").astype(jnp.int32), num_games - 1)
             # The known rows of a game are its oldest, and the last of them end with rank `ends[game] - 1`.
             age_order = rank - (ends[game] - state.num_known[game])
             slot = (state.position[game] - state.size[game] + age_order) % self.capacity
@@ -271,4 +272,4 @@ class EpisodeReplayBuffer(eqx.Module):
                 policy_weight=state.policy_weight[game, slot],
             )
 
-        return jax.vmap(one)(jax.random.randint(key, (num_samples,), 0, jnp.maximum(ends[-1], 1)))
+        return jax.vmap(one)(jax.random.randint(key, (num_samples,), 0, jnp.maximum(ends[-1], 1), jnp.int32))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from tz.mcts import MCTS
+from tz.promotion import standard_promotion
 from tz.roots import RootResult
 from tz.search import SearchState, check_notes
 from tz.solver import solved_result, solved_weights
@@ -14,9 +15,11 @@ def _read_root(mcts: MCTS, state: SearchState) -> RootResult:
     """The conclusions of the search, for the actions that the root keeps; before a simulation, those of the prior."""
     check_notes(mcts, state)
     root = state.tree.node(jnp.int32(0))
-    if not mcts.solve:
-        return mcts.root.read(root, state.notes)
-    return solved_result(root, lambda node: mcts.root.read(node, state.notes))
+
+    def read(node):
+        return jax.tree.map(lambda x: x.astype(jnp.float32), mcts.root.read(node, state.notes))
+
+    return solved_result(root, read) if mcts.solve else read(root)
 
 
 def action_weights(mcts: MCTS, state: SearchState) -> Float[Array, " A"]:
@@ -53,7 +56,11 @@ def choose_action(
         log_weights = solved_weights(state.tree.node(jnp.int32(0)), log_weights)
     log_weights = state.spread(log_weights, -jnp.inf)
     log_weights = log_weights - jnp.max(log_weights)
-    temperature = mcts.temperature(jnp.asarray(num_moves)) if callable(mcts.temperature) else mcts.temperature
+    temperature = mcts.temperature
+    if callable(temperature):
+        with standard_promotion():  # a schedule of optax
+            temperature = temperature(jnp.asarray(num_moves, jnp.int32))
     temperature = jnp.asarray(temperature, jnp.float32)
-    tempered = jnp.where(log_weights == 0, 0.0, log_weights / temperature)  # at 0: -inf but for the best
+    warm = log_weights / jnp.where(temperature > 0, temperature, 1.0)
+    tempered = jnp.where((temperature > 0) | (log_weights == 0), warm, -jnp.inf)  # at 0 only the best are left
     return jax.random.choice(key, jnp.arange(len(tempered), dtype=jnp.int32), p=jnp.exp(tempered))

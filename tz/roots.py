@@ -110,13 +110,14 @@ def _log_gamma(key: PRNGKeyArray, alpha: Float[Array, ""], shape: tuple[int, ...
     Marsaglia and Tsang, *A simple method for generating gamma variables*, ACM TOMS 2000, with the boost of section 6.
     """
     key, boost_key = jax.random.split(key)
-    boost = jnp.log(jax.random.uniform(boost_key, shape, minval=jnp.finfo(alpha.dtype).tiny)) / alpha
+    boost = jnp.log(jax.random.uniform(boost_key, shape, alpha.dtype, jnp.finfo(alpha.dtype).tiny)) / alpha
     d = alpha + 2 / 3
 
     def draw(carry):
         key, accepted, log_v = carry
         key, normal_key, uniform_key = jax.random.split(key, 3)
-        normal, uniform = jax.random.normal(normal_key, shape), jax.random.uniform(uniform_key, shape)
+        normal = jax.random.normal(normal_key, shape, alpha.dtype)
+        uniform = jax.random.uniform(uniform_key, shape, alpha.dtype)
         v = (1 + normal / jnp.sqrt(9 * d)) ** 3
         new = jnp.log(jnp.maximum(v, jnp.finfo(alpha.dtype).tiny))
         accept = (v > 0) & (jnp.log(uniform) < normal**2 / 2 + d - d * v + d * new)
@@ -154,11 +155,11 @@ class Dirichlet(RootPolicy):
     ) -> tuple[Float[Array, " A"], Float[Array, " A"]]:
         """The noisy log prior, in which illegal actions (-inf) stay illegal, and how much a visit of each counts."""
         del num_simulations
-        logits = node.logits
+        logits, epsilon = node.logits, jnp.float32(self.epsilon)
         legal = logits > -jnp.inf
         gamma = _log_gamma(key, jnp.asarray(self.alpha, logits.dtype), logits.shape)  # in logs: no underflow
         noise = jax.nn.softmax(jnp.where(legal, gamma, -jnp.inf))
-        mixed = (1 - self.epsilon) * jnp.exp(logits) + self.epsilon * noise
+        mixed = (1 - epsilon) * jnp.exp(logits) + epsilon * noise
         mixed = jnp.maximum(mixed, jnp.finfo(logits.dtype).tiny)
         return jnp.where(legal, jnp.log(mixed), -jnp.inf), jnp.minimum(jnp.exp(logits) / mixed, 1.0)
 
@@ -196,7 +197,7 @@ class ForcedPlayouts(RootPolicy):
     noise: RootPolicy = Dirichlet()
 
     def _num_forced(self, node: Node) -> Float[Array, " A"]:
-        return jnp.sqrt(self.k * jnp.exp(node.logits) * jnp.sum(node.visits))
+        return jnp.sqrt(jnp.float32(self.k) * jnp.exp(node.logits) * jnp.sum(node.visits.astype(jnp.float32)))
 
     def start(self, node: Node, num_simulations: int, *, key: PRNGKeyArray) -> tuple[Float[Array, " A"], PyTree]:
         """What `noise` makes of the log prior."""
@@ -204,14 +205,16 @@ class ForcedPlayouts(RootPolicy):
 
     def select(self, node: Node, notes: PyTree, selector: Selector) -> Int[Array, ""]:
         """The edge that is furthest below what it is owed; if there is none, what the selector says."""
-        owed = jnp.where(node.visits > 0, self._num_forced(node) - node.visits, 0.0)
-        return jnp.where(jnp.max(owed) > 0, best_action(owed), self.noise.select(node, notes, selector))
+        visits = node.visits.astype(jnp.float32)
+        owed = jnp.where(visits > 0, self._num_forced(node) - visits, 0.0)
+        otherwise = jnp.asarray(self.noise.select(node, notes, selector), jnp.int32)
+        return jnp.where(jnp.max(owed) > 0, best_action(owed), otherwise)
 
     def read(self, node: Node, notes: PyTree) -> RootResult:
         """The fractions of the visits that are left after pruning, and the mean of the returns that belong to them."""
         del notes
         visits = node.visits.astype(jnp.float32)
-        explore = self.c * jnp.exp(node.logits) * jnp.sqrt(node.num_visits.astype(jnp.float32))
+        explore = jnp.float32(self.c) * jnp.exp(node.logits) * jnp.sqrt(node.num_visits.astype(jnp.float32))
         best = best_action(visits)
         target = node.q[best] + explore[best] / (1 + visits[best])
         # The fewest visits with which an edge's score is no more than the target; none if its q alone is above it.
@@ -219,7 +222,7 @@ class ForcedPlayouts(RootPolicy):
         fewest = jnp.where(gap > 0, explore / jnp.maximum(gap, 1e-9) - 1, visits)
         pruned = jnp.clip(jnp.maximum(jnp.ceil(fewest), visits - jnp.floor(self._num_forced(node))), 0.0, visits)
         pruned = jnp.where(pruned <= 1, 0.0, pruned)
-        pruned = jnp.where(jnp.arange(len(visits)) == best, visits, pruned)
+        pruned = jnp.where(jnp.arange(len(visits), dtype=jnp.int32) == best, visits, pruned)
         left = Node(node.logits, pruned.astype(jnp.int32), node.q, node.raw_value, node.q_low, node.q_high)
         return visit_fractions(left)
 
@@ -264,8 +267,8 @@ class Gumbel(RootPolicy):
         """The same log prior; the notes have the noise and the schedule."""
         most = self.max_num_considered_actions
         schedules = np.stack([halving_schedule(number, num_simulations) for number in range(most + 1)])
-        num_considered = jnp.minimum(jnp.sum(node.logits > -jnp.inf), most)
-        gumbel = self.scale * jax.random.gumbel(key, node.logits.shape)
+        num_considered = jnp.minimum(jnp.sum(node.logits > -jnp.inf, dtype=jnp.int32), most)
+        gumbel = jnp.float32(self.scale) * jax.random.gumbel(key, node.logits.shape, jnp.float32)
         return node.logits, GumbelNotes(gumbel, node.visits, jnp.asarray(schedules)[num_considered])
 
     def _score(self, node: Node, notes: GumbelNotes, considered: Any) -> Float[Array, " A"]:
@@ -277,7 +280,7 @@ class Gumbel(RootPolicy):
         """The best of the actions whose turn it is: those with as many new visits as the schedule says."""
         del selector
         visits = node.visits - notes.visits
-        index, last = jnp.sum(visits), len(notes.schedule)
+        index, last = jnp.sum(visits, dtype=jnp.int32), len(notes.schedule)
         turn = jnp.where(index < last, notes.schedule[jnp.minimum(index, last - 1)], jnp.max(visits))
         # All moves whose turn it is may have been proven to lose: then it is the turn of those with the nearest number.
         distance = jnp.where(node.logits > -jnp.inf, jnp.abs(visits - turn).astype(jnp.float32), jnp.inf)
@@ -293,7 +296,9 @@ class Gumbel(RootPolicy):
         move = best_action(self._score(node, notes, visits == jnp.max(visits)))
         policy = jax.nn.softmax(node.logits + self.completed_q(node))
         value = jnp.sum(policy * self.completed_q.complete(node))
-        return RootResult(policy, value, jnp.where(jnp.arange(len(visits)) == move, 0.0, -jnp.inf))
+        return RootResult(
+            policy, value, jnp.where(jnp.arange(len(visits), dtype=jnp.int32) == move, jnp.float32(0), -jnp.inf)
+        )
 
     def quiet(self) -> "Gumbel":
         """The same with noise of scale 0."""

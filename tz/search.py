@@ -13,7 +13,7 @@ from tz.backups import virtual_visit
 from tz.env import Env, StepMetadata
 from tz.mcts import MCTS
 from tz.solver import estimate, hopeful, solving_backup, solving_selector
-from tz.tree import Node, Tree, append, backup, descend, init_tree, reroot
+from tz.tree import Node, Tree, append, backup, descend, init_tree, reroot, strong
 
 Evaluator = Callable[[PyTree, StepMetadata, PRNGKeyArray], tuple[Float[Array, " A"], Float[Array, ""]]]
 """`(env_state, metadata, key) -> (logits [A], value [])`; the value is for the player to move."""
@@ -62,6 +62,7 @@ def init_search(mcts: MCTS, env_state: PyTree, metadata: StepMetadata) -> Search
         raise ValueError(
             f"MCTS: max_actions needs a game of at most 32768 actions, found {num_actions}; leave it None."
         )
+    env_state, metadata = strong((env_state, metadata))
     tree = init_tree(env_state, metadata, mcts.num_nodes, mcts.max_actions)
     tree = _with_root_prior(mcts, tree, _no_preference(metadata))
     return SearchState(tree, metadata, _no_notes(mcts, tree))
@@ -162,7 +163,7 @@ def start_search(mcts: MCTS, evaluator: Evaluator, state: SearchState, *, key: P
     tree = _with_root_prior(mcts, state.tree, logits)
     tree = eqx.tree_at(lambda tree: tree.raw_value, tree, tree.raw_value.at[0].set(value))
     logits, notes = mcts.root.start(tree.node(jnp.int32(0)), mcts.num_simulations, key=root_key)
-    tree = eqx.tree_at(lambda tree: tree.logits, tree, tree.logits.at[0].set(logits))
+    tree = eqx.tree_at(lambda tree: tree.logits, tree, tree.logits.at[0].set(logits.astype(jnp.float32)))
     return SearchState(tree, state.metadata, notes)
 
 
@@ -207,8 +208,8 @@ def _expand(mcts: MCTS, env: Env, evaluator: Evaluator, tree: Tree, node, action
     logits, value = _evaluate(mcts, evaluator, env_state, metadata, key)
     actions = _largest(mcts, logits)
     mover = tree.player[node]
-    sign = jnp.where(metadata.cur_player_id == mover, 1.0, -1.0)
-    q = metadata.rewards[mover] + mcts.discount * sign * value
+    sign = jnp.where(metadata.cur_player_id.astype(jnp.int32) == mover, jnp.float32(1), jnp.float32(-1))
+    q = metadata.rewards[mover].astype(jnp.float32) + jnp.float32(mcts.discount) * sign * value
     return _Leaf(node, action, env_state, metadata, _log_prior(logits, actions), actions, value, q)
 
 

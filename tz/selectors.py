@@ -37,9 +37,9 @@ class PUCT(eqx.Module):
 
     def __call__(self, node: Node) -> Int[Array, ""]:
         """The action to follow from `node`; never an illegal one."""
-        prior = jnp.exp(node.logits)
-        q = jnp.where(node.visits > 0, node.q, node.value - self.fpu_reduction)
-        explore = self.c * jnp.sqrt(node.num_visits.astype(jnp.float32)) * prior / (1 + node.visits)
+        prior, visits = jnp.exp(node.logits), node.visits.astype(jnp.float32)
+        q = jnp.where(node.visits > 0, node.q, node.value - jnp.float32(self.fpu_reduction))
+        explore = jnp.float32(self.c) * jnp.sqrt(node.num_visits.astype(jnp.float32)) * prior / (1 + visits)
         return best_action(jnp.where(node.logits > -jnp.inf, q + explore, -jnp.inf))
 
 
@@ -82,10 +82,11 @@ class MuZeroPUCT(eqx.Module):
         if self.fpu_reduction is None:
             unvisited = jnp.float32(-1 if self.scale == "none" else 0)
         else:
-            unvisited = (value - low) / width - self.fpu_reduction
+            unvisited = (value - low) / width - jnp.float32(self.fpu_reduction)
         q = jnp.where(visited, (node.q - low) / width, unvisited)
-        weight = self.c_init + jnp.log((1 + self.c_base + num_visits) / self.c_base)
-        explore = weight * jnp.sqrt(num_visits) * jnp.exp(node.logits) / (1 + node.visits)
+        c_base = jnp.float32(self.c_base)
+        weight = jnp.float32(self.c_init) + jnp.log((1 + c_base + num_visits) / c_base)
+        explore = weight * jnp.sqrt(num_visits) * jnp.exp(node.logits) / (1 + node.visits.astype(jnp.float32))
         return best_action(jnp.where(node.logits > -jnp.inf, q + explore, -jnp.inf))
 
 
@@ -106,7 +107,7 @@ class CompletedQ(eqx.Module):
 
     def complete(self, node: Node) -> Float[Array, " A"]:
         """The `q` of each action of `node`, with the mixed value in the place of those without visits."""
-        visited, num_edge_visits = node.visits > 0, jnp.sum(node.visits)
+        visited, num_edge_visits = node.visits > 0, jnp.sum(node.visits.astype(jnp.float32))
         prior = jnp.maximum(jnp.exp(node.logits), jnp.finfo(jnp.float32).tiny)
         prior = jnp.where(visited, prior, 0.0)
         mean = jnp.sum(prior * node.q) / jnp.maximum(jnp.sum(prior), jnp.finfo(jnp.float32).tiny)
@@ -119,7 +120,8 @@ class CompletedQ(eqx.Module):
         if self.rescale:
             low, high = jnp.min(q), jnp.max(q)
             q = (q - low) / jnp.maximum(high - low, 1e-8)
-        return (self.c_visit + jnp.max(node.visits)) * self.c_scale * q
+        most_visits = jnp.max(node.visits).astype(jnp.float32)
+        return (jnp.float32(self.c_visit) + most_visits) * jnp.float32(self.c_scale) * q
 
 
 class ImprovedPolicy(eqx.Module):
@@ -138,5 +140,6 @@ class ImprovedPolicy(eqx.Module):
     def __call__(self, node: Node) -> Int[Array, ""]:
         """The action to follow from `node`; never an illegal one."""
         policy = jax.nn.softmax(node.logits + self.completed_q(node))
-        shortfall = policy - node.visits / (1 + jnp.sum(node.visits))
+        visits = node.visits.astype(jnp.float32)
+        shortfall = policy - visits / (1 + jnp.sum(visits))
         return best_action(jnp.where(node.logits > -jnp.inf, shortfall, -jnp.inf))

@@ -52,7 +52,7 @@ def solving_backup(backup: Callable) -> Callable:
         new_q, value = backup(node, action, q)
         won, lost = proven(node)
         new_q = jnp.where((won | lost)[action], node.q[action], jnp.where(jnp.abs(q) >= 1, q, estimate(new_q)))
-        taken = jnp.arange(len(node.q)) == action
+        taken = jnp.arange(len(node.q), dtype=jnp.int32) == action
         won, lost = won | taken & (new_q >= 1), lost | taken & (new_q <= -1)
         value = jnp.where(jnp.all(lost | (node.logits == -jnp.inf)), -1.0, estimate(value))
         return new_q, jnp.where(jnp.any(won), 1.0, value)

@@ -41,7 +41,7 @@ def dihedral(sample: Sample, index: Int[Array, ""]) -> Sample:
     turned = [np.rot90(side, turns) for side in (board, board[:, ::-1]) for turns in range(4)]
     cells = np.stack(turned).reshape(8, num_cells)
     others = np.broadcast_to(np.arange(num_cells, num_actions), (8, num_actions - num_cells))
-    source = jnp.asarray(np.concatenate([cells, others], axis=1))[index]
+    source = jnp.asarray(np.concatenate([cells, others], axis=1), jnp.int32)[index]
     observation = sample.observation.reshape(num_cells, shape[2])[source[:num_cells]].reshape(shape)
     return dataclasses.replace(
         sample, observation=observation, action_mask=sample.action_mask[source], policy=sample.policy[source]
@@ -60,7 +60,7 @@ def random_dihedral(sample: Sample, *, key: PRNGKeyArray) -> Sample:
 
     **Raises:** `ValueError` as `dihedral`.
     """
-    return dihedral(sample, jax.random.randint(key, (), 0, 8))
+    return dihedral(sample, jax.random.randint(key, (), 0, 8, jnp.int32))
 
 
 def mirror(sample: Sample) -> Sample:

@@ -48,7 +48,7 @@ def change_of_side(player: Int[Array, "*T"], next_player: Int[Array, "*T"]) -> A
 
     **Returns:** the function, in the shape of `player`.
     """
-    sign = jnp.where(player == next_player, 1.0, -1.0)
+    sign = jnp.where(player == next_player, jnp.float32(1), jnp.float32(-1))
     return Affine(jnp.zeros_like(sign), sign)
 
 
@@ -85,11 +85,9 @@ def lambda_returns(
 
     Sutton and Barto, *Reinforcement Learning* (2018), chapter 12.
     """
-    closed = terminated | truncated
-    step = Affine(
-        jnp.where(truncated, action_value, reward).astype(jnp.float32),
-        jnp.where(closed, 0.0, jnp.asarray(discount, jnp.float32)),
-    )
+    closed, lambda_ = terminated | truncated, jnp.float32(lambda_)
+    reward, value, action_value = (x.astype(jnp.float32) for x in (reward, value, action_value))
+    step = Affine(jnp.where(truncated, action_value, reward), jnp.where(closed, 0.0, jnp.float32(discount)))
     mix = Affine((1 - lambda_) * value, jnp.full_like(value, lambda_))
     first, rest = (jax.tree.map(lambda leaf, part=part: leaf[part], mix) for part in (0, slice(1, None)))
     earlier = jax.tree.map(lambda leaf: leaf[:-1], step)

@@ -1,27 +1,37 @@
 """Learning from samples: the state that training carries, AlphaZero's loss, and one gradient step."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from tz.layers import widened
+from tz.promotion import standard_promotion
 from tz.trajectory import Sample
 
 Metrics = dict[str, Float[Array, ""]]
 Loss = Callable[[PyTree, tuple[Array, Array], Sample], tuple[Float[Array, ""], Metrics]]
 """`(network, (logits, value), sample) -> (loss, metrics)`, of one sample."""
 
+_ADVICE = (
+    "an optimiser is given one network, and gradients of the mean loss of a batch, so use none that needs a pair of "
+    "networks (optax.lookahead) or the gradient of each sample (optax.contrib.dpsgd)"
+)
+
 
 class TrainState(eqx.Module):
     """What training carries from step to step.
 
     **Fields:** `network`; `norm_state`, the `eqx.nn.State` of a stateful network, or None; `opt_state`, optax's;
-    `step`, gradient steps made; `average`, the network with the running average of its weights, or None;
-    `average_norm_state`, the average of `norm_state` that belongs to it.
+    `step`, gradient steps made; `average`, the network with the running average of its weights, in float32 at least,
+    or None; `average_norm_state`, the average of `norm_state` that belongs to it.
     """
 
     network: PyTree
@@ -34,12 +44,14 @@ class TrainState(eqx.Module):
     @property
     def playing(self) -> PyTree:
         """The network that plays: the average where there is one, else the newest."""
-        return self.network if self.average is None else self.average
+        return self.network if self.average is None else jax.tree.map(_like, self.average, self.network)
 
     @property
     def playing_norm_state(self) -> eqx.nn.State | None:
         """The norm statistics of the network that plays."""
-        return self.norm_state if self.average is None else self.average_norm_state
+        if self.average is None:
+            return self.norm_state
+        return jax.tree.map(_like, self.average_norm_state, self.norm_state)
 
 
 def init_train(
@@ -54,13 +66,29 @@ def init_train(
     **Arguments:** `network`, any Equinox module `obs -> (logits, value)`; with `norm_state` (both from
     `eqx.nn.make_with_state`) the stateful form `(obs, norm_state) -> ((logits, value), norm_state)`; `average`, whether
     to keep a running average of the weights.
+
+    **Returns:** the state, in memory of its own: the network given stays usable when the state is donated.
+
+    **Raises:** `ValueError` if the optimiser cannot begin with this network.
     """
-    # Without weak types: a gradient step would make them strong, and everything would be compiled again.
-    network = jax.tree.map(lambda x: jnp.asarray(x, x.dtype) if eqx.is_array(x) else x, network)
-    opt_state = optimizer.init(eqx.filter(network, eqx.is_inexact_array))
-    copied = (network, norm_state) if average else (None, None)
-    copies = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, copied)
-    return TrainState(network, norm_state, opt_state, jnp.int32(0), *copies)
+    with _calling("init_train: optimizer.init"):
+        opt_state = optimizer.init(eqx.filter(network, eqx.is_inexact_array))
+    averages = (None, None)
+    if average:  # in float32 at least: bfloat16 would round away all that a step adds
+        averages = jax.tree.map(lambda x: widened(x) if eqx.is_inexact_array(x) else x, (network, norm_state))
+    return jax.tree.map(_owned, TrainState(network, norm_state, opt_state, jnp.int32(0), *averages))
+
+
+def _owned(x: Any) -> Any:
+    """An array in memory of its own, since no buffer can be donated twice, and many optimisers begin with the weights.
+
+    It has no weak type: a gradient step would make it strong, and everything would be compiled again.
+    """
+    return jnp.array(x, x.dtype) if isinstance(x, jax.Array | np.ndarray) else x
+
+
+def _like(x: Any, other: Any) -> Any:
+    return x.astype(other.dtype) if eqx.is_inexact_array(x) else x
 
 
 def az_loss(
@@ -75,12 +103,13 @@ def az_loss(
 
     Silver et al., *Mastering the game of Go without human knowledge*, Nature 2017.
     """
-    logits, value = output
+    logits, value = (x.astype(jnp.float32) for x in output)
     log_policy = jax.nn.log_softmax(jnp.where(sample.action_mask, logits, jnp.finfo(logits.dtype).min))
     policy_loss = -jnp.sum(jnp.where(sample.action_mask, sample.policy * log_policy, 0.0))
     value_loss = jnp.square(value - sample.value)
     weights = jax.tree.leaves(eqx.filter(network, eqx.is_inexact_array))
-    l2_loss = l2_reg_lambda * sum((jnp.sum(jnp.square(w)) for w in weights), jnp.float32(0))
+    squares = [jnp.sum(jnp.square(widened(w))).astype(jnp.float32) for w in weights]
+    l2_loss = jnp.float32(l2_reg_lambda) * sum(squares, jnp.float32(0))
     loss = sample.policy_weight * policy_loss + value_loss + l2_loss
     return loss, {"policy_loss": policy_loss, "value_loss": value_loss, "l2_loss": l2_loss}
 
@@ -100,29 +129,86 @@ def train_step(
     a step keeps, less in the first steps, so that the initial weights are soon forgotten.
 
     **Returns:** the next state and the mean of the loss's metrics, with `loss` itself.
+
+    **Raises:** `ValueError` if the optimiser needs more than gradients, parameters and the mean loss of a batch.
     """
 
-    def mean_loss(network: Any):
+    parameters, static = eqx.partition(state.network, eqx.is_inexact_array)
+
+    def mean_loss(parameters: PyTree):
+        network = eqx.combine(parameters, static)
         if state.norm_state is None:
             outputs, norm_state = jax.vmap(network)(batch.observation), None
         else:
             apply = jax.vmap(network, in_axes=(0, None), out_axes=(0, None), axis_name="batch")
             outputs, norm_state = apply(batch.observation, state.norm_state)
         losses, metrics = jax.vmap(loss, in_axes=(None, 0, 0))(network, outputs, batch)
-        metrics = {"loss": losses} | metrics
-        means = jax.tree.map(lambda x: jnp.sum(batch.weight * x) / jnp.sum(batch.weight), metrics)
+        metrics, weight = {"loss": losses} | metrics, batch.weight
+        means = jax.tree.map(lambda x: jnp.sum(weight * x.astype(weight.dtype)) / jnp.sum(weight), metrics)
         return means["loss"], (means, norm_state)
 
-    gradients, (metrics, norm_state) = eqx.filter_grad(mean_loss, has_aux=True)(state.network)
-    parameters = eqx.filter(state.network, eqx.is_inexact_array)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, parameters)
-    network = eqx.apply_updates(state.network, updates)
+    gradients, (metrics, norm_state) = jax.grad(mean_loss, has_aux=True)(parameters)
+    updates, opt_state = _update(
+        optimizer, state.opt_state, parameters, gradients, metrics["loss"], lambda x: mean_loss(x)[0]
+    )
+    network = eqx.combine(jax.tree.map(_moved, parameters, updates), static)
     average = state.average, state.average_norm_state
     if state.average is not None:
-        decay = jnp.minimum(average_decay, (1 + state.step) / (10 + state.step))
+        step = state.step.astype(jnp.float32)
+        decay = jnp.minimum(jnp.float32(average_decay), (1 + step) / (10 + step))
 
         def mix(old, new):
-            return decay * old + (1 - decay) * new if eqx.is_inexact_array(new) else new
+            if not eqx.is_inexact_array(new):
+                return new
+            rate = decay.astype(old.dtype)
+            return rate * old + (1 - rate) * new.astype(old.dtype)
 
         average = jax.tree.map(mix, average, (network, norm_state))
     return TrainState(network, norm_state, opt_state, state.step + 1, *average), metrics
+
+
+def _update(
+    optimizer: optax.GradientTransformation,
+    opt_state: PyTree,
+    parameters: PyTree,
+    gradients: PyTree,
+    value: Float[Array, ""],
+    value_fn: Callable[[PyTree], Float[Array, ""]],
+) -> tuple[PyTree, PyTree]:
+    """The optimiser's updates and new state. Some ask for more than gradients, under the names that optax has for it.
+
+    **Arguments:** `value`, the mean loss of the batch; `value_fn`, the same as a function of the parameters.
+    """
+
+    def again(
+        parameters, *, grad_fn=None, obj_fn=None
+    ):  # a line search refuses keywords that its function does not take
+        del grad_fn, obj_fn
+        return value_fn(parameters)
+
+    extra = {"value": value, "grad": gradients, "value_fn": again, "obj_fn": value_fn}
+    extra["grad_fn"] = lambda parameters, _: jax.grad(value_fn)(parameters)
+    known = inspect.signature(optimizer.update).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+        extra = {name: x for name, x in extra.items() if name in known}
+    with _calling("train_step: optimizer.update"):
+        return optimizer.update(gradients, opt_state, parameters, **extra)
+
+
+def _moved(x: Array, update: Array) -> Array:
+    if update.shape != x.shape:
+        raise ValueError(
+            f"train_step: found an update of shape {update.shape} for a parameter of shape {x.shape}, expected the "
+            f"same shape; {_ADVICE}."
+        )
+    return x + update.astype(x.dtype)
+
+
+@contextmanager
+def _calling(where: str) -> Iterator[None]:
+    """Promotes types and ranks as optax expects, and says in an error whose it is."""
+    try:
+        with standard_promotion():
+            yield
+    except Exception as error:
+        raise ValueError(f"{where} raised {type(error).__name__}: {error}; {_ADVICE}.") from error

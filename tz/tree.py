@@ -101,7 +101,13 @@ class Node(eqx.Module):
     @property
     def value(self) -> Float[Array, "..."]:
         """The mean of the evaluator's value and all returns seen from here."""
-        return (self.raw_value + jnp.sum(self.visits * self.q, axis=-1)) / self.num_visits
+        returns = jnp.sum(self.visits.astype(jnp.float32) * self.q, axis=-1)
+        return (self.raw_value + returns) / self.num_visits.astype(jnp.float32)
+
+
+def strong(tree: PyTree) -> PyTree:
+    """The same arrays, and Python's numbers as arrays, without weak types, which a later step would make strong."""
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.asarray(x).dtype), tree)
 
 
 def init_tree(state: PyTree, metadata: StepMetadata, max_nodes: int, max_actions: int | None = None) -> Tree:
@@ -111,7 +117,7 @@ def init_tree(state: PyTree, metadata: StepMetadata, max_nodes: int, max_actions
     how many actions a node keeps, all of them by default.
     """
     num_actions = metadata.action_mask.shape[0] if max_actions is None else max_actions
-    state = jax.tree.map(jnp.asarray, state)  # pgx has Python numbers in some initial states
+    state = strong(state)
 
     def slots(value, *shape, dtype):
         return jnp.full((max_nodes, *shape), value, dtype)
@@ -154,10 +160,10 @@ def descend(
         node, action, child = carry
         inside = child >= 0
         node = jnp.where(inside, child, node)
-        action = jnp.where(inside, select(tree.node(node)), action)
+        action = jnp.where(inside, jnp.asarray(select(tree.node(node)), jnp.int32), action)
         return node, action, jnp.where(inside, next_node(node, action), -1)
 
-    root = jnp.zeros_like(root_action)
+    root, root_action = jnp.int32(0), jnp.asarray(root_action, jnp.int32)
     carry = root, root_action, next_node(root, root_action)
     node, action, _ = lax.while_loop(lambda carry: any_game(carry[2] >= 0), body, carry)
     return node, action
@@ -190,7 +196,7 @@ def append(
         player=put(tree.player, metadata.cur_player_id.astype(jnp.int32)),
         terminated=put(tree.terminated, metadata.terminated),
         raw_value=put(tree.raw_value, value),
-        reward=put(tree.reward, metadata.rewards[tree.player[node]]),
+        reward=put(tree.reward, metadata.rewards[tree.player[node]].astype(jnp.float32)),
         parent=put(tree.parent, node),
         action=put(tree.action, action),
         logits=put(tree.logits, logits),
@@ -200,7 +206,7 @@ def append(
         actions=jax.tree.map(put, tree.actions, actions),
         q_low=tree.q_low,
         q_high=tree.q_high,
-        size=tree.size + is_new,
+        size=tree.size + is_new.astype(jnp.int32),
     )
 
 
@@ -219,9 +225,12 @@ def backup(
     `(Node, action, q) -> (new q of the edge, value of the node to carry up)`.
     """
 
+    discount = jnp.float32(discount)
+
     def seen(node, action, q, visits, edge_q):
         rows = tree.logits[node], visits[node], edge_q[node], tree.raw_value[node]
-        return update(Node(*rows, tree.q_low, tree.q_high), action, q)
+        new_q, value = update(Node(*rows, tree.q_low, tree.q_high), action, q)
+        return jnp.asarray(new_q, jnp.float32), jnp.asarray(value, jnp.float32)
 
     def body(carry):
         # An edge is read one turn before it is written: read and written in one turn, XLA copies both arrays each time.
@@ -250,6 +259,7 @@ def reroot(tree: Tree, child: Int[Array, ""], state: PyTree, metadata: StepMetad
     """
     slots = jnp.arange(tree.max_nodes, dtype=jnp.int32)
     # Pointer doubling: after k rounds every node points 2**k steps up, stopping at `child` or the old root.
+    child = jnp.asarray(child, jnp.int32)
     up = jnp.where((slots == child) | (slots == 0), slots, tree.parent)
     up = lax.while_loop(lambda up: any_game(jnp.any(up != up[up])), lambda up: up[up], up)
     keep = (up == child) & (slots < tree.size)

@@ -2,6 +2,8 @@
 
 import difflib
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -9,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Shaped
 
 from tz.env import Env, StepMetadata
+from tz.promotion import standard_promotion
 
 if TYPE_CHECKING:
     import pgx
@@ -44,7 +47,8 @@ def from_pgx(game: "str | pgx.Env") -> Env:
 
     **Raises:** `ValueError` for a name that pgx does not have, and for a game that has chance or hidden information.
     """
-    import pgx  # makes arrays when imported
+    with _as_pgx_expects():
+        import pgx  # makes arrays when imported
 
     name = game if isinstance(game, str) else game.id
     playable = [known for known in pgx.available_envs() if known not in _REFUSED]
@@ -62,11 +66,22 @@ def from_pgx(game: "str | pgx.Env") -> Env:
     return _adapt(_make(name))
 
 
+@contextmanager
+def _as_pgx_expects() -> Iterator[None]:
+    """JAX's own promotion of types and ranks, and numbers of 32 bits, whatever the user has set for their code."""
+    enable_x64 = getattr(jax, "enable_x64", None)
+    if enable_x64 is None:  # before JAX 0.8
+        from jax.experimental import enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+    with standard_promotion(), enable_x64(False):
+        yield
+
+
 @functools.cache
 def _make(name: str) -> "pgx.Env":
     import pgx
 
-    return pgx.make(name)  # pyright: ignore[reportArgumentType]
+    with _as_pgx_expects():
+        return pgx.make(name)  # pyright: ignore[reportArgumentType]
 
 
 @functools.cache
@@ -84,13 +99,16 @@ def _adapt(game: "pgx.Env") -> Env:
         return state, metadata
 
     def init(key: PRNGKeyArray) -> tuple[PyTree, StepMetadata]:
-        return pack(game.init(key))
+        with _as_pgx_expects():
+            return pack(game.init(key))
 
     def step(state: PyTree, action: Int[Array, ""]) -> tuple[PyTree, StepMetadata]:
-        return pack(game.step(state, action))
+        with _as_pgx_expects():
+            return pack(game.step(state, action.astype(jnp.int32)))
 
     def observe(state: PyTree) -> Shaped[Array, "..."]:
-        return game.observe(state)
+        with _as_pgx_expects():
+            return game.observe(state)
 
     def draw(state: PyTree) -> str:
         return state.to_svg()
