@@ -9,7 +9,7 @@ import tz
 
 PACKAGE = pathlib.Path(tz.__file__).parent
 LAYERS = [
-    {"env", "conformance", "tree", "layers", "sharding"},
+    {"env", "given", "dice", "rules", "conformance", "tree", "layers", "sharding"},
     {
         "evaluators",
         "selectors",
@@ -31,6 +31,7 @@ LAYERS = [
     {
         "compatibility",
         "config",
+        "checks",
         "phases",
         "loop",
         "agent",

@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from tz.env import Env, StepMetadata
+from tz.given import check_evaluator, check_fields, check_ints, check_one_key, shown
 from tz.mcts import MCTS
 from tz.openings import follow_moves, random_opening
 from tz.results import choose_action, root_value
@@ -23,6 +24,21 @@ class Player(eqx.Module):
     mcts: MCTS
     evaluator: Evaluator
 
+    def __post_init__(self):
+        check_fields(self)
+        check_evaluator("Player", self.evaluator)
+
+
+def check_is_player(where: str, name: str, player: Any) -> None:
+    """Raises `ValueError` for something else in the place of a player, such as a function or a network."""
+    if not isinstance(player, Player):
+        raise ValueError(
+            f"{where}: found {name} to be {shown(player)}, expected a tz.Player; wrap it in one. An evaluator: "
+            "tz.Player(tz.MCTS(32), evaluator). A network: the same of tz.NetworkEvaluator(network, env.observe). A "
+            "function that gives the action of a state: tz.Player(tz.MCTS(1, root=tz.PlainRoot(), temperature=0.0), "
+            "lambda state, metadata, key: (1e6 * jax.nn.one_hot(function(state), env.num_actions), jnp.float32(0)))."
+        )
+
 
 def check_player(env: Env, player: Player) -> None:
     """Raises `ValueError` if a player cannot be asked about this game, such as a network of another one."""
@@ -34,13 +50,13 @@ def check_player(env: Env, player: Player) -> None:
         logits, _ = eqx.filter_eval_shape(ask, jax.random.key(0))
     except Exception as error:
         raise ValueError(
-            f"A player cannot be asked about {env.name}, so it is likely to be one of another game. Its evaluator "
-            f"raised {type(error).__name__}: {error}"
+            f"{env.name}: found a player whose evaluator raised {type(error).__name__} on its first position, expected "
+            f"logits and a value; it is likely to be one of another game. {error}"
         ) from error
     if logits.shape != (env.num_actions,):
         raise ValueError(
-            f"A player gives logits of shape {logits.shape}, but {env.name} has {env.num_actions} actions: it is one "
-            "of another game."
+            f"{env.name}: found a player that gives logits of shape {logits.shape}, expected ({env.num_actions},), one "
+            "for each action; it is one of another game."
         )
 
 
@@ -49,8 +65,8 @@ def check_openings(openings: tuple[PyTree, StepMetadata], num_games: int) -> Non
     found = openings[1].terminated.shape
     if found != (num_games // 2,):
         raise ValueError(
-            f"A match of {num_games} games needs {num_games // 2} openings, each for two games; found openings of "
-            f"shape {found}."
+            f"A match of {num_games} games: found openings of shape {found}, expected ({num_games // 2},), each for "
+            "two games; give one for every two games."
         )
 
 
@@ -214,11 +230,20 @@ def play_match(
     **Raises:** `ValueError` if `num_games` is odd or not positive, the game has not exactly two players, or one of the
     two who play cannot be asked about this game.
     """
+    check_ints("play_match", num_games=num_games, opening_plies=opening_plies, max_steps=max_steps)
+    check_one_key("play_match", key)
     if num_games < 2 or num_games % 2:
-        raise ValueError(f"num_games must be even and at least 2, so that each opening has both sides: {num_games}.")
+        raise ValueError(
+            f"play_match: found num_games={num_games}, expected an even number of at least 2, so that each opening is "
+            "played from both sides; change it."
+        )
     if env.num_players != 2:
-        raise ValueError(f"A match needs a game of two players; {env.name} has {env.num_players}.")
-    for player in (first, second):
+        raise ValueError(
+            f"play_match: found {env.name}, a game of {env.num_players} player, expected one of two players; for one, "
+            "compare the returns of self-play."
+        )
+    for name, player in {"first": first, "second": second}.items():
+        check_is_player("play_match", name, player)
         check_player(env, player)
     opening_key, play_key = jax.random.split(key)
     numbers = first_opening + jnp.arange(num_games // 2)
@@ -288,6 +313,8 @@ def replay_values(env: Env, match: MatchResult, game: int, player: Player, *, ke
     **Returns:** one value for each position that `replay_game` returns; of the last, if the game was finished, the
     outcome.
     """
+    check_is_player("replay_values", "player", player)
+    check_one_key("replay_values", key)
     env_state, metadata = _replay(env, match, game)
     values = _think(env, player, env_state, metadata, jax.random.split(key, len(metadata.terminated)))
     values = jnp.where(metadata.cur_player_id == match.player_id[game], values, -values)

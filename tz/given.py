@@ -23,7 +23,7 @@ def shown(x: Any) -> str:
     if isinstance(x, functools.partial):
         return f"a functools.partial of {shown(x.func)}"
     if isinstance(x, _FUNCTIONS):
-        return f"the function {x.__name__}"
+        return f"the function {getattr(x, '__name__', '')}"
     if isinstance(x, jax.Array):
         return f"an array of shape {x.shape}"
     is_short = isinstance(x, str | bool | int | float | np.generic | None)
@@ -40,13 +40,17 @@ def check_ints(where: str, **numbers: Any) -> None:
 
 
 def check_fields(settings: Any) -> None:
-    """Raises `ValueError` where a field of settings that is an int has a float, or one that is an object has a class
-    or a function that makes such an object."""
+    """Checks the fields of settings by their annotations, from `__post_init__`, and makes NumPy's ints Python's.
+
+    **Raises:** `ValueError` where a field that is an int has a float, or one that is an object has a class or a
+    function that makes such an object.
+    """
     where = type(settings).__name__
     for field in dataclasses.fields(settings):
         value, kinds = getattr(settings, field.name), _kinds(field.type)
         if int in kinds and not (value is None and types.NoneType in kinds):
             check_ints(where, **{field.name: value})
+            setattr(settings, field.name, int(value))
         elif Any not in kinds:  # such as a dtype, which may be a class
             check_instance(where, field.name, value, tuple(kind for kind in kinds if _is_object(kind)))
 
@@ -69,12 +73,12 @@ def check_instance(where: str, name: str, value: Any, kinds: tuple[type, ...] = 
         )
 
 
-def check_sequence(where: str, name: str, values: Any) -> None:
-    """Raises `ValueError` unless `values` are a tuple or a list of objects, and no classes or functions."""
+def check_sequence(where: str, name: str, values: Any, kind: type) -> None:
+    """Raises `ValueError` unless `values` are a tuple or a list, without a class or a function in place of a `kind`."""
     if not isinstance(values, tuple | list):
         raise ValueError(f"{where}: found {name}={shown(values)}, expected a tuple; write {name}=(..., ).")
     for index, value in enumerate(values):
-        check_instance(where, f"{name}[{index}]", value, (object,))
+        check_instance(where, f"{name}[{index}]", value, (kind,))
 
 
 def check_one_game(where: str, metadata: StepMetadata) -> None:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Shaped
 
 from tz.env import Env, StepMetadata
+from tz.given import check_one, check_one_key
 
 if TYPE_CHECKING:
     import pgx
@@ -83,13 +84,20 @@ def _adapt(game: "pgx.Env") -> Env:
         )
         return state, metadata
 
+    def check(where: str, state: Any, action: Any = 0) -> None:
+        check_one(f"{where} of {game.id}", "state.current_player", state.current_player)
+        check_one(f"{where} of {game.id}", "action", action)
+
     def init(key: PRNGKeyArray) -> tuple[PyTree, StepMetadata]:
+        check_one_key(f"init of {game.id}", key)
         return pack(game.init(key))
 
     def step(state: PyTree, action: Int[Array, ""]) -> tuple[PyTree, StepMetadata]:
+        check("step", state, action)
         return pack(game.step(state, action))
 
     def observe(state: PyTree) -> Shaped[Array, "..."]:
+        check("observe", state)
         return game.observe(state)
 
     def draw(state: PyTree) -> str:
