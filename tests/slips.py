@@ -274,7 +274,7 @@ CASES = {
     ),
     "players -1 and 1": (
         lambda: loop(nim((-1, 1))),
-        "nim, game 0 after 0 moves: found `cur_player_id` out of range .*cur_player_id = -1.*, expected 0 to 1.*; number",
+        "nim, game 0 after 0 moves: found `cur_player_id` out of range .*cur_player_id = -1.*, expected 0 to 1",
     ),
     "one reward for two players": (
         lambda: loop(nim(num_rewards=1)),
@@ -298,7 +298,7 @@ CASES = {
     ),
     "testers for two": (
         lambda: loop(solitaire(), testers=(tz.TwoPlayerTester(2),)),
-        "TrainConfig: found a TwoPlayerTester, which plays matches, and solitaire, a game of 1 player, expected one of t",
+        "TrainConfig: found a TwoPlayerTester, which plays matches, and solitaire, a game of 1 player, expected",
     ),
     "match for one": (
         lambda: tz.play_match(solitaire(), PLAYER, PLAYER, num_games=2, key=ONE),

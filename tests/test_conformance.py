@@ -108,15 +108,15 @@ def fussy(state, action):
 BROKEN = {
     "init branches on an array": (
         lambda: countdown(init=lambda key: start(key) if jax.random.bits(key) > 0 else None),
-        "found `init`, which JAX cannot trace .TracerBoolConversionError",
+        "found that `init` cannot be traced by JAX .TracerBoolConversionError",
     ),
     "step branches on an array": (
         lambda: countdown(step=lambda state, action: take(state, 0 if action > 0 else 1)),
-        "found `step`, which JAX cannot trace .TracerBoolConversionError",
+        "found that `step` cannot be traced by JAX .TracerBoolConversionError",
     ),
     "observe fails": (
         lambda: countdown(observe=lambda state: state["board"]),
-        "found `observe`, which JAX cannot trace .KeyError: 'board'",
+        "found that `observe` cannot be traced by JAX .KeyError: 'board'",
     ),
     "init returns no metadata": (
         lambda: countdown(init=lambda key: start(key)[0]),
@@ -258,7 +258,7 @@ BROKEN = {
     ),
     "step raises in a game": (
         lambda: countdown(step=fussy),
-        "found a random game that failed under `jax.jit`, `jax.vmap` and `jax.lax.scan` .*Error",
+        "found that a random game fails under `jax.jit`, `jax.vmap` and `jax.lax.scan` .*Error",
     ),
 }
 

@@ -43,7 +43,7 @@ def check_env(env: Env, *, key: PRNGKeyArray | None = None, num_games: int = 8, 
         sample, record, keys = play_random_games(env, key=key, num_games=num_games, num_moves=max_steps)
     except Exception as error:
         where = "under `jax.jit`, `jax.vmap` and `jax.lax.scan`"
-        raise _failure(env, f"a random game that failed {where}", error) from error
+        raise _failure(env, f"that a random game fails {where}", error) from error
     check_record(env, record, keys)
     _check_purity(env, sample)
     if not record.terminated.any():
@@ -66,7 +66,7 @@ def _trace(env: Env, name: str, *arguments: Any) -> Any:
     try:
         return jax.eval_shape(lambda *inputs: getattr(env, name)(*inputs), *arguments)
     except Exception as error:
-        raise _failure(env, f"`{name}`, which JAX cannot trace", error) from error
+        raise _failure(env, f"that `{name}` cannot be traced by JAX", error) from error
 
 
 def check_types(env: Env) -> None:
@@ -168,7 +168,7 @@ def _check_purity(env: Env, sample: PyTree) -> None:
         try:
             first, second = (getattr(env, name)(*arguments) for _ in range(2))
         except Exception as error:
-            raise _failure(env, f"`{name}`, which fails outside `jax.jit`", error) from error
+            raise _failure(env, f"that `{name}` fails outside `jax.jit`", error) from error
         if (path := _difference(first, second, tolerance=0.0)) is not None:
             raise ValueError(
                 f"{env.name}: found `{name}` to be impure, as two calls with the same arguments differ in their "
