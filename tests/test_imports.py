@@ -27,7 +27,7 @@ LAYERS = [
         "elo",
     },
     {"mcts", "search", "results", "train"},
-    {"selfplay", "arena", "league", "testers"},
+    {"selfplay", "players", "arena", "league", "testers"},
     {
         "compatibility",
         "config",

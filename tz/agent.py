@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from tz.arena import Player
 from tz.env import Env
 from tz.envs.pgx import from_pgx
 from tz.evaluators import NetworkEvaluator
 from tz.mcts import MCTS, gumbel_mcts, without_exploration
 from tz.networks import MLP, AZResNet
+from tz.players import Player
 
 _FORMAT = 1
 _MAX_HEADER = 2**20

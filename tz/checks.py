@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from tz.arena import Player, check_player
 from tz.config import TrainConfig
 from tz.conformance import check_types
 from tz.env import Env
 from tz.evaluators import NetworkEvaluator
 from tz.given import check_instance, shown, takes
 from tz.networks import MLP, AZResNet
+from tz.players import Player, check_player
 from tz.rules import GameRecord, check_record, largest_return, play_random_games
 from tz.testers import ApproxEloTester, LadderTester, OpponentTester, TwoPlayerTester
 from tz.trajectory import Sample

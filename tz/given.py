@@ -50,7 +50,8 @@ def check_fields(settings: Any) -> None:
         value, kinds = getattr(settings, field.name), _kinds(field.type)
         if int in kinds and not (value is None and types.NoneType in kinds):
             check_ints(where, **{field.name: value})
-            setattr(settings, field.name, int(value))
+            if isinstance(value, np.integer):
+                setattr(settings, field.name, int(value))
         elif Any not in kinds:  # such as a dtype, which may be a class
             check_instance(where, field.name, value, tuple(kind for kind in kinds if _is_object(kind)))
 

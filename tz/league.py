@@ -8,10 +8,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int, PRNGKeyArray, PyTree
 
-from tz.arena import MatchResult, Player, check_is_player, check_openings, play_match
+from tz.arena import MatchResult, check_openings, play_match
 from tz.elo import Ratings, fit_elo
 from tz.env import Env, StepMetadata
 from tz.given import check_ints, check_one_key
+from tz.players import Player, check_is_player
 from tz.sharding import DATA, check_mesh, over_games, place, usable_mesh
 
 

@@ -11,12 +11,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
-from tz.arena import MatchResult, Player, check_is_player
+from tz.arena import MatchResult
 from tz.elo import connected, fit_elo
 from tz.env import Env
 from tz.given import check_fields, shown
 from tz.league import check_even, check_split, match_on_mesh
 from tz.mcts import MCTS
+from tz.players import Player, check_is_player
 from tz.search import Evaluator
 
 TesterMetrics = dict[str, float]
@@ -75,8 +76,6 @@ class OpponentTester(eqx.Module):
     def __post_init__(self):
         check_is_player("OpponentTester", "opponent", self.opponent)
         check_fields(self)
-
-    def __check_init__(self):
         check_even(self.num_episodes, "num_episodes")
 
     def init(self, evaluator: Evaluator, *, mesh: Mesh) -> None:
@@ -114,8 +113,6 @@ class TwoPlayerTester(eqx.Module):
 
     def __post_init__(self):
         check_fields(self)
-
-    def __check_init__(self):
         check_even(self.num_episodes, "num_episodes")
 
     def init(self, evaluator: Evaluator, *, mesh: Mesh) -> Evaluator:
@@ -177,8 +174,6 @@ class ApproxEloTester(eqx.Module):
     def __post_init__(self):
         check_fields(self)
         _check_players("ApproxEloTester", "anchors", self.anchors)
-
-    def __check_init__(self):
         check_even(self.episodes_per_opponent, "episodes_per_opponent")
         for name in ("total_epochs", "num_opponents"):
             if getattr(self, name) < 1:
@@ -264,8 +259,6 @@ class LadderTester(eqx.Module):
     def __post_init__(self):
         check_fields(self)
         _check_players("LadderTester", "rungs", self.rungs)
-
-    def __check_init__(self):
         check_even(self.num_episodes, "num_episodes")
         if not self.rungs:
             raise ValueError("LadderTester: rungs is empty, expected at least one player.")
