@@ -88,6 +88,27 @@ def test_a_network_and_a_game_of_ones_own(tmp_path):
             tz.load_agent(tmp_path / "mine.tz", **options)
 
 
+class Noisy(eqx.Module):
+    weight: jax.Array
+    key: jax.Array
+
+    def __call__(self, x):
+        return self.weight + jax.random.normal(self.key, (7,)), jnp.float32(0)
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_a_network_with_a_key_inside_comes_back(tmp_path, impl):
+    network = Noisy(jnp.arange(7.0), jax.random.key(5, impl=impl))
+    tz.save_agent(tmp_path / "noisy.tz", ENV, network)
+    blank = Noisy(jnp.zeros(7), jax.random.key(0, impl=impl))
+    found = tz.load_agent(tmp_path / "noisy.tz", network=blank).evaluator.network
+    assert found.key.dtype == network.key.dtype and (found.key == network.key).all()
+    np.testing.assert_array_equal(found(None)[0], network(None)[0])
+    other = Noisy(jnp.zeros(7), jax.random.key(0, impl="rbg" if impl == "threefry2x32" else "threefry2x32"))
+    with pytest.raises(ValueError, match=r"another architecture: it has .*\.key', \[\], 'key<"):
+        tz.load_agent(tmp_path / "noisy.tz", network=other)
+
+
 def test_another_architecture_is_refused_with_the_difference(path):
     network, norm_state = build(num_channels=5)
     with pytest.raises(ValueError, match=r"another architecture: it has .*3, 3, 2, 4.* where .*3, 3, 2, 5"):

@@ -102,7 +102,7 @@ def test_each_player_follows_the_game_with_a_tree_of_its_own(env):
 @pytest.mark.parametrize("num_games", [0, 7])
 def test_a_number_of_games_without_both_sides_is_refused(env, num_games):
     player = tz.Player(WEAK, tz.uniform_evaluator)
-    with pytest.raises(ValueError, match="must be even and at least 2"):
+    with pytest.raises(ValueError, match=f"found num_games={num_games}, expected an even number of at least 2"):
         tz.play_match(env, player, player, num_games=num_games, key=jax.random.key(0))
 
 
@@ -122,9 +122,9 @@ def test_openings_can_be_given(env):
     np.testing.assert_array_equal(filled, [2, 2, 3, 3, 0, 0])
     assert (match.opening[0]._x.board[::2, 4] != -1).tolist() == [True, False, False]
     assert match.finished.all() and (match.player_id[::2] != match.player_id[1::2]).all()
-    with pytest.raises(ValueError, match="8 games needs 4 openings"):
+    with pytest.raises(ValueError, match=r"match of 8 games: found .*, expected \(4,\)"):
         tz.play_match(env, player, player, num_games=8, openings=openings, key=jax.random.key(0))
-    with pytest.raises(ValueError, match="16 games needs 8 openings"):
+    with pytest.raises(ValueError, match=r"match of 16 games: found .*, expected \(8,\)"):
         tz.match_on_mesh(env, player, player, num_games=16, openings=openings, key=jax.random.key(0))
 
 
@@ -157,7 +157,7 @@ def test_random_starts_are_of_every_length(env):
     counts = np.bincount(plies, minlength=4)
     assert len(counts) == 4 and (abs(counts - 100) < 4 * np.sqrt(400 * 3 / 16)).all()
     np.testing.assert_array_equal(starts[1].action_mask.sum(-1), 9 - plies)
-    with pytest.raises(ValueError, match="max_plies must be at least 1"):
+    with pytest.raises(ValueError, match="found max_plies=0, expected at least 1"):
         tz.random_starts(env, 0)
 
 
@@ -222,10 +222,14 @@ def test_a_round_robin_counts_every_pair_from_both_ends(env):
 def test_an_opponent_of_another_game_is_refused(env):
     stranger = tz.Player(WEAK, lambda state, metadata, key: (jnp.zeros(7), jnp.float32(0)))
     player = tz.Player(WEAK, tz.uniform_evaluator)
-    with pytest.raises(ValueError, match=r"logits of shape \(7,\), but tic_tac_toe has 9 actions"):
+    with pytest.raises(
+        ValueError, match=r"tic_tac_toe: found a player that gives logits of shape \(7,\), expected \(9,\)"
+    ):
         tz.play_match(env, player, stranger, num_games=2, key=jax.random.key(0))
     for stranger in tz.load_agent("connect_four"), tz.Player(WEAK, tz.RolloutEvaluator(tz.from_pgx("connect_four"))):
-        with pytest.raises(ValueError, match="cannot be asked about tic_tac_toe, .* one of another game"):
+        with pytest.raises(
+            ValueError, match="tic_tac_toe: found a player whose evaluator raised .* one of another game"
+        ):
             tz.play_match(env, stranger, player, num_games=2, key=jax.random.key(0))
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import equinox as eqx
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from tz.conformance import check_env
+from tz.dice import keys_used
 from tz.env import Env, StepMetadata
 
 
@@ -106,76 +108,76 @@ def fussy(state, action):
 BROKEN = {
     "init branches on an array": (
         lambda: countdown(init=lambda key: start(key) if jax.random.bits(key) > 0 else None),
-        "`init` cannot be traced by JAX .TracerBoolConversionError",
+        "found that `init` cannot be traced by JAX .TracerBoolConversionError",
     ),
     "step branches on an array": (
         lambda: countdown(step=lambda state, action: take(state, 0 if action > 0 else 1)),
-        "`step` cannot be traced by JAX .TracerBoolConversionError",
+        "found that `step` cannot be traced by JAX .TracerBoolConversionError",
     ),
     "observe fails": (
         lambda: countdown(observe=lambda state: state["board"]),
-        "`observe` cannot be traced by JAX .KeyError: 'board'",
+        "found that `observe` cannot be traced by JAX .KeyError: 'board'",
     ),
     "init returns no metadata": (
         lambda: countdown(init=lambda key: start(key)[0]),
-        r"`init` returned dict, expected a pair `\(state, tz.StepMetadata\)`",
+        r"found dict returned by `init`, expected a pair `\(state, tz.StepMetadata\)`",
     ),
     "step returns metadata of its own": (
         lambda: countdown(step=lambda state, action: (state, {"rewards": jnp.zeros(2)})),
-        r"`step` returned \['dict', 'dict'\], expected a pair",
+        r"found \['dict', 'dict'\] returned by `step`, expected a pair",
     ),
     "integer rewards": (
         lambda: everywhere(put("rewards", jnp.int32)),
-        r"`rewards` in the metadata from `init` is int32\[2\], expected a float array of shape \[P\]",
+        r"found int32\[2\] as `rewards` in the metadata from `init`, expected a float array of shape \[P\]",
     ),
     "one reward without an axis": (
         lambda: everywhere(put("rewards", lambda rewards: rewards[0])),
-        r"`rewards` in the metadata from `init` is float32\[\], expected a float array of shape \[P\]",
+        r"found float32\[\] as `rewards` in the metadata from `init`, expected a float array of shape \[P\]",
     ),
     "float mask": (
         lambda: everywhere(put("action_mask", jnp.float32)),
-        r"`action_mask` in the metadata from `init` is float32\[3\], expected a boolean array of shape \[A\]",
+        r"found float32\[3\] as `action_mask` in the metadata from `init`, expected a boolean array of shape \[A\]",
     ),
     "mask with two axes": (
         lambda: everywhere(put("action_mask", lambda mask: mask[None])),
-        r"`action_mask` in the metadata from `init` is bool\[1, 3\], expected a boolean array of shape \[A\]",
+        r"found bool\[1, 3\] as `action_mask` in the metadata from `init`, expected a boolean array of shape \[A\]",
     ),
     "no actions": (
         lambda: everywhere(put("action_mask", lambda mask: mask[:0])),
-        "`action_mask` from `init` is empty, expected at least one action",
+        "found an empty `action_mask` from `init`, expected an entry for each action",
     ),
     "terminated as an integer": (
         lambda: everywhere(put("terminated", jnp.int32)),
-        r"`terminated` in the metadata from `init` is int32\[\], expected a boolean scalar",
+        r"found int32\[\] as `terminated` in the metadata from `init`, expected a boolean scalar",
     ),
     "player as a float": (
         lambda: everywhere(put("cur_player_id", jnp.float32)),
-        r"`cur_player_id` in the metadata from `init` is float32\[\], expected an integer scalar",
+        r"found float32\[\] as `cur_player_id` in the metadata from `init`, expected an integer scalar",
     ),
     "three players": (
         lambda: everywhere(put("rewards", lambda rewards: jnp.zeros(3))),
-        "`rewards` from `init` has 3 entries, one for each player; tz plays games of one or two players",
+        "found 3 entries in `rewards` from `init`, one for each player, expected 1 or 2; tz plays games of one or two",
     ),
     "step adds a part": (
         lambda: countdown(step=changed(take, lambda state, metadata: ({**state, "last": state["left"]}, metadata))),
-        r"`state\['last'\]` is missing from `init` and int32\[\] from `step`; both must return the same tree",
+        r"found `state\['last'\]` to be missing from `init` and int32\[\] from `step`, expected one tree",
     ),
     "step changes a shape": (
         lambda: countdown(
             step=changed(take, lambda state, metadata: ({**state, "left": state["left"][None]}, metadata)),
             observe=lambda state: jnp.zeros(2),
         ),
-        r"`state\['left'\]` is int32\[\] from `init` and int32\[1\] from `step`",
+        r"found `state\['left'\]` to be int32\[\] from `init` and int32\[1\] from `step`",
     ),
     "step changes a dtype": (
         lambda: countdown(
             step=changed(take, lambda state, metadata: ({**state, "left": state["left"] * 1.0}, metadata))
         ),
-        r"`state\['left'\]` is int32\[\] from `init` and float32\[\] from `step`",
+        r"found `state\['left'\]` to be int32\[\] from `init` and float32\[\] from `step`",
     ),
     "step changes the dtype of metadata": (
         lambda: countdown(step=changed(take, put("cur_player_id", jnp.int8))),
-        r"`metadata.cur_player_id` is int32\[\] from `init` and int8\[\] from `step`",
+        r"found `metadata.cur_player_id` to be int32\[\] from `init` and int8\[\] from `step`",
     ),
     "step changes a container": (
         lambda: countdown(
@@ -184,79 +186,79 @@ BROKEN = {
                 {"left": state[0], "player": state[1]}, action
             ),
         ),
-        r"the state has the structure PyTreeDef\(\[\*, \*\]\) from `init` and PyTreeDef\(\(\*, \*\)\) from `step`",
+        r"found the state to have the structure PyTreeDef\(\[\*, \*\]\) from `init` and PyTreeDef\(\(\*, \*\)\)",
     ),
     "observation in two parts": (
         lambda: countdown(observe=lambda state: (state["left"], state["player"])),
-        "`observe` returned a tuple, expected one array",
+        "found a tuple returned by `observe`, expected one array",
     ),
     "observation is a key": (
         lambda: countdown(observe=lambda state: jax.random.key(0)),
-        r"`observe` returned key<fry>\[\], expected one array of numbers or booleans",
+        r"found key<fry>\[\] returned by `observe`, expected one array of numbers or booleans",
     ),
     "observation changes its shape": (
         lambda: countdown(observe=growing),
-        r"`observe` gave float32\[\d+\] in an initial state and float32\[\d+\] after a move",
+        r"found float32\[\d+\] from `observe` in an initial state and float32\[\d+\] after a move",
     ),
     "new game is over": (
         lambda: countdown(init=changed(start, put("terminated", lambda terminated: ~terminated))),
-        "in game 0 after 0 moves: a new game is terminated already",
+        "game 0 after 0 moves: found a new game that is over",
     ),
     "new game pays": (
         lambda: countdown(init=changed(start, put("rewards", lambda rewards: jnp.array([1.0, -1.0])))),
-        r"in game 0 after 0 moves: an initial state has rewards, expected zeros.*rewards = \[ 1. -1.\]",
+        r"game 0 after 0 moves: found a new game that pays .rewards = \[ 1. -1.\].*, expected rewards of zero",
     ),
     "game goes on after its end": (
         lambda: after_the_end(reopen),
-        "a step from a terminated state is not terminated, expected the game to stay over",
+        "found a step from a terminated state that leads to a game that is not over .*auto-reset",
     ),
     "end is paid twice": (
         lambda: after_the_end(lambda state: (state, describe(state, jnp.array([1.0, -1.0])))),
-        r"a step from a terminated state paid again.*rewards = \[ 1. -1.\], .* terminated = True",
+        r"found a step from a terminated state that pays again .rewards = \[ 1. -1.\], .* terminated = True",
     ),
     "no legal action": (
         lambda: at_five_left("action_mask", False),
-        "in game 0 after 2 moves: no action is legal though the game is not over",
+        "game 0 after 2 moves: found no legal action though the game is not over",
     ),
     "rewards do not sum to zero": (
         lambda: at_five_left("rewards", 0.5),
-        r"in game 0 after 2 moves: the rewards of the two players do not sum to zero.*rewards = \[0.5 0.5\]",
+        r"game 0 after 2 moves: found rewards of two players that do not sum to zero .rewards = \[0.5 0.5\]",
     ),
     "rewards are not numbers": (
         lambda: at_five_left("rewards", jnp.nan),
-        r"in game 0 after 2 moves: `rewards` has NaN or infinity.*rewards = \[nan nan\]",
+        r"game 0 after 2 moves: found NaN or infinity in `rewards` .rewards = \[nan nan\]",
     ),
     "player too large": (
         lambda: at_five_left("cur_player_id", 2),
-        "in game 0 after 2 moves: `cur_player_id` is out of range, expected 0 to 1.*cur_player_id = 2",
+        "game 0 after 2 moves: found `cur_player_id` out of range .*cur_player_id = 2.*expected 0 to 1",
     ),
     "player below zero": (
         lambda: at_five_left("cur_player_id", -1),
-        "in game 0 after 2 moves: `cur_player_id` is out of range, expected 0 to 1.*cur_player_id = -1",
+        "game 0 after 2 moves: found `cur_player_id` out of range .*cur_player_id = -1.*expected 0 to 1",
     ),
     "observation is infinite": (
         lambda: countdown(observe=lambda state: 1 / look(state)),
-        "after 0 moves: `observe` returned NaN or infinity",
+        "after 0 moves: found NaN or infinity from `observe`",
     ),
     "init is impure": (
         lambda: countdown(init=changed(start, with_calls)),
-        r"`init` is impure: called twice with the same arguments, its results differ at `\[0\]\['turns'\]`",
+        r"found `init` to be impure, as two calls with the same arguments .* at `\[0\]\['turns'\]`",
     ),
     "step is impure": (
         lambda: countdown(init=changed(start, with_turns), step=changed(take, with_calls)),
-        r"`step` is impure: called twice with the same arguments, its results differ at `\[0\]\['turns'\]`",
+        r"found `step` to be impure, as two calls with the same arguments .* at `\[0\]\['turns'\]`",
     ),
     "observe is impure": (
         lambda: countdown(observe=lambda state: look(state) + np.random.default_rng().random()),
-        "`observe` is impure: called twice with the same arguments, its results differ",
+        "found `observe` to be impure, as two calls with the same arguments differ",
     ),
     "observe depends on jit": (
         lambda: countdown(observe=lambda state: look(state) + isinstance(state["left"], jax.core.Tracer)),
-        "`observe` gives another result under `jax.jit` and `jax.vmap` than without",
+        "found `observe` to give another result under `jax.jit` and `jax.vmap` than without",
     ),
     "step raises in a game": (
         lambda: countdown(step=fussy),
-        "a random game under `jax.jit`, `jax.vmap` and `jax.lax.scan` failed .*Error",
+        "found that a random game fails under `jax.jit`, `jax.vmap` and `jax.lax.scan` .*Error",
     ),
 }
 
@@ -266,7 +268,7 @@ def test_check_env_names_the_broken_rule(case):
     make, message = BROKEN[case]
     with pytest.raises(ValueError, match=message) as raised:
         check_env(make(), num_games=2, max_steps=16)
-    assert str(raised.value).startswith("countdown: ")
+    assert str(raised.value).startswith(("countdown: ", "countdown, game "))
 
 
 def test_check_env_reports_the_first_violation_of_all_games():
@@ -282,18 +284,18 @@ def test_check_env_reports_the_first_violation_of_all_games():
         state, metadata = start(key)
         return {**state, "turns": jnp.int32(0), "late": late}, metadata
 
-    with pytest.raises(ValueError, match="in game 1 after 1 moves: the rewards of the two players do not sum"):
+    with pytest.raises(ValueError, match="game 1 after 1 moves: found rewards of two players that do not sum"):
         check_env(countdown(init=init, step=changed(take, pay)), key=jax.random.key(0), num_games=2, max_steps=16)
 
 
 def test_check_env_warns_when_no_game_ended():
-    with pytest.warns(UserWarning, match="none of 2 random games ended within 1 moves.*Raise `max_steps`"):
+    with pytest.warns(UserWarning, match="found no end in 2 random games of 1 moves.*raise `max_steps`"):
         check_env(countdown(), num_games=2, max_steps=1)
 
 
 @pytest.mark.parametrize(("num_games", "max_steps"), [(0, 1), (1, 0)])
 def test_check_env_needs_a_game_and_a_move(num_games, max_steps):
-    with pytest.raises(ValueError, match=f"at least 1, found {num_games} and {max_steps}"):
+    with pytest.raises(ValueError, match=f"found num_games={num_games} and max_steps={max_steps}, expected at least 1"):
         check_env(countdown(), num_games=num_games, max_steps=max_steps)
 
 
@@ -329,3 +331,97 @@ def test_check_env_passes_a_game_for_one_and_keys_in_the_state():
     env = everywhere(alone)
     assert env.num_players == 1
     check_env(env, max_steps=16)
+
+
+def with_key(make, draws=lambda key, state, metadata: metadata, uses=lambda key: jax.random.split(key)[0]):
+    """The game with a key in its state, of which `step` makes the next, and with which `draws` changes the metadata."""
+
+    def init(key):
+        state, metadata = start(key)
+        return {**state, "key": make(7)}, metadata
+
+    def step(state, action):
+        after, metadata = take({name: x for name, x in state.items() if name != "key"}, action)
+        return {**after, "key": uses(state["key"])}, draws(state["key"], after, metadata)
+
+    return countdown(init=init, step=step)
+
+
+def double_or_nothing(key, state, metadata):
+    """The last move pays 1 or 2, by the toss of a coin."""
+    return dataclasses.replace(metadata, rewards=metadata.rewards * (1.0 + jax.random.bernoulli(key)))
+
+
+def sometimes_again(key, state, metadata):
+    return dataclasses.replace(metadata, cur_player_id=jax.random.bernoulli(key).astype(jnp.int32))
+
+
+def by_index(key, state, metadata):
+    """A key that stays, from which each move draws by a number."""
+    return double_or_nothing(jax.random.fold_in(key, state["left"]), state, metadata)
+
+
+@pytest.mark.parametrize("make", [jax.random.key, jax.random.PRNGKey])
+@pytest.mark.parametrize(
+    ("draws", "uses", "what"),
+    [
+        (double_or_nothing, lambda key: jax.random.split(key)[0], "the rewards depend"),
+        (by_index, lambda key: key, "the rewards depend"),
+        (
+            sometimes_again,
+            lambda key: jax.random.split(key)[0],
+            "the player to move and the observation depend|the player to move depend",
+        ),
+    ],
+)
+def test_check_env_warns_of_a_key_in_the_state_that_decides_something(make, draws, uses, what):
+    with pytest.warns(
+        UserWarning, match=rf"found that ({what}).* on a random key in the state \(state\['key'\]\), expected"
+    ):
+        check_env(with_key(make, draws, uses), num_games=4, max_steps=16)
+
+
+def words(state, metadata):
+    return {**state, "words": jnp.uint32(state["left"]) << jnp.arange(2, dtype=jnp.uint32)}, metadata
+
+
+def test_check_env_is_quiet_about_keys_that_decide_nothing_and_boards_in_words():
+    for make in (jax.random.key, jax.random.PRNGKey):
+        check_env(with_key(make), num_games=2, max_steps=16)  # warnings are errors here
+
+    def look(state):  # a board in two words of 32 bits, which the network sees and on which a choice of the key depends
+        return state["words"].astype(jnp.float32)
+
+    def init(key):
+        return words({**start(key)[0], "key": jax.random.PRNGKey(1)}, start(key)[1])
+
+    def step(state, action):
+        after, metadata = take({"left": state["words"][0].astype(jnp.int32), "player": state["player"]}, action)
+        key = jax.lax.cond(state["words"][0] > 3, lambda key: jax.random.split(key)[0], lambda key: key, state["key"])
+        return words({**after, "key": key}, metadata)
+
+    env = countdown(init=init, step=step, observe=look)
+    assert keys_used(env) == ["['key']"]
+    check_env(env, num_games=2, max_steps=16)
+
+
+def restarting(state, action):
+    """Begins a new game in the very move that ends the old one, and never shows that it is over."""
+    after, metadata = take(state, action)
+    new = jax.tree.map(lambda new, old: jnp.where(metadata.terminated, new, old), start(None)[0], after)
+    return new, describe(new, metadata.rewards)
+
+
+def restarting_with_the_end_shown(state, action):
+    """Shows that the game is over together with the state of the new game, as many vectorised environments do."""
+    after, metadata = take(state, action)
+    new = jax.tree.map(lambda new, old: jnp.where(metadata.terminated, new, old), start(None)[0], after)
+    return new, dataclasses.replace(describe(new, metadata.rewards), terminated=metadata.terminated)
+
+
+def test_check_env_finds_a_step_that_begins_new_games_by_itself():
+    with pytest.raises(ValueError, match=r"found a step from a terminated state that leads to .* \(auto-reset\)"):
+        check_env(countdown(step=restarting_with_the_end_shown), num_games=2, max_steps=16)
+    restarts = pytest.warns(UserWarning, match=r"found no game that ended, but \d+ moves that paid .* \(auto-reset\)")
+    with pytest.warns(UserWarning, match="found no end in 2 random games"), restarts:
+        check_env(countdown(step=restarting), num_games=2, max_steps=32)

@@ -9,7 +9,7 @@ import tz
 
 PACKAGE = pathlib.Path(tz.__file__).parent
 LAYERS = [
-    {"env", "conformance", "tree", "layers", "promotion", "sharding"},
+    {"env", "given", "dice", "rules", "conformance", "tree", "layers", "promotion", "sharding"},
     {
         "evaluators",
         "selectors",
@@ -27,10 +27,11 @@ LAYERS = [
         "elo",
     },
     {"mcts", "search", "results", "train"},
-    {"selfplay", "arena", "league", "testers"},
+    {"selfplay", "players", "arena", "league", "testers"},
     {
         "compatibility",
         "config",
+        "checks",
         "phases",
         "loop",
         "agent",

@@ -181,7 +181,7 @@ def test_a_loss_that_turns_nan_is_named_with_its_step(config, env):
 
 def test_a_network_that_is_nan_from_the_start_is_refused(config, env):
     network = Leaning(jnp.float32(0), jnp.float32(jnp.nan))
-    with pytest.raises(ValueError, match="network's value are not finite|network's value is not finite"):
+    with pytest.raises(ValueError, match="found the network's value not to be finite"):
         init_loop(config, env, network, key=jax.random.key(0))
 
 
@@ -339,13 +339,13 @@ def test_tests_can_be_played_from_other_beginnings_than_self_play(config, env, n
     assert seen[0]["legal"] < 8 and seen[1]["legal"] == 9
     assert seen[0]["episodes"] == seen[1]["episodes"] and seen[0]["loss"] == seen[1]["loss"]
     other = dataclasses.replace(config, test_env=tz.from_pgx("connect_four"))
-    with pytest.raises(ValueError, match=r"test_env is connect_four of 7 actions .* tic_tac_toe, which has 9"):
+    with pytest.raises(ValueError, match=r"test_env=connect_four of 7 actions .* tic_tac_toe, which has 9"):
         init_loop(other, env, network, key=jax.random.key(0))
 
 
 def test_a_network_of_the_wrong_shape_is_refused(config, env):
     for network, message in [
-        (tz.MLP((3, 3, 2), 10, key=jax.random.key(0)), r"logits of shape \(10,\).* needs logits of shape \(9,\)"),
+        (tz.MLP((3, 3, 2), 10, key=jax.random.key(0)), r"logits of shape \(10,\).* expected logits of shape \(9,\)"),
         (tz.MLP((3, 3, 5), 9, key=jax.random.key(0)), r"\(3, 3, 2\)|\[3, 3, 2\]"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tabular import draw_tables, tabular_env
 
 import tz
 
@@ -85,6 +86,18 @@ def test_positions_of_a_match_are_openings_for_self_play(env):
     assert env_state._x.board.tolist() in found[0]._x.board.tolist()
 
 
+def test_a_game_that_begins_in_the_middle_begins_without_a_reward():
+    """What was paid for the move that led to a position is no business of a game that begins there."""
+    tables = draw_tables(2)
+    assert (tables.rewards[0, tables.legal[0]] != 0).all()
+    env = tabular_env(eqx.tree_at(lambda tables: tables.terminated, tables, jnp.arange(48) > 40))
+    openings = jax.tree.map(lambda x: x[None], tz.random_opening(env, 1, key=jax.random.key(0)))
+    assert openings[1].rewards.any()
+    for game in tz.starts_from(env, openings, 1.0), tz.random_starts(env, 2):
+        assert not jax.vmap(game.init)(jax.random.split(jax.random.key(0), 4))[1].rewards.any()
+    tz.check_env(tz.starts_from(env, openings, 1.0), num_games=2, max_steps=48)
+
+
 def test_games_without_a_move_have_no_positions(env, openings):
     none = jnp.full((3, 2), -1, jnp.int32)
     with pytest.raises(eqx.EquinoxRuntimeError, match="no move in these games"):
@@ -97,11 +110,11 @@ def test_openings_that_cannot_begin_a_game_are_refused(env, openings):
     ended = jax.tree.map(lambda *x: jnp.stack(x), one, over)
     other = jax.vmap(tz.from_pgx("connect_four").init)(jax.random.split(jax.random.key(0), 2))
     for given, share, message in [
-        (openings, 1.5, "share must be from 0 to 1, found 1.5"),
-        (one, 0.5, r"expected openings \[N, ...\], found `terminated` of shape \(\)"),
+        (openings, 1.5, "found share=1.5, expected a number from 0 to 1"),
+        (one, 0.5, r"found openings with `terminated` of shape \(\), expected \[N\]"),
         (none, 0.5, r"found `terminated` of shape \(0,\)"),
-        (ended, 0.5, "it is in 1 openings"),
-        (other, 0.5, "not positions of tic_tac_toe"),
+        (ended, 0.5, "found 1 openings in which the game is over"),
+        (other, 0.5, "of another game, expected positions of tic_tac_toe"),
     ]:
         with pytest.raises(ValueError, match=message):
             tz.starts_from(env, given, share)

@@ -238,6 +238,25 @@ def test_nothing_batched_leaves_its_device(env, config):
     assert fetched and all(x.size == 1 for leaves in fetched for x in leaves)
 
 
+def test_explicit_axes_and_openings_from_other_devices_change_nothing(env, config):
+    """A mesh as `jax.make_mesh` makes it, and starts that were left on a device that is not in it."""
+    openings = jax.vmap(lambda moves: tz.play_moves(env, moves))(jnp.arange(8)[:, None])
+    testers = (tz.TwoPlayerTester(num_episodes=16, opening_plies=1, max_steps=2),)
+    changes = {"mcts": tz.MCTS(2), "testers": testers, "collection_steps_per_epoch": 9, "train_steps_per_epoch": 1}
+    small, found = dataclasses.replace(config, **changes), []
+    explicit = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:2])
+    for mesh, device in (mesh_of(2), None), (explicit, jax.devices()[5]):
+        placed = openings if device is None else jax.device_put(openings, device)
+        game = tz.starts_from(env, placed, 1.0)
+        state = tz.init_loop(small, game, Constant(jnp.float32(0.1)), key=jax.random.key(0), mesh=mesh)
+        state = tz.train_loop(small, game, state, num_epochs=1, mesh=mesh, sinks=[], progress=False)
+        player = tz.Player(tz.MCTS(2), tz.uniform_evaluator)
+        options = {"num_games": 16, "max_steps": 2, "mesh": mesh, "key": jax.random.key(0)}
+        match = tz.match_on_mesh(game, player, player, openings=placed, **options)
+        found.append(arrays((state.games, state.replay, match.actions)))
+    chex.assert_trees_all_equal(*found)
+
+
 def test_a_mesh_that_does_not_fit_is_refused(env, config):
     start = functools.partial(tz.init_loop, env=env, network=network(env)[0], key=jax.random.key(0))
     refused = lambda message: pytest.raises(ValueError, match=message)

@@ -4,9 +4,7 @@ from tz.agent import agent_card as agent_card
 from tz.agent import load_agent as load_agent
 from tz.agent import save_agent as save_agent
 from tz.arena import MatchResult as MatchResult
-from tz.arena import Player as Player
 from tz.arena import play_match as play_match
-from tz.arena import random_player as random_player
 from tz.arena import replay_game as replay_game
 from tz.arena import replay_values as replay_values
 from tz.backups import MaxBackup as MaxBackup
@@ -50,6 +48,8 @@ from tz.openings import played_positions as played_positions
 from tz.openings import random_opening as random_opening
 from tz.openings import random_starts as random_starts
 from tz.openings import starts_from as starts_from
+from tz.players import Player as Player
+from tz.players import random_player as random_player
 from tz.recipe import Recipe as Recipe
 from tz.recipe import train_for as train_for
 from tz.replay import EpisodeReplayBuffer as EpisodeReplayBuffer

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from tz.arena import Player
 from tz.env import Env
 from tz.envs.pgx import from_pgx
 from tz.evaluators import NetworkEvaluator
 from tz.mcts import MCTS, gumbel_mcts, without_exploration
 from tz.networks import MLP, AZResNet
+from tz.players import Player
 
 _FORMAT = 1
 _MAX_HEADER = 2**20
@@ -65,7 +65,7 @@ def save_agent(
     try:
         with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("agent.json", text)
-            archive.writestr("arrays", b"".join(np.asarray(x).tobytes() for _, x in arrays))
+            archive.writestr("arrays", b"".join(np.asarray(_data(x)).tobytes() for _, x in arrays))
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
@@ -103,9 +103,11 @@ def load_agent(
     expected = [_describe(name, x) for name, x in arrays]
     if expected != header["arrays"]:
         raise ValueError(f"{path} holds an agent of another architecture: {_difference(header['arrays'], expected)}.")
-    data, leaves, start = read_arrays(sum(x.size * x.dtype.itemsize for _, x in arrays)), [], 0
-    for _, x in arrays:
-        leaves.append(jnp.asarray(np.frombuffer(data, x.dtype, x.size, start).reshape(x.shape)))
+    stored = [jax.eval_shape(_data, x) for _, x in arrays]
+    data, leaves, start = read_arrays(sum(x.size * x.dtype.itemsize for x in stored)), [], 0
+    for (_, like), x in zip(arrays, stored, strict=True):
+        leaf = jnp.asarray(np.frombuffer(data, x.dtype, x.size, start).reshape(x.shape))
+        leaves.append(jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(like)) if _is_key(like) else leaf)
         start += x.size * x.dtype.itemsize
     dynamic, static = eqx.partition((network, norm_state), _has_shape)
     network, norm_state = eqx.combine(jax.tree.unflatten(jax.tree.structure(dynamic), leaves), static)
@@ -129,6 +131,15 @@ def named_arrays(tree: PyTree) -> list[tuple[str, Any]]:
 
 def _has_shape(x: Any) -> bool:
     return eqx.is_array(x) or isinstance(x, jax.ShapeDtypeStruct)
+
+
+def _is_key(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _data(x: Any) -> Any:
+    """An array as it is stored: keys as their data."""
+    return jax.random.key_data(x) if _is_key(x) else x
 
 
 def _describe(name: str, x: Any) -> list[Any]:

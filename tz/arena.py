@@ -11,38 +11,11 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from tz.env import Env, StepMetadata
-from tz.mcts import MCTS
+from tz.given import check_ints, check_one_key
 from tz.openings import follow_moves, random_opening
+from tz.players import Player, check_is_player, check_player
 from tz.results import choose_action, root_value
-from tz.roots import PlainRoot
-from tz.search import Evaluator, SearchState, advance, init_search, search
-
-
-class Player(eqx.Module):
-    """Who plays a match: a search (`mcts`) and what it believes (`evaluator`)."""
-
-    mcts: MCTS
-    evaluator: Evaluator
-
-
-def check_player(env: Env, player: Player) -> None:
-    """Raises `ValueError` if a player cannot be asked about this game, such as a network of another one."""
-
-    def ask(key):
-        return player.evaluator(*env.init(key), key)
-
-    try:
-        logits, _ = eqx.filter_eval_shape(ask, jax.random.key(0))
-    except Exception as error:
-        raise ValueError(
-            f"A player cannot be asked about {env.name}, so it is likely to be one of another game. Its evaluator "
-            f"raised {type(error).__name__}: {error}"
-        ) from error
-    if logits.shape != (env.num_actions,):
-        raise ValueError(
-            f"A player gives logits of shape {logits.shape}, but {env.name} has {env.num_actions} actions: it is one "
-            "of another game."
-        )
+from tz.search import SearchState, advance, init_search, search
 
 
 def check_openings(openings: tuple[PyTree, StepMetadata], num_games: int) -> None:
@@ -50,22 +23,9 @@ def check_openings(openings: tuple[PyTree, StepMetadata], num_games: int) -> Non
     found = openings[1].terminated.shape
     if found != (num_games // 2,):
         raise ValueError(
-            f"A match of {num_games} games needs {num_games // 2} openings, each for two games; found openings of "
-            f"shape {found}."
+            f"A match of {num_games} games: found openings of shape {found}, expected ({num_games // 2},), each for "
+            "two games; give one for every two games."
         )
-
-
-def random_player() -> Player:
-    """A player of uniformly random legal moves.
-
-    One simulation follows the largest prior, and the prior is nothing but noise that favours no action.
-    """
-    return Player(MCTS(1, root=PlainRoot(), temperature=0.0, persist_tree=False), _random_prior)
-
-
-def _random_prior(env_state: PyTree, metadata: StepMetadata, key: PRNGKeyArray) -> tuple[Array, Array]:
-    del env_state
-    return jax.random.gumbel(key, metadata.action_mask.shape, jnp.float32), jnp.float32(0)
 
 
 class MatchResult(eqx.Module):
@@ -218,11 +178,20 @@ def play_match(
     **Raises:** `ValueError` if `num_games` is odd or not positive, the game has not exactly two players, or one of the
     two who play cannot be asked about this game.
     """
+    check_ints("play_match", num_games=num_games, opening_plies=opening_plies, max_steps=max_steps)
+    check_one_key("play_match", key)
     if num_games < 2 or num_games % 2:
-        raise ValueError(f"num_games must be even and at least 2, so that each opening has both sides: {num_games}.")
+        raise ValueError(
+            f"play_match: found num_games={num_games}, expected an even number of at least 2, so that each opening is "
+            "played from both sides; change it."
+        )
     if env.num_players != 2:
-        raise ValueError(f"A match needs a game of two players; {env.name} has {env.num_players}.")
-    for player in (first, second):
+        raise ValueError(
+            f"play_match: found {env.name}, a game of {env.num_players} player, expected one of two players; for one, "
+            "compare the returns of self-play."
+        )
+    for name, player in {"first": first, "second": second}.items():
+        check_is_player("play_match", name, player)
         check_player(env, player)
     opening_key, play_key = jax.random.split(key)
     numbers = first_opening + jnp.arange(num_games // 2, dtype=jnp.int32)
@@ -292,6 +261,8 @@ def replay_values(env: Env, match: MatchResult, game: int, player: Player, *, ke
     **Returns:** one value for each position that `replay_game` returns; of the last, if the game was finished, the
     outcome.
     """
+    check_is_player("replay_values", "player", player)
+    check_one_key("replay_values", key)
     env_state, metadata = _replay(env, match, game)
     values = _think(env, player, env_state, metadata, jax.random.split(key, len(metadata.terminated)))
     values = jnp.where(metadata.cur_player_id == match.player_id[game], values, -values)

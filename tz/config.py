@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from tz.env import Env
+from tz.given import check_fields, check_sequence
 from tz.mcts import MCTS, on_trees_of
 from tz.replay import EpisodeReplayBuffer, ReplayState
 from tz.selfplay import CollectState
@@ -68,6 +69,10 @@ class TrainConfig(eqx.Module):
     average_decay: float | None = None
     skip_nonfinite: bool = eqx.field(static=True, default=False)
     search_dtype: Any = eqx.field(static=True, default=None)
+
+    def __post_init__(self):
+        check_fields(self)
+        check_sequence("TrainConfig", "testers", self.testers, Tester)
 
     def __check_init__(self):
         if self.fast_mcts is not None:

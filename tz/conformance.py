@@ -1,22 +1,25 @@
 """Does a game keep the rules of `tz.env`? Found out by tracing it and by playing it at random."""
 
-import functools
 import warnings
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
+from jaxtyping import PRNGKeyArray, PyTree
 
 from tz.env import Env, StepMetadata
+from tz.given import check_ints, check_one_key, shown
+from tz.rules import check_record, play_random_games
 
 
 def check_env(env: Env, *, key: PRNGKeyArray | None = None, num_games: int = 8, max_steps: int = 512) -> None:
     """Check a game against what tz asks of one, by tracing it and by playing random legal moves.
 
     It compiles one program, in which all games are played at once. Run it in the tests of a game of your own. It warns
-    when no game ended within `max_steps`, since what follows the end of a game could then not be checked.
+    when no game ended within `max_steps`, since what follows the end of a game could then not be checked. It also warns
+    when what the game shows depends on a random key in its state, since a search would foresee what is drawn with it;
+    to find that, it makes the same moves in two copies of each game that differ in the key.
 
     **Arguments:**
 
@@ -27,23 +30,26 @@ def check_env(env: Env, *, key: PRNGKeyArray | None = None, num_games: int = 8, 
 
     **Raises:** `ValueError` for the first broken rule, with what was found, what is expected and how to mend it.
     """
+    check_ints("check_env", num_games=num_games, max_steps=max_steps)
     if num_games < 1 or max_steps < 1:
-        raise ValueError(f"`num_games` and `max_steps` must be at least 1, found {num_games} and {max_steps}.")
-    init_key, chance_key = jax.random.split(jax.random.key(0) if key is None else key)
-    _check_types(env, init_key)
-    # The chances are drawn here, not in `_play`, to keep the program small: compiling it is most of the time spent.
-    chances = jax.random.uniform(chance_key, (num_games, max_steps + 1), jnp.float32)
+        raise ValueError(
+            f"check_env: found num_games={num_games} and max_steps={max_steps}, expected at least 1; raise what is "
+            "less."
+        )
+    key = jax.random.key(0) if key is None else key
+    check_one_key("check_env", key)
+    check_types(env)
     try:
-        play = jax.jit(functools.partial(_play_games, env))
-        sample, flags, history = jax.block_until_ready(play(jax.random.split(init_key, num_games), chances))
+        sample, record, keys = play_random_games(env, key=key, num_games=num_games, num_moves=max_steps)
     except Exception as error:
-        raise _failure(env, "a random game under `jax.jit`, `jax.vmap` and `jax.lax.scan` failed", error) from error
-    _check_games(env, jax.device_get(flags), jax.device_get(history))
+        where = "under `jax.jit`, `jax.vmap` and `jax.lax.scan`"
+        raise _failure(env, f"that a random game fails {where}", error) from error
+    check_record(env, record, keys)
     _check_purity(env, sample)
-    if not history.terminated.any():
+    if not record.terminated.any():
         warnings.warn(
-            f"{env.name}: none of {num_games} random games ended within {max_steps} moves, so that terminated states "
-            "stay terminated was not checked. Raise `max_steps`.",
+            f"{env.name}: found no end in {num_games} random games of {max_steps} moves, expected one to check that "
+            "terminated states stay terminated; raise `max_steps`.",
             stacklevel=2,
         )
 
@@ -51,8 +57,8 @@ def check_env(env: Env, *, key: PRNGKeyArray | None = None, num_games: int = 8, 
 def _failure(env: Env, what: str, error: Exception) -> ValueError:
     reason = (str(error).strip() or "no message").splitlines()[0]
     return ValueError(
-        f"{env.name}: {what} ({type(error).__name__}: {reason}). `init`, `step` and `observe` must be pure functions "
-        "of arrays: `jnp.where` or `jax.lax.cond` in place of `if`, no Python or NumPy number taken from an array."
+        f"{env.name}: found {what} ({type(error).__name__}: {reason}), expected pure functions of arrays for one game; "
+        "write `jnp.where` or `jax.lax.cond` in place of `if`, and take no Python or NumPy number from an array."
     )
 
 
@@ -60,12 +66,18 @@ def _trace(env: Env, name: str, *arguments: Any) -> Any:
     try:
         return jax.eval_shape(lambda *inputs: getattr(env, name)(*inputs), *arguments)
     except Exception as error:
-        raise _failure(env, f"`{name}` cannot be traced by JAX", error) from error
+        raise _failure(env, f"that `{name}` cannot be traced by JAX", error) from error
 
 
-def _check_types(env: Env, key: PRNGKeyArray) -> None:
-    """Check everything that shapes and dtypes alone tell."""
-    start = _trace(env, "init", key)
+def check_types(env: Env) -> None:
+    """Check everything that shapes and dtypes alone tell.
+
+    **Raises:** `ValueError` for the first broken rule.
+    """
+    if not isinstance(env, Env):
+        fix = "adapt a game of pgx by tz.from_pgx" if hasattr(env, "observation_shape") else "make one"
+        raise ValueError(f"found {shown(env)} as the game, expected a tz.Env of init, step and observe; {fix}.")
+    start = _trace(env, "init", jax.random.key(0))
     _check_result(env, "init", start)
     after = _trace(env, "step", start[0], jax.ShapeDtypeStruct((), jnp.int32))
     _check_result(env, "step", after)
@@ -74,13 +86,13 @@ def _check_types(env: Env, key: PRNGKeyArray) -> None:
     first, second = _trace(env, "observe", start[0]), _trace(env, "observe", after[0])
     if not isinstance(first, jax.ShapeDtypeStruct) or jnp.issubdtype(first.dtype, jax.dtypes.extended):
         raise ValueError(
-            f"{env.name}: `observe` returned {_describe(first)}, expected one array of numbers or booleans. "
-            "Stack the parts, for instance with `jnp.stack`."
+            f"{env.name}: found {_describe(first)} returned by `observe`, expected one array of numbers or booleans; "
+            "stack the parts, for instance with `jnp.stack`."
         )
     if _describe(first) != _describe(second):
         raise ValueError(
-            f"{env.name}: `observe` gave {_describe(first)} in an initial state and {_describe(second)} after a move, "
-            "expected one shape and dtype. Let both depend on constants only."
+            f"{env.name}: found {_describe(first)} from `observe` in an initial state and {_describe(second)} after a "
+            "move, expected one shape and dtype; let both depend on constants only."
         )
 
 
@@ -94,7 +106,10 @@ def _check_result(env: Env, name: str, result: Any) -> None:
     """Check that `init` or `step` returned a state and a metadata of the right types."""
     if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], StepMetadata):
         kinds = [type(part).__name__ for part in result] if isinstance(result, tuple) else type(result).__name__
-        raise ValueError(f"{env.name}: `{name}` returned {kinds}, expected a pair `(state, tz.StepMetadata)`.")
+        raise ValueError(
+            f"{env.name}: found {kinds} returned by `{name}`, expected a pair `(state, tz.StepMetadata)`; make the "
+            "second a tz.StepMetadata."
+        )
     metadata = result[1]
     for field, kind, ndim, expected in (
         ("rewards", jnp.floating, 1, "a float array of shape [P], one reward for each player"),
@@ -105,15 +120,19 @@ def _check_result(env: Env, name: str, result: Any) -> None:
         leaf = getattr(metadata, field)
         if not isinstance(leaf, jax.ShapeDtypeStruct) or not jnp.issubdtype(leaf.dtype, kind) or leaf.ndim != ndim:
             raise ValueError(
-                f"{env.name}: `{field}` in the metadata from `{name}` is {_describe(leaf)}, expected {expected}."
+                f"{env.name}: found {_describe(leaf)} as `{field}` in the metadata from `{name}`, expected {expected}; "
+                "`init` and `step` are of one game, without a batch axis."
             )
     if metadata.rewards.shape[0] not in (1, 2):
         raise ValueError(
-            f"{env.name}: `rewards` from `{name}` has {metadata.rewards.shape[0]} entries, one for each player; "
-            "tz plays games of one or two players."
+            f"{env.name}: found {metadata.rewards.shape[0]} entries in `rewards` from `{name}`, one for each player, "
+            "expected 1 or 2; tz plays games of one or two players."
         )
     if metadata.action_mask.shape[0] == 0:
-        raise ValueError(f"{env.name}: `action_mask` from `{name}` is empty, expected at least one action.")
+        raise ValueError(
+            f"{env.name}: found an empty `action_mask` from `{name}`, expected an entry for each action; give it at "
+            "least one."
+        )
 
 
 def _check_same(env: Env, part: str, first: PyTree, second: PyTree) -> None:
@@ -126,79 +145,15 @@ def _check_same(env: Env, part: str, first: PyTree, second: PyTree) -> None:
         found = [_describe(leaves[path]) if path in leaves else "missing" for leaves in (before, after)]
         if found[0] != found[1]:
             raise ValueError(
-                f"{env.name}: `{path}` is {found[0]} from `init` and {found[1]} from `step`; both must return the same "
-                "tree of the same shapes and dtypes. Name the dtype where the array is made, for instance "
+                f"{env.name}: found `{path}` to be {found[0]} from `init` and {found[1]} from `step`, expected one "
+                "tree of the same shapes and dtypes; name the dtype where the array is made, for instance "
                 "`jnp.zeros(shape, jnp.int32)` or `jnp.float32(number)`, and add no part later."
             )
     structures = jax.tree.structure(first), jax.tree.structure(second)
     if structures[0] != structures[1]:
         raise ValueError(
-            f"{env.name}: the {part} has the structure {structures[0]} from `init` and {structures[1]} from `step`, "
-            "expected the same. Use the same containers, and keep what changes in a game in arrays."
-        )
-
-
-def _play_games(env: Env, init_keys: Shaped[Array, "B ..."], chances: Float[Array, "B T"]) -> tuple[PyTree, Any, Any]:
-    """Play random games: one game's first and last calls with their results; flags and metadata of all states."""
-    samples, flags, history = jax.vmap(functools.partial(_play, env))(init_keys, chances)
-    return jax.tree.map(lambda leaf: leaf[0], samples), flags, history
-
-
-def _play(env: Env, init_key: PRNGKeyArray, chances: Float[Array, " T"]) -> tuple[PyTree, Any, Any]:
-    start = env.init(init_key)
-
-    def move(carry: Any, inputs: tuple[Int[Array, ""], Float[Array, ""]]) -> tuple[Any, Any]:
-        state, metadata, was_over, last = carry
-        num_moves, chance = inputs
-        observation = env.observe(state)
-        flags = _broken_rules(metadata, observation, is_new=num_moves == 0, was_over=was_over)
-        legal = metadata.action_mask | metadata.terminated  # after the end, no action may change anything
-        num_legal = jnp.cumsum(legal, dtype=jnp.float32)
-        action = jnp.argmax(num_legal > chance * num_legal[-1]).astype(jnp.int32)
-        after = env.step(state, action)
-        made = (state, action, observation, after)
-        last = jax.tree.map(lambda old, new: jnp.where(metadata.terminated, old, new), last, made)
-        return (*after, metadata.terminated, last), (flags, metadata)
-
-    unseen = jax.eval_shape(env.observe, start[0])
-    none_yet = (start[0], jnp.int32(0), jnp.zeros(unseen.shape, unseen.dtype), start)
-    inputs = jnp.arange(chances.shape[0], dtype=jnp.int32), chances
-    (*_, last), (flags, history) = jax.lax.scan(move, (*start, jnp.bool_(False), none_yet), inputs)
-    return (init_key, start, last), flags, history
-
-
-def _broken_rules(
-    metadata: StepMetadata, observation: Shaped[Array, "..."], *, is_new: Bool[Array, ""], was_over: Bool[Array, ""]
-) -> dict[str, Bool[Array, ""]]:
-    """For each rule of a single state, in words, whether it is broken; `was_over` tells of the state before it."""
-    rewards, player, over = metadata.rewards, metadata.cur_player_id, metadata.terminated
-    num_players = rewards.shape[0]
-    pays = (rewards != 0).any()
-    unbalanced = jnp.abs(rewards.sum()) > 1e-4 * jnp.maximum(1, jnp.abs(rewards).max())
-    return {
-        "a new game is terminated already, expected a state to move in.": is_new & over,
-        "an initial state has rewards, expected zeros. Pay them in `step`.": is_new & pays,
-        "a step from a terminated state is not terminated, expected the game to stay over. Return the state as it is "
-        "when it is terminated already.": was_over & ~over,
-        "a step from a terminated state paid again, expected rewards of zero after the end.": was_over & pays,
-        "no action is legal though the game is not over. Terminate it, or add an action that passes.": ~over
-        & ~metadata.action_mask.any(),
-        f"`cur_player_id` is out of range, expected 0 to {num_players - 1}.": (player < 0) | (player >= num_players),
-        "`rewards` has NaN or infinity, expected finite numbers.": ~jnp.isfinite(rewards).all(),
-        "the rewards of the two players do not sum to zero. What one wins, the other loses: give the loser the "
-        "negative of the winner's reward.": unbalanced & (num_players == 2),
-        "`observe` returned NaN or infinity, expected finite numbers.": ~jnp.isfinite(observation).all(),
-    }
-
-
-def _check_games(env: Env, flags: dict[str, Any], history: StepMetadata) -> None:
-    """Report the first broken rule; all arrays have the axes `[B, T]` in front."""
-    found = [(int(step), int(game), rule) for rule, broken in flags.items() for game, step in np.argwhere(broken)]
-    if found:
-        step, game, rule = min(found)
-        raise ValueError(
-            f"{env.name}: in game {game} after {step} moves: {rule} There, rewards = {history.rewards[game, step]}, "
-            f"cur_player_id = {history.cur_player_id[game, step]}, terminated = {history.terminated[game, step]}."
+            f"{env.name}: found the {part} to have the structure {structures[0]} from `init` and {structures[1]} from "
+            "`step`, expected the same; use the same containers, and keep what changes in a game in arrays."
         )
 
 
@@ -213,16 +168,18 @@ def _check_purity(env: Env, sample: PyTree) -> None:
         try:
             first, second = (getattr(env, name)(*arguments) for _ in range(2))
         except Exception as error:
-            raise _failure(env, f"`{name}` fails outside `jax.jit`", error) from error
+            raise _failure(env, f"that `{name}` fails outside `jax.jit`", error) from error
         if (path := _difference(first, second, tolerance=0.0)) is not None:
             raise ValueError(
-                f"{env.name}: `{name}` is impure: called twice with the same arguments, its results differ at "
-                f"`{path}`. Keep all that changes in the state, and draw at random only in `init`, from its key."
+                f"{env.name}: found `{name}` to be impure, as two calls with the same arguments differ in their "
+                f"results at `{path}`, expected the same; keep all that changes in the state, and draw at random only "
+                "in `init`, from its key."
             )
         if (path := _difference(first, compiled, tolerance=1e-4)) is not None:
             raise ValueError(
-                f"{env.name}: `{name}` gives another result under `jax.jit` and `jax.vmap` than without, at `{path}`. "
-                "Let it depend on its arguments alone, and not on what was called before or on being traced."
+                f"{env.name}: found `{name}` to give another result under `jax.jit` and `jax.vmap` than without, at "
+                f"`{path}`, expected the same; let it depend on its arguments alone, not on what was called before or "
+                "on being traced."
             )
 
 

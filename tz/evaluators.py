@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
 from tz.env import Env, StepMetadata
+from tz.given import check_fields, check_instance, check_one_game, check_one_key
 from tz.tree import any_game
 
 
@@ -40,6 +41,7 @@ class NetworkEvaluator(eqx.Module):
         *,
         dtype: jax.typing.DTypeLike | None = None,
     ):
+        check_instance("NetworkEvaluator", "network", network)
         network = eqx.nn.inference_mode(network)
         if dtype is not None:
             network = jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, network)
@@ -51,7 +53,8 @@ class NetworkEvaluator(eqx.Module):
         self, env_state: PyTree, metadata: StepMetadata, key: PRNGKeyArray
     ) -> tuple[Float[Array, " A"], Float[Array, ""]]:
         """The network's logits and value for the player to move."""
-        del metadata, key
+        del key
+        check_one_game("NetworkEvaluator", metadata)
         return self.predict(self.observe(env_state))
 
     def predict(self, observation: Shaped[Array, "..."]) -> tuple[Float[Array, " A"], Float[Array, ""]]:
@@ -66,6 +69,7 @@ def uniform_evaluator(
 ) -> tuple[Float[Array, " A"], Float[Array, ""]]:
     """Knows nothing: every action is as good as another, every position is worth 0."""
     del env_state, key
+    check_one_game("uniform_evaluator", metadata)
     return jnp.zeros(metadata.action_mask.shape, jnp.float32), jnp.float32(0)
 
 
@@ -81,6 +85,9 @@ class RolloutEvaluator(eqx.Module):
     max_steps: int = eqx.field(static=True, default=512)
     discount: float | Float[Array, ""] = 1.0
 
+    def __post_init__(self):
+        check_fields(self)
+
     def __check_init__(self):
         if self.num_rollouts < 1 or self.max_steps < 1:
             raise ValueError(
@@ -92,6 +99,8 @@ class RolloutEvaluator(eqx.Module):
         self, env_state: PyTree, metadata: StepMetadata, key: PRNGKeyArray
     ) -> tuple[Float[Array, " A"], Float[Array, ""]]:
         """Equal logits and the mean return of the rollouts for the player to move."""
+        check_one_game("RolloutEvaluator", metadata)
+        check_one_key("RolloutEvaluator", key)
         player = metadata.cur_player_id
 
         def rollout(key):

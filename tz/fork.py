@@ -17,7 +17,7 @@ from tz.phases import evaluator_of
 from tz.saved import SavedRun, describe, differences, named, release, with_arrays
 from tz.search import init_search
 from tz.selfplay import CollectState
-from tz.sharding import data_mesh
+from tz.sharding import usable_mesh
 
 _ROWS = tuple(f".replay.{name}" for name in ("observation", "action_mask", "policy", "value"))  # and policy_weight
 _POSITION = ".games.search.tree.state"
@@ -56,7 +56,7 @@ def fork(
     release(state)
     templates = {name: np.broadcast_to(np.zeros((), jnp.dtype(x[1])), x[0]) for name, x in found.items()}
     old = with_arrays(state, saved.read(epoch, facts, templates) | new)
-    mesh = data_mesh() if mesh is None else mesh
+    mesh = usable_mesh(mesh)
 
     def is_same(part: str) -> bool:
         one, other = ({name: x for name, x in all.items() if name.startswith(part)} for all in (found, shapes))

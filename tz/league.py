@@ -8,14 +8,17 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int, PRNGKeyArray, PyTree
 
-from tz.arena import MatchResult, Player, check_openings, play_match
+from tz.arena import MatchResult, check_openings, play_match
 from tz.elo import Ratings, fit_elo
 from tz.env import Env, StepMetadata
-from tz.sharding import DATA, data_mesh, over_games, place
+from tz.given import check_ints, check_one_key
+from tz.players import Player, check_is_player
+from tz.sharding import DATA, check_mesh, over_games, place, usable_mesh
 
 
 def check_even(num_games: int, name: str = "num_games") -> None:
     """Raises `ValueError` unless there is at least one opening, two games each."""
+    check_ints("a match", **{name: num_games})
     if num_games < 2 or num_games % 2:
         raise ValueError(
             f"{name} must be even and at least 2, so that both players get each side equally often; found {num_games}."
@@ -51,12 +54,16 @@ def match_on_mesh(
     **Raises:** `ValueError` if the openings, two games each, cannot be split evenly over the devices, and what
     `play_match` raises.
     """
-    mesh = data_mesh() if mesh is None else mesh
+    mesh = usable_mesh(mesh)
+    check_mesh(mesh)
     check_split(num_games, mesh)
+    check_one_key("match_on_mesh", key)
+    for name, player in {"first": first, "second": second}.items():
+        check_is_player("match_on_mesh", name, player)
     if openings is not None:
         check_openings(openings, num_games)
         openings = place(openings, mesh, split=True)
-    first, second, key = place((first, second, key), mesh, split=False)
+    env, first, second, key = place((env, first, second, key), mesh, split=False)
     return _play(env, first, second, key, openings, (num_games, opening_plies, max_steps), mesh)
 
 

@@ -15,12 +15,12 @@ from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray, PyTree
 from tqdm import tqdm
 
-from tz.arena import Player, check_player
 from tz.checkpoint import Checkpoints
+from tz.checks import check_start
 from tz.compatibility import check_state
 from tz.config import LoopState, TrainConfig
 from tz.env import Env
-from tz.evaluators import NetworkEvaluator
+from tz.given import check_one_key
 from tz.logging import Sink, bar, console_sink
 from tz.mcts import without_exploration
 from tz.memory import check_memory, plan_memory
@@ -34,10 +34,9 @@ from tz.phases import (
     test_phase,
     train_phase,
 )
-from tz.sharding import check_mesh, data_mesh, place
+from tz.sharding import check_mesh, place, usable_mesh
 from tz.stopping import Newest, StopTraining, agreed, keeping_state, noted_signals
 from tz.train import init_train
-from tz.trajectory import Sample
 
 
 def init_loop(
@@ -54,20 +53,18 @@ def init_loop(
     **Arguments:** `network`, any module `obs -> (logits, value)`; `norm_state`, for the stateful form, both as
     [`tz.init_train`][] takes them; `mesh`, as [`tz.train_loop`][] takes it.
 
-    **Raises:** `ValueError`, before anything is compiled, if game and network do not fit together, the tests, an
-    opponent or the augmentation are of another game, the games cannot be split evenly over the devices, or it cannot
-    all fit into memory.
+    A few random games show whether the game keeps the rules of [`tz.Env`][]; [`tz.check_env`][] looks at more of them.
+    It warns when a value in (-1, 1) cannot reach their results, or when they depend on a random key in the state.
+
+    **Raises:** `ValueError`, before anything of the training is compiled, if the game breaks a rule, game and network
+    do not fit together, the tests, an opponent or the augmentation are of another game, the games cannot be split
+    evenly over the devices, or it cannot all fit into memory.
     """
-    mesh = data_mesh() if mesh is None else mesh
+    mesh = usable_mesh(mesh)
     check_mesh(mesh, batch_size=config.batch_size, train_batch_size=config.train_batch_size)
-    _check_network(env, network, norm_state)
-    if config.test_env is not None:
-        _check_test_env(env, config.test_env)
-    if config.augment is not None:
-        _check_augment(env, config.augment)
-    for player in jax.tree.leaves(config.testers, is_leaf=lambda x: isinstance(x, Player)):
-        if isinstance(player, Player):  # an opponent, an anchor, a rung
-            check_player(env, player)
+    check_one_key("init_loop", key)
+    config, env = place((config, env), mesh, split=False)
+    check_start(config, env, network, norm_state)
     check_memory(plan_memory(config, env, network, norm_state, mesh=mesh), mesh)
     games_key, key = jax.random.split(key)
     games, replay = new_games(config, env, mesh, games_key)
@@ -122,13 +119,14 @@ def train_loop(
     `before_epoch` returns no state, or no tester has the metric that `checkpoints` are to compare; `OSError` if a
     checkpoint cannot be written.
     """
-    mesh = data_mesh() if mesh is None else mesh
+    mesh = usable_mesh(mesh)
     check_mesh(mesh, batch_size=config.batch_size, train_batch_size=config.train_batch_size)
     check_state(config, env, state, mesh=mesh)
     if num_epochs is not None and num_epochs < 0:
         raise ValueError(f"train_loop: num_epochs: found {num_epochs}, expected 0 or more; pass None for no end.")
     if num_epochs == 0:
         return state
+    config, env = place((config, env), mesh, split=False)
     newest, shown = Newest(on_mesh(state, mesh)), progress and jax.process_index() == 0
     last = None if num_epochs is None else int(state.epoch) + num_epochs
     with (
@@ -259,52 +257,3 @@ def on_mesh(state: LoopState, mesh: Mesh) -> LoopState:
     games, replay = place((state.games, state.replay), mesh, split=True)
     train, testers, epoch, key = place((state.train, state.testers, state.epoch, state.key), mesh, split=False)
     return LoopState(train, games, replay, testers, epoch, key)
-
-
-def _check_test_env(env: Env, test_env: Env) -> None:
-    found, expected = ((game.num_actions, game.observation.shape) for game in (test_env, env))
-    if found != expected:
-        raise ValueError(
-            f"TrainConfig: test_env is {test_env.name} of {found[0]} actions and observations {found[1]}, but "
-            f"self-play is of {env.name}, which has {expected[0]} and {expected[1]}. Both must be the same game."
-        )
-
-
-def _check_augment(env: Env, augment: Callable[..., Sample]) -> None:
-    def drawn(key):
-        env_state, metadata = env.init(key)
-        one = jnp.float32(1)
-        sample = Sample(
-            env.observe(env_state), metadata.action_mask, jnp.zeros(env.num_actions, jnp.float32), one, one, one
-        )
-        return sample, augment(sample, key=key)
-
-    try:
-        before, after = jax.tree.map(jnp.shape, jax.eval_shape(drawn, jax.random.key(0)))
-    except Exception as error:
-        raise ValueError(f"TrainConfig: augment does not fit {env.name}: {error}") from error
-    if before != after:
-        raise ValueError(f"TrainConfig: augment makes a sample of shapes {after} from {before}, expected the same.")
-
-
-def _check_network(env: Env, network: PyTree, norm_state: eqx.nn.State | None) -> None:
-    """Raises `ValueError` where the network does not fit the game, found by one evaluation of a first position."""
-
-    @eqx.filter_jit
-    def first(network, norm_state):
-        key = jax.random.key(0)
-        env_state, metadata = env.init(key)
-        return metadata.action_mask, NetworkEvaluator(network, env.observe, norm_state)(env_state, metadata, key)
-
-    mask, (logits, value) = eqx.filter_eval_shape(first, network, norm_state)
-    if logits.shape != mask.shape or value.shape != ():
-        raise ValueError(
-            f"The network returns logits of shape {logits.shape} and a value of shape {value.shape}, but {env.name} "
-            f"needs logits of shape {mask.shape} (one an action) and a value of shape ()."
-        )
-    mask, outputs = first(network, norm_state)
-    if not bool(mask.any()):
-        raise ValueError(f"{env.name}: no action is legal in the initial state. Run tz.check_env on this game.")
-    for name, output in zip(("logits", "value"), outputs, strict=True):
-        if not bool(jnp.isfinite(output).all()):
-            raise ValueError(f"The network's {name} are not finite on an initial position of {env.name}: {output}.")

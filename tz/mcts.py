@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from tz.backups import MeanBackup
+from tz.given import check_fields
 from tz.moves import by_weights
 from tz.roots import Dirichlet, Gumbel, RootPolicy
 from tz.selectors import PUCT, CompletedQ, ImprovedPolicy
@@ -62,6 +63,7 @@ class MCTS(eqx.Module):
     solve: bool = eqx.field(static=True, default=False)
 
     def __post_init__(self):
+        check_fields(self)
         if self.num_simulations < 1:
             raise ValueError(f"MCTS: num_simulations must be at least 1, found {self.num_simulations}.")
         if self.max_nodes is not None and self.max_nodes < 2:

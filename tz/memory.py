@@ -14,7 +14,7 @@ from tz.config import TrainConfig
 from tz.env import Env
 from tz.phases import evaluator_of, start_games
 from tz.search import Evaluator
-from tz.sharding import DATA, data_mesh
+from tz.sharding import DATA, data_mesh, usable_mesh
 from tz.testers import Tester
 from tz.train import init_train
 
@@ -57,6 +57,7 @@ def plan_memory(
     While games are played, XLA takes up to four times the memory of their trees; for a gradient, about twice that of
     the results of all layers on a batch (both measured, see `experiments/memory.py`).
     """
+    mesh = usable_mesh(mesh)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), config.batch_size))
     one_device = data_mesh(list(mesh.devices.flat)[:1])
     games, buffer = eqx.filter_eval_shape(start_games, config, env, one_device, keys)

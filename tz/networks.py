@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
+from tz.given import check_ints
 from tz.layers import NORMS, ConvNorm, Linear
 
 Prediction = tuple[Float[Array, " A"], Float[Array, ""]]
@@ -24,6 +25,7 @@ def _check(observation: Array, shape: tuple[int, ...]) -> None:
 
 
 def _check_at_least(least: int, **sizes: int) -> None:
+    check_ints("network", **sizes)
     for name, size in sizes.items():
         if size < least:
             raise ValueError(f"found {name}={size}, but expected at least {least}")

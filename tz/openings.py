@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from tz.env import Env, StepMetadata
+from tz.given import check_ints, check_one, check_one_game, check_one_key
 
 
 def random_opening(
@@ -17,11 +18,13 @@ def random_opening(
 ) -> tuple[PyTree, StepMetadata]:
     """A new game after `num_plies` random legal moves, by default `max_plies`; one that would end it is not made."""
 
+    check_ints("random_opening", max_plies=max_plies)
+    check_one_key("random_opening", key)
+
     def ply(carry, key_and_index):
         (env_state, metadata), (key, index) = carry, key_and_index
-        action = jax.random.categorical(key, jnp.where(metadata.action_mask, jnp.float32(0), -jnp.inf)).astype(
-            jnp.int32
-        )
+        logits = jnp.where(metadata.action_mask, jnp.float32(0), -jnp.inf)
+        action = jax.random.categorical(key, logits).astype(jnp.int32)
         after = env.step(env_state, action)
         stays = after[1].terminated if num_plies is None else after[1].terminated | (index >= num_plies)
         return jax.tree.map(lambda new, old: jnp.where(stays, old, new), after, carry), None
@@ -39,14 +42,21 @@ def random_starts(env: Env, max_plies: int) -> Env:
 
     **Raises:** `ValueError` if `max_plies` is below 1.
     """
+    check_ints("random_starts", max_plies=max_plies)
     if max_plies < 1:
-        raise ValueError(f"random_starts: max_plies must be at least 1, found {max_plies}.")
+        raise ValueError(f"random_starts: found max_plies={max_plies}, expected at least 1; raise it.")
 
     def init(key: PRNGKeyArray) -> tuple[PyTree, StepMetadata]:
         number_key, key = jax.random.split(key)
-        return random_opening(env, max_plies, jax.random.randint(number_key, (), 0, max_plies + 1, jnp.int32), key=key)
+        num_plies = jax.random.randint(number_key, (), 0, max_plies + 1, jnp.int32)
+        return _as_new(*random_opening(env, max_plies, num_plies, key=key))
 
     return dataclasses.replace(env, init=init)
+
+
+def _as_new(env_state: PyTree, metadata: StepMetadata) -> tuple[PyTree, StepMetadata]:
+    """A position as one to begin in, where nobody has been paid yet."""
+    return env_state, dataclasses.replace(metadata, rewards=jnp.zeros_like(metadata.rewards))
 
 
 class _StartsFrom(eqx.Module):
@@ -59,7 +69,7 @@ class _StartsFrom(eqx.Module):
     def __call__(self, key: PRNGKeyArray) -> tuple[PyTree, StepMetadata]:
         share_key, index_key, init_key = jax.random.split(key, 3)
         index = jax.random.randint(index_key, (), 0, len(self.openings[1].terminated))
-        given = jax.tree.map(lambda x: x[index], self.openings)
+        given = _as_new(*jax.tree.map(lambda x: x[index], self.openings))
         is_given = jax.random.bernoulli(share_key, self.share)
         return jax.tree.map(lambda one, other: jnp.where(is_given, one, other), given, self.init(init_key))
 
@@ -75,16 +85,26 @@ def starts_from(env: Env, openings: tuple[PyTree, StepMetadata], share: float = 
     **Raises:** `ValueError` if there is no opening, one is over or of another game, or the share is not from 0 to 1.
     """
     if not 0 <= share <= 1:
-        raise ValueError(f"starts_from: share must be from 0 to 1, found {share}.")
+        raise ValueError(
+            f"starts_from: found share={share}, expected a number from 0 to 1; give the fraction of games."
+        )
     over = openings[1].terminated
     if over.ndim != 1 or not len(over):
-        raise ValueError(f"starts_from: expected openings [N, ...], found `terminated` of shape {over.shape}.")
+        raise ValueError(
+            f"starts_from: found openings with `terminated` of shape {over.shape}, expected [N], at least one; for one "
+            "position, add the axis: jax.tree.map(lambda x: x[None], position)."
+        )
     if jnp.any(over):
-        raise ValueError(f"starts_from: a game cannot begin where it is over, as it is in {jnp.sum(over)} openings.")
+        raise ValueError(
+            f"starts_from: found {jnp.sum(over)} openings in which the game is over, expected none; leave them out."
+        )
     expected = jax.eval_shape(lambda key: env.init(key), jax.random.key(0))
     found = jax.eval_shape(lambda openings: jax.tree.map(lambda x: x[0], openings), openings)
     if not eqx.tree_equal(_shapes(found), _shapes(expected)):
-        raise ValueError(f"starts_from: the openings are not positions of {env.name}, but of another game.")
+        raise ValueError(
+            f"starts_from: found openings of another game, expected positions of {env.name}; make them with its `init` "
+            "and `step`."
+        )
     return dataclasses.replace(env, init=_StartsFrom(env.init, openings, share))
 
 
@@ -101,6 +121,11 @@ def play_moves(env: Env, moves: Int[Array, " T"], *, key: PRNGKeyArray | None = 
     **Raises:** a runtime error, through `eqx.error_if`, if a move is no action, or not legal where it is made.
     """
 
+    moves = jnp.asarray(moves)
+    check_one("play_moves", "moves", moves, 1)
+    if key is not None:
+        check_one_key("play_moves", key)
+
     def ply(carry, action):
         _, metadata = carry
         is_move, num_actions = action != -1, metadata.action_mask.shape[0]
@@ -111,13 +136,16 @@ def play_moves(env: Env, moves: Int[Array, " T"], *, key: PRNGKeyArray | None = 
         after = env.step(carry[0], action)
         return jax.tree.map(lambda new, old: jnp.where(is_move, new, old), after, carry), None
 
-    return lax.scan(ply, env.init(jax.random.key(0) if key is None else key), jnp.asarray(moves))[0]
+    return lax.scan(ply, env.init(jax.random.key(0) if key is None else key), moves)[0]
 
 
 def follow_moves(
     env: Env, start: tuple[PyTree, StepMetadata], actions: Int[Array, " T"]
 ) -> tuple[PyTree, StepMetadata]:
     """The positions of one game from its start on, `[T + 1, ...]`; -1 after its end leaves it there."""
+
+    check_one_game("follow_moves", start[1])
+    check_one("follow_moves", "actions", actions, 1)
 
     def move(at, action):
         after = env.step(at[0], action)
@@ -147,6 +175,12 @@ def played_positions(
 
     **Raises:** a runtime error, through `eqx.error_if`, if no move was made.
     """
+    if actions.ndim != 2:
+        raise ValueError(
+            f"played_positions: found actions of shape {actions.shape}, expected [G, T], of several games; add the "
+            "axis of the games to one."
+        )
+    check_one_key("played_positions", key)
     positions = jax.vmap(lambda *game: follow_moves(env, *game))(openings, actions)
     moved = actions >= 0
     moved = eqx.error_if(moved, ~jnp.any(moved), "played_positions: there is no move in these games.")

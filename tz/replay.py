@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
+from tz.given import check_fields, check_ints, check_one, check_one_key
 from tz.targets import Affine, change_of_side, compose, lambda_returns
 from tz.trajectory import Sample, Trajectory, check_trajectory
 
@@ -57,6 +58,9 @@ class EpisodeReplayBuffer(eqx.Module):
     capacity: int = eqx.field(static=True)
     td_lambda: float | Float[Array, ""] = 1.0
     search_value_share: float | Float[Array, ""] = 0.0
+
+    def __post_init__(self):
+        check_fields(self)
 
     def __check_init__(self):
         if self.capacity < 1:
@@ -172,6 +176,7 @@ class EpisodeReplayBuffer(eqx.Module):
             )
 
     def _check_fits(self, state: ReplayState, trajectory: Trajectory) -> None:
+        check_one("add", "state.position", state.position)
         self._check_capacity(state)
         check_trajectory(trajectory)
         for name in ("observation", "action_mask", "policy"):
@@ -212,6 +217,8 @@ class EpisodeReplayBuffer(eqx.Module):
 
         **Raises:** a runtime error, through `eqx.error_if`, if no value target is known yet.
         """
+        check_ints("sample", num_samples=num_samples)
+        check_one_key("sample", key)
         self._check_capacity(state)
         num_known = eqx.error_if(
             state.num_known,

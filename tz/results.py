@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from tz.given import check_one_game, check_one_key
 from tz.mcts import MCTS
 from tz.promotion import standard_promotion
 from tz.roots import RootResult
@@ -28,6 +29,7 @@ def action_weights(mcts: MCTS, state: SearchState) -> Float[Array, " A"]:
     The temperature does not enter: this is the policy target of training, [`tz.choose_action`][] chooses a move. Before
     any simulation it is the prior; before [`tz.start_search`][] all legal actions are equally likely.
     """
+    check_one_game("action_weights", state.metadata)
     return state.spread(_read_root(mcts, state).policy, 0.0)
 
 
@@ -38,6 +40,7 @@ def root_value(mcts: MCTS, state: SearchState) -> Float[Array, ""]:
     has its own; `state.root.value`, the mean of all returns, is only that of a policy of visits. Before any simulation
     it is the evaluator's value.
     """
+    check_one_game("root_value", state.metadata)
     return _read_root(mcts, state).value
 
 
@@ -51,6 +54,8 @@ def choose_action(
 
     **Arguments:** `num_moves`, made in the game before this one, for a temperature that depends on it.
     """
+    check_one_game("choose_action", state.metadata)
+    check_one_key("choose_action", key)
     log_weights = mcts.final_move(state.tree, mcts.discount, _read_root(mcts, state).log_weights)
     if mcts.solve:
         log_weights = solved_weights(state.tree.node(jnp.int32(0)), log_weights)

@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from tz.given import check_fields
 from tz.selectors import CompletedQ, best_action
 from tz.tree import Node, any_game
 
@@ -256,6 +257,9 @@ class Gumbel(RootPolicy):
     max_num_considered_actions: int = eqx.field(static=True, default=16)
     scale: float | Float[Array, ""] = 1.0
     completed_q: CompletedQ = CompletedQ()
+
+    def __post_init__(self):
+        check_fields(self)
 
     def __check_init__(self):
         if self.max_num_considered_actions < 1:

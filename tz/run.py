@@ -11,13 +11,13 @@ import uuid
 from typing import Any
 
 from tz.agent import agent_card, save_agent
-from tz.arena import random_player
 from tz.checkpoint import Checkpoints
 from tz.config import LoopState, TrainConfig
 from tz.env import Env
 from tz.fork import fork
 from tz.logging import JsonLinesSink, Sink, TensorBoardSink, WandbSink, console_sink, run_facts
 from tz.memory import plan_memory
+from tz.players import random_player
 from tz.recipe import Recipe, train_for
 from tz.sharding import data_mesh
 from tz.testers import OpponentTester

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from tz.backups import virtual_visit
 from tz.env import Env, StepMetadata
+from tz.given import check_evaluator, check_one_game, check_one_key
 from tz.mcts import MCTS
 from tz.solver import estimate, hopeful, solving_backup, solving_selector
 from tz.tree import Node, Tree, append, backup, descend, init_tree, reroot, strong
@@ -50,6 +51,7 @@ def init_search(mcts: MCTS, env_state: PyTree, metadata: StepMetadata) -> Search
 
     **Raises:** `ValueError` for games of more than two players, or fewer actions than `max_actions`.
     """
+    check_one_game("init_search", metadata)
     if metadata.rewards.shape[0] > 2:
         raise ValueError(
             f"tz searches games of one or two players, but the rewards of this one have {metadata.rewards.shape[0]} "
@@ -156,6 +158,8 @@ def start_search(mcts: MCTS, evaluator: Evaluator, state: SearchState, *, key: P
 
     **Arguments:** `state`, of one game; `key`, for noise and evaluator.
     """
+    check_one_game("start_search", state.metadata)
+    check_one_key("start_search", key)
     check_trees(mcts, state)
     evaluate_key, root_key = jax.random.split(key)
     env_state = jax.tree.map(lambda x: x[0], state.tree.state)
@@ -226,6 +230,7 @@ def search_step(mcts: MCTS, env: Env, evaluator: Evaluator, state: SearchState, 
 
     **Arguments:** `state`, from [`tz.start_search`][] or an earlier step; `key`, for the evaluator.
     """
+    check_one_game("search_step", state.metadata)
     check_notes(mcts, state)
     tree = state.tree
     expand = functools.partial(_expand, mcts, env, evaluator, tree)
@@ -243,6 +248,9 @@ def search(mcts: MCTS, env: Env, evaluator: Evaluator, state: SearchState, *, ke
 
     **Arguments:** `state`, of one game; `jax.vmap` this function for many. `key`, for noise and evaluator.
     """
+    check_one_game("search", state.metadata)
+    check_one_key("search", key)
+    check_evaluator("search", evaluator)
     root_key, key = jax.random.split(key)
     state = start_search(mcts, evaluator, state, key=root_key)
 
@@ -266,6 +274,7 @@ def advance(
     **Arguments:** `action`, the move played at the root; `env_state` and `metadata`, the position it led to; `reset`,
     whether that position belongs to a new game, so that nothing may be kept.
     """
+    check_one_game("advance", metadata)
     if not mcts.persist_tree:
         return init_search(mcts, env_state, metadata)
     check_trees(mcts, state)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from tz.given import check_fields
 from tz.tree import Node
 
 
@@ -136,6 +137,9 @@ class ImprovedPolicy(eqx.Module):
     """
 
     completed_q: CompletedQ = CompletedQ()
+
+    def __post_init__(self):
+        check_fields(self)
 
     def __call__(self, node: Node) -> Int[Array, ""]:
         """The action to follow from `node`; never an illegal one."""

@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from tz.env import Env
+from tz.given import check_evaluator, check_ints, check_one_game, check_one_key
 from tz.mcts import MCTS, on_trees_of
 from tz.results import action_weights, choose_action, root_value
 from tz.search import Evaluator, SearchState, advance, check_trees, init_search, search
@@ -34,6 +35,7 @@ def init_collect(mcts: MCTS, env: Env, *, key: PRNGKeyArray) -> CollectState:
 
     **Raises:** `ValueError` for games of more than two players.
     """
+    check_one_key("init_collect", key)
     init_key, key = jax.random.split(key)
     return CollectState(init_search(mcts, *env.init(init_key)), jnp.int32(0), jnp.int32(0), key)
 
@@ -62,6 +64,9 @@ def collect(
     **Raises:** `ValueError` if the state was made with other settings, the two searches need different trees, or one of
     `fast_mcts` and `is_fast` is given without the other.
     """
+    check_one_game("collect", state.search.metadata)
+    check_evaluator("collect", evaluator)
+    check_ints("collect", num_steps=num_steps)
     if (fast_mcts is None) != (is_fast is None):
         raise ValueError("collect: fast_mcts and is_fast go together, but only one of them was given.")
     if fast_mcts is not None:

@@ -25,12 +25,23 @@ def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     return jax.make_mesh((len(devices),), (DATA,), axis_types=(AxisType.Auto,), devices=devices)
 
 
+def usable_mesh(mesh: Mesh | None) -> Mesh:
+    """The mesh as tz works with it: of all devices if there is none, and with axes of the type `Auto`.
+
+    `jax.make_mesh` makes axes of the type `Explicit` by default, under which operations on arrays of unknown sharding
+    are refused.
+    """
+    if mesh is None:
+        return data_mesh()
+    return mesh if mesh.are_all_axes_auto else Mesh(mesh.devices, mesh.axis_names)
+
+
 def check_mesh(mesh: Mesh, **counts: int) -> None:
     """Raises `ValueError` if the axes of the mesh are not ("data",), it leaves a process out, or it does not divide one
     of `counts`."""
     if mesh.axis_names != (DATA,):
         raise ValueError(
-            f'The mesh has the axes {mesh.axis_names}, expected the one axis ("{DATA}",): make it with tz.data_mesh().'
+            f'mesh: found the axes {mesh.axis_names}, expected the one axis ("{DATA}",); make it with tz.data_mesh().'
         )
     without = set(range(jax.process_count())) - {device.process_index for device in mesh.devices.flat}
     if without:
@@ -54,6 +65,7 @@ def place(tree: PyTree, mesh: Mesh, *, split: bool) -> PyTree:
     Arrays that are not yet on a mesh of several processes must be the same in each of them. What is already on the one
     device of a mesh is left as it is, so that functions compiled for it need not be compiled again.
     """
+    mesh = usable_mesh(mesh)
 
     def put(x):
         # XLA does not split what is empty; if this did, the first use of its results would be compiled once more.
@@ -76,6 +88,7 @@ def over_games(mesh: Mesh, function: Callable[[Any, Any], Any], shared: PyTree, 
     **Arguments:** `shared`, whole on every device; `games`, arrays whose leading axis is split. All results are joined
     along theirs. To be called under `jax.jit`.
     """
+    mesh = usable_mesh(mesh)
     if mesh.size == 1:
         return function(shared, games)
     arrays, static = eqx.partition(shared, eqx.is_array)

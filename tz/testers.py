@@ -1,6 +1,7 @@
 """Testers: what the training loop plays against to see whether it learns."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
@@ -10,11 +11,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
-from tz.arena import MatchResult, Player
+from tz.arena import MatchResult
 from tz.elo import connected, fit_elo
 from tz.env import Env
+from tz.given import check_fields, shown
 from tz.league import check_even, check_split, match_on_mesh
 from tz.mcts import MCTS
+from tz.players import Player, check_is_player
 from tz.search import Evaluator
 
 TesterMetrics = dict[str, float]
@@ -41,6 +44,15 @@ def _metrics(name: str, match: MatchResult) -> TesterMetrics:
     return {f"{name}_{key}": float(value) for key, value in counts.items()}
 
 
+def _check_players(where: str, name: str, players: Sequence[Player]) -> None:
+    if not isinstance(players, tuple | list):
+        raise ValueError(
+            f"{where}: found {name} to be {shown(players)}, expected a tuple of players; write ({name}, )."
+        )
+    for index, player in enumerate(players):
+        check_is_player(where, f"{name}[{index}]", player)
+
+
 def _match_options(tester: Any) -> dict[str, Any]:
     return {"num_games": tester.num_episodes, "opening_plies": tester.opening_plies, "max_steps": tester.max_steps}
 
@@ -61,7 +73,9 @@ class OpponentTester(eqx.Module):
     opening_plies: int = eqx.field(static=True, default=4)
     max_steps: int = eqx.field(static=True, default=1024)
 
-    def __check_init__(self):
+    def __post_init__(self):
+        check_is_player("OpponentTester", "opponent", self.opponent)
+        check_fields(self)
         check_even(self.num_episodes, "num_episodes")
 
     def init(self, evaluator: Evaluator, *, mesh: Mesh) -> None:
@@ -97,7 +111,8 @@ class TwoPlayerTester(eqx.Module):
     max_steps: int = eqx.field(static=True, default=1024)
     name: str = eqx.field(static=True, default="best")
 
-    def __check_init__(self):
+    def __post_init__(self):
+        check_fields(self)
         check_even(self.num_episodes, "num_episodes")
 
     def init(self, evaluator: Evaluator, *, mesh: Mesh) -> Evaluator:
@@ -156,7 +171,9 @@ class ApproxEloTester(eqx.Module):
     max_steps: int = eqx.field(static=True, default=1024)
     name: str = eqx.field(static=True, default="elo")
 
-    def __check_init__(self):
+    def __post_init__(self):
+        check_fields(self)
+        _check_players("ApproxEloTester", "anchors", self.anchors)
         check_even(self.episodes_per_opponent, "episodes_per_opponent")
         for name in ("total_epochs", "num_opponents"):
             if getattr(self, name) < 1:
@@ -239,7 +256,9 @@ class LadderTester(eqx.Module):
     max_steps: int = eqx.field(static=True, default=1024)
     name: str = eqx.field(static=True, default="ladder")
 
-    def __check_init__(self):
+    def __post_init__(self):
+        check_fields(self)
+        _check_players("LadderTester", "rungs", self.rungs)
         check_even(self.num_episodes, "num_episodes")
         if not self.rungs:
             raise ValueError("LadderTester: rungs is empty, expected at least one player.")

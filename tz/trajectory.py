@@ -65,8 +65,8 @@ def check_trajectory(trajectory: Trajectory) -> None:
     """Raises `ValueError` where the shapes of one game's trajectory contradict each other."""
     if trajectory.player.ndim != 1 or trajectory.player.shape[0] < 1:
         raise ValueError(
-            f"trajectory.player has shape {list(trajectory.player.shape)}, expected [T] with T at least 1: the steps "
-            "of one game. Use `jax.vmap` for a batch of games."
+            f"trajectory: found `player` of shape {trajectory.player.shape}, expected [T] with T at least 1, the steps "
+            "of one game, no batch axis; jax.vmap the call."
         )
     num_steps = trajectory.player.shape[0]
     num_actions = trajectory.action_mask.shape[-1] if trajectory.action_mask.ndim else 0

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Shaped
 
 from tz.env import Env, StepMetadata
+from tz.given import check_one, check_one_key
 from tz.promotion import standard_promotion
 
 if TYPE_CHECKING:
@@ -98,15 +99,22 @@ def _adapt(game: "pgx.Env") -> Env:
         )
         return state, metadata
 
+    def check(where: str, state: Any, action: Any = 0) -> None:
+        check_one(f"{where} of {game.id}", "state.current_player", state.current_player)
+        check_one(f"{where} of {game.id}", "action", action)
+
     def init(key: PRNGKeyArray) -> tuple[PyTree, StepMetadata]:
+        check_one_key(f"init of {game.id}", key)
         with _as_pgx_expects():
             return pack(game.init(key))
 
     def step(state: PyTree, action: Int[Array, ""]) -> tuple[PyTree, StepMetadata]:
+        check("step", state, action)
         with _as_pgx_expects():
             return pack(game.step(state, action.astype(jnp.int32)))
 
     def observe(state: PyTree) -> Shaped[Array, "..."]:
+        check("observe", state)
         with _as_pgx_expects():
             return game.observe(state)
 

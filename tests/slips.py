@@ -1,0 +1,331 @@
+"""Slips of callers and what they are told: `python slips.py` makes each and prints the messages.
+
+A process of its own, since the type checks of the test suite would find many of them first.
+"""
+
+import dataclasses
+import json
+import warnings
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import tz
+
+ONE, MANY = jax.random.key(0), jax.random.split(jax.random.key(0), 4)
+
+
+def nim(players=(0, 1), num_rewards=2, scale=1.0):
+    """Take one or two of five counters; who takes the last one wins. Players go by the names given."""
+
+    def shown(left, mover, rewards):
+        names = jnp.array(players, jnp.int32)
+        return tz.StepMetadata(rewards, jnp.arange(1, 3) <= jnp.maximum(left, 1), left <= 0, names[mover])
+
+    def init(key):
+        return (jnp.int32(5), jnp.int32(0)), shown(jnp.int32(5), jnp.int32(0), jnp.zeros(num_rewards))
+
+    def step(state, action):
+        left, mover = state
+        after, won = jnp.maximum(left - 1 - action, 0), (left > 0) & (left <= 1 + action)
+        rewards = scale * jnp.where(won, jnp.where(jnp.arange(num_rewards) == mover, 1.0, -1.0), 0.0)
+        mover = jnp.where(left > 0, 1 - mover, mover)
+        return (after, mover), shown(after, mover, rewards)
+
+    return tz.Env(init, step, lambda state: jnp.stack(state).astype(jnp.float32), name="nim")
+
+
+def solitaire():
+    """One move, one player."""
+
+    def shown(state, rewards):
+        return tz.StepMetadata(rewards, jnp.ones(2, bool), state > 0, jnp.int32(0))
+
+    def step(state, action):
+        return jnp.int32(1), shown(jnp.int32(1), jnp.where(state > 0, 0.0, 1.0 * action)[None])
+
+    start = lambda key: (jnp.int32(0), shown(jnp.int32(0), jnp.zeros(1)))
+    return tz.Env(start, step, lambda state: state[None].astype(jnp.float32), name="solitaire")
+
+
+def auto_reset(show_end):
+    env = nim()
+
+    def step(state, action):
+        after, metadata = env.step(state, action)
+        new = jax.tree.map(lambda new, old: jnp.where(metadata.terminated, new, old), env.init(ONE), (after, metadata))
+        return new[0], dataclasses.replace(new[1], rewards=metadata.rewards, terminated=metadata.terminated & show_end)
+
+    return dataclasses.replace(env, step=step)
+
+
+def dicey():
+    """Nim whose last move pays 1 or a half, as a key in the state decides."""
+    env = nim()
+
+    def step(state, action):
+        after, metadata = env.step(state[0], action)
+        pays = jnp.where(jax.random.bernoulli(state[1]), 1.0, 0.5)
+        return (after, jax.random.split(state[1])[0]), dataclasses.replace(metadata, rewards=pays * metadata.rewards)
+
+    def init(key):
+        state, metadata = env.init(key)
+        return (state, jax.random.PRNGKey(1)), metadata
+
+    return tz.Env(init, step, lambda state: env.observe(state[0]), name="dicey nim")
+
+
+TTT, NIM, MCTS = tz.from_pgx("tic_tac_toe"), nim(), tz.MCTS(4)
+STATES, METADATA = jax.vmap(NIM.init)(MANY)
+STATE, META = NIM.init(ONE)
+SEARCH, SEARCHES = (
+    tz.init_search(MCTS, STATE, META),
+    jax.vmap(lambda s, m: tz.init_search(MCTS, s, m))(STATES, METADATA),
+)
+NET = tz.MLP((2,), 2, width=4, key=ONE)
+EVALUATOR = tz.NetworkEvaluator(NET, NIM.observe)
+PLAYER = tz.random_player()
+GAMES = jax.vmap(lambda key: tz.init_collect(MCTS, NIM, key=key))(MANY)
+BUFFER = tz.EpisodeReplayBuffer(8)
+STEPS = jax.eval_shape(lambda: jax.vmap(lambda game: tz.collect(MCTS, NIM, EVALUATOR, game, num_steps=3)[1])(GAMES))
+RING = BUFFER.init(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), STEPS))
+
+
+class Own(eqx.Module):
+    def __call__(self, observation):
+        return jnp.zeros(2), jnp.float32(0)
+
+
+def chooser(state):
+    return jnp.int32(0)
+
+
+def config(**changes):
+    settings = {
+        "mcts": MCTS,
+        "optimizer": optax.sgd(0.1),
+        "replay": BUFFER,
+        "batch_size": 2,
+        "train_batch_size": 2,
+        "collection_steps_per_epoch": 2,
+        "train_steps_per_epoch": 1,
+    }
+    return tz.TrainConfig(**(settings | changes))
+
+
+def loop(env, network=None, mesh=None, key=ONE, **changes):
+    network = tz.MLP(env.observation.shape, env.num_actions, width=4, key=ONE) if network is None else network
+    mesh = tz.data_mesh(jax.devices()[:1]) if mesh is None else mesh
+    return tz.init_loop(config(**changes), env, network, key=key, mesh=mesh)
+
+
+def match(first=PLAYER, second=PLAYER, **options):
+    return tz.play_match(NIM, first, second, **{"num_games": 2, "key": ONE} | options)
+
+
+BATCH = r"of shape \(4,.*\), expected .*: one game, no batch axis; jax.vmap"
+KEYS = r"found keys of shape \(4,\), expected a single key; .*jax.vmap"
+WRAP = r"expected a tz.Player; wrap it"
+CASES = {
+    # A forgotten vmap.
+    "init_search": (lambda: tz.init_search(MCTS, STATES, METADATA), f"init_search: .*{BATCH}"),
+    "init_search of two": (
+        lambda: tz.init_search(MCTS, *jax.tree.map(lambda x: x[:2], (STATES, METADATA))),
+        r"init_search: .*of shape \(2,\), expected a scalar: one game, no batch axis",
+    ),
+    "start_search": (lambda: tz.start_search(MCTS, EVALUATOR, SEARCHES, key=ONE), f"start_search: .*{BATCH}"),
+    "search": (lambda: tz.search(MCTS, NIM, EVALUATOR, SEARCHES, key=ONE), f"search: .*{BATCH}"),
+    "search_step": (lambda: tz.search_step(MCTS, NIM, EVALUATOR, SEARCHES, key=ONE), f"search_step: .*{BATCH}"),
+    "choose_action": (lambda: tz.choose_action(MCTS, SEARCHES, key=ONE), f"choose_action: .*{BATCH}"),
+    "action_weights": (lambda: tz.action_weights(MCTS, SEARCHES), f"action_weights: .*{BATCH}"),
+    "advance": (lambda: tz.advance(MCTS, SEARCHES, jnp.zeros(4, int), STATES, METADATA), f"advance: .*{BATCH}"),
+    "collect": (lambda: tz.collect(MCTS, NIM, EVALUATOR, GAMES, num_steps=2), f"collect: .*{BATCH}"),
+    "network": (lambda: NET(jnp.zeros((4, 2))), r"observation of shape \(4, 2\), but expected \(2,\).* call jax.vmap"),
+    "evaluator": (lambda: EVALUATOR(STATES, METADATA, ONE), f"NetworkEvaluator: .*{BATCH}"),
+    "uniform": (lambda: tz.uniform_evaluator(STATES, METADATA, ONE), f"uniform_evaluator: .*{BATCH}"),
+    "rollouts": (lambda: tz.RolloutEvaluator(NIM)(STATES, METADATA, ONE), f"RolloutEvaluator: .*{BATCH}"),
+    "add": (lambda: BUFFER.add(RING, STEPS, discount=1.0), r"`player` of shape \(4, 3\), .* no batch axis; jax.vmap"),
+    "play_moves": (lambda: tz.play_moves(NIM, jnp.zeros((4, 3), int)), f"play_moves: .*{BATCH}"),
+    "pgx step": (lambda: TTT.step(jax.vmap(TTT.init)(MANY)[0], jnp.zeros(4, int)), f"step of tic_tac_toe: .*{BATCH}"),
+    "pgx observe": (lambda: TTT.observe(jax.vmap(TTT.init)(MANY)[0]), f"observe of tic_tac_toe: .*{BATCH}"),
+    "played_positions": (
+        lambda: tz.played_positions(NIM, (STATE, META), jnp.zeros(3, int), 2, key=ONE),
+        r"played_positions: found actions of shape \(3,\), expected \[G, T\]",
+    ),
+    # Several keys in the place of one.
+    "search keys": (lambda: tz.search(MCTS, NIM, EVALUATOR, SEARCH, key=MANY), f"search: {KEYS}"),
+    "init_collect keys": (lambda: tz.init_collect(MCTS, NIM, key=MANY), f"init_collect: {KEYS}"),
+    "old keys": (
+        lambda: tz.init_collect(MCTS, NIM, key=jax.random.split(jax.random.PRNGKey(0), 4)),
+        r"init_collect: found old-style keys of shape \(4, 2\), expected a single key",
+    ),
+    "choose_action keys": (lambda: tz.choose_action(MCTS, SEARCH, key=MANY), f"choose_action: {KEYS}"),
+    "pgx init keys": (lambda: TTT.init(MANY), f"init of tic_tac_toe: {KEYS}"),
+    "match keys": (lambda: match(key=MANY), f"play_match: {KEYS}"),
+    "loop keys": (lambda: loop(NIM, key=MANY), f"init_loop: {KEYS}"),
+    "opening keys": (lambda: tz.random_opening(NIM, 2, key=MANY), f"random_opening: {KEYS}"),
+    "check_env keys": (lambda: tz.check_env(NIM, key=MANY), f"check_env: {KEYS}"),
+    "sample keys": (lambda: BUFFER.sample(RING, 2, key=MANY), f"sample: {KEYS}"),
+    # A class or a function that makes an object, in its place.
+    "selector": (
+        lambda: tz.MCTS(4, selector=tz.PUCT),
+        r"MCTS: found selector=PUCT, which is a class, .*; write selector=PUCT\(...\)",
+    ),
+    "root": (lambda: tz.MCTS(4, root=tz.Gumbel), "MCTS: found root=Gumbel, which is a class"),
+    "backup": (lambda: tz.MCTS(4, backup=tz.MeanBackup), "MCTS: found backup=MeanBackup, which is a class"),
+    "final_move": (
+        lambda: tz.MCTS(4, final_move=tz.LowerConfidenceBound),
+        "MCTS: found final_move=LowerConfidenceBound, which is a class",
+    ),
+    "completed_q": (lambda: tz.ImprovedPolicy(tz.CompletedQ), "ImprovedPolicy: found completed_q=CompletedQ, which is"),
+    "tester": (
+        lambda: config(testers=(tz.TwoPlayerTester,)),
+        r"TrainConfig: found testers\[0\]=TwoPlayerTester, which is a class",
+    ),
+    "tester without a tuple": (
+        lambda: config(testers=tz.TwoPlayerTester(4)),
+        "TrainConfig: found testers=a TwoPlayerTester, expected a tuple",
+    ),
+    "optimizer": (
+        lambda: config(optimizer=optax.adam),
+        "TrainConfig: found optimizer=the function adam, expected an object of the kind GradientTransformation; call",
+    ),
+    "replay": (
+        lambda: config(replay=tz.EpisodeReplayBuffer),
+        "TrainConfig: found replay=EpisodeReplayBuffer, which is",
+    ),
+    "mcts": (lambda: config(mcts=tz.gumbel_mcts), "TrainConfig: found mcts=the function gumbel_mcts, expected .* MCTS"),
+    "test_mcts": (lambda: config(test_mcts=tz.MCTS), "TrainConfig: found test_mcts=MCTS, which is a class"),
+    "network class": (lambda: loop(NIM, tz.MLP), "init_loop: found network=MLP, which is a class"),
+    "evaluator class": (
+        lambda: tz.Player(MCTS, tz.RolloutEvaluator),
+        "Player: found evaluator=RolloutEvaluator, which",
+    ),
+    # A float for an int.
+    "simulations": (lambda: tz.MCTS(8.0), "MCTS: found num_simulations=8.0, expected an int; write num_simulations=8"),
+    "half a simulation": (
+        lambda: tz.MCTS(8.5),
+        "MCTS: found num_simulations=8.5, expected an int; give a whole number",
+    ),
+    "simulations in an array": (
+        lambda: tz.MCTS(jnp.int32(8)),
+        r"MCTS: found num_simulations=an array of shape \(\), expected an int",
+    ),
+    "batch_size": (lambda: config(batch_size=8.0), "TrainConfig: found batch_size=8.0, expected an int"),
+    "max_episode_steps": (
+        lambda: config(max_episode_steps=8.0),
+        "TrainConfig: found max_episode_steps=8.0, expected an",
+    ),
+    "no batch_size": (lambda: config(batch_size=None), "TrainConfig: found batch_size=None, expected an int"),
+    "capacity": (lambda: tz.EpisodeReplayBuffer(8.0), "EpisodeReplayBuffer: found capacity=8.0, expected an int"),
+    "num_episodes": (lambda: tz.TwoPlayerTester(8.0), "TwoPlayerTester: found num_episodes=8.0, expected an int"),
+    "num_games": (lambda: match(num_games=2.0), "play_match: found num_games=2.0, expected an int"),
+    "num_steps": (
+        lambda: tz.collect(MCTS, NIM, EVALUATOR, jax.tree.map(lambda x: x[0], GAMES), num_steps=2.0),
+        "collect: found num_steps=2.0, expected an int",
+    ),
+    "width": (lambda: tz.MLP((2,), 2, width=8.0, key=ONE), "found width=8.0, expected an int"),
+    "considered": (lambda: tz.Gumbel(8.0), "Gumbel: found max_num_considered_actions=8.0, expected an int"),
+    # A function or a network in the place of a player or an evaluator.
+    "function as a player": (lambda: match(chooser), f"play_match: found first to be the function chooser, {WRAP}"),
+    "function in a match on a mesh": (
+        lambda: tz.match_on_mesh(NIM, PLAYER, chooser, num_games=2, key=ONE),
+        f"match_on_mesh: found second to be the function chooser, {WRAP}",
+    ),
+    "function as an opponent": (
+        lambda: tz.OpponentTester(tz.uniform_evaluator, "f"),
+        f"OpponentTester: found opponent to be the function uniform_evaluator, {WRAP}",
+    ),
+    "network as an opponent": (lambda: tz.OpponentTester(NET, "f"), f"found opponent to be a MLP, {WRAP}"),
+    "function as a rung": (
+        lambda: tz.LadderTester((PLAYER, chooser)),
+        rf"LadderTester: found rungs\[1\] to be the function chooser, {WRAP}",
+    ),
+    "function as an anchor": (
+        lambda: tz.ApproxEloTester(2, 2, 1, anchors=(chooser,)),
+        rf"ApproxEloTester: found anchors\[0\] to be the function chooser, {WRAP}",
+    ),
+    "one rung": (lambda: tz.LadderTester(PLAYER), "LadderTester: found rungs to be a Player, expected a tuple"),
+    "network as an evaluator": (
+        lambda: tz.Player(MCTS, NET),
+        r"Player: found a MLP as the evaluator, .*; wrap a network in one: tz.NetworkEvaluator\(network, env.observe\)",
+    ),
+    "own network as an evaluator": (
+        lambda: tz.search(MCTS, NIM, Own(), SEARCH, key=ONE),
+        "search: found a Own as the evaluator, expected a function .* wrap a network",
+    ),
+    "network in collect": (
+        lambda: tz.collect(MCTS, NIM, NET, jax.tree.map(lambda x: x[0], GAMES), num_steps=2),
+        "collect: found a MLP as the evaluator, .* wrap a network",
+    ),
+    "evaluator as a network": (lambda: loop(NIM, EVALUATOR), "init_loop: found a NetworkEvaluator, an evaluator, exp"),
+    "function evaluator as a network": (
+        lambda: loop(NIM, tz.uniform_evaluator),
+        "init_loop: found the function uniform_evaluator, an evaluator, expected a network",
+    ),
+    "game that is not adapted": (lambda: tz.check_env(tz), "found a module as the game, expected a tz.Env"),
+    # Games that init_loop looks at.
+    "players 1 and 2": (
+        lambda: loop(nim((1, 2))),
+        r"nim, game 0 after 1 moves: found `cur_player_id` out of range.*= 2",
+    ),
+    "players -1 and 1": (
+        lambda: loop(nim((-1, 1))),
+        "nim, game 0 after 0 moves: found `cur_player_id` out of range .*cur_player_id = -1.*, expected 0 to 1",
+    ),
+    "one reward for two players": (
+        lambda: loop(nim(num_rewards=1)),
+        "found `cur_player_id` out of range .*, expected 0 to 0, as `rewards` has 1 entry, .*an entry for each",
+    ),
+    "auto-reset with the end shown": (
+        lambda: loop(auto_reset(True)),
+        r"nim, game \d after \d moves: found a step from a terminated state that leads to .*auto-reset",
+    ),
+    "auto-reset": (
+        lambda: loop(auto_reset(False)),
+        r"nim: found no game that ended, but \d+ moves that paid.*auto-reset",
+    ),
+    "dice": (
+        lambda: loop(dicey()),
+        r"dicey nim: found that the rewards depend on a random key in the state \(state\[1\]\)",
+    ),
+    "results of 60": (
+        lambda: loop(nim(scale=60.0)),
+        r"init_loop: found random games of nim with returns as large as 60, expected at most 1, .* tz.MLP is a tanh",
+    ),
+    "testers for two": (
+        lambda: loop(solitaire(), testers=(tz.TwoPlayerTester(2),)),
+        "TrainConfig: found a TwoPlayerTester, which plays matches, and solitaire, a game of 1 player, expected",
+    ),
+    "match for one": (
+        lambda: tz.play_match(solitaire(), PLAYER, PLAYER, num_games=2, key=ONE),
+        "play_match: found solitaire, a game of 1 player, expected one of two players",
+    ),
+    # Not slips at all.
+    "fine": (lambda: loop(NIM), "nothing"),
+    "fine for one": (lambda: loop(solitaire()), "nothing"),
+    "fine with another network": (lambda: loop(nim(scale=60.0), Own()), "nothing"),
+    "fine with NumPy's numbers": (
+        lambda: (config(batch_size=np.int64(2), mcts=tz.MCTS(np.int32(4))), tz.EpisodeReplayBuffer(np.int64(8))),
+        "nothing",
+    ),
+}
+
+
+def told(make) -> str:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            make()
+        except ValueError as error:
+            return str(error)
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+    return " ".join(str(warning.message) for warning in caught if warning.category is UserWarning) or "nothing"
+
+
+if __name__ == "__main__":
+    print(json.dumps({name: told(make) for name, (make, _) in CASES.items()}))
