@@ -47,7 +47,7 @@ def newest(session: nox.Session) -> None:
     found = interpreters()
     version = max(found)
     if version <= sys.version_info[:2]:
-        session.skip(f"Python {dotted(version)} is the newest that runs here, and `nox -s tests` has it already.")
+        session.skip(f"Python {dotted(version)} is the newest that runs here, and `nox -s tests` has it already")
     python = environment(session, found[version])
     session.run(python, "-m", "pip", "install", "--quiet", "-e", ".[dev]")
     run_pytest(session, python, *session.posargs)
@@ -59,7 +59,7 @@ def oldest(session: nox.Session) -> None:
     version = tuple(int(number) for number in PROJECT["requires-python"].removeprefix(">=").split("."))
     found = interpreters()
     if version not in found:
-        session.skip(f"Python {dotted(version)} does not run here; these do: {', '.join(map(dotted, sorted(found)))}.")
+        session.skip(f"Python {dotted(version)} does not run here; these do: {', '.join(map(dotted, sorted(found)))}")
     python = environment(session, found[version])
     constraints = pathlib.Path(session.create_tmp()) / "oldest.txt"
     constraints.write_text("\n".join(lower_bounds()) + "\n")

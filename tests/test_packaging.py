@@ -1,6 +1,7 @@
 """What pip installs: the dependencies that tz imports, and a wheel that works where no checkout is."""
 
 import ast
+import importlib
 import importlib.metadata
 import json
 import pathlib
@@ -54,6 +55,34 @@ def test_every_dependency_has_a_lower_bound_so_that_the_oldest_can_be_tested():
         assert requirement.name == "tz" or operators.count(">=") == 1, requirement
     bounds = {str(r.specifier) for r in map(Requirement, texts) if r.name == "jax"}
     assert len(bounds) == 1, "jax has the same bound everywhere"
+
+
+@pytest.fixture
+def noxfile(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(ROOT)
+    return importlib.import_module("noxfile")
+
+
+def test_the_oldest_session_takes_lower_bounds_as_they_stand(noxfile):
+    bounds = dict(line.split("==") for line in noxfile.lower_bounds())
+    assert set(bounds) == {r.name for r in map(Requirement, PROJECT["dependencies"] + EXTRAS["dev"])} - {"tz"} | {
+        r.name for extra in OPTIONAL for r in map(Requirement, EXTRAS[extra])
+    }
+    (jax,) = (text for text in PROJECT["dependencies"] if text.startswith("jax>"))
+    assert jax == f"jax>={bounds['jax']}"
+
+
+def test_an_interpreter_is_one_that_runs_not_one_that_has_a_name(noxfile, monkeypatch, tmp_path):
+    """A shim of pyenv is on the PATH and fails; pyenv itself runs what it stands for, if the version is named."""
+    shim = 'echo "pyenv: python3.99: command not found" >&2; exit 127'
+    listing = 'if [ "$1" = versions ]; then echo 3.98.1; echo 3.99.2; exit; fi'
+    pyenv = listing + '\n[ "$PYENV_VERSION" = 3.99.2 ] && echo 99 2 /a b'
+    for name, script in {"python3.99": shim, "pyenv": pyenv}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert noxfile.interpreters() == {sys.version_info[:2]: sys.executable, (3, 99): "/a b"}
 
 
 def test_run_facts_do_without_the_metadata_of_a_package(monkeypatch):
