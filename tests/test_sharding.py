@@ -88,6 +88,12 @@ def test_games_trees_and_buffer_are_bit_identical_on_any_number_of_devices(env, 
 
 @pytest.mark.parametrize("name", ["rollouts", "tabular, Gumbel"])
 def test_other_evaluators_and_searches_too(env, name):
+    """Every decision is the same to the bit, and so is every number but those that XLA may round in two ways.
+
+    For another number of games XLA makes `logits + weight * q` one rounded operation instead of two (a fused
+    multiply-add; found with JAX 0.12 on a CPU). The exponent of a policy may so differ in its last bit, which is 1e-6
+    where it is as large as 8 to 16.
+    """
     if name == "rollouts":
         mcts, evaluator = tz.MCTS(6), tz.RolloutEvaluator(env, max_steps=9)
     else:
@@ -105,8 +111,10 @@ def test_other_evaluators_and_searches_too(env, name):
     keys = jax.random.split(jax.random.key(0), 16)
     run = lambda mesh: eqx.filter_jit(tz.over_games)(mesh, play, (mcts, env, evaluator), keys)
     first, *others = [arrays(run(mesh_of(size))) for size in SIZES]
+    decisions = lambda tree: eqx.filter(tree, lambda x: not jnp.issubdtype(x.dtype, jnp.floating))
     for other in others:
-        chex.assert_trees_all_equal(first, other)
+        chex.assert_trees_all_equal(decisions(first), decisions(other))
+        chex.assert_trees_all_close(first, other, rtol=2e-6 if name == "tabular, Gumbel" else 0, atol=0)
 
 
 @pytest.mark.parametrize("num_games", [8, 64])

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
+from importlib import metadata
 from typing import Any
 
 import jax
@@ -140,8 +140,11 @@ class TensorBoardSink:
 
 
 def run_facts() -> dict[str, Any]:
-    """Where a run runs, to be kept with its settings: versions, devices, the command, and the git revision if any."""
-    versions = {name: version(name) for name in ("tz", "jax", "jaxlib", "equinox", "optax", "pgx")}
+    """Where a run runs, to be kept with its settings: versions, devices, the command, and the git revision if any.
+
+    A version is None where a package has no metadata, as tz has none in a checkout that is only on the PYTHONPATH.
+    """
+    versions = {name: _version(name) for name in ("tz", "jax", "jaxlib", "equinox", "optax", "pgx")}
     try:
         command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
         revision = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip() or None
@@ -153,6 +156,13 @@ def run_facts() -> dict[str, Any]:
         "git": revision,
         "command": sys.argv,
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def bar(total: int | None, unit: str, shown: bool, **options: Any) -> tqdm:

@@ -93,7 +93,7 @@ def train_loop(
     """Trains for `num_epochs` more epochs: in each, collects, trains and tests, always with the newest weights.
 
     Games, buffer and matches are split evenly over the devices of the mesh, weights are the same on all. Games do not
-    depend on the number of devices, but for how a network's sums are rounded.
+    depend on the number of devices, except for how XLA rounds sums and products.
 
     Ctrl-C lets the epoch finish. Then the loop returns the state; with `checkpoints`, it saves the state and ends the
     process (as SIGTERM does), with a message that says how to go on. Another Ctrl-C interrupts at once. Every exception

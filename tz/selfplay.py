@@ -21,7 +21,7 @@ class CollectState(eqx.Module):
 
     **Fields:** `search`, whose root is the position to move in; `episode_steps`, moves made in this episode; `step`,
     moves made since the beginning; `key`, of this game. The randomness of move `step` depends on these two alone, so a
-    batch plays the same games however it is split over devices.
+    batch plays the same games however it is split over devices, as long as numbers are rounded in the same way.
     """
 
     search: SearchState
