@@ -5,8 +5,19 @@ import pathlib
 import tempfile
 
 import jax
+import jaxlib
 import jaxtyping
 import pytest
+
+# Most of the time of these tests is compilation, and what they claim does not depend on how fast the machine code is: so
+# LLVM does not optimise, and kernels are written in the short way, which takes a quarter of the time. Modules that compare
+# the bits of programs of different shapes are marked `optimised` and compiled as in use, as notebooks and experiments
+# always are; with TZ_TEST_OPTIMISED set, everything is.
+SHORT = "TZ_TEST_OPTIMISED" not in os.environ
+if SHORT:
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for the processes that tests start
+    if jaxlib.version.__version_info__ < (0, 11):  # a flag that XLA does not know ends the process, and 0.12 does not
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
 
 CACHE = pathlib.Path(os.environ.get("TZ_TEST_CACHE", pathlib.Path(tempfile.gettempdir()) / "tz_test_cache"))
 CACHE /= os.environ.get("PYTEST_XDIST_WORKER", "")  # JAX would read what another process has half written
@@ -17,6 +28,12 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update("jax_num_cpu_devices", 8)  # for the tests of sharding; the others use the first
 
 jaxtyping.install_import_hook("tz", "beartype.beartype")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compiled_the_short_way(request):
+    optimised = request.node.get_closest_marker("optimised") is not None
+    jax.config.update("jax_disable_most_optimizations", SHORT and not optimised)
 
 
 @pytest.fixture(autouse=True, scope="module")
