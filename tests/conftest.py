@@ -9,10 +9,10 @@ import jaxlib
 import jaxtyping
 import pytest
 
-# Most of the time of these tests is compilation, and what they claim does not depend on how fast the machine code is: so
-# LLVM does not optimise, and kernels are written in the short way, which takes a quarter of the time. Modules that compare
-# the bits of programs of different shapes are marked `optimised` and compiled as in use, as notebooks and experiments
-# always are; with TZ_TEST_OPTIMISED set, everything is.
+# Most of the time of these tests is compilation, and what they claim does not depend on how fast the machine code is.
+# So LLVM does not optimise, and kernels are written in the short way: a quarter of the time. Modules that compare bits
+# between programs of different shapes are marked `optimised` and compiled as in use, as notebooks and experiments
+# always are; with TZ_TEST_OPTIMISED set, all modules are.
 SHORT = "TZ_TEST_OPTIMISED" not in os.environ
 if SHORT:
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for the processes that tests start
