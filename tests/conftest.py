@@ -10,9 +10,9 @@ import jaxtyping
 import pytest
 
 # Most of the time of these tests is compilation, and what they claim does not depend on how fast the machine code is.
-# So LLVM does not optimise, and kernels are written in the short way: a quarter of the time. Modules that compare bits
-# between programs of different shapes are marked `optimised` and compiled as in use, as notebooks and experiments
-# always are; with TZ_TEST_OPTIMISED set, all modules are.
+# So LLVM does not optimise, and kernels are written in the short way: a quarter of the time. Tests that compare bits
+# between programs of different shapes are marked `optimised`: there LLVM does. Notebooks and experiments are compiled
+# as in use, and so are all tests where TZ_TEST_OPTIMISED is set.
 SHORT = "TZ_TEST_OPTIMISED" not in os.environ
 if SHORT:
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for the processes that tests start
@@ -30,7 +30,7 @@ jax.config.update("jax_num_cpu_devices", 8)  # for the tests of sharding; the ot
 jaxtyping.install_import_hook("tz", "beartype.beartype")
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def _compiled_the_short_way(request):
     optimised = request.node.get_closest_marker("optimised") is not None
     jax.config.update("jax_disable_most_optimizations", SHORT and not optimised)
