@@ -8,8 +8,19 @@ import pathlib
 import tempfile
 
 import jax
+import jaxlib
 import jaxtyping
 import pytest
+
+# Most of the time of these tests is compilation, and what they claim does not depend on how fast the machine code is.
+# So LLVM does not optimise, and kernels are written in the short way: a quarter of the time. Tests that compare bits
+# between programs of different shapes are marked `optimised`: there LLVM does. Notebooks and experiments are compiled
+# as in use, and so are all tests where TZ_TEST_OPTIMISED is set.
+SHORT = "TZ_TEST_OPTIMISED" not in os.environ
+if SHORT:
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for the processes that tests start
+    if jaxlib.version.__version_info__ < (0, 11):  # a flag that XLA does not know ends the process, and 0.12 does not
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
 
 CACHE = pathlib.Path(os.environ.get("TZ_TEST_CACHE", pathlib.Path(tempfile.gettempdir()) / "tz_test_cache"))
 CACHE /= os.environ.get("PYTEST_XDIST_WORKER", "")  # JAX would read what another process has half written
@@ -23,6 +34,12 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 jaxtyping.install_import_hook("tz", "beartype.beartype")
+
+
+@pytest.fixture(autouse=True)
+def _compiled_the_short_way(request):
+    optimised = request.node.get_closest_marker("optimised") is not None
+    jax.config.update("jax_disable_most_optimizations", SHORT and not optimised)
 
 
 @pytest.fixture(autouse=True, scope="module")

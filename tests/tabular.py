@@ -75,3 +75,29 @@ def tabular_env(tables: Tables) -> tz.Env:
 
 def tabular_evaluator(tables: Tables):
     return lambda row, metadata, key: (tables.logits[row], tables.values[row])
+
+
+@eqx.filter_jit
+def begin(mcts: tz.MCTS, tables: Tables) -> tz.SearchState:
+    """A search of each of a batch of games, not yet run."""
+    return jax.vmap(lambda tables: tz.init_search(mcts, *tabular_env(tables).init(jax.random.key(0))))(tables)
+
+
+@eqx.filter_jit
+def search_each(mcts: tz.MCTS, tables: Tables, states: tz.SearchState, keys: jax.Array) -> tz.SearchState:
+    """`tz.search` of each of a batch of games. A test that searches twice compiles it once."""
+
+    def one(tables, state, key):
+        return tz.search(mcts, tabular_env(tables), tabular_evaluator(tables), state, key=key)
+
+    return jax.vmap(one)(tables, states, keys)
+
+
+@eqx.filter_jit
+def advance_each(mcts: tz.MCTS, tables: Tables, states: tz.SearchState, actions: jax.Array) -> tz.SearchState:
+    """`tz.advance` of each of a batch of games."""
+
+    def one(tables, state, action):
+        return tz.advance(mcts, state, action, *tabular_env(tables).step(state.tree.state[0], action))
+
+    return jax.vmap(one)(tables, states, actions)

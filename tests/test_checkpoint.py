@@ -422,14 +422,14 @@ def chain_of_kills(folder: pathlib.Path, seed: int, number: int) -> list[tuple[i
 
 
 def test_a_run_that_is_killed_at_any_moment_goes_on_from_its_last_checkpoint(tmp_path):
-    """22 kills of two runs, in every phase; then both end as one that was never stopped, bit for bit."""
+    """12 kills of two runs, in every phase; then both end as one that was never stopped, bit for bit."""
     runs = [tmp_path / name for name in ("straight", "one", "two")]
     with ThreadPoolExecutor() as pool:
-        found = [pair for chain in pool.map(chain_of_kills, runs[1:], (1, 2), (11, 11)) for pair in chain]
+        found = [pair for chain in pool.map(chain_of_kills, runs[1:], (1, 2), (6, 6)) for pair in chain]
         last = max(epoch for epoch, _ in found) + 2
         options = {"env": ENVIRONMENT, "check": True, "capture_output": True}
         list(pool.map(lambda folder: subprocess.run(command(folder, last), **options), runs))
     state, *others = (checksums(folder, last) for folder in runs)
     assert all(other == state for other in others)
     assert all(lines(folder) == lines(runs[0]) and len(lines(folder)) == last for folder in runs)
-    assert len(found) > 15
+    assert len(found) > 8

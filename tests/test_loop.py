@@ -117,15 +117,16 @@ class Leaning(eqx.Module):
 
 
 def leaning(config, optimizer, loss, **options):
-    return dataclasses.replace(
-        config, optimizer=optimizer, loss=loss, testers=(), augment=None, warmup_steps=9, **options
-    ), Leaning(jnp.float32(0), jnp.float32(0))
+    """With `optax.sign_sgd` a step is exact, whatever the weights of the samples add up to."""
+    options = {"warmup_steps": 9, "collection_steps_per_epoch": 9, "testers": (), "augment": None} | options
+    config = dataclasses.replace(config, optimizer=optimizer, loss=loss, **options)
+    return config, Leaning(jnp.float32(0), jnp.float32(0))
 
 
 def test_self_play_uses_the_newest_weights(config, env):
     """A loss that only pushes the weight up: from the second epoch on, first moves are action 0."""
     push = lambda network, output, sample: (-network.weight, {})
-    config, network = leaning(config, optax.sgd(5.0), push)
+    config, network = leaning(config, optax.sign_sgd(5.0), push)
     state = init_loop(config, env, network, key=jax.random.key(0))
     state = train_loop(config, env, state, num_epochs=1, sinks=[], progress=False)
     assert state.train.network.weight == 20
@@ -148,7 +149,7 @@ def test_a_network_that_turns_nan_is_named_with_its_step_and_output(config, env)
 
 def test_a_step_to_weights_that_are_not_finite_is_named_and_not_made(config, env):
     push = lambda network, output, sample: (network.weight, {})
-    settings, network = leaning(config, optax.sgd(lambda step: jnp.where(step == 1, jnp.nan, 1.0)), push)
+    settings, network = leaning(config, optax.sign_sgd(lambda step: jnp.where(step == 1, jnp.nan, 1.0)), push)
     state = init_loop(settings, env, network, key=jax.random.key(0))
     with pytest.raises(NotFiniteError, match=r"a gradient is not finite at gradient step 1 of epoch 0") as error:
         train_loop(settings, env, state, num_epochs=1, sinks=[], progress=False)
@@ -161,7 +162,7 @@ def test_steps_that_are_not_finite_can_be_left_out_and_are_counted(config, env):
         return eqx.tree_at(lambda s: s.value, sample, jnp.where(jax.random.bernoulli(key, 0.04), jnp.nan, 0.0))
 
     push = lambda network, output, sample: (sample.value - network.weight, {})
-    settings, network = leaning(config, optax.sgd(1.0), push, skip_nonfinite=True)
+    settings, network = leaning(config, optax.sign_sgd(1.0), push, skip_nonfinite=True)
     settings = dataclasses.replace(settings, augment=sometimes_nan)
     state, rows = init_loop(settings, env, network, key=jax.random.key(0)), []
     state = train_loop(settings, env, state, num_epochs=4, sinks=[rows.append], progress=False)
@@ -186,7 +187,7 @@ def test_a_network_that_is_nan_from_the_start_is_refused(config, env):
 
 
 def test_training_waits_for_the_first_episode_to_end(config, env, network):
-    config = dataclasses.replace(config, warmup_steps=0, collection_steps_per_epoch=2, testers=())
+    config = dataclasses.replace(config, warmup_steps=0, collection_steps_per_epoch=2, testers=(), augment=None)
     rows = []
     state = init_loop(config, env, network, key=jax.random.key(0))
     state = train_loop(config, env, state, num_epochs=2, sinks=[rows.append], progress=False)
@@ -194,7 +195,7 @@ def test_training_waits_for_the_first_episode_to_end(config, env, network):
 
 
 def test_truncated_episodes_are_learned_from_and_counted(config, env, network):
-    config = dataclasses.replace(config, warmup_steps=0, max_episode_steps=3, testers=())
+    config = dataclasses.replace(config, warmup_steps=0, max_episode_steps=3, testers=(), augment=None)
     rows = []
     state = init_loop(config, env, network, key=jax.random.key(0))
     state = train_loop(config, env, state, num_epochs=1, sinks=[rows.append], progress=False)
@@ -219,7 +220,7 @@ def test_every_gradient_step_draws_samples_of_its_own(config, env, network):
 def test_the_average_of_the_weights_plays(config, env):
     """The average follows the weights by its formula, and self-play and tests see it and not the newest."""
     push = lambda network, output, sample: (-network.weight, {})
-    config, network = leaning(config, optax.sgd(5.0), push, average_decay=0.9)
+    config, network = leaning(config, optax.sign_sgd(5.0), push, average_decay=0.9)
     state = init_loop(config, env, network, key=jax.random.key(0))
     state = train_loop(config, env, state, num_epochs=2, sinks=[], progress=False)
     average, weight = 0.0, 0.0
@@ -234,7 +235,7 @@ def test_the_average_of_the_weights_plays(config, env):
 
 def test_a_schedule_of_optax_is_followed(config, env):
     push = lambda network, output, sample: (-network.weight, {})
-    config, network = leaning(config, optax.sgd(optax.piecewise_constant_schedule(5.0, {3: 0.0})), push)
+    config, network = leaning(config, optax.sign_sgd(optax.piecewise_constant_schedule(5.0, {3: 0.0})), push)
     state = init_loop(config, env, network, key=jax.random.key(0))
     state = train_loop(config, env, state, num_epochs=2, sinks=[], progress=False)
     assert state.train.step == 8 and state.train.network.weight == 15, "three steps of 5, the rest of 0"
@@ -250,7 +251,7 @@ def test_a_window_of_one_row_a_game_trains_on_the_newest_only(config, env):
 
     moves = []
     window = lambda count: moves.append(count) or 1
-    config, network = leaning(config, optax.sgd(0.0), loss, replay_window=window)
+    config, network = leaning(config, optax.sgd(0.0), loss, replay_window=window, collection_steps_per_epoch=6)
     state = init_loop(config, env, network, key=jax.random.key(0))
     state = train_loop(config, env, state, num_epochs=1, sinks=[], progress=False)
     jax.effects_barrier()

@@ -12,6 +12,7 @@ import re
 import sys
 import tempfile
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import matplotlib as mpl
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 from matplotlib.testing.compare import compare_images
 from matplotlib.text import Text
-from tabular import draw_tables, tabular_env, tabular_evaluator
+from tabular import begin, draw_tables, search_each, stack_tables
 
 import tz
 from tz import plot
@@ -34,26 +35,31 @@ MCTS = tz.MCTS(num_simulations=60, max_nodes=64, root=tz.PlainRoot(), temperatur
 CELLS = plot.action_names(3, 3, others=())
 
 
+@eqx.filter_jit
+def searched(mcts, env, state, key):
+    return tz.search(mcts, env, tz.uniform_evaluator, state, key=key)
+
+
 @functools.cache
 def tic_tac_toe_search(moves=(0, 4, 1, 3)):
     """A search of a position, by default of one in which X can win at once with c1."""
     env = tz.from_pgx("tic_tac_toe")
     start = tz.play_moves(env, jnp.array(moves))
     state = tz.init_search(MCTS, *start)
-    return env, start, jax.jit(lambda s: tz.search(MCTS, env, tz.uniform_evaluator, s, key=jax.random.key(0)))(state)
+    return env, start, searched(MCTS, env, state, jax.random.key(0))
 
 
 @functools.cache
-def tabular_search(seed=0, num_simulations=200):
-    """A search of a game in which players move twice in a row."""
-    tables = draw_tables(seed)
-    env, mcts = tabular_env(tables), tz.MCTS(num_simulations=num_simulations, root=tz.PlainRoot())
+def tabular_searches():
+    """Searches of four games in which players move twice in a row, in one program."""
+    tables = stack_tables([draw_tables(seed) for seed in range(4)])
+    mcts = tz.MCTS(num_simulations=200, root=tz.PlainRoot())
+    return search_each(mcts, tables, begin(mcts, tables), jax.random.split(jax.random.key(0), 4))
 
-    @jax.jit
-    def run(key):
-        return tz.search(mcts, env, tabular_evaluator(tables), tz.init_search(mcts, *env.init(key)), key=key)
 
-    return run(jax.random.key(0))
+@functools.cache
+def tabular_search(seed=0):
+    return jax.tree.map(lambda x: x[seed], tabular_searches())
 
 
 def limits(**given):
@@ -82,7 +88,7 @@ def test_the_nodes_shown_are_a_tree_within_the_limits_and_the_rest_is_counted(se
 
 def test_a_node_says_the_value_for_the_player_to_move_at_the_root():
     state = tabular_search()
-    tree = state.tree
+    tree = jax.device_get(state.tree)
     for node in read_nodes(state)[1:]:
         assert node.visits == tree.visits[tree.parent[node.number], tree.action[node.number]]
         q = tree.q[tree.parent[node.number], tree.action[node.number]]
@@ -194,7 +200,7 @@ def test_the_text_for_graphviz_has_every_node_and_edge():
     edges = re.findall(r'^  (\d+) -> (\d+) \[label="(.*) (\d+)%"', text, flags=re.MULTILINE)
     assert [int(number) for number, _, _ in nodes] == list(range(int(state.tree.size)))
     assert {(int(a), int(b)) for a, b, _, _ in edges} == {
-        (int(state.tree.parent[n]), n) for n in range(1, int(state.tree.size))
+        (int(parent), n) for n, parent in enumerate(np.asarray(state.tree.parent)) if 0 < n < state.tree.size
     }
     assert {name for _, _, name, _ in edges} == {'a\\"b', "\\\\", "c", "d"}
     assert text.startswith("digraph") and text.endswith("}\n") and text.count("[") == text.count("]")
@@ -229,9 +235,9 @@ def test_on_a_board_only_legal_cells_are_filled():
 def test_the_animation_shows_the_search_that_search_would_run():
     env, start, state = tic_tac_toe_search()
     mcts = tz.MCTS(num_simulations=6, max_nodes=64, root=tz.Dirichlet())
-    begin, key = tz.init_search(mcts, *start), jax.random.key(3)
-    done = jax.jit(lambda s: tz.search(mcts, env, tz.uniform_evaluator, s, key=key))(begin)
-    animation = plot.animate_search(mcts, env, tz.uniform_evaluator, begin, key=key, labels=CELLS)
+    before, key = tz.init_search(mcts, *start), jax.random.key(3)
+    done = searched(mcts, env, before, key)
+    animation = plot.animate_search(mcts, env, tz.uniform_evaluator, before, key=key, labels=CELLS)
     html = animation._repr_html_()
     assert html.count("data:image/png;base64,") == 7  # before the first and after each
     assert not re.search(r'(src|href)="?http', html) and "fa-play" not in html

@@ -1,6 +1,7 @@
 """Recipes: what they build, what they refuse, and training for a time."""
 
 import dataclasses
+import types
 
 import jax
 import jaxtyping
@@ -26,17 +27,30 @@ TINY = tz.Recipe(
 )
 
 
-def test_training_for_a_time_makes_epochs_and_lets_the_learning_rate_fall_in_its_last_part():
+def tiny_start(env, config, mesh):
+    network = tz.MLP(env.observation.shape, env.num_actions, width=4, key=jax.random.key(0))
+    return tz.init_loop(config, env, network, key=jax.random.key(1), mesh=mesh)
+
+
+def test_training_for_a_time_makes_epochs_and_lets_the_learning_rate_fall_in_its_last_part(monkeypatch):
+    """By a clock on which an epoch takes 4 seconds, and the first, which is compiled, 24."""
+    now, seen, rates, mesh = [1000.0], [], [], tz.data_mesh(jax.devices()[:1])
+    monkeypatch.setattr("tz.recipe.time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def sink(metrics):
+        now[0] += 4 if seen else 24
+        seen.append(metrics["epoch"])
+
     recipe = dataclasses.replace(TINY, anneal=0.5)
     env, config = recipe.build()
-    state, seen, rates = recipe.start(env, config, seed=0), [], []
-    state = tz.train_loop(config, env, state, num_epochs=1, sinks=[seen.append], progress=False)  # compiles
+    state, options = tiny_start(env, config, mesh), {"seconds": 100.0, "sinks": [sink], "mesh": mesh}
+    with pytest.raises(ValueError, match="found seconds=100.0 and num_epochs=4"):
+        tz.train_for(recipe, env, config, state, num_epochs=4, **options)
     for part in ((0.0, 0.5), (0.5, 1.0)):
-        state = tz.train_for(recipe, env, config, state, seconds=6.0, part=part, sinks=[seen.append])
+        state = tz.train_for(recipe, env, config, state, part=part, **options)
         rates.append(float(state.train.opt_state["adam"].hyperparams["learning_rate"]))
-    assert [metrics["epoch"] for metrics in seen] == list(range(int(state.epoch))) and len(seen) > 3
-    assert rates[0] == pytest.approx(recipe.learning_rate)
-    assert 0.01 * recipe.learning_rate <= rates[1] < 0.5 * recipe.learning_rate
+    assert seen == list(range(7 + 12)), "begun at 0, 24, 28, ... 44 and at 50, 54, ... 94: another would end too late"
+    assert rates == pytest.approx([recipe.learning_rate, recipe.learning_rate * annealed(0.5, 0.94)])
 
 
 @pytest.mark.parametrize(
@@ -66,21 +80,13 @@ def compiled():
 def test_each_phase_is_compiled_once_also_where_the_learning_rate_is_set(num_devices, compiled):
     env, config = TINY.build()
     mesh, seen = tz.data_mesh(jax.devices()[:num_devices]), []
-    network = tz.MLP(env.observation.shape, env.num_actions, width=4, key=jax.random.key(0))
-    state = tz.init_loop(config, env, network, key=jax.random.key(1), mesh=mesh)
-    state = tz.train_loop(config, env, state, num_epochs=2, sinks=[], mesh=mesh)
+    state = tz.train_loop(config, env, tiny_start(env, config, mesh), num_epochs=2, sinks=[], mesh=mesh)
     phases = {"jit(_collect)", "jit(_add)", "jit(_learn)"}
     assert all(compiled.count(phase) == 1 for phase in phases)
     compiled.clear()
     state = tz.train_for(TINY, env, config, state, num_epochs=6, sinks=[seen.append], mesh=mesh)
     assert int(state.epoch) == 6 and len(seen) == 4
     assert not phases & set(compiled)
-
-
-def test_a_time_and_a_number_of_epochs_are_not_both_given():
-    env, config = TINY.build()
-    with pytest.raises(ValueError, match="found seconds=3.0 and num_epochs=4"):
-        tz.train_for(TINY, env, config, TINY.start(env, config, seed=0), seconds=3.0, num_epochs=4)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The same games and the same learning on 1, 2, 4 and 8 devices, and no communication but the gradients'."""
+"""The same games on 1, 2, 4 and 8 devices, the same learning on 1 and 8, and no communication but the gradients'."""
 
 import dataclasses
 import functools
@@ -71,6 +71,7 @@ def network(env, norm="none"):
     return eqx.nn.make_with_state(make)(key=key) if norm == "batch" else (make(key=key), None)
 
 
+@pytest.mark.optimised
 def test_games_trees_and_buffer_are_bit_identical_on_any_number_of_devices(env, config):
     found = []
     for size in SIZES:
@@ -86,6 +87,7 @@ def test_games_trees_and_buffer_are_bit_identical_on_any_number_of_devices(env, 
     assert found[0][1]["episodes"] >= 16
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("name", ["rollouts", "tabular, Gumbel"])
 def test_other_evaluators_and_searches_too(env, name):
     """Every decision is the same to the bit, and so is every number but those that XLA may round in two ways.
@@ -110,11 +112,10 @@ def test_other_evaluators_and_searches_too(env, name):
 
     keys = jax.random.split(jax.random.key(0), 16)
     run = lambda mesh: eqx.filter_jit(tz.over_games)(mesh, play, (mcts, env, evaluator), keys)
-    first, *others = [arrays(run(mesh_of(size))) for size in SIZES]
+    first, other = [arrays(run(mesh_of(size))) for size in (1, 8)]
     decisions = lambda tree: eqx.filter(tree, lambda x: not jnp.issubdtype(x.dtype, jnp.floating))
-    for other in others:
-        chex.assert_trees_all_equal(decisions(first), decisions(other))
-        chex.assert_trees_all_close(first, other, rtol=2e-6 if name == "tabular, Gumbel" else 0, atol=0)
+    chex.assert_trees_all_equal(decisions(first), decisions(other))
+    chex.assert_trees_all_close(first, other, rtol=2e-6 if name == "tabular, Gumbel" else 0, atol=0)
 
 
 @pytest.mark.parametrize("num_games", [8, 64])
@@ -136,6 +137,7 @@ def test_with_a_network_games_agree_but_for_near_ties(env, num_games):
     np.testing.assert_allclose(one.policy[until], eight.policy[until], atol=1e-5)
 
 
+@pytest.mark.optimised
 def test_three_lines_shard_the_plain_functions(env):
     mcts = tz.MCTS(6)
 
@@ -160,17 +162,16 @@ def trained(env, config):
         state = tz.train_loop(config, env, state, num_epochs=3, sinks=[rows.append], progress=False, mesh=mesh)
         return state, rows
 
-    return {size: train(size) for size in (1, 4, 8)}
+    return {size: train(size) for size in (1, 8)}
 
 
 def test_training_agrees_to_the_order_of_summation(trained):
     """Gradients are sums over the batch, added up in another order: a few units in the last place (1e-7) a step, which
     Adam's division by the size of the gradient can raise to that part of its learning rate (1e-2)."""
-    states = {size: arrays(state) for size, (state, _) in trained.items()}
-    for size in (4, 8):
-        chex.assert_trees_all_equal(states[1].replay.position, states[size].replay.position)
-        chex.assert_trees_all_close(states[1].train, states[size].train, atol=1e-4)
-        assert trained[1][1][-1]["loss"] == pytest.approx(trained[size][1][-1]["loss"], rel=1e-3)
+    (one, rows), (eight, other_rows) = ((arrays(state), rows) for state, rows in trained.values())
+    chex.assert_trees_all_equal(one.replay.position, eight.replay.position)
+    chex.assert_trees_all_close(one.train, eight.train, atol=1e-4)
+    assert rows[-1]["loss"] == pytest.approx(other_rows[-1]["loss"], rel=1e-3)
 
 
 def test_only_the_gradients_are_communicated(env, config):

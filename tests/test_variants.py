@@ -1,6 +1,7 @@
 """Selectors, root policies, backups and final moves: each against its formula, and all of them together."""
 
 import dataclasses
+import functools
 import itertools
 
 import equinox as eqx
@@ -9,7 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from plain_search import make_node, plain_search, puct
-from tabular import NUM_ACTIONS, draw_tables, stack_tables, tabular_env, tabular_evaluator
+from tabular import (
+    NUM_ACTIONS,
+    advance_each,
+    begin,
+    draw_tables,
+    search_each,
+    stack_tables,
+    tabular_env,
+    tabular_evaluator,
+)
 
 import tz
 from tz.roots import GumbelNotes
@@ -26,8 +36,9 @@ ROOTS = {"plain": tz.PlainRoot(), "dirichlet": tz.Dirichlet(), "forced": tz.Forc
 BACKUPS = {"mean": tz.MeanBackup(), "softmax": tz.SoftmaxBackup(), "max": tz.MaxBackup()}
 
 
+@functools.cache
 def random_nodes(num: int, seed: int = 0) -> list[tz.Node]:
-    """Nodes of six actions with some illegal, some unvisited, as NumPy arrays in float32."""
+    """Nodes of six actions with some illegal, some unvisited, in float32."""
     rng, nodes = np.random.default_rng(seed), []
     for _ in range(num):
         legal = rng.random(6) < 0.8
@@ -39,11 +50,16 @@ def random_nodes(num: int, seed: int = 0) -> list[tz.Node]:
         q = (3 * rng.normal(size=6) * (visits > 0)).astype(np.float32)
         numbers = np.float32([rng.normal(), q.min() - 1, q.max() + 0.5])
         nodes.append(tz.Node(*map(jnp.asarray, (logits, visits.astype(np.int32), q, *numbers))))
-    return nodes
+    return jax.device_get(nodes)  # to index others is slow
 
 
 def stacked(nodes):
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *nodes)
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *nodes)
+
+
+def for_each(function, *arrays):
+    """`function` of each node of a batch, as NumPy arrays."""
+    return jax.device_get(jax.jit(lambda *arrays: jax.vmap(function)(*arrays))(*arrays))
 
 
 NODES = 200
@@ -53,7 +69,7 @@ NODES = 200
 def test_muzero_puct_is_its_formula(scale, fpu):
     nodes = random_nodes(NODES)
     selector = tz.MuZeroPUCT(scale=scale, fpu_reduction=fpu)
-    for node, found in zip(nodes, jax.vmap(selector)(stacked(nodes)), strict=True):
+    for node, found in zip(nodes, for_each(selector, stacked(nodes)), strict=True):
         logits, visits, q = (np.asarray(x, float) for x in (node.logits, node.visits, node.q))
         total, visited = 1 + visits.sum(), visits > 0
         value = (float(node.raw_value) + visits @ q) / total
@@ -84,8 +100,8 @@ def completed_q(node, c_visit=50, c_scale=0.1, rescale=True):
 def test_completed_q_and_the_improved_policy_are_their_formulas(rescale):
     nodes = random_nodes(NODES)
     bonus = tz.CompletedQ(rescale=rescale)
-    actions = jax.vmap(tz.ImprovedPolicy(bonus))(stacked(nodes))
-    for node, found, action in zip(nodes, jax.vmap(bonus)(stacked(nodes)), actions, strict=True):
+    actions = for_each(tz.ImprovedPolicy(bonus), stacked(nodes))
+    for node, found, action in zip(nodes, for_each(bonus, stacked(nodes)), actions, strict=True):
         expected = completed_q(node, rescale=rescale)
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
         improved = np.asarray(node.logits, float) + expected
@@ -98,9 +114,9 @@ def test_completed_q_and_the_improved_policy_are_their_formulas(rescale):
 def test_forced_playouts_are_forced_and_then_pruned():
     nodes = random_nodes(NODES)
     root = tz.ForcedPlayouts(k=2.0, c=1.5, noise=tz.PlainRoot())
-    selected = jax.vmap(lambda node: root.select(node, None, tz.PUCT()))(stacked(nodes))
-    otherwise = jax.vmap(tz.PUCT())(stacked(nodes))
-    policies = jax.vmap(lambda node: root.read(node, None).policy)(stacked(nodes))
+    selected = for_each(lambda node: root.select(node, None, tz.PUCT()), stacked(nodes))
+    otherwise = for_each(tz.PUCT(), stacked(nodes))
+    policies = for_each(lambda node: root.read(node, None).policy, stacked(nodes))
     num_pruned = 0
     for node, action, free, policy in zip(nodes, selected, otherwise, policies, strict=True):
         prior, visits, q = np.exp(np.asarray(node.logits, float)), np.asarray(node.visits), np.asarray(node.q, float)
@@ -128,25 +144,20 @@ def test_forced_playouts_are_forced_and_then_pruned():
 
 
 @eqx.filter_jit
-def search_twice(mcts, tables):
-    def one(tables, key):
-        env, evaluator = tabular_env(tables), tabular_evaluator(tables)
-        keys = jax.random.split(key, 4)
-        first = tz.search(mcts, env, evaluator, tz.init_search(mcts, *env.init(key)), key=keys[0])
-        action = tz.choose_action(mcts, first, key=keys[1])
-        kept = tz.advance(mcts, first, action, *env.step(jnp.int32(0), action))
-        second = tz.search(mcts, env, evaluator, kept, key=keys[2])
-        move = tz.choose_action(mcts, second, key=keys[3])
-        return (
-            first,
-            action,
-            kept,
-            second,
-            move,
-            jax.vmap(lambda s: tz.action_weights(mcts, s))(jax.tree.map(lambda *x: jnp.stack(x), first, second)),
-        )
+def read_each(mcts, states, keys):
+    """The move to play and the policy of each of a batch of games."""
+    return jax.vmap(lambda s, key: (tz.choose_action(mcts, s, key=key), tz.action_weights(mcts, s)))(states, keys)
 
-    return jax.vmap(one)(tables, jax.random.split(jax.random.key(0), NUM_GAMES))
+
+def search_twice(mcts, tables):
+    """Searches, plays a move, and searches on; also the moves after both searches and their policies, stacked."""
+    keys = jax.random.split(jax.random.key(0), (4, NUM_GAMES))
+    first = search_each(mcts, tables, begin(mcts, tables), keys[0])
+    action, policy = read_each(mcts, first, keys[1])
+    kept = advance_each(mcts, tables, first, action)
+    second = search_each(mcts, tables, kept, keys[2])
+    move, after = read_each(mcts, second, keys[3])
+    return first, action, kept, second, move, jnp.stack([policy, after], axis=1)
 
 
 def pairs():
@@ -160,10 +171,11 @@ def test_all_variants_compose(selector, root, backup, num_leaves):
     settings = {"selector": SELECTORS[selector], "root": ROOTS[root], "backup": BACKUPS[backup]}
     mcts = tz.MCTS(20, discount=0.95, num_leaves=num_leaves, **settings)
     tables = [draw_tables(seed, end_rate=0.1) for seed in range(NUM_GAMES)]
-    first, action, kept, second, move, weights = jax.device_get(search_twice(mcts, stack_tables(tables)))
+    found = search_twice(mcts, stack_tables(tables))
+    tables, (first, action, kept, second, move, weights) = jax.device_get((tables, found))
     for game in range(NUM_GAMES):
         row = int(second.tree.state[game, 0])
-        legal = [np.asarray(tables[game].legal[0]), np.asarray(tables[game].legal[row] | tables[game].terminated[row])]
+        legal = [tables[game].legal[0], tables[game].legal[row] | tables[game].terminated[row]]
         assert legal[0][action[game]] and legal[1][move[game]]
         for tree, mask, policy in zip((first.tree, second.tree), legal, weights[game], strict=True):
             assert (tree.visits[game, 0][~mask] == 0).all() and (policy[~mask] == 0).all()
@@ -178,15 +190,16 @@ def test_gumbel_moves_by_the_best_of_the_most_visited():
     """And selects by the best of those whose turn it is; `gumbel + logits + completed q` decides in both."""
     nodes, rng = random_nodes(NODES), np.random.default_rng(1)
     gumbel = jnp.asarray(rng.gumbel(size=(NODES, 6)), jnp.float32)
-    before = jnp.stack([node.visits // 2 for node in nodes])
+    before = jnp.asarray(np.stack([node.visits // 2 for node in nodes]))
     turns = jnp.asarray(rng.integers(0, 2, (NODES, 90)), jnp.int32)
     root = tz.Gumbel()
     notes = jax.vmap(GumbelNotes)(gumbel, before, turns)
-    moves = jax.vmap(lambda node, notes: jnp.argmax(root.read(node, notes).log_weights))(stacked(nodes), notes)
-    selected = jax.vmap(lambda node, notes: root.select(node, notes, tz.PUCT()))(stacked(nodes), notes)
+    moves = for_each(lambda node, notes: jnp.argmax(root.read(node, notes).log_weights), stacked(nodes), notes)
+    selected = for_each(lambda node, notes: root.select(node, notes, tz.PUCT()), stacked(nodes), notes)
+    gumbel, before, turns = jax.device_get((gumbel, before, turns))
     num_others = 0
     for index, node in enumerate(nodes):
-        new, legal = np.asarray(node.visits - before[index]), np.asarray(node.logits) > -np.inf
+        new, legal = node.visits - before[index], np.asarray(node.logits) > -np.inf
         score = np.where(legal, np.asarray(gumbel[index]) + np.asarray(node.logits) + completed_q(node), -np.inf)
         assert moves[index] == np.argmax(np.where(new == new[legal].max(), score, -np.inf))
         num_others += moves[index] != np.argmax(score)
@@ -200,7 +213,8 @@ def test_gumbel_moves_by_the_best_of_the_most_visited():
 def test_gumbel_on_a_reused_root_counts_the_visits_of_this_search(num_leaves):
     mcts = tz.gumbel_mcts(20, 3, num_leaves=num_leaves)
     tables = [draw_tables(seed, end_rate=0.0) for seed in range(NUM_GAMES)]
-    first, _, kept, second, move, _ = jax.device_get(search_twice(mcts, stack_tables(tables)))
+    found = search_twice(mcts, stack_tables(tables))
+    tables, (first, _, kept, second, move, _) = jax.device_get((tables, found))
     assert kept.tree.visits[:, 0].any()
     for game in range(NUM_GAMES):
         row = int(second.tree.state[game, 0])
@@ -242,7 +256,7 @@ def test_gumbel_improves_on_the_prior_with_two_simulations():
 
 def test_gumbel_without_noise_and_with_one_legal_action():
     assert tz.without_exploration(tz.gumbel_mcts(8)).root.scale == 0
-    node = random_nodes(1)[0]
+    node = jax.tree.map(jnp.asarray, random_nodes(1)[0])
     node = dataclasses.replace(node, logits=jnp.array([-jnp.inf, 0.0] + 4 * [-jnp.inf]), visits=jnp.zeros(6, jnp.int32))
     root = tz.Gumbel()
     _, notes = root.start(node, 8, key=jax.random.key(0))
@@ -255,8 +269,7 @@ def searched():
     """Searches of tabular games, and the returns that a plain search of the same games saw at the root."""
     mcts = tz.MCTS(40, discount=0.95, root=tz.PlainRoot())
     tables = [draw_tables(seed, end_rate=0.3) for seed in range(NUM_GAMES)]
-    first = search_twice(mcts, stack_tables(tables))[0]
-    returns = []
+    first, returns = search_twice(mcts, stack_tables(tables))[0], []
     for game in range(NUM_GAMES):
         plain = jax.tree.map(np.asarray, tables[game])
         root = make_node(plain, 0)

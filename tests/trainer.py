@@ -1,8 +1,11 @@
 """A training process to be killed: `python trainer.py folder num_epochs`; says on standard output what it is doing."""
 
+import dataclasses
 import sys
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import optax
 
 import tz
@@ -31,6 +34,17 @@ def start(env: tz.Env, config: tz.TrainConfig, mesh: jax.sharding.Mesh) -> tz.Lo
     return tz.init_loop(config, env, network, key=jax.random.key(1), mesh=mesh)
 
 
+class Sum(eqx.Module):
+    """A tester that plays nothing, for matches take long to compile, but has a state, a key and the newest weights."""
+
+    def init(self, evaluator, *, mesh):
+        return jnp.float32(0)
+
+    def test(self, env, mcts, evaluator, state, *, key, mesh):
+        state = state + evaluator.network.policy_linear.bias.sum() + jax.random.uniform(key)
+        return state, {"sum": float(state)}
+
+
 def main(folder: str, num_epochs: int) -> None:
     def announced(name, function):
         def call(*args, **kwargs):
@@ -43,7 +57,7 @@ def main(folder: str, num_epochs: int) -> None:
         setattr(tz.loop, phase, announced(phase, getattr(tz.loop, phase)))
     tz.Checkpoints.save = announced("save", tz.Checkpoints.save)
     env, mesh = tz.from_pgx("tic_tac_toe"), tz.data_mesh(jax.devices()[:1])
-    settings = config()
+    settings = dataclasses.replace(config(), testers=(Sum(),))
     checkpoints = tz.Checkpoints(folder, every_epochs=1, keep=2, resume=True)
     state = checkpoints.restore(start(env, settings, mesh))
     sinks = [tz.JsonLinesSink(f"{folder}/metrics.jsonl", first_epoch=int(state.epoch))]
