@@ -80,6 +80,27 @@ def test_a_step_is_a_gradient_step_of_the_mean_loss(network, batch):
     assert after.step == 1
 
 
+def test_the_loss_is_the_sum_of_its_parts_and_its_floors_are_those_of_the_targets(network, batch):
+    """With policies that are no targets, as after fast searches, and with samples of unequal weight."""
+    weight, policy_weight = jnp.linspace(0.5, 2, 32), (jnp.arange(32) % 3 > 0).astype(jnp.float32)
+    batch = eqx.tree_at(lambda batch: (batch.weight, batch.policy_weight), batch, (weight, policy_weight))
+    optimizer = optax.sgd(0.0)
+    state = tz.init_train(optimizer, network)
+    _, metrics = eqx.filter_jit(tz.train_step)(optimizer, tz.az_loss, state, batch)
+    parts = metrics["policy_loss"] + metrics["value_loss"] + metrics["l2_loss"]
+    np.testing.assert_allclose(metrics["loss"], parts, rtol=1e-5)
+    w, policy, value = (np.asarray(x, np.float64) for x in (weight, batch.policy, batch.value))
+    entropy = -np.sum(np.where(policy > 0, policy * np.log(np.where(policy > 0, policy, 1)), 0), 1)
+    floor = np.average(np.asarray(policy_weight) * entropy, weights=w)
+    np.testing.assert_allclose(metrics["policy_loss_floor"], floor, rtol=1e-5)
+    best = np.average(value, weights=w)
+    np.testing.assert_allclose(metrics["value_loss_floor"], np.average((value - best) ** 2, weights=w), rtol=1e-5)
+    knowing = jnp.log(batch.policy + 1e-30), jnp.full(32, best)
+    losses, least = jax.vmap(tz.az_loss, (None, 0, 0))(network, knowing, batch)
+    for name in ("policy_loss", "value_loss"):
+        np.testing.assert_allclose(np.average(least[name], weights=w), metrics[f"{name}_floor"], rtol=1e-4)
+
+
 class Weak(eqx.Module):
     """A network of two weakly typed parameters, as `jnp.asarray` makes them of Python numbers."""
 

@@ -99,19 +99,36 @@ def az_loss(
     **Arguments:** `network`, for its weights; `output`, its logits and value for this sample; `l2_reg_lambda`, the
     weight of the L2 term (the sum of all squared parameters).
 
-    **Returns:** the loss and its parts, `policy_loss`, `value_loss` and `l2_loss` (already weighted).
+    **Returns:** the loss and the three parts that it is the sum of, `policy_loss` (0 after a fast search, whose policy
+    is no target), `value_loss` and `l2_loss`.
 
     Silver et al., *Mastering the game of Go without human knowledge*, Nature 2017.
     """
     logits, value = (x.astype(jnp.float32) for x in output)
     log_policy = jax.nn.log_softmax(jnp.where(sample.action_mask, logits, jnp.finfo(logits.dtype).min))
-    policy_loss = -jnp.sum(jnp.where(sample.action_mask, sample.policy * log_policy, 0.0))
+    policy_loss = -sample.policy_weight * jnp.sum(jnp.where(sample.action_mask, sample.policy * log_policy, 0.0))
     value_loss = jnp.square(value - sample.value)
     weights = jax.tree.leaves(eqx.filter(network, eqx.is_inexact_array))
     squares = [jnp.sum(jnp.square(widened(w))).astype(jnp.float32) for w in weights]
     l2_loss = jnp.float32(l2_reg_lambda) * sum(squares, jnp.float32(0))
-    loss = sample.policy_weight * policy_loss + value_loss + l2_loss
-    return loss, {"policy_loss": policy_loss, "value_loss": value_loss, "l2_loss": l2_loss}
+    parts = {"policy_loss": policy_loss, "value_loss": value_loss, "l2_loss": l2_loss}
+    return policy_loss + value_loss + l2_loss, parts
+
+
+def loss_floors(batch: Sample) -> Metrics:
+    """What the targets of a batch alone decide of [`tz.az_loss`][], to compare the losses with.
+
+    **Returns:** `policy_loss_floor`, the entropy of the policy targets: no network has a smaller policy loss; and
+    `value_loss_floor`, the variance of the value targets: the least value loss that one constant value has. A network
+    gets below it as soon as it tells positions apart.
+    """
+    weight = batch.weight / jnp.sum(batch.weight)
+    entropy = jnp.sum(jax.scipy.special.entr(batch.policy), axis=-1)
+    deviation = batch.value - jnp.sum(weight * batch.value)
+    return {
+        "policy_loss_floor": jnp.sum(weight * batch.policy_weight * entropy),
+        "value_loss_floor": jnp.sum(weight * jnp.square(deviation)),
+    }
 
 
 def train_step(
@@ -128,7 +145,8 @@ def train_step(
     `average_decay`, of the running average of the weights and norm statistics, where the state has one: how much of it
     a step keeps, less in the first steps, so that the initial weights are soon forgotten.
 
-    **Returns:** the next state and the mean of the loss's metrics, with `loss` itself.
+    **Returns:** the next state and the mean of the loss's metrics, with `loss` itself and the two of
+    [`tz.train.loss_floors`][].
 
     **Raises:** `ValueError` if the optimiser needs more than gradients, parameters and the mean loss of a batch.
     """
@@ -145,7 +163,7 @@ def train_step(
         losses, metrics = jax.vmap(loss, in_axes=(None, 0, 0))(network, outputs, batch)
         metrics, weight = {"loss": losses} | metrics, batch.weight
         means = jax.tree.map(lambda x: jnp.sum(weight * x.astype(weight.dtype)) / jnp.sum(weight), metrics)
-        return means["loss"], (means, norm_state)
+        return means["loss"], (loss_floors(batch) | means, norm_state)
 
     gradients, (metrics, norm_state) = jax.grad(mean_loss, has_aux=True)(parameters)
     updates, opt_state = _update(

@@ -33,10 +33,11 @@ def plot_learning(
     **Arguments:** `runs`, the metrics of each epoch as sinks get them, or the file of a [`tz.JsonLinesSink`][]; or
     several by their names. `x`, the metric on the horizontal axis, or `"hours"`, the sum of the epochs' `seconds`.
 
-    **Returns:** the figure: losses above their floors; scores from 0 (all lost) to 1 (all won), with a line at one
-    half; and Elo with its confidence interval. What no run has is left out. No network can get below a floor (the
-    entropy of the policy targets, the variance of the value targets), which itself moves as self-play changes; a run
-    without the metrics `policy_loss_floor` and `value_loss_floor` shows the losses themselves.
+    **Returns:** the figure: losses; scores from 0 (all lost) to 1 (all won), with a line at one half; and Elo with its
+    confidence interval. What no run has is left out. The targets change as self-play does, and the losses with them.
+    So the policy loss is drawn above its floor, the entropy of the targets, and the value loss less that of the best
+    constant, their variance: below 0, the network tells positions apart. A run without the metrics `policy_loss_floor`
+    and `value_loss_floor` shows the losses themselves.
 
     **Raises:** `ValueError` where there is nothing to draw, or a run has no such `x`.
     """
@@ -77,8 +78,8 @@ def _with_derived(rows: Rows) -> list[dict[str, int | float]]:
 def _losses(rows: Rows) -> dict[str, str]:
     """The losses to draw: the name of the metric by its label."""
     keys = {key for row in rows for key in row}
-    excess = {f"{name.replace('_', ' ')} above its floor": f"{name}_excess" for name in _LOSSES}
-    excess = {label: name for label, name in excess.items() if name in keys}
+    labels = {"policy loss above its floor": "policy_loss_excess", "value loss less a constant's": "value_loss_excess"}
+    excess = {label: name for label, name in labels.items() if name in keys}
     return excess or {name.replace("_", " "): name for name in _LOSSES if name in keys}
 
 
