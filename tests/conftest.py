@@ -42,6 +42,13 @@ def _compiled_the_short_way(request):
     jax.config.update("jax_disable_most_optimizations", SHORT and not optimised)
 
 
+@pytest.fixture
+def standard_promotion():
+    """For files that call code of others, which promotes types and ranks: mctx, pgx, and games as users write them."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _release_compiled_programs():
     """A compiled program holds memory maps, of which Linux allows a process 65,530: without this, the suite crashes."""

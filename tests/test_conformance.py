@@ -12,6 +12,8 @@ from tz.conformance import check_env
 from tz.dice import keys_used
 from tz.env import Env, StepMetadata
 
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
 
 def describe(state, rewards):
     return StepMetadata(

@@ -12,6 +12,8 @@ import pytest
 from tz.conformance import check_env
 from tz.envs.pgx import from_pgx
 
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
 PLAYABLE = (
     "animal_shogi",
     "chess",

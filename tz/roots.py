@@ -171,7 +171,7 @@ class Dirichlet(RootPolicy):
 
     def read(self, node: Node, notes: Float[Array, " A"]) -> RootResult:
         """The fractions of the visits, and the mean of all returns, of which those due to noise count for less."""
-        result, weights = visit_fractions(node), node.visits * notes
+        result, weights = visit_fractions(node), node.visits.astype(notes.dtype) * notes
         value = (node.raw_value + jnp.sum(weights * node.q)) / (1 + jnp.sum(weights))
         return RootResult(result.policy, value, result.log_weights)
 
