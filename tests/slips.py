@@ -4,7 +4,9 @@ A process of its own, since the type checks of the test suite would find many of
 """
 
 import dataclasses
+import functools
 import json
+import types
 import warnings
 
 import equinox as eqx
@@ -14,8 +16,6 @@ import numpy as np
 import optax
 
 import tz
-
-ONE, MANY = jax.random.key(0), jax.random.split(jax.random.key(0), 4)
 
 
 def nim(players=(0, 1), num_rewards=2, scale=1.0):
@@ -56,7 +56,9 @@ def auto_reset(show_end):
 
     def step(state, action):
         after, metadata = env.step(state, action)
-        new = jax.tree.map(lambda new, old: jnp.where(metadata.terminated, new, old), env.init(ONE), (after, metadata))
+        new = jax.tree.map(
+            lambda new, old: jnp.where(metadata.terminated, new, old), env.init(jax.random.key(0)), (after, metadata)
+        )
         return new[0], dataclasses.replace(new[1], rewards=metadata.rewards, terminated=metadata.terminated & show_end)
 
     return dataclasses.replace(env, step=step)
@@ -78,20 +80,39 @@ def dicey():
     return tz.Env(init, step, lambda state: env.observe(state[0]), name="dicey nim")
 
 
-TTT, NIM, MCTS = tz.from_pgx("tic_tac_toe"), nim(), tz.MCTS(4)
-STATES, METADATA = jax.vmap(NIM.init)(MANY)
-STATE, META = NIM.init(ONE)
-SEARCH, SEARCHES = (
-    tz.init_search(MCTS, STATE, META),
-    jax.vmap(lambda s, m: tz.init_search(MCTS, s, m))(STATES, METADATA),
-)
-NET = tz.MLP((2,), 2, width=4, key=ONE)
-EVALUATOR = tz.NetworkEvaluator(NET, NIM.observe)
-PLAYER = tz.random_player()
-GAMES = jax.vmap(lambda key: tz.init_collect(MCTS, NIM, key=key))(MANY)
-BUFFER = tz.EpisodeReplayBuffer(8)
-STEPS = jax.eval_shape(lambda: jax.vmap(lambda game: tz.collect(MCTS, NIM, EVALUATOR, game, num_steps=3)[1])(GAMES))
-RING = BUFFER.init(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), STEPS))
+@functools.cache
+def given():
+    """What the calls are given, made when it is first needed: the test itself needs the names and messages only."""
+    one, many = jax.random.key(0), jax.random.split(jax.random.key(0), 4)
+    game, mcts, buffer = nim(), tz.MCTS(4), tz.EpisodeReplayBuffer(8)
+    state, meta = game.init(one)
+    states, metadata = jax.vmap(game.init)(many)
+    network = tz.MLP((2,), 2, width=4, key=one)
+    evaluator = tz.NetworkEvaluator(network, game.observe)
+    games = jax.vmap(lambda key: tz.init_collect(mcts, game, key=key))(many)
+    play = lambda state: tz.collect(mcts, game, evaluator, state, num_steps=3)[1]
+    steps = jax.eval_shape(jax.vmap(play), games)
+    return types.SimpleNamespace(
+        one=one,
+        many=many,
+        ttt=tz.from_pgx("tic_tac_toe"),
+        nim=game,
+        mcts=mcts,
+        state=state,
+        meta=meta,
+        states=states,
+        metadata=metadata,
+        search=tz.init_search(mcts, state, meta),
+        searches=jax.vmap(lambda *position: tz.init_search(mcts, *position))(states, metadata),
+        net=network,
+        evaluator=evaluator,
+        player=tz.random_player(),
+        game=jax.tree.map(lambda x: x[0], games),
+        games=games,
+        buffer=buffer,
+        steps=steps,
+        ring=buffer.init(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), steps)),
+    )
 
 
 class Own(eqx.Module):
@@ -104,10 +125,11 @@ def chooser(state):
 
 
 def config(**changes):
+    g = given()
     settings = {
-        "mcts": MCTS,
+        "mcts": g.mcts,
         "optimizer": optax.sgd(0.1),
-        "replay": BUFFER,
+        "replay": g.buffer,
         "batch_size": 2,
         "train_batch_size": 2,
         "collection_steps_per_epoch": 2,
@@ -116,14 +138,18 @@ def config(**changes):
     return tz.TrainConfig(**(settings | changes))
 
 
-def loop(env, network=None, mesh=None, key=ONE, **changes):
-    network = tz.MLP(env.observation.shape, env.num_actions, width=4, key=ONE) if network is None else network
+def loop(env, network=None, mesh=None, key=None, **changes):
+    g = given()
+    key = g.one if key is None else key
+    network = tz.MLP(env.observation.shape, env.num_actions, width=4, key=g.one) if network is None else network
     mesh = tz.data_mesh(jax.devices()[:1]) if mesh is None else mesh
     return tz.init_loop(config(**changes), env, network, key=key, mesh=mesh)
 
 
-def match(first=PLAYER, second=PLAYER, **options):
-    return tz.play_match(NIM, first, second, **{"num_games": 2, "key": ONE} | options)
+def match(first=None, **options):
+    g = given()
+    options = {"num_games": 2, "key": g.one} | options
+    return tz.play_match(g.nim, first or g.player, g.player, **options)
 
 
 BATCH = r"of shape \(4,.*\), expected .*: one game, no batch axis; jax.vmap"
@@ -131,185 +157,212 @@ KEYS = r"found keys of shape \(4,\), expected a single key; .*jax.vmap"
 WRAP = r"expected a tz.Player; wrap it"
 CASES = {
     # A forgotten vmap.
-    "init_search": (lambda: tz.init_search(MCTS, STATES, METADATA), f"init_search: .*{BATCH}"),
+    "init_search": (lambda g: tz.init_search(g.mcts, g.states, g.metadata), f"init_search: .*{BATCH}"),
     "init_search of two": (
-        lambda: tz.init_search(MCTS, *jax.tree.map(lambda x: x[:2], (STATES, METADATA))),
+        lambda g: tz.init_search(g.mcts, *jax.tree.map(lambda x: x[:2], (g.states, g.metadata))),
         r"init_search: .*of shape \(2,\), expected a scalar: one game, no batch axis",
     ),
-    "start_search": (lambda: tz.start_search(MCTS, EVALUATOR, SEARCHES, key=ONE), f"start_search: .*{BATCH}"),
-    "search": (lambda: tz.search(MCTS, NIM, EVALUATOR, SEARCHES, key=ONE), f"search: .*{BATCH}"),
-    "search_step": (lambda: tz.search_step(MCTS, NIM, EVALUATOR, SEARCHES, key=ONE), f"search_step: .*{BATCH}"),
-    "choose_action": (lambda: tz.choose_action(MCTS, SEARCHES, key=ONE), f"choose_action: .*{BATCH}"),
-    "action_weights": (lambda: tz.action_weights(MCTS, SEARCHES), f"action_weights: .*{BATCH}"),
-    "advance": (lambda: tz.advance(MCTS, SEARCHES, jnp.zeros(4, int), STATES, METADATA), f"advance: .*{BATCH}"),
-    "collect": (lambda: tz.collect(MCTS, NIM, EVALUATOR, GAMES, num_steps=2), f"collect: .*{BATCH}"),
-    "network": (lambda: NET(jnp.zeros((4, 2))), r"observation of shape \(4, 2\), but expected \(2,\).* call jax.vmap"),
-    "evaluator": (lambda: EVALUATOR(STATES, METADATA, ONE), f"NetworkEvaluator: .*{BATCH}"),
-    "uniform": (lambda: tz.uniform_evaluator(STATES, METADATA, ONE), f"uniform_evaluator: .*{BATCH}"),
-    "rollouts": (lambda: tz.RolloutEvaluator(NIM)(STATES, METADATA, ONE), f"RolloutEvaluator: .*{BATCH}"),
-    "add": (lambda: BUFFER.add(RING, STEPS, discount=1.0), r"`player` of shape \(4, 3\), .* no batch axis; jax.vmap"),
-    "play_moves": (lambda: tz.play_moves(NIM, jnp.zeros((4, 3), int)), f"play_moves: .*{BATCH}"),
-    "pgx step": (lambda: TTT.step(jax.vmap(TTT.init)(MANY)[0], jnp.zeros(4, int)), f"step of tic_tac_toe: .*{BATCH}"),
-    "pgx observe": (lambda: TTT.observe(jax.vmap(TTT.init)(MANY)[0]), f"observe of tic_tac_toe: .*{BATCH}"),
+    "start_search": (lambda g: tz.start_search(g.mcts, g.evaluator, g.searches, key=g.one), f"start_search: .*{BATCH}"),
+    "search": (lambda g: tz.search(g.mcts, g.nim, g.evaluator, g.searches, key=g.one), f"search: .*{BATCH}"),
+    "search_step": (
+        lambda g: tz.search_step(g.mcts, g.nim, g.evaluator, g.searches, key=g.one),
+        f"search_step: .*{BATCH}",
+    ),
+    "choose_action": (lambda g: tz.choose_action(g.mcts, g.searches, key=g.one), f"choose_action: .*{BATCH}"),
+    "action_weights": (lambda g: tz.action_weights(g.mcts, g.searches), f"action_weights: .*{BATCH}"),
+    "advance": (
+        lambda g: tz.advance(g.mcts, g.searches, jnp.zeros(4, int), g.states, g.metadata),
+        f"advance: .*{BATCH}",
+    ),
+    "collect": (lambda g: tz.collect(g.mcts, g.nim, g.evaluator, g.games, num_steps=2), f"collect: .*{BATCH}"),
+    "network": (
+        lambda g: g.net(jnp.zeros((4, 2))),
+        r"observation of shape \(4, 2\), but expected \(2,\).* call jax.vmap",
+    ),
+    "evaluator": (lambda g: g.evaluator(g.states, g.metadata, g.one), f"NetworkEvaluator: .*{BATCH}"),
+    "uniform": (lambda g: tz.uniform_evaluator(g.states, g.metadata, g.one), f"uniform_evaluator: .*{BATCH}"),
+    "rollouts": (lambda g: tz.RolloutEvaluator(g.nim)(g.states, g.metadata, g.one), f"RolloutEvaluator: .*{BATCH}"),
+    "add": (
+        lambda g: g.buffer.add(g.ring, g.steps, discount=1.0),
+        r"`player` of shape \(4, 3\), .* no batch axis; jax.vmap",
+    ),
+    "play_moves": (lambda g: tz.play_moves(g.nim, jnp.zeros((4, 3), int)), f"play_moves: .*{BATCH}"),
+    "pgx step": (
+        lambda g: g.ttt.step(jax.vmap(g.ttt.init)(g.many)[0], jnp.zeros(4, int)),
+        f"step of tic_tac_toe: .*{BATCH}",
+    ),
+    "pgx observe": (lambda g: g.ttt.observe(jax.vmap(g.ttt.init)(g.many)[0]), f"observe of tic_tac_toe: .*{BATCH}"),
     "played_positions": (
-        lambda: tz.played_positions(NIM, (STATE, META), jnp.zeros(3, int), 2, key=ONE),
+        lambda g: tz.played_positions(g.nim, (g.state, g.meta), jnp.zeros(3, int), 2, key=g.one),
         r"played_positions: found actions of shape \(3,\), expected \[G, T\]",
     ),
     # Several keys in the place of one.
-    "search keys": (lambda: tz.search(MCTS, NIM, EVALUATOR, SEARCH, key=MANY), f"search: {KEYS}"),
-    "init_collect keys": (lambda: tz.init_collect(MCTS, NIM, key=MANY), f"init_collect: {KEYS}"),
+    "search keys": (lambda g: tz.search(g.mcts, g.nim, g.evaluator, g.search, key=g.many), f"search: {KEYS}"),
+    "init_collect keys": (lambda g: tz.init_collect(g.mcts, g.nim, key=g.many), f"init_collect: {KEYS}"),
     "old keys": (
-        lambda: tz.init_collect(MCTS, NIM, key=jax.random.split(jax.random.PRNGKey(0), 4)),
+        lambda g: tz.init_collect(g.mcts, g.nim, key=jax.random.split(jax.random.PRNGKey(0), 4)),
         r"init_collect: found old-style keys of shape \(4, 2\), expected a single key",
     ),
-    "choose_action keys": (lambda: tz.choose_action(MCTS, SEARCH, key=MANY), f"choose_action: {KEYS}"),
-    "pgx init keys": (lambda: TTT.init(MANY), f"init of tic_tac_toe: {KEYS}"),
-    "match keys": (lambda: match(key=MANY), f"play_match: {KEYS}"),
-    "loop keys": (lambda: loop(NIM, key=MANY), f"init_loop: {KEYS}"),
-    "opening keys": (lambda: tz.random_opening(NIM, 2, key=MANY), f"random_opening: {KEYS}"),
-    "check_env keys": (lambda: tz.check_env(NIM, key=MANY), f"check_env: {KEYS}"),
-    "sample keys": (lambda: BUFFER.sample(RING, 2, key=MANY), f"sample: {KEYS}"),
+    "choose_action keys": (lambda g: tz.choose_action(g.mcts, g.search, key=g.many), f"choose_action: {KEYS}"),
+    "pgx init keys": (lambda g: g.ttt.init(g.many), f"init of tic_tac_toe: {KEYS}"),
+    "match keys": (lambda g: match(key=g.many), f"play_match: {KEYS}"),
+    "loop keys": (lambda g: loop(g.nim, key=g.many), f"init_loop: {KEYS}"),
+    "opening keys": (lambda g: tz.random_opening(g.nim, 2, key=g.many), f"random_opening: {KEYS}"),
+    "check_env keys": (lambda g: tz.check_env(g.nim, key=g.many), f"check_env: {KEYS}"),
+    "sample keys": (lambda g: g.buffer.sample(g.ring, 2, key=g.many), f"sample: {KEYS}"),
     # A class or a function that makes an object, in its place.
     "selector": (
-        lambda: tz.MCTS(4, selector=tz.PUCT),
+        lambda g: tz.MCTS(4, selector=tz.PUCT),
         r"MCTS: found selector=PUCT, which is a class, .*; write selector=PUCT\(...\)",
     ),
-    "root": (lambda: tz.MCTS(4, root=tz.Gumbel), "MCTS: found root=Gumbel, which is a class"),
-    "backup": (lambda: tz.MCTS(4, backup=tz.MeanBackup), "MCTS: found backup=MeanBackup, which is a class"),
+    "root": (lambda g: tz.MCTS(4, root=tz.Gumbel), "MCTS: found root=Gumbel, which is a class"),
+    "backup": (lambda g: tz.MCTS(4, backup=tz.MeanBackup), "MCTS: found backup=MeanBackup, which is a class"),
     "final_move": (
-        lambda: tz.MCTS(4, final_move=tz.LowerConfidenceBound),
+        lambda g: tz.MCTS(4, final_move=tz.LowerConfidenceBound),
         "MCTS: found final_move=LowerConfidenceBound, which is a class",
     ),
-    "completed_q": (lambda: tz.ImprovedPolicy(tz.CompletedQ), "ImprovedPolicy: found completed_q=CompletedQ, which is"),
+    "completed_q": (
+        lambda g: tz.ImprovedPolicy(tz.CompletedQ),
+        "ImprovedPolicy: found completed_q=CompletedQ, which is",
+    ),
     "tester": (
-        lambda: config(testers=(tz.TwoPlayerTester,)),
+        lambda g: config(testers=(tz.TwoPlayerTester,)),
         r"TrainConfig: found testers\[0\]=TwoPlayerTester, which is a class",
     ),
     "tester without a tuple": (
-        lambda: config(testers=tz.TwoPlayerTester(4)),
+        lambda g: config(testers=tz.TwoPlayerTester(4)),
         "TrainConfig: found testers=a TwoPlayerTester, expected a tuple",
     ),
     "optimizer": (
-        lambda: config(optimizer=optax.adam),
+        lambda g: config(optimizer=optax.adam),
         "TrainConfig: found optimizer=the function adam, expected an object of the kind GradientTransformation; call",
     ),
     "replay": (
-        lambda: config(replay=tz.EpisodeReplayBuffer),
+        lambda g: config(replay=tz.EpisodeReplayBuffer),
         "TrainConfig: found replay=EpisodeReplayBuffer, which is",
     ),
-    "mcts": (lambda: config(mcts=tz.gumbel_mcts), "TrainConfig: found mcts=the function gumbel_mcts, expected .* MCTS"),
-    "test_mcts": (lambda: config(test_mcts=tz.MCTS), "TrainConfig: found test_mcts=MCTS, which is a class"),
-    "network class": (lambda: loop(NIM, tz.MLP), "init_loop: found network=MLP, which is a class"),
+    "mcts": (
+        lambda g: config(mcts=tz.gumbel_mcts),
+        "TrainConfig: found mcts=the function gumbel_mcts, expected .* MCTS",
+    ),
+    "test_mcts": (lambda g: config(test_mcts=tz.MCTS), "TrainConfig: found test_mcts=MCTS, which is a class"),
+    "network class": (lambda g: loop(g.nim, tz.MLP), "init_loop: found network=MLP, which is a class"),
     "evaluator class": (
-        lambda: tz.Player(MCTS, tz.RolloutEvaluator),
+        lambda g: tz.Player(g.mcts, tz.RolloutEvaluator),
         "Player: found evaluator=RolloutEvaluator, which",
     ),
     # A float for an int.
-    "simulations": (lambda: tz.MCTS(8.0), "MCTS: found num_simulations=8.0, expected an int; write num_simulations=8"),
+    "simulations": (
+        lambda g: tz.MCTS(8.0),
+        "MCTS: found num_simulations=8.0, expected an int; write num_simulations=8",
+    ),
     "half a simulation": (
-        lambda: tz.MCTS(8.5),
+        lambda g: tz.MCTS(8.5),
         "MCTS: found num_simulations=8.5, expected an int; give a whole number",
     ),
     "simulations in an array": (
-        lambda: tz.MCTS(jnp.int32(8)),
+        lambda g: tz.MCTS(jnp.int32(8)),
         r"MCTS: found num_simulations=an array of shape \(\), expected an int",
     ),
-    "batch_size": (lambda: config(batch_size=8.0), "TrainConfig: found batch_size=8.0, expected an int"),
+    "batch_size": (lambda g: config(batch_size=8.0), "TrainConfig: found batch_size=8.0, expected an int"),
     "max_episode_steps": (
-        lambda: config(max_episode_steps=8.0),
+        lambda g: config(max_episode_steps=8.0),
         "TrainConfig: found max_episode_steps=8.0, expected an",
     ),
-    "no batch_size": (lambda: config(batch_size=None), "TrainConfig: found batch_size=None, expected an int"),
-    "capacity": (lambda: tz.EpisodeReplayBuffer(8.0), "EpisodeReplayBuffer: found capacity=8.0, expected an int"),
-    "num_episodes": (lambda: tz.TwoPlayerTester(8.0), "TwoPlayerTester: found num_episodes=8.0, expected an int"),
-    "num_games": (lambda: match(num_games=2.0), "play_match: found num_games=2.0, expected an int"),
+    "no batch_size": (lambda g: config(batch_size=None), "TrainConfig: found batch_size=None, expected an int"),
+    "capacity": (lambda g: tz.EpisodeReplayBuffer(8.0), "EpisodeReplayBuffer: found capacity=8.0, expected an int"),
+    "num_episodes": (lambda g: tz.TwoPlayerTester(8.0), "TwoPlayerTester: found num_episodes=8.0, expected an int"),
+    "num_games": (lambda g: match(num_games=2.0), "play_match: found num_games=2.0, expected an int"),
     "num_steps": (
-        lambda: tz.collect(MCTS, NIM, EVALUATOR, jax.tree.map(lambda x: x[0], GAMES), num_steps=2.0),
+        lambda g: tz.collect(g.mcts, g.nim, g.evaluator, g.game, num_steps=2.0),
         "collect: found num_steps=2.0, expected an int",
     ),
-    "width": (lambda: tz.MLP((2,), 2, width=8.0, key=ONE), "found width=8.0, expected an int"),
-    "considered": (lambda: tz.Gumbel(8.0), "Gumbel: found max_num_considered_actions=8.0, expected an int"),
+    "width": (lambda g: tz.MLP((2,), 2, width=8.0, key=g.one), "found width=8.0, expected an int"),
+    "considered": (lambda g: tz.Gumbel(8.0), "Gumbel: found max_num_considered_actions=8.0, expected an int"),
     # A function or a network in the place of a player or an evaluator.
-    "function as a player": (lambda: match(chooser), f"play_match: found first to be the function chooser, {WRAP}"),
+    "function as a player": (lambda g: match(chooser), f"play_match: found first to be the function chooser, {WRAP}"),
     "function in a match on a mesh": (
-        lambda: tz.match_on_mesh(NIM, PLAYER, chooser, num_games=2, key=ONE),
+        lambda g: tz.match_on_mesh(g.nim, g.player, chooser, num_games=2, key=g.one),
         f"match_on_mesh: found second to be the function chooser, {WRAP}",
     ),
     "function as an opponent": (
-        lambda: tz.OpponentTester(tz.uniform_evaluator, "f"),
+        lambda g: tz.OpponentTester(tz.uniform_evaluator, "f"),
         f"OpponentTester: found opponent to be the function uniform_evaluator, {WRAP}",
     ),
-    "network as an opponent": (lambda: tz.OpponentTester(NET, "f"), f"found opponent to be a MLP, {WRAP}"),
+    "network as an opponent": (lambda g: tz.OpponentTester(g.net, "f"), f"found opponent to be a MLP, {WRAP}"),
     "function as a rung": (
-        lambda: tz.LadderTester((PLAYER, chooser)),
+        lambda g: tz.LadderTester((g.player, chooser)),
         rf"LadderTester: found rungs\[1\] to be the function chooser, {WRAP}",
     ),
     "function as an anchor": (
-        lambda: tz.ApproxEloTester(2, 2, 1, anchors=(chooser,)),
+        lambda g: tz.ApproxEloTester(2, 2, 1, anchors=(chooser,)),
         rf"ApproxEloTester: found anchors\[0\] to be the function chooser, {WRAP}",
     ),
-    "one rung": (lambda: tz.LadderTester(PLAYER), "LadderTester: found rungs to be a Player, expected a tuple"),
+    "one rung": (lambda g: tz.LadderTester(g.player), "LadderTester: found rungs to be a Player, expected a tuple"),
     "network as an evaluator": (
-        lambda: tz.Player(MCTS, NET),
+        lambda g: tz.Player(g.mcts, g.net),
         r"Player: found a MLP as the evaluator, .*; wrap a network in one: tz.NetworkEvaluator\(network, env.observe\)",
     ),
     "own network as an evaluator": (
-        lambda: tz.search(MCTS, NIM, Own(), SEARCH, key=ONE),
+        lambda g: tz.search(g.mcts, g.nim, Own(), g.search, key=g.one),
         "search: found a Own as the evaluator, expected a function .* wrap a network",
     ),
     "network in collect": (
-        lambda: tz.collect(MCTS, NIM, NET, jax.tree.map(lambda x: x[0], GAMES), num_steps=2),
+        lambda g: tz.collect(g.mcts, g.nim, g.net, g.game, num_steps=2),
         "collect: found a MLP as the evaluator, .* wrap a network",
     ),
-    "evaluator as a network": (lambda: loop(NIM, EVALUATOR), "init_loop: found a NetworkEvaluator, an evaluator, exp"),
+    "evaluator as a network": (
+        lambda g: loop(g.nim, g.evaluator),
+        "init_loop: found a NetworkEvaluator, an evaluator, exp",
+    ),
     "function evaluator as a network": (
-        lambda: loop(NIM, tz.uniform_evaluator),
+        lambda g: loop(g.nim, tz.uniform_evaluator),
         "init_loop: found the function uniform_evaluator, an evaluator, expected a network",
     ),
-    "game that is not adapted": (lambda: tz.check_env(tz), "found a module as the game, expected a tz.Env"),
+    "game that is not adapted": (lambda g: tz.check_env(tz), "found a module as the game, expected a tz.Env"),
     # Games that init_loop looks at.
     "players 1 and 2": (
-        lambda: loop(nim((1, 2))),
+        lambda g: loop(nim((1, 2))),
         r"nim, game 0 after 1 moves: found `cur_player_id` out of range.*= 2",
     ),
     "players -1 and 1": (
-        lambda: loop(nim((-1, 1))),
+        lambda g: loop(nim((-1, 1))),
         "nim, game 0 after 0 moves: found `cur_player_id` out of range .*cur_player_id = -1.*, expected 0 to 1",
     ),
     "one reward for two players": (
-        lambda: loop(nim(num_rewards=1)),
+        lambda g: loop(nim(num_rewards=1)),
         "found `cur_player_id` out of range .*, expected 0 to 0, as `rewards` has 1 entry, .*an entry for each",
     ),
     "auto-reset with the end shown": (
-        lambda: loop(auto_reset(True)),
+        lambda g: loop(auto_reset(True)),
         r"nim, game \d after \d moves: found a step from a terminated state that leads to .*auto-reset",
     ),
     "auto-reset": (
-        lambda: loop(auto_reset(False)),
+        lambda g: loop(auto_reset(False)),
         r"nim: found no game that ended, but \d+ moves that paid.*auto-reset",
     ),
     "dice": (
-        lambda: loop(dicey()),
+        lambda g: loop(dicey()),
         r"dicey nim: found that the rewards depend on a random key in the state \(state\[1\]\)",
     ),
     "results of 60": (
-        lambda: loop(nim(scale=60.0)),
+        lambda g: loop(nim(scale=60.0)),
         r"init_loop: found random games of nim with returns as large as 60, expected at most 1, .* tz.MLP is a tanh",
     ),
     "testers for two": (
-        lambda: loop(solitaire(), testers=(tz.TwoPlayerTester(2),)),
+        lambda g: loop(solitaire(), testers=(tz.TwoPlayerTester(2),)),
         "TrainConfig: found a TwoPlayerTester, which plays matches, and solitaire, a game of 1 player, expected",
     ),
     "match for one": (
-        lambda: tz.play_match(solitaire(), PLAYER, PLAYER, num_games=2, key=ONE),
+        lambda g: tz.play_match(solitaire(), g.player, g.player, num_games=2, key=g.one),
         "play_match: found solitaire, a game of 1 player, expected one of two players",
     ),
     # Not slips at all.
-    "fine": (lambda: loop(NIM), "nothing"),
-    "fine for one": (lambda: loop(solitaire()), "nothing"),
-    "fine with another network": (lambda: loop(nim(scale=60.0), Own()), "nothing"),
+    "fine": (lambda g: loop(g.nim), "nothing"),
+    "fine for one": (lambda g: loop(solitaire()), "nothing"),
+    "fine with another network": (lambda g: loop(nim(scale=60.0), Own()), "nothing"),
     "fine with NumPy's numbers": (
-        lambda: (config(batch_size=np.int64(2), mcts=tz.MCTS(np.int32(4))), tz.EpisodeReplayBuffer(np.int64(8))),
+        lambda g: (config(batch_size=np.int64(2), mcts=tz.MCTS(np.int32(4))), tz.EpisodeReplayBuffer(np.int64(8))),
         "nothing",
     ),
 }
@@ -319,7 +372,7 @@ def told(make) -> str:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            make()
+            make(given())
         except ValueError as error:
             return str(error)
         except Exception as error:

@@ -248,7 +248,7 @@ def test_nothing_batched_leaves_its_device(env, config):
 
 
 def test_explicit_axes_and_openings_from_other_devices_change_nothing(env, config):
-    """A mesh as `jax.make_mesh` makes it, and starts that were left on a device that is not in it."""
+    """A mesh as `jax.make_mesh` makes it, and starts and a network that were left on devices that are not in it."""
     openings = jax.vmap(lambda moves: tz.play_moves(env, moves))(jnp.arange(8)[:, None])
     testers = (tz.TwoPlayerTester(num_episodes=16, opening_plies=1, max_steps=2),)
     changes = {"mcts": tz.MCTS(2), "testers": testers, "collection_steps_per_epoch": 9, "train_steps_per_epoch": 1}
@@ -257,7 +257,8 @@ def test_explicit_axes_and_openings_from_other_devices_change_nothing(env, confi
     for mesh, device in (mesh_of(2), None), (explicit, jax.devices()[5]):
         placed = openings if device is None else jax.device_put(openings, device)
         game = tz.starts_from(env, placed, 1.0)
-        state = tz.init_loop(small, game, Constant(jnp.float32(0.1)), key=jax.random.key(0), mesh=mesh)
+        value = jnp.float32(0.1) if device is None else jax.device_put(jnp.float32(0.1), jax.devices()[6])
+        state = tz.init_loop(small, game, Constant(value), key=jax.random.key(0), mesh=mesh)
         state = tz.train_loop(small, game, state, num_epochs=1, mesh=mesh, sinks=[], progress=False)
         player = tz.Player(tz.MCTS(2), tz.uniform_evaluator)
         options = {"num_games": 16, "max_steps": 2, "mesh": mesh, "key": jax.random.key(0)}

@@ -1,7 +1,6 @@
 """What callers do wrong most often is named, before anything is compiled, with what to do."""
 
 import json
-import pathlib
 import re
 import subprocess
 import sys
@@ -13,11 +12,10 @@ import slips
 @pytest.fixture(scope="module")
 def messages():
     """The message that each slip gets, without the type checks that tests have."""
-    script = pathlib.Path(slips.__file__)
-    result = subprocess.run([sys.executable, script], check=True, capture_output=True, text=True)
+    result = subprocess.run([sys.executable, slips.__file__], check=True, capture_output=True, text=True)
     return json.loads(result.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize("name", slips.CASES)
 def test_a_slip_is_named(messages, name):
-    assert re.match(f"({slips.CASES[name][1]})|.*({slips.CASES[name][1]})", messages[name]), messages[name]
+    assert re.search(slips.CASES[name][1], messages[name]), messages[name]

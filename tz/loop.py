@@ -63,7 +63,7 @@ def init_loop(
     mesh = usable_mesh(mesh)
     check_mesh(mesh, batch_size=config.batch_size, train_batch_size=config.train_batch_size)
     check_one_key("init_loop", key)
-    config, env = place((config, env), mesh, split=False)
+    config, env, network, norm_state = place((config, env, network, norm_state), mesh, split=False)
     check_start(config, env, network, norm_state)
     check_memory(plan_memory(config, env, network, norm_state, mesh=mesh), mesh)
     games_key, key = jax.random.split(key)

@@ -49,7 +49,7 @@ def play_random_games(
 
 @eqx.filter_jit
 def _play_games(
-    env: Env, keys: tuple[str, ...], init_keys: Shaped[Array, "B ..."], chances: Float[Array, "*T"]
+    env: Env, keys: tuple[str, ...], init_keys: Shaped[Array, "B ..."], chances: Float[Array, "B T"]
 ) -> tuple[PyTree, GameRecord]:
     samples, record = jax.vmap(functools.partial(_play, env, keys))(init_keys, chances)
     return jax.tree.map(lambda leaf: leaf[0], samples), record
