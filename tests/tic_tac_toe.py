@@ -35,6 +35,15 @@ def reachable() -> dict[Board, list[int]]:
     return found
 
 
+@functools.cache
+def representatives() -> dict[Board, list[int]]:
+    """Of the reachable boards that are turned or mirrored to one another, one; with moves that lead there."""
+    cells = np.arange(9).reshape(3, 3)
+    turned = [np.rot90(side, turns).ravel() for side in (cells, cells[:, ::-1]) for turns in range(4)]
+    least = {min(tuple(np.array(board)[order]) for order in turned): board for board in reachable()}
+    return {board: reachable()[board] for board in least.values()}
+
+
 def padded(moves: list[list[int]]) -> np.ndarray:
     """Lists of moves for `tz.play_moves`."""
     return np.array([row + (9 - len(row)) * [-1] for row in moves], np.int32)
