@@ -3,6 +3,7 @@
 import pathlib
 import re
 
+import jax
 import jax.numpy as jnp
 
 import tz
@@ -13,6 +14,7 @@ def test_the_quick_start_runs():
     (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     assert len(code.strip().splitlines()) <= 32
     names = {}
-    exec(compile(code, "README.md", "exec"), names)
+    with jax.debug_nans(True):  # it divides nothing by 0
+        exec(compile(code, "README.md", "exec"), names)
     assert names["state"].epoch == 5
     assert jnp.isclose(tz.action_weights(names["mcts"], names["search"]).sum(), 1)
