@@ -184,6 +184,7 @@ def played_positions(
     positions = jax.vmap(lambda *game: follow_moves(env, *game))(openings, actions)
     moved = actions >= 0
     moved = eqx.error_if(moved, ~jnp.any(moved), "played_positions: there is no move in these games.")
-    drawn = jax.random.choice(key, moved.size, (num_positions,), p=moved.ravel() / jnp.sum(moved))
+    weights = moved.ravel().astype(jnp.float32)
+    drawn = jax.random.choice(key, moved.size, (num_positions,), p=weights / jnp.sum(weights))
     game, step = jnp.divmod(drawn, actions.shape[1])
     return jax.tree.map(lambda x: x[game, step], positions)
