@@ -12,6 +12,8 @@ import pytest
 import tz
 from tz.arena import _Games, _play_ply
 
+pytestmark = pytest.mark.slow
+
 STRONG = tz.MCTS(60, 80, root=tz.PlainRoot(), temperature=0.0)
 WEAK = tz.MCTS(2, 8, root=tz.PlainRoot(), temperature=1.0)
 compiled_match = eqx.filter_jit(tz.play_match)

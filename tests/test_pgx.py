@@ -12,7 +12,7 @@ import pytest
 from tz.conformance import check_env
 from tz.envs.pgx import from_pgx
 
-pytestmark = pytest.mark.usefixtures("standard_promotion")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
 
 PLAYABLE = (
     "animal_shogi",

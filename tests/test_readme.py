@@ -4,8 +4,11 @@ import pathlib
 import re
 
 import jax.numpy as jnp
+import pytest
 
 import tz
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_quick_start_runs():

@@ -8,6 +8,8 @@ import pytest
 
 import tz
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def env():
@@ -80,9 +82,9 @@ def test_the_ladder_is_climbed_by_winning(env):
         env, SMALL, Skilled(env, jnp.float32(skill)), state, key=jax.random.key(0), mesh=MESH
     )
     state, metrics = test(-1.0, state)
-    assert state[0] == metrics["ladder_rung"] == 0 and metrics["ladder_score"] < 0.7
+    assert int(state[0]) == metrics["ladder_rung"] == 0 and metrics["ladder_score"] < 0.7
     state, metrics = test(1.0, state)
-    assert state[0] == metrics["ladder_rung"] == 2 and metrics["ladder_score"] > 0.55
+    assert int(state[0]) == metrics["ladder_rung"] == 2 and metrics["ladder_score"] > 0.55
     assert state[1].skill == 1, "past the last rung, it meets itself"
     state, metrics = test(0.0, state)
     assert state[0] == 2 and metrics["ladder_score"] < 0.55 and state[1].skill == 1
