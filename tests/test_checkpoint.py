@@ -27,6 +27,8 @@ import tz
 from tz.checkpoint import _writable
 from tz.saved import SavedRun
 
+pytestmark = pytest.mark.slow
+
 MESH = tz.data_mesh(jax.devices()[:1])
 ENV = tz.from_pgx("tic_tac_toe")
 CONFIG = trainer.config()

@@ -12,6 +12,8 @@ import trainer
 
 import tz
 
+pytestmark = pytest.mark.slow
+
 MESH = tz.data_mesh(jax.devices()[:1])
 ENV = tz.from_pgx("tic_tac_toe")
 CONFIG = dataclasses.replace(trainer.config(), optimizer=optax.inject_hyperparams(optax.adam)(1e-2))

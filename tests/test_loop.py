@@ -123,6 +123,7 @@ def leaning(config, optimizer, loss, **options):
     return config, Leaning(jnp.float32(0), jnp.float32(0))
 
 
+@pytest.mark.slow
 def test_self_play_uses_the_newest_weights(config, env):
     """A loss that only pushes the weight up: from the second epoch on, first moves are action 0."""
     push = lambda network, output, sample: (-network.weight, {})
@@ -137,6 +138,7 @@ def test_self_play_uses_the_newest_weights(config, env):
     assert legal.any() and policy[legal].mean() > 0.6
 
 
+@pytest.mark.slow
 def test_a_network_that_turns_nan_is_named_with_its_step_and_output(config, env):
     def predict(observation):  # on any board with a stone, hence at the first child of the root
         return jnp.zeros(9), jnp.where(observation.sum() > 0, jnp.nan, 0.0)
@@ -147,6 +149,7 @@ def test_a_network_that_turns_nan_is_named_with_its_step_and_output(config, env)
         train_loop(config, env, state, num_epochs=1, sinks=[], progress=False)
 
 
+@pytest.mark.slow
 def test_a_step_to_weights_that_are_not_finite_is_named_and_not_made(config, env):
     push = lambda network, output, sample: (network.weight, {})
     settings, network = leaning(config, optax.sign_sgd(lambda step: jnp.where(step == 1, jnp.nan, 1.0)), push)
@@ -157,6 +160,7 @@ def test_a_step_to_weights_that_are_not_finite_is_named_and_not_made(config, env
     assert kept.step == 1 and kept.network.weight == network.weight - 1
 
 
+@pytest.mark.slow
 def test_steps_that_are_not_finite_can_be_left_out_and_are_counted(config, env):
     def sometimes_nan(sample, *, key):
         return eqx.tree_at(lambda s: s.value, sample, jnp.where(jax.random.bernoulli(key, 0.04), jnp.nan, 0.0))
@@ -172,6 +176,7 @@ def test_steps_that_are_not_finite_can_be_left_out_and_are_counted(config, env):
     assert all(np.isfinite(list(row.values())).all() for row in rows)
 
 
+@pytest.mark.slow
 def test_a_loss_that_turns_nan_is_named_with_its_step(config, env):
     undefined = lambda network, output, sample: (0 * network.weight + jnp.log(-1.0 - output[1] ** 2), {})
     settings, network = leaning(config, optax.sgd(0.1), undefined)
@@ -186,6 +191,7 @@ def test_a_network_that_is_nan_from_the_start_is_refused(config, env):
         init_loop(config, env, network, key=jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_training_waits_for_the_first_episode_to_end(config, env, network):
     config = dataclasses.replace(config, warmup_steps=0, collection_steps_per_epoch=2, testers=(), augment=None)
     rows = []
@@ -194,6 +200,7 @@ def test_training_waits_for_the_first_episode_to_end(config, env, network):
     assert state.train.step == 0 and all("loss" not in row and row["replay_known"] == 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_truncated_episodes_are_learned_from_and_counted(config, env, network):
     config = dataclasses.replace(config, warmup_steps=0, max_episode_steps=3, testers=(), augment=None)
     rows = []
@@ -203,6 +210,7 @@ def test_truncated_episodes_are_learned_from_and_counted(config, env, network):
     assert rows[0]["replay_known"] == 48 and state.train.step == 4
 
 
+@pytest.mark.slow
 def test_every_gradient_step_draws_samples_of_its_own(config, env, network):
     seen = []
 
@@ -217,6 +225,7 @@ def test_every_gradient_step_draws_samples_of_its_own(config, env, network):
     assert len(seen) == len(set(seen)) == 2 * 4 * 16
 
 
+@pytest.mark.slow
 def test_the_average_of_the_weights_plays(config, env):
     """The average follows the weights by its formula, and self-play and tests see it and not the newest."""
     push = lambda network, output, sample: (-network.weight, {})
@@ -233,6 +242,7 @@ def test_the_average_of_the_weights_plays(config, env):
     np.testing.assert_allclose(evaluator_of(config, env, state.train).network.weight, average, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_schedule_of_optax_is_followed(config, env):
     push = lambda network, output, sample: (-network.weight, {})
     config, network = leaning(config, optax.sign_sgd(optax.piecewise_constant_schedule(5.0, {3: 0.0})), push)
@@ -241,6 +251,7 @@ def test_a_schedule_of_optax_is_followed(config, env):
     assert state.train.step == 8 and state.train.network.weight == 15, "three steps of 5, the rest of 0"
 
 
+@pytest.mark.slow
 def test_a_window_of_one_row_a_game_trains_on_the_newest_only(config, env):
     """The loss sees targets; with a window of 1 those of every step are the last known row of each game."""
     seen = []
@@ -262,6 +273,7 @@ def test_a_window_of_one_row_a_game_trains_on_the_newest_only(config, env):
     assert moves == [9 + 6], "warm-up and one epoch"
 
 
+@pytest.mark.slow
 def test_some_moves_are_fast_and_they_are_the_same_in_all_games(config, env, network):
     fast = dataclasses.replace(config.mcts, num_simulations=2, root=tz.PlainRoot())
     config = dataclasses.replace(config, fast_mcts=fast, fast_share=0.5, testers=(), warmup_steps=0)
@@ -276,6 +288,7 @@ def test_some_moves_are_fast_and_they_are_the_same_in_all_games(config, env, net
     assert len({tuple(row) for row in weight[0].reshape(5, 6)}) > 1, "other moves in other epochs"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("root", [tz.Dirichlet(), tz.Gumbel()])
 def test_more_simulations_later_are_another_call_of_the_loop(config, env, network, root):
     """A schedule of simulations: the trees of one search are gone on with by the next, if they have the same room."""
@@ -331,6 +344,7 @@ class FirstMoves(eqx.Module):
         return state, {"legal": float(metadata.action_mask.sum(1).mean())}
 
 
+@pytest.mark.slow
 def test_tests_can_be_played_from_other_beginnings_than_self_play(config, env, network):
     varied, seen = tz.random_starts(env, 4), []
     for test_env in (None, env):

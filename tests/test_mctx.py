@@ -13,7 +13,7 @@ from tabular import NUM_ACTIONS, Tables, draw_tables, stack_tables, tabular_env,
 import tz
 from tz.roots import GumbelNotes, halving_schedule
 
-pytestmark = pytest.mark.usefixtures("standard_promotion")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
 
 NUM_GAMES, NUM_SIMULATIONS, DISCOUNT = 16, 50, 0.97
 MIN = jnp.finfo(jnp.float32).min

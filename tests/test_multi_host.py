@@ -11,6 +11,8 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = pathlib.Path(__file__).parents[1] / "experiments" / "multi_host.py"
 NUM_EPOCHS = 2
 

@@ -12,7 +12,7 @@ import pytest
 from tz.conformance import check_env
 from tz.envs.pgx import from_pgx
 
-pytestmark = pytest.mark.usefixtures("standard_promotion")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
 
 PLAYABLE = (
     "animal_shogi",
@@ -44,9 +44,12 @@ REFUSED = {
 # A game small enough to break in every way: take one to three of seven counters; who takes the last one wins.
 
 
-@pytest.mark.parametrize("name", PLAYABLE)
+LONG = ("go_19x19", "shogi")  # to play them takes longer than to compile them
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.optimised if n in LONG else ()) for n in PLAYABLE])
 def test_pgx_games_conform(name):
-    check_env(from_pgx(name), num_games=4)  # warns, and so fails, if no game ends
+    check_env(from_pgx(name), num_games=2)  # warns, and so fails, if no game ends
 
 
 def random_move(key, mask):

@@ -5,8 +5,11 @@ import re
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 import tz
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_quick_start_runs():

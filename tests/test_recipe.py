@@ -11,6 +11,8 @@ import pytest
 import tz
 from tz.recipe import annealed
 
+pytestmark = pytest.mark.slow
+
 TINY = tz.Recipe(
     "tic_tac_toe",
     symmetry="dihedral",

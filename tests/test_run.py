@@ -15,6 +15,8 @@ import tz
 import tz.run
 from tz.__main__ import main, parse
 
+pytestmark = pytest.mark.slow
+
 # fmt: off
 TINY = [
     "--env", "tic_tac_toe", "--num-blocks", "1", "--num-channels", "4", "--head-channels", "2", "--capacity", "64",

@@ -19,6 +19,8 @@ from tz import league, phases
 from tz.loop import on_mesh
 from tz.sharding import check_mesh
 
+pytestmark = pytest.mark.slow
+
 SIZES = [1, 2, 4, 8]
 NAMES = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast"
 COLLECTIVE = re.compile(rf"({NAMES})[.\w-]*\(")

@@ -8,6 +8,8 @@ import pytest
 
 import tz
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def env():
@@ -27,24 +29,25 @@ class Skilled(eqx.Module):
 
 MESH = tz.data_mesh(jax.devices()[:1])
 SMALL = tz.MCTS(12, 24, root=tz.PlainRoot(), temperature=0.0)
+NUM_GAMES = 20  # one number, and so one program for each pair of players
 
 
 def test_the_elo_tester_rates_networks_and_anchors_on_two_scales(env):
     """Three networks of growing skill in a pool for two: ratings rise, results are booked on the right rows."""
-    tester = tz.ApproxEloTester(2, 16, 2, anchors=(tz.random_player(),), opening_plies=2, max_steps=9)
+    tester = tz.ApproxEloTester(2, NUM_GAMES, 2, anchors=(tz.random_player(),), opening_plies=2, max_steps=9)
     state, found = tester.init(Skilled(env, jnp.float32(-1)), mesh=MESH), []
     for index, skill in enumerate((0.0, 1.0, 1.0)):
         evaluator = Skilled(env, jnp.float32(skill))
         state, metrics = tester.test(env, SMALL, evaluator, state, key=jax.random.key(index), mesh=MESH)
         found.append(metrics)
         games = state.wins + state.wins.T + state.draws
-        assert games[0, 0] == 0 and set(np.unique(games)) <= {0, 16}
+        assert games[0, 0] == 0 and set(np.unique(games)) <= {0, NUM_GAMES}
         if index == 1:
             played = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [1, 1, 0, 1], [1, 1, 1, 0]])
-            np.testing.assert_array_equal(games, 16 * played)
+            np.testing.assert_array_equal(games, NUM_GAMES * played)
     assert state.pool.skill.tolist() == [-1, 1, 1], "the untrained network stays, the next oldest made room"
     assert int(state.size) == 3
-    np.testing.assert_array_equal(games[1:, 1:], 16 * (1 - np.eye(3)))
+    np.testing.assert_array_equal(games[1:, 1:], NUM_GAMES * (1 - np.eye(3)))
     assert 0 < found[0]["elo"] < found[1]["elo"]
     for metrics in found:
         assert metrics["elo_low"] < metrics["elo"] < metrics["elo_high"]
@@ -66,22 +69,22 @@ def test_games_cut_off_are_counted_and_rate_nobody(env):
             env, SMALL, evaluator, tester.init(evaluator, mesh=MESH), key=jax.random.key(0), mesh=MESH
         )
     assert metrics == {} and int(state.size) == 2
-    whole = tz.ApproxEloTester(2, 8, 1, anchors=(tz.random_player(),), opening_plies=0, max_steps=9)
+    whole = tz.ApproxEloTester(2, NUM_GAMES, 1, anchors=(tz.random_player(),), opening_plies=2, max_steps=9)
     state, metrics = whole.test(env, SMALL, evaluator, state, key=jax.random.key(1), mesh=MESH)
     assert metrics["elo_low"] < metrics["elo"] < metrics["elo_high"], "the one without games does not stand in the way"
 
 
 def test_the_ladder_is_climbed_by_winning(env):
     rungs = tz.Player(SMALL, Skilled(env, jnp.float32(-1))), tz.random_player()
-    tester = tz.LadderTester(rungs, num_episodes=20, opening_plies=2, max_steps=9)
+    tester = tz.LadderTester(rungs, num_episodes=NUM_GAMES, opening_plies=2, max_steps=9)
     state = tester.init(Skilled(env, jnp.float32(0)), mesh=MESH)
     test = lambda skill, state: tester.test(
         env, SMALL, Skilled(env, jnp.float32(skill)), state, key=jax.random.key(0), mesh=MESH
     )
     state, metrics = test(-1.0, state)
-    assert state[0] == metrics["ladder_rung"] == 0 and metrics["ladder_score"] < 0.7
+    assert int(state[0]) == metrics["ladder_rung"] == 0 and metrics["ladder_score"] < 0.7
     state, metrics = test(1.0, state)
-    assert state[0] == metrics["ladder_rung"] == 2 and metrics["ladder_score"] > 0.55
+    assert int(state[0]) == metrics["ladder_rung"] == 2 and metrics["ladder_score"] > 0.55
     assert state[1].skill == 1, "past the last rung, it meets itself"
     state, metrics = test(0.0, state)
     assert state[0] == 2 and metrics["ladder_score"] < 0.55 and state[1].skill == 1
@@ -104,11 +107,11 @@ def test_testers_refuse_settings_without_sense():
 
 def test_the_best_network_is_replaced_only_by_a_better_one(env):
     strong, weak = Skilled(env, jnp.float32(1)), Skilled(env, jnp.float32(-1))
-    tester = tz.TwoPlayerTester(num_episodes=20, opening_plies=2, max_steps=9)
+    tester = tz.TwoPlayerTester(num_episodes=NUM_GAMES, opening_plies=2, max_steps=9)
     test = lambda new, best: tester.test(env, SMALL, new, best, key=jax.random.key(0), mesh=MESH)
     best, metrics = test(strong, tester.init(weak, mesh=MESH))
     assert metrics["best_replaced"] == 1 and metrics["best_score"] > 0.6 and best.skill == 1
     best, metrics = test(weak, strong)
     assert metrics["best_replaced"] == 0 and metrics["best_score"] < 0.4 and best.skill == 1
-    assert metrics["best_wins"] + metrics["best_draws"] + metrics["best_losses"] == 20
+    assert metrics["best_wins"] + metrics["best_draws"] + metrics["best_losses"] == NUM_GAMES
     assert metrics["best_unfinished"] == 0

@@ -14,7 +14,7 @@ from tic_tac_toe import is_mistake, padded, reachable, representatives
 
 import tz
 
-pytestmark = pytest.mark.optimised  # most of the time is not compilation here
+pytestmark = [pytest.mark.slow, pytest.mark.optimised]  # most of the time is not compilation here
 
 
 @eqx.filter_jit
