@@ -153,7 +153,7 @@ def test_a_live_state_without_a_legal_action_stops_the_run(config, env, root):
     stuck = dataclasses.replace(env, step=step)
     settings = dataclasses.replace(config, mcts=tz.MCTS(4, root=root), testers=())
     network = tz.MLP(env.observation.shape, env.num_actions, width=8, key=jax.random.key(0))
-    start = tz.init_loop(settings, stuck, network, key=jax.random.key(1), mesh=MESH)
+    start = tz.init_loop(settings, env, network, key=jax.random.key(1), mesh=MESH)  # which would find it, given `stuck`
     message = "tic_tac_toe: no action is legal in a live state at self-play step 2 of epoch 0 .*tz.check_env"
     with pytest.raises(FloatingPointError, match=message):
         tz.train_loop(settings, stuck, start, num_epochs=1, sinks=[], progress=False, mesh=MESH)

@@ -120,6 +120,7 @@ def test_networks_without_statistics_are_arrays_only(make_network):
     assert all(eqx.is_array(leaf) for leaf in jax.tree.leaves(network))  # so that plain jit, scan, shard_map take it
 
 
+@pytest.mark.usefixtures("standard_promotion")
 def test_layer_norm_normalises_one_sample_over_board_and_channels():
     network, _ = make("layer")
     norm = network.stem.norm
@@ -135,6 +136,7 @@ def test_layer_norm_of_a_constant_board_is_finite():
         assert jnp.isfinite(out) and jnp.isfinite(gradient).all()
 
 
+@pytest.mark.usefixtures("standard_promotion")
 def test_batch_norm_trains_on_batch_statistics_and_keeps_running_ones():
     network, state = make("batch", num_blocks=0)
     norm = network.stem.norm
@@ -186,6 +188,7 @@ def test_batch_norm_is_the_same_after_reload():
     jax.tree.map(np.testing.assert_array_equal, before, after)
 
 
+@pytest.mark.usefixtures("standard_promotion")
 def test_batch_norm_gradient_flows_through_the_statistics():
     network, state = make("batch", num_blocks=0)
     norm, x, direction = network.stem.norm, observe(8, (5, 4, 8)), observe(8, (5, 4, 8), seed=2)
