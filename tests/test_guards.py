@@ -108,6 +108,14 @@ def test_a_search_of_another_root_policy_is_refused():
         tz.search_step(gumbel, TABULAR, EVALUATOR, state, key=jax.random.key(0))
 
 
+def test_the_best_move_of_a_noisy_search_can_be_read_without_noise():
+    mcts = tz.MCTS(4, root=tz.Dirichlet())
+    state, quiet = searched(mcts), tz.without_exploration(mcts)
+    best = np.flatnonzero(state.root.visits == state.root.visits.max())
+    assert tz.choose_action(quiet, state, key=jax.random.key(0)) in best
+    np.testing.assert_array_equal(tz.action_weights(quiet, state), tz.action_weights(mcts, state))
+
+
 def test_the_size_of_a_tree_follows_the_settings_that_it_is_derived_from():
     mcts = tz.MCTS(16)
     assert mcts.num_nodes == 33

@@ -88,12 +88,12 @@ class PlainRoot(RootPolicy):
         del num_simulations, key
         return node.logits, None
 
-    def select(self, node: Node, notes: None, selector: Selector) -> Int[Array, ""]:
+    def select(self, node: Node, notes: PyTree, selector: Selector) -> Int[Array, ""]:
         """What the selector says."""
         del notes
         return selector(node)
 
-    def read(self, node: Node, notes: None) -> RootResult:
+    def read(self, node: Node, notes: PyTree) -> RootResult:
         """The fractions of the visits and the mean of all returns."""
         del notes
         return visit_fractions(node)
