@@ -115,7 +115,7 @@ def test_the_policy_alone_and_a_search_choose_legal_moves_of_the_right_position(
     moves, heights = solved.moves[:40], np.stack([(solved.moves[:40] == column).sum(1) for column in range(7)], 1)
 
     def fullest(state, metadata, key):
-        return 50.0 * jnp.sum(state._x.board.reshape(6, 7) != -1, 0), jnp.float32(0)
+        return 50.0 * jnp.sum(state._x.board.reshape(6, 7) != -1, 0, dtype=jnp.float32), jnp.float32(0)
 
     expected = np.where(solved.results[:40] < 0, -1, heights).max(1)
     for search in (None, truth.puct(2)):

@@ -65,7 +65,7 @@ def solved_result(node: Node, read: Callable[[Node], RootResult]) -> RootResult:
 
     **Arguments:** `node`, the root; `read`, of its root policy, which is shown the lost moves as illegal and unvisited.
 
-    **Returns:** the conclusions; their log weights are left to [`tz.solver.solved_weights`][], which comes last.
+    **Returns:** the conclusions; their log weights are left to `solved_weights`, which comes last.
     """
     logits, lost = _without_lost(node)
     visits = jnp.where(lost, 0, node.visits)

@@ -115,20 +115,10 @@ def az_loss(
     return policy_loss + value_loss + l2_loss, parts
 
 
-def loss_floors(batch: Sample) -> Metrics:
-    """What the targets of a batch alone decide of [`tz.az_loss`][], to compare the losses with.
-
-    **Returns:** `policy_loss_floor`, the entropy of the policy targets: no network has a smaller policy loss; and
-    `value_loss_floor`, the variance of the value targets: the least value loss that one constant value has. A network
-    gets below it as soon as it tells positions apart.
-    """
-    weight = batch.weight / jnp.sum(batch.weight)
-    entropy = jnp.sum(jax.scipy.special.entr(batch.policy), axis=-1)
-    deviation = batch.value - jnp.sum(weight * batch.value)
-    return {
-        "policy_loss_floor": jnp.sum(weight * batch.policy_weight * entropy),
-        "value_loss_floor": jnp.sum(weight * jnp.square(deviation)),
-    }
+def _of_targets(sample: Sample) -> Metrics:
+    """What the target of one sample alone says about the losses, before the mean over the batch."""
+    entropy = jnp.sum(jax.scipy.special.entr(sample.policy))
+    return {"policy_loss_floor": sample.policy_weight * entropy, "value": sample.value, "square": sample.value**2}
 
 
 def train_step(
@@ -145,8 +135,10 @@ def train_step(
     `average_decay`, of the running average of the weights and norm statistics, where the state has one: how much of it
     a step keeps, less in the first steps, so that the initial weights are soon forgotten.
 
-    **Returns:** the next state and the mean of the loss's metrics, with `loss` itself and the two of
-    [`tz.train.loss_floors`][].
+    **Returns:** the next state and the mean of the loss's metrics, with `loss` itself, and with two numbers to compare
+    the losses with, which the targets alone decide. `policy_loss_floor` is the entropy of the policy targets: no
+    network has a smaller policy loss. `value_loss_floor` is the variance of the value targets: the least value loss of
+    a network that gives every position the same value.
 
     **Raises:** `ValueError` if the optimiser needs more than gradients, parameters and the mean loss of a batch.
     """
@@ -162,8 +154,12 @@ def train_step(
             outputs, norm_state = apply(batch.observation, state.norm_state)
         losses, metrics = jax.vmap(loss, in_axes=(None, 0, 0))(network, outputs, batch)
         metrics, weight = {"loss": losses} | metrics, batch.weight
-        means = jax.tree.map(lambda x: jnp.sum(weight * x.astype(weight.dtype)) / jnp.sum(weight), metrics)
-        return means["loss"], (loss_floors(batch) | means, norm_state)
+        metrics, floors = jax.tree.map(
+            lambda x: jnp.sum(weight * x.astype(weight.dtype)) / jnp.sum(weight),
+            (metrics, jax.vmap(_of_targets)(batch)),
+        )
+        floors["value_loss_floor"] = jnp.maximum(floors.pop("square") - jnp.square(floors.pop("value")), 0.0)
+        return metrics["loss"], (floors | metrics, norm_state)
 
     gradients, (metrics, norm_state) = jax.grad(mean_loss, has_aux=True)(parameters)
     updates, opt_state = _update(
