@@ -47,7 +47,7 @@ def test_the_stronger_player_wins_and_every_game_is_counted_once(match):
     assert match.finished.all()
     assert match.wins + match.draws + match.losses == 40
     assert match.score > 0.75, "0.94 in 2,000 games, where 40 have a standard error of 0.04"
-    np.testing.assert_allclose(match.score, (match.wins + match.draws / 2) / 40)
+    np.testing.assert_allclose(match.score, (int(match.wins) + match.draws / 2) / 40)
 
 
 def test_both_sides_of_every_opening_are_played(env, match):
