@@ -186,3 +186,17 @@ def test_nothing_is_divided_by_a_temperature_of_zero():
     with jax.debug_nans(True):
         moves = {int(tz.choose_action(mcts, state, key=jax.random.key(seed))) for seed in range(20)}
     assert moves == {0, 1}, "the legal ones, which are equally good before a simulation"
+
+
+@pytest.mark.parametrize("name", ["tic_tac_toe", "connect_four", "othello"])
+def test_games_of_pgx_stay_in_32_bits_in_float64_mode(name):
+    env = tz.from_pgx(name)
+
+    def two_positions(key):
+        start = env.init(key)
+        return start, env.step(start[0], jnp.argmax(start[1].action_mask)), env.observe(start[0])
+
+    with enable_x64():
+        found = jax.eval_shape(two_positions, jax.random.key(0))
+        assert all(x.dtype.itemsize <= 4 for x in jax.tree.leaves(found[:2]))
+        assert jax.tree.map(lambda x: x.dtype, found[0]) == jax.tree.map(lambda x: x.dtype, found[1])
