@@ -112,7 +112,7 @@ def test_openings_that_cannot_begin_a_game_are_refused(env, openings):
     for given, share, message in [
         (openings, 1.5, "found share=1.5, expected a number from 0 to 1"),
         (one, 0.5, r"found openings with `terminated` of shape \(\), expected \[N\]"),
-        (none, 0.5, r"found `terminated` of shape \(0,\)"),
+        (none, 0.5, r"found openings with `terminated` of shape \(0,\)"),
         (ended, 0.5, "found 1 openings in which the game is over"),
         (other, 0.5, "of another game, expected positions of tic_tac_toe"),
     ]:
