@@ -127,7 +127,7 @@ def test_the_size_of_a_tree_follows_the_settings_that_it_is_derived_from():
 
 
 def test_a_fast_search_takes_the_trees_of_the_full_one(config):
-    """What the README shows: `dataclasses.replace(mcts, num_simulations=8)`, with derived trees."""
+    """The README shows it: `dataclasses.replace(mcts, num_simulations=8)`, with trees of derived size."""
     mcts = tz.MCTS(12)
     fast = dataclasses.replace(mcts, num_simulations=2)
     assert dataclasses.replace(config, mcts=mcts, fast_mcts=fast).fast_mcts.num_simulations == 2

@@ -37,7 +37,7 @@ def check_state(config: TrainConfig, env: Env, state: LoopState, *, mesh: Mesh) 
 
 
 def _numbers(config: TrainConfig, state: LoopState) -> dict[str, tuple[Any, Any]]:
-    """What the state has and what the settings say, by name."""
+    """Pairs of the number in the state and the number that the settings ask for, by name."""
     tree, mcts, capacity = state.games.search.tree, config.mcts, state.replay.policy_weight.shape[-1]
     num_actions = state.games.search.metadata.action_mask.shape[-1]
     has_average = state.train.average is not None
