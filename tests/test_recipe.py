@@ -78,10 +78,9 @@ def compiled():
     jax.monitoring.unregister_event_duration_listener(note)
 
 
-@pytest.mark.parametrize("num_devices", [1, 2])
-def test_each_phase_is_compiled_once_also_where_the_learning_rate_is_set(num_devices, compiled):
+def test_each_phase_is_compiled_once_also_where_the_learning_rate_is_set(compiled):
     env, config = TINY.build()
-    mesh, seen = tz.data_mesh(jax.devices()[:num_devices]), []
+    mesh, seen = tz.data_mesh(jax.devices()[:2]), []
     state = tz.train_loop(config, env, tiny_start(env, config, mesh), num_epochs=2, sinks=[], mesh=mesh)
     phases = {"jit(_collect)", "jit(_add)", "jit(_learn)"}
     assert all(compiled.count(phase) == 1 for phase in phases)
@@ -94,10 +93,23 @@ def test_each_phase_is_compiled_once_also_where_the_learning_rate_is_set(num_dev
 @pytest.mark.parametrize(
     "change",
     [
-        {"search": "puct", "cold_after": 3, "fast_simulations": 2},
-        {"norm": "batch", "average_decay": 0.9, "window": None},
-        {"symmetry": "none", "random_starts": 0, "td_lambda": 1.0, "search_value_share": 0.5, "weight_decay": 0.1},
-        {"q_scale": 0.5, "fast_simulations": 2},
+        {
+            "search": "puct",
+            "cold_after": 3,
+            "fast_simulations": 2,
+            "norm": "batch",
+            "average_decay": 0.9,
+            "window": None,
+        },
+        {
+            "symmetry": "none",
+            "random_starts": 0,
+            "td_lambda": 1.0,
+            "search_value_share": 0.5,
+            "weight_decay": 0.1,
+            "q_scale": 0.5,
+            "fast_simulations": 2,
+        },
     ],
 )
 def test_every_setting_builds_a_loop(change):

@@ -1,4 +1,4 @@
-"""The same games on 1, 2, 4 and 8 devices, the same learning on 1 and 8, and no communication but the gradients'."""
+"""The same games on 1, 2 and 8 devices, the same learning on 1 and 8, and no communication but the gradients'."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ from tz.sharding import check_mesh
 
 pytestmark = pytest.mark.slow
 
-SIZES = [1, 2, 4, 8]
+SIZES = [1, 2, 8]
 NAMES = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast"
 COLLECTIVE = re.compile(rf"({NAMES})[.\w-]*\(")
 
@@ -120,8 +120,7 @@ def test_other_evaluators_and_searches_too(env, name):
     chex.assert_trees_all_close(first, other, rtol=2e-6 if name == "tabular, Gumbel" else 0, atol=0)
 
 
-@pytest.mark.parametrize("num_games", [8, 64])
-def test_with_a_network_games_agree_but_for_near_ties(env, num_games):
+def test_with_a_network_games_agree_but_for_near_ties(env):
     """Products of matrices may be rounded otherwise at another batch size, and then a near-tie falls the other way."""
     mcts, evaluator = tz.MCTS(8), tz.NetworkEvaluator(network(env)[0], env.observe)
 
@@ -130,7 +129,7 @@ def test_with_a_network_games_agree_but_for_near_ties(env, num_games):
         start = jax.vmap(lambda key: tz.init_collect(mcts, env, key=key))(keys)
         return jax.vmap(lambda game: tz.collect(mcts, env, evaluator, game, num_steps=12)[1])(start)
 
-    keys = jax.random.split(jax.random.key(0), num_games)
+    keys = jax.random.split(jax.random.key(0), 64)
     run = lambda mesh: eqx.filter_jit(tz.over_games)(mesh, play, (mcts, env, evaluator), keys)
     one, eight = (arrays(run(mesh_of(size))) for size in (1, 8))
     until = np.cumprod(one.action == eight.action, axis=1, dtype=bool)  # before the first move that differs
@@ -140,12 +139,13 @@ def test_with_a_network_games_agree_but_for_near_ties(env, num_games):
 
 
 @pytest.mark.optimised
-def test_three_lines_shard_the_plain_functions(env):
-    mcts = tz.MCTS(6)
+def test_three_lines_shard_the_plain_functions():
+    tables = draw_tables(3)
+    mcts, env, evaluator = tz.MCTS(6), tabular_env(tables), tabular_evaluator(tables)
 
     def play(keys):
         start = jax.vmap(lambda key: tz.init_collect(mcts, env, key=key))(keys)
-        return jax.vmap(lambda game: tz.collect(mcts, env, tz.uniform_evaluator, game, num_steps=5)[1])(start)
+        return jax.vmap(lambda game: tz.collect(mcts, env, evaluator, game, num_steps=5)[1])(start)
 
     keys = jax.random.split(jax.random.key(0), 8)
     mesh, spec = tz.data_mesh(), PartitionSpec("data")

@@ -1,6 +1,8 @@
 """The value that is recorded belongs to the policy that is recorded, and is close to that of a long search."""
 
+import csv
 import dataclasses
+import pathlib
 
 import equinox as eqx
 import jax
@@ -12,6 +14,7 @@ from tabular import draw_tables, tabular_env, tabular_evaluator
 import tz
 
 NUM_POSITIONS, NUM_SIMULATIONS = 320, 16
+FILE = pathlib.Path(__file__).parent / "data" / "connect_four_values.csv"
 ENV = tz.from_pgx("connect_four")
 SEARCHES = {
     "plain": tz.MCTS(NUM_SIMULATIONS, root=tz.PlainRoot()),
@@ -32,35 +35,53 @@ def values(mcts, evaluator, positions):
     return jax.vmap(one)(positions, jax.random.split(jax.random.key(1), NUM_POSITIONS))
 
 
-@pytest.fixture(scope="module")
-def solved_long():
-    """Positions of self-play, one a game and from all its phases; the evaluator; and the values of 800 simulations."""
-    evaluator = tz.load_agent("connect_four").evaluator
-    mcts = SEARCHES["gumbel"]
+def write_positions():
+    """Writes positions of self-play, one a game and from all its phases, with the values of 800 simulations."""
+    evaluator, mcts = tz.load_agent("connect_four").evaluator, SEARCHES["gumbel"]
 
     @eqx.filter_jit
-    def play(keys, num_moves):
-        def one(key, num_moves):
-            def move(game, _):
-                return tz.collect(mcts, ENV, evaluator, game, num_steps=1)[0], game
+    def play(keys):
+        def one(key):
+            start = tz.init_collect(mcts, ENV, key=key)
+            return tz.collect(mcts, ENV, evaluator, start, num_steps=28)[1]
 
-            games = jax.lax.scan(move, tz.init_collect(mcts, ENV, key=key), length=28)[1]
-            game = jax.tree.map(lambda x: x[num_moves], games)
-            return jax.tree.map(lambda x: x[0], game.search.tree.state), game.search.metadata
+        return jax.vmap(one)(keys)
 
-        return jax.vmap(one)(keys, num_moves)
-
-    positions = play(jax.random.split(jax.random.key(8), NUM_POSITIONS), jnp.arange(NUM_POSITIONS) % 28)
+    games = jax.device_get(play(jax.random.split(jax.random.key(8), NUM_POSITIONS)))
+    lines = []
+    for index, (actions, ends) in enumerate(zip(games.action, games.terminated, strict=True)):
+        last = index % 28  # the position before this move, in a game that began after the end of the one before
+        first = max(np.flatnonzero(ends[:last]), default=-1) + 1
+        lines.append("".join(map(str, actions[first:last])))
     long = tz.MCTS(800, root=tz.PlainRoot(), persist_tree=False)
-    jax.config.update("jax_disable_most_optimizations", False)  # a quarter of a million positions are evaluated
-    return positions, evaluator, values(long, evaluator, positions)[0]
+    truth, raw = jax.device_get(values(long, evaluator, positions_of(lines)))
+    rows = [f"{moves},{x:.5f},{y:.5f}" for moves, x, y in zip(lines, truth, raw, strict=True)]
+    FILE.write_text("\n".join(["moves,searched,network", *rows]) + "\n")
+
+
+def positions_of(lines):
+    """The positions after moves, each a digit from 0."""
+    moves = jnp.array([[int(move) for move in line.ljust(28, "x").replace("x", "9")] for line in lines])
+    return jax.vmap(lambda moves: tz.play_moves(ENV, moves))(jnp.where(moves == 9, -1, moves))
+
+
+@pytest.fixture(scope="module")
+def solved_long():
+    """Positions of self-play; the evaluator; and the values of 800 simulations, as `write_positions` left them."""
+    rows = list(csv.DictReader(FILE.read_text().splitlines()))
+    column = lambda name: np.array([float(row[name]) for row in rows])
+    return positions_of([row["moves"] for row in rows]), column("searched"), column("network")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SEARCHES)
 def test_the_recorded_value_is_better_than_the_networks(name, solved_long):
-    positions, evaluator, truth = solved_long
-    value, raw = values(SEARCHES[name], evaluator, positions)
+    positions, truth, network = solved_long
+    value, raw = values(SEARCHES[name], tz.load_agent("connect_four").evaluator, positions)
+    message = (
+        "the file is of another agent; make it anew: python -c 'import test_values; test_values.write_positions()'"
+    )
+    np.testing.assert_allclose(raw, network, atol=1e-3, err_msg=message)
     error, error_of_network = (np.sqrt(np.mean((x - truth) ** 2)) for x in (value, raw))
     assert error <= 0.8 * error_of_network
     assert abs(np.mean(value - truth)) <= 0.04
