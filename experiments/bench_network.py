@@ -1,4 +1,4 @@
-"""Throughput of `tz.networks.AZResNet` against the same network in flax.linen: inference and gradient steps, each alone
+"""Throughput of `tz.AZResNet` against the same network in flax.linen: inference and gradient steps, each alone
 and inside a `lax.scan`.
 
     python experiments/bench_network.py --norms none layer batch --out experiments/results/network_cpu.md
@@ -23,7 +23,7 @@ import optax
 from jax import lax
 from timing import compare, heading
 
-from tz.networks import AZResNet
+from tz.nn.networks import AZResNet
 
 OPTIMISER = optax.adam(1e-3)
 

@@ -111,17 +111,17 @@ def searches(num_simulations: int, variants: bool) -> dict[str, tz.MCTS]:
     plain = settings | {"root": tz.PlainRoot()}
     found = {
         "tz, PUCT": tz.MCTS(**plain),
-        "tz, MuZeroPUCT, Dirichlet": tz.MCTS(selector=tz.MuZeroPUCT(), **settings),
+        "tz, MuZeroPUCT, Dirichlet": tz.MCTS(selector=tz.mcts.MuZeroPUCT(), **settings),
         "tz, Gumbel": tz.gumbel_mcts(**settings),
     }
     if variants:
         found |= {
             "tz, PUCT, Dirichlet": tz.MCTS(**settings),
-            "tz, MuZeroPUCT": tz.MCTS(selector=tz.MuZeroPUCT(), **plain),
-            'tz, MuZeroPUCT, scale="tree"': tz.MCTS(selector=tz.MuZeroPUCT(scale="tree"), **plain),
-            "tz, PUCT, ForcedPlayouts": tz.MCTS(**(settings | {"root": tz.ForcedPlayouts()})),
-            "tz, PUCT, SoftmaxBackup": tz.MCTS(backup=tz.SoftmaxBackup(), **plain),
-            "tz, PUCT, MaxBackup": tz.MCTS(backup=tz.MaxBackup(), **plain),
+            "tz, MuZeroPUCT": tz.MCTS(selector=tz.mcts.MuZeroPUCT(), **plain),
+            'tz, MuZeroPUCT, scale="tree"': tz.MCTS(selector=tz.mcts.MuZeroPUCT(scale="tree"), **plain),
+            "tz, PUCT, ForcedPlayouts": tz.MCTS(**(settings | {"root": tz.mcts.ForcedPlayouts()})),
+            "tz, PUCT, SoftmaxBackup": tz.MCTS(backup=tz.mcts.SoftmaxBackup(), **plain),
+            "tz, PUCT, MaxBackup": tz.MCTS(backup=tz.mcts.MaxBackup(), **plain),
         }
     return found
 

@@ -38,7 +38,7 @@ def searches_alone(mcts: tz.MCTS, env: tz.Env, evaluator, num_steps: int, games)
     return jax.vmap(one)(games)
 
 
-def bare_step(state: tz.TrainState, batch: tz.Sample):
+def bare_step(state: tz.learn.TrainState, batch: tz.Sample):
     """A gradient step written out for this loss and nothing else."""
     parameters, static = eqx.partition(state.network, eqx.is_inexact_array)
 

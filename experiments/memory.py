@@ -2,8 +2,8 @@
 
     python experiments/memory.py --out experiments/results/memory.md
 
-Nothing is allocated: the sizes are those of the arrays that `tz.search_bytes` adds up. A node keeps the environment's
-state without its observation, six numbers, and four (with `max_actions`, five) for each action.
+Nothing is allocated: the sizes are those of the arrays that `tz.mcts.search_bytes` adds up. A node keeps the
+environment's state without its observation, six numbers, and four (with `max_actions`, five) for each action.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import pgx
 from timing import heading
 
 import tz
-from tz.phases import _collect, _learn, evaluator_of
+from tz.runs.phases import collect_games, evaluator_of, gradient_step
 
 MOST_LEGAL = {"chess": 218, "shogi": 593}  # the most legal moves that any position has
 
@@ -24,10 +24,10 @@ def planned_and_taken(name: str, changes: dict) -> str:
     recipe = dataclasses.replace(tz.Recipe(name, symmetry="none"), **changes)
     env, config = recipe.build()
     mesh, state = tz.data_mesh(), recipe.start(env, config, seed=0)
-    plan = tz.plan_memory(config, env, state.train.network, mesh=mesh)
+    plan = tz.runs.plan_memory(config, env, state.train.network, mesh=mesh)
     evaluator = evaluator_of(config, env, state.train)
-    play = _collect.lower((config, env, evaluator, None, config.collection_steps_per_epoch, mesh), state.games)
-    learn = _learn.lower((config, state.replay, state.key, None, mesh), state.train)
+    play = collect_games.lower((config, env, evaluator, None, config.collection_steps_per_epoch, mesh), state.games)
+    learn = gradient_step.lower((config, state.replay, state.key, None, mesh), state.train)
     taken = [x.compile().compiled.memory_analysis().temp_size_in_bytes for x in (play, learn)]
     numbers = plan.games, plan.self_play, taken[0], plan.gradient, taken[1]
     about = ", ".join([name, *(f"{key}={value}" for key, value in changes.items())])
@@ -59,15 +59,15 @@ def main() -> None:
         for kept in (None, MOST_LEGAL[name]) if name in MOST_LEGAL else (None,):
             settings = dataclasses.replace(mcts, max_actions=kept)
             larger = dataclasses.replace(settings, max_nodes=256)
-            node = (tz.search_bytes(larger, env) - tz.search_bytes(settings, env)) // 128
-            total = tz.search_bytes(settings, env, 1024) / 1e9
+            node = (tz.mcts.search_bytes(larger, env) - tz.mcts.search_bytes(settings, env)) // 128
+            total = tz.mcts.search_bytes(settings, env, 1024) / 1e9
             actions = f"{env.num_actions:,}" if kept is None else f"max_actions={kept}"
             lines.append(f"| {name} | {actions} | {observation:,} | {state_bytes:,} | {node:,} | {total:.2f} |")
     lines += [
         "",
         "## A run",
         "",
-        "What `tz.plan_memory` says of `tz.Recipe(game, ...)`, in MB, and what XLA plans, on a CPU.",
+        "What `tz.runs.plan_memory` says of `tz.Recipe(game, ...)`, in MB, and what XLA plans, on a CPU.",
     ]
     lines += ["", "| run | games | self-play | XLA's | gradient | XLA's |", "|---|---:|---:|---:|---:|---:|"]
     for changes in ({}, {"num_games": 1024}, {"num_blocks": 8, "num_channels": 128}, {"train_batch_size": 2048}):

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 import tz
-from tz.league import check_split
+from tz.matches.league import check_split
 
 STARTED = time.perf_counter()
 RECIPE = tz.Recipe("othello", symmetry="dihedral", random_starts=10, q_scale=0.5)
@@ -31,7 +31,7 @@ def against_random(env: tz.Env, player: tz.Player, key: PRNGKeyArray) -> tuple[P
     policy = dataclasses.replace(player, mcts=tz.MCTS(1, root=tz.PlainRoot(), temperature=0.0, persist_tree=False))
     match_key, key = jax.random.split(key)
     match = tz.match_on_mesh(env, policy, tz.random_player(), num_games=256, key=match_key, max_steps=128)
-    return tz.played_positions(env, match.opening, match.actions, num_positions=4096, key=key)
+    return tz.games.played_positions(env, match.opening, match.actions, num_positions=4096, key=key)
 
 
 def from_lost_games(env: tz.Env, player: tz.Player, key: PRNGKeyArray) -> tuple[PyTree, tz.StepMetadata] | None:
@@ -46,7 +46,7 @@ def from_lost_games(env: tz.Env, player: tz.Player, key: PRNGKeyArray) -> tuple[
         return None
     games = jax.random.choice(game_key, 256, (256,), p=weights / jnp.sum(weights))
     openings, actions = jax.tree.map(lambda x: x[games], (match.opening, match.actions))
-    return tz.played_positions(env, openings, actions, num_positions=4096, key=key)
+    return tz.games.played_positions(env, openings, actions, num_positions=4096, key=key)
 
 
 STARTS = {"own": None, "random": against_random, "lost": from_lost_games}
@@ -66,9 +66,9 @@ def train(
         if find_starts is not None:
             player = tz.Player(search, tz.NetworkEvaluator(state.train.playing, env.observe))
             found = find_starts(config.test_env, player, jax.random.fold_in(jax.random.key(seed), index))
-            played = env if found is None else tz.starts_from(env, found, share)
+            played = env if found is None else tz.games.starts_from(env, found, share)
         part[0] += (time.perf_counter() - begun) / seconds
-        state = tz.train_for(recipe, played, config, state, seconds=seconds, part=tuple(part), sinks=sinks)
+        state = tz.runs.train_for(recipe, played, config, state, seconds=seconds, part=tuple(part), sinks=sinks)
         if (index + 1) % NUM_DRAWN:
             continue
         paths.append(out / f"agent_{len(paths) + 1}.tz")
@@ -80,7 +80,7 @@ def train(
 
 def agent(path: pathlib.Path, num_simulations: int) -> tz.Player:
     """The agent of a file, with the search of its training but for the number of simulations."""
-    recipe = tz.Recipe(**tz.agent_card(path)["recipe"] | {"num_simulations": num_simulations})
+    recipe = tz.Recipe(**tz.runs.agent_card(path)["recipe"] | {"num_simulations": num_simulations})
     search = dataclasses.replace(tz.without_exploration(recipe.build()[1].mcts), persist_tree=False, max_nodes=None)
     return tz.load_agent(path, mcts=search)
 
@@ -91,7 +91,7 @@ def rollouts(env: tz.Env, num_rollouts: int) -> tz.Player:
     return tz.Player(search, tz.RolloutEvaluator(env, max_steps=128))
 
 
-def num_wiped_out(match: tz.MatchResult) -> int:
+def num_wiped_out(match: tz.matches.MatchResult) -> int:
     """In how many of the games that it lost the agent had no disc left."""
     env = tz.from_pgx("othello")
     boards = [np.asarray(tz.replay_game(env, match, game)._x.board[-1]) for game in np.flatnonzero(match.returns < 0)]
@@ -120,7 +120,9 @@ def main() -> None:
     parser.add_argument("--random-starts", type=int, default=RECIPE.random_starts, help="most random moves of a start")
     parser.add_argument("--starts", choices=STARTS, default="lost", help="in games against random moves, or lost ones")
     parser.add_argument("--share", type=float, default=0.25, help="of self-play that begins so")
-    parser.add_argument("--q-scale", type=float, default=RECIPE.q_scale, help="see tz.Recipe; 0 for tz.CompletedQ()")
+    parser.add_argument(
+        "--q-scale", type=float, default=RECIPE.q_scale, help="see tz.Recipe; 0 for tz.mcts.CompletedQ()"
+    )
     parser.add_argument("--devices", type=int, default=2, help="two use the cores of a CPU better than one")
     parser.add_argument("--matches-only", action="store_true", help="of the agents that --out has")
     parser.add_argument("--against", type=pathlib.Path, help="an agent's file, with as many simulations, as the rival")
@@ -136,7 +138,7 @@ def main() -> None:
         rival, rival_name = agent(args.against, args.simulations), str(args.against)
         stem = f"scores_against_{args.against.parent.name}_{args.against.stem}"
     if args.matches_only:
-        paths = sorted(args.out.glob("agent_*.tz"), key=lambda path: tz.agent_card(path)["minutes"])
+        paths = sorted(args.out.glob("agent_*.tz"), key=lambda path: tz.runs.agent_card(path)["minutes"])
         if not paths:
             parser.error(f"--matches-only: {args.out} has no agent_*.tz; train some first.")
     else:
@@ -154,7 +156,7 @@ def main() -> None:
     ]
     minutes, scores = [], []
     for path in paths:
-        card = tz.agent_card(path)
+        card = tz.runs.agent_card(path)
         minutes.append(card["minutes"])
         players, key = (agent(path, args.simulations), rival), jax.random.key(args.match_seed)
         match = tz.match_on_mesh(env, *players, num_games=args.games, key=key, max_steps=128)

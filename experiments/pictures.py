@@ -30,7 +30,9 @@ def draw_game(path: pathlib.Path) -> None:
     rival = tz.Player(tz.without_exploration(tz.MCTS(256, persist_tree=False)), tz.RolloutEvaluator(env))
     match = tz.match_on_mesh(env, agent, rival, num_games=2, key=jax.random.key(0), opening_plies=2, max_steps=42)
     players = {"the agent's estimate": agent, "the rival's": rival}
-    values = {name: tz.replay_values(env, match, 1, who, key=jax.random.key(1)) for name, who in players.items()}
+    values = {
+        name: tz.matches.replay_values(env, match, 1, who, key=jax.random.key(1)) for name, who in players.items()
+    }
     animation = render_game(tz.replay_game(env, match, 1), draw=env.draw, values=values)
     animation.save(path, writer="pillow", dpi=90)
 

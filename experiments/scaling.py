@@ -19,7 +19,7 @@ import optax
 from timing import heading
 
 import tz
-from tz import phases
+from tz.runs import phases
 
 
 def settings(blocks: int, channels: int, batch_size: int, train_batch_size: int):
@@ -46,8 +46,8 @@ def programs(env, network, config, mesh):
     steps = config.collection_steps_per_epoch
     found = []
     for function, inputs in (
-        (phases._collect, ((config, env, evaluator, None, steps, mesh), state.games)),
-        (phases._learn, ((config, state.replay, state.key, None, mesh), state.train)),
+        (phases.collect_games, ((config, env, evaluator, None, steps, mesh), state.games)),
+        (phases.gradient_step, ((config, state.replay, state.key, None, mesh), state.train)),
     ):
         start = time.perf_counter()
         compiled = function.lower(*inputs).compile().compiled

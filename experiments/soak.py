@@ -46,7 +46,7 @@ def train(minutes: float, warm_up: float, folder: pathlib.Path) -> dict[str, np.
     state = recipe.start(env, config, seed=0)
     checkpoints = tz.Checkpoints(folder, every_epochs=1, every_minutes=5)
     sinks = [watch, tz.JsonLinesSink(folder / "metrics.jsonl")]
-    tz.train_for(recipe, env, config, state, seconds=60 * minutes, sinks=sinks, checkpoints=checkpoints)
+    tz.runs.train_for(recipe, env, config, state, seconds=60 * minutes, sinks=sinks, checkpoints=checkpoints)
     names = "minute", "memory", "speed", "seconds", "compiled", "tested"
     return dict(zip(names, np.array(rows, float).T, strict=True))
 

@@ -193,7 +193,7 @@ CASES = {
     ),
     "pgx observe": (lambda g: g.ttt.observe(jax.vmap(g.ttt.init)(g.many)[0]), f"observe of tic_tac_toe: .*{BATCH}"),
     "played_positions": (
-        lambda g: tz.played_positions(g.nim, (g.state, g.meta), jnp.zeros(3, int), 2, key=g.one),
+        lambda g: tz.games.played_positions(g.nim, (g.state, g.meta), jnp.zeros(3, int), 2, key=g.one),
         r"played_positions: found actions of shape \(3,\), expected \[G, T\]",
     ),
     # Several keys in the place of one.
@@ -216,13 +216,13 @@ CASES = {
         r"MCTS: found selector=PUCT, which is a class, .*; write selector=PUCT\(...\)",
     ),
     "root": (lambda g: tz.MCTS(4, root=tz.Gumbel), "MCTS: found root=Gumbel, which is a class"),
-    "backup": (lambda g: tz.MCTS(4, backup=tz.MeanBackup), "MCTS: found backup=MeanBackup, which is a class"),
+    "backup": (lambda g: tz.MCTS(4, backup=tz.mcts.MeanBackup), "MCTS: found backup=MeanBackup, which is a class"),
     "final_move": (
-        lambda g: tz.MCTS(4, final_move=tz.LowerConfidenceBound),
+        lambda g: tz.MCTS(4, final_move=tz.mcts.LowerConfidenceBound),
         "MCTS: found final_move=LowerConfidenceBound, which is a class",
     ),
     "completed_q": (
-        lambda g: tz.ImprovedPolicy(tz.CompletedQ),
+        lambda g: tz.ImprovedPolicy(tz.mcts.CompletedQ),
         "ImprovedPolicy: found completed_q=CompletedQ, which is",
     ),
     "tester": (
@@ -291,14 +291,17 @@ CASES = {
     ),
     "network as an opponent": (lambda g: tz.OpponentTester(g.net, "f"), f"found opponent to be a MLP, {WRAP}"),
     "function as a rung": (
-        lambda g: tz.LadderTester((g.player, chooser)),
+        lambda g: tz.matches.LadderTester((g.player, chooser)),
         rf"LadderTester: found rungs\[1\] to be the function chooser, {WRAP}",
     ),
     "function as an anchor": (
         lambda g: tz.ApproxEloTester(2, 2, 1, anchors=(chooser,)),
         rf"ApproxEloTester: found anchors\[0\] to be the function chooser, {WRAP}",
     ),
-    "one rung": (lambda g: tz.LadderTester(g.player), "LadderTester: found rungs to be a Player, expected a tuple"),
+    "one rung": (
+        lambda g: tz.matches.LadderTester(g.player),
+        "LadderTester: found rungs to be a Player, expected a tuple",
+    ),
     "network as an evaluator": (
         lambda g: tz.Player(g.mcts, g.net),
         r"Player: found a MLP as the evaluator, .*; wrap a network in one: tz.NetworkEvaluator\(network, env.observe\)",

@@ -49,7 +49,7 @@ def test_an_agent_comes_back_as_it_was(agent, path):
     )
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_array_equal(found[1], expected[1])
-    assert tz.agent_card(path) == {"seed": 3, "by": "train.py"}
+    assert tz.runs.agent_card(path) == {"seed": 3, "by": "train.py"}
     assert [entry.name for entry in path.parent.iterdir()] == ["agent.tz"], "nothing is left beside it"
 
 
@@ -204,7 +204,7 @@ def test_what_is_not_there_is_said():
 def test_the_agent_that_comes_with_tz_has_a_card_and_plays():
     (path,) = (pathlib.Path(tz.__file__).parent / "agents").glob("*.tz")
     assert path.stem == "connect_four" and path.stat().st_size < 8e6
-    card = tz.agent_card("connect_four")
+    card = tz.runs.agent_card("connect_four")
     assert {"script", "recipe", "seed", "device", "versions", "minutes", "mistakes"} <= set(card)
     assert tz.load_agent("connect_four").mcts.num_simulations == 200
     agent = tz.load_agent("connect_four", mcts=tz.without_exploration(tz.gumbel_mcts(8, ENV.num_actions)))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tz
-from tz.arena import _Games, _play_ply
+from tz.matches.match import _Games, _play_ply
 
 pytestmark = pytest.mark.slow
 
@@ -188,7 +188,9 @@ def fake_match(points, finished=None):
     """A match whose first player scored `points` in each game."""
     returns = 2 * jnp.asarray(points, jnp.float32) - 1
     finished = jnp.ones(len(points), bool) if finished is None else jnp.asarray(finished)
-    return tz.MatchResult(returns, finished, jnp.arange(len(points)) % 2, None, jnp.zeros((len(points), 1), jnp.int32))
+    return tz.matches.MatchResult(
+        returns, finished, jnp.arange(len(points)) % 2, None, jnp.zeros((len(points), 1), jnp.int32)
+    )
 
 
 @pytest.mark.parametrize(("rate", "most"), [(0.5, 0.96), (0.8, 0.97), (0.95, 0.995)])

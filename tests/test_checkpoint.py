@@ -23,8 +23,8 @@ import pytest
 import trainer
 
 import tz
-from tz.checkpoint import _writable
-from tz.saved import SavedRun
+from tz.runs.checkpoint_format import SavedRun
+from tz.runs.checkpoints import _writable
 
 pytestmark = pytest.mark.slow
 
@@ -42,11 +42,11 @@ ENVIRONMENT = os.environ | {
 
 
 @functools.cache
-def first() -> tz.LoopState:
+def first() -> tz.runs.LoopState:
     return trainer.start(ENV, CONFIG, MESH)
 
 
-def start() -> tz.LoopState:
+def start() -> tz.runs.LoopState:
     """A state of arrays that may be given up."""
     return jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, first())
 

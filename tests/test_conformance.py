@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tz.conformance import check_env
-from tz.dice import keys_used
-from tz.env import Env, StepMetadata
+from tz.games._hidden_keys import keys_used
+from tz.games.conformance import check_env
+from tz.games.env import Env, StepMetadata
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 

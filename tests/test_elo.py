@@ -46,7 +46,7 @@ def maximise(wins, draws):
 def test_ratings_are_those_of_an_independent_maximiser(draw_rate):
     rng = np.random.default_rng(1)
     results = draw_league(rng, rng.normal(0, 300, 6), 20, draw_rate)
-    np.testing.assert_allclose(tz.fit_elo(*results).elo, maximise(*results), atol=0.1)
+    np.testing.assert_allclose(tz.matches.fit_elo(*results).elo, maximise(*results), atol=0.1)
 
 
 NEIGHBOURS = np.abs(np.subtract.outer(np.arange(6), np.arange(6))) <= 2
@@ -63,7 +63,7 @@ def test_true_ratings_lie_within_their_intervals_at_the_stated_rate(num_games, d
     rng, inside = np.random.default_rng(2), []
     for _ in range(300):
         elo = np.append(0.0, rng.normal(0, 200, 5))
-        ratings = tz.fit_elo(*draw_league(rng, elo, num_games, draw_rate), confidence=confidence)
+        ratings = tz.matches.fit_elo(*draw_league(rng, elo, num_games, draw_rate), confidence=confidence)
         inside += list((ratings.low <= elo) & (elo <= ratings.high))[1:]
     assert confidence - 0.03 < np.mean(inside) < confidence + 0.04
 
@@ -73,7 +73,7 @@ def test_draws_of_others_do_not_narrow_an_interval():
     rng, elo, inside = np.random.default_rng(5), np.array([0.0] + 5 * [400.0]), []
     draw_rate = np.where(np.arange(6) == 0, 0.0, 0.95)  # of the column, in the lower triangle the weaker player
     for _ in range(300):
-        ratings = tz.fit_elo(*draw_league(rng, elo, 16, draw_rate))
+        ratings = tz.matches.fit_elo(*draw_league(rng, elo, 16, draw_rate))
         inside += list((ratings.low <= elo) & (elo <= ratings.high))[1:]
     assert 0.92 < np.mean(inside) <= 0.99
 
@@ -81,7 +81,7 @@ def test_draws_of_others_do_not_narrow_an_interval():
 def test_the_intervals_of_who_drew_and_of_who_won_all_games():
     """Twenty draws leave a rating less open than twenty wins, and neither is certain; by hand from the model."""
     draws, wins = np.array([[0, 20], [20, 0]]), np.array([[0, 0], [20, 0]])
-    drew, won = tz.fit_elo(0 * draws, draws), tz.fit_elo(wins, 0 * draws)
+    drew, won = tz.matches.fit_elo(0 * draws, draws), tz.matches.fit_elo(wins, 0 * draws)
     np.testing.assert_allclose(drew.high[1], 1.96 * SCALE * np.sqrt((1 - 20 / 22) * 21 / 4) / (21 / 4), rtol=1e-3)
     p = 20.5 / 21  # with the prior of a game
     np.testing.assert_allclose(won.elo[1], SCALE * np.log(p / (1 - p)), rtol=1e-3)
@@ -90,16 +90,18 @@ def test_the_intervals_of_who_drew_and_of_who_won_all_games():
 
 def test_draws_narrow_the_intervals():
     rng = np.random.default_rng(3)
-    width = [np.mean(r.high - r.low) for r in (tz.fit_elo(*draw_league(rng, np.zeros(5), 50, d)) for d in (0.0, 0.9))]
+    width = [
+        np.mean(r.high - r.low) for r in (tz.matches.fit_elo(*draw_league(rng, np.zeros(5), 50, d)) for d in (0.0, 0.9))
+    ]
     assert width[1] < 0.5 * width[0]
 
 
 def test_who_won_every_game_has_a_finite_rating_and_a_wide_interval():
     wins = np.array([[0, 0], [20, 0]])
-    ratings = tz.fit_elo(wins, np.zeros((2, 2)))
+    ratings = tz.matches.fit_elo(wins, np.zeros((2, 2)))
     assert ratings.elo[0] == ratings.low[0] == ratings.high[0] == 0
     assert 400 < ratings.elo[1] < 1500 and ratings.low[1] > 0 and np.isfinite(ratings.high[1])
-    assert tz.fit_elo(10 * wins, np.zeros((2, 2))).elo[1] > ratings.elo[1]
+    assert tz.matches.fit_elo(10 * wins, np.zeros((2, 2))).elo[1] > ratings.elo[1]
 
 
 def test_a_rating_of_those_who_never_met_is_through_others():
@@ -107,7 +109,7 @@ def test_a_rating_of_those_who_never_met_is_through_others():
     wins = np.zeros((3, 3))
     wins[1, 0] = wins[2, 1] = 300
     wins[0, 1] = wins[1, 2] = 100
-    ratings = tz.fit_elo(wins, np.zeros((3, 3)))
+    ratings = tz.matches.fit_elo(wins, np.zeros((3, 3)))
     np.testing.assert_allclose(ratings.elo, [0, 190.8, 381.7], atol=3)
     assert ratings.high[2] - ratings.low[2] > ratings.high[1] - ratings.low[1]
 
@@ -123,4 +125,4 @@ def test_results_that_make_no_league_are_refused():
         (apart, 0 * apart, "player 2 is connected to the first by no games"),
     ]:
         with pytest.raises(ValueError, match=message):
-            tz.fit_elo(wins, draws)
+            tz.matches.fit_elo(wins, draws)

@@ -97,7 +97,7 @@ def test_of_another_buffer_the_newest_rows_are_kept(run, capacity):
 def test_other_testers_begin_with_the_network_that_was_saved(run):
     folder, state = run
     testers = (tz.TwoPlayerTester(num_episodes=4, max_steps=9), tz.OpponentTester(tz.random_player(), "random"))
-    config, fork = forked(folder, testers=(testers[0], tz.LadderTester((tz.random_player(),), 4, max_steps=9)))
+    config, fork = forked(folder, testers=(testers[0], tz.matches.LadderTester((tz.random_player(),), 4, max_steps=9)))
     assert_same(fork.testers[0].network, state.train.average)
     assert trains(config, fork)
     kept = forked(folder, testers=testers)[1]  # the state of one with other games is the same

@@ -1,80 +1,91 @@
 """The direction of imports, and that importing does no work."""
 
 import ast
+import importlib
+import json
 import pathlib
+import re
 import subprocess
 import sys
 
 import tz
 
-PACKAGE = pathlib.Path(tz.__file__).parent
-LAYERS = [
-    {"env", "given", "dice", "rules", "conformance", "tree", "layers", "promotion", "sharding"},
-    {
-        "evaluators",
-        "selectors",
-        "backups",
-        "roots",
-        "moves",
-        "solver",
-        "networks",
-        "replay",
-        "targets",
-        "trajectory",
-        "symmetries",
-        "envs.pgx",
-        "openings",
-        "elo",
-    },
-    {"mcts", "search", "results", "train"},
-    {"selfplay", "players", "arena", "league", "testers"},
-    {
-        "compatibility",
-        "config",
-        "checks",
-        "phases",
-        "loop",
-        "agent",
-        "checkpoint",
-        "saved",
-        "stopping",
-        "fork",
-        "memory",
-        "run",
-        "__main__",
-        "logging",
-        "recipe",
-    },
-]
-SIDE = {f"plot.{name}" for name in ("animations", "canvas", "games", "learning", "roots", "shown", "trees")}
+ROOT = pathlib.Path(tz.__file__).parents[1]
+PACKAGE = ROOT / "tz"
+# Each imports only from those before it. A room is a package, or a module of `tz` itself.
+ROOMS = ["_arguments", "_arrays", "_promotion", "sharding", "games", "nn", "mcts", "learn", "matches", "runs", "plot"]
+ROOMS += ["__init__", "__main__"]
 
 
 def modules() -> dict[str, pathlib.Path]:
-    paths = [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
-    return {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in paths}
+    return {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
 
 
-def imports(path: pathlib.Path) -> set[str]:
+def imported(path: pathlib.Path) -> set[str]:
+    """The modules of `tz` that a file imports from, without the `tz.` before them."""
     nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom) and node.module]
     return {node.module.removeprefix("tz.") for node in nodes if node.module.startswith("tz.")}
 
 
-def test_a_module_imports_only_from_its_own_layer_or_lower():
-    layer = {name: index for index, names in enumerate(LAYERS) for name in names}
-    assert set(layer) | SIDE == set(modules())
-    for name, path in modules().items():
-        for imported in imports(path):
-            assert imported not in SIDE or name in SIDE, f"{name} imports {imported}"
-            assert name in SIDE or layer[imported] <= layer[name], (
-                f"{name} imports {imported}, which is in a higher layer"
+def room(module: str) -> int:
+    return ROOMS.index(module.split(".")[0])
+
+
+def test_a_package_imports_only_from_those_before_it():
+    assert {module.split(".")[0] for module in modules()} == set(ROOMS)
+    for module, path in modules().items():
+        for other in imported(path):
+            assert room(other) <= room(module), f"tz.{module} imports tz.{other}"
+            assert other in modules() or module == "__init__", (
+                f"tz.{module} imports a package, tz.{other}; take a module"
             )
 
 
-def test_the_package_re_exports_and_does_nothing_else():
-    body = ast.parse((PACKAGE / "__init__.py").read_text()).body
-    assert all(isinstance(node, ast.ImportFrom) for node in body[1:]) and isinstance(body[0], ast.Expr)
-    names = [alias.asname for node in body[1:] for alias in node.names]
-    assert len(names) == len(set(names)) and all(hasattr(tz, name) for name in names)
+def test_no_module_imports_itself_by_way_of_others():
+    within = {name: imported(path) & set(modules()) for name, path in modules().items() if "__init__" not in name}
+    while leaves := {name for name, others in within.items() if not others & set(within)}:
+        within = {name: others for name, others in within.items() if name not in leaves}
+    assert not within, f"a circle of imports among {sorted(within)}"
+
+
+def test_packages_re_export_and_do_nothing_else():
+    """What is public is one object, under each of its names; a package says in words what lives there."""
+    for path in PACKAGE.rglob("__init__.py"):
+        text, *body = ast.parse(path.read_text()).body
+        assert isinstance(text, ast.Expr) and all(isinstance(node, ast.ImportFrom) for node in body)
+        package = importlib.import_module(".".join(path.relative_to(ROOT).parent.parts))
+        names = [alias.asname for node in body for alias in node.names]
+        assert len(names) == len(set(names)) and all(hasattr(package, name) for name in names)
+        modules_here = {module.stem for module in path.parent.glob("*.py")}
+        assert not modules_here & set(names), "a public function hides a module"
+
+
+def public(module: str) -> bool:
+    return not any(part.startswith("_") for part in module.replace(".__main__", "").split("."))
+
+
+def names_used(source: str) -> set[str]:
+    """The dotted names under `tz` that a program uses."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "tz":
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Attribute):
+            text = ast.unparse(node)
+            found |= {text} if re.fullmatch(r"tz(\.\w+)+", text) else set()
+    return found
+
+
+def test_notebooks_and_experiments_use_public_names_only():
+    sources = {path: path.read_text() for path in (ROOT / "experiments").rglob("*.py")}
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+        sources[path] = re.sub(r"(?m)^\s*[%!].*$", "", "\n".join("".join(cell["source"]) for cell in cells))
+    used = {path: names_used(source) for path, source in sources.items()}
+    assert sum(map(len, used.values())) > 200
+    for path, names in used.items():
+        hidden = sorted(name for name in names if not public(name))
+        assert not hidden, f"{path.name}: {hidden}"
 
 
 def test_importing_makes_no_array_and_loads_no_matplotlib():

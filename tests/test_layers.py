@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from tz.layers import conv3x3
+from tz.nn.layers import conv3x3
 
 
 def normal(shape, seed=1):

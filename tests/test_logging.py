@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import tz
-from tz.logging import bar
+from tz.runs.sinks import bar
 
 ROWS = [{"epoch": 0, "loss": 2.5, "score": 0.25}, {"epoch": 1, "loss": 1.5, "score": 0.75}]
 
@@ -106,7 +106,7 @@ def test_a_line_is_in_the_file_at_once(tmp_path):
 def test_tensorboard_shows_what_it_can(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    sink = tz.TensorBoardSink(tmp_path)
+    sink = tz.runs.TensorBoardSink(tmp_path)
     sink(STRANGE)
     sink.close()
     events = EventAccumulator(str(tmp_path))
@@ -137,7 +137,7 @@ class FakeWandb(types.ModuleType):
 def test_weights_and_biases_get_plain_values(monkeypatch):
     fake = FakeWandb(True)
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    tz.WandbSink("project")(STRANGE)
+    tz.runs.WandbSink("project")(STRANGE)
     ((metrics, step),) = fake.logged
     assert step == 2 and {type(value) for value in metrics.values()} == {int, float, bool, str, type(None)}
     assert metrics["numpy"] == metrics["jax"] == 0.5 and math.isnan(metrics["nan"])
@@ -146,13 +146,13 @@ def test_weights_and_biases_get_plain_values(monkeypatch):
 def test_weights_and_biases_without_a_login_say_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", FakeWandb(False))
     with pytest.raises(ValueError, match=r"WandbSink.*No API key.*wandb login.*offline"):
-        tz.WandbSink("project")
+        tz.runs.WandbSink("project")
 
 
 def test_tensorboard_events_are_read_back(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    sink = tz.TensorBoardSink(tmp_path, settings={"seed": 7})
+    sink = tz.runs.TensorBoardSink(tmp_path, settings={"seed": 7})
     for row in ROWS:
         sink(row)
     sink.close()
@@ -168,7 +168,7 @@ def test_weights_and_biases_offline(tmp_path):
     """In a process of its own, since wandb starts services and changes its process."""
     code = (
         "import sys, tz\n"
-        "sink = tz.WandbSink('tz-test', mode='offline', dir=sys.argv[1], config={'seed': 7})\n"
+        "sink = tz.runs.WandbSink('tz-test', mode='offline', dir=sys.argv[1], config={'seed': 7})\n"
         f"for row in {ROWS!r}: sink(row)\n"
         "sink.close()\n"
     )
@@ -180,7 +180,7 @@ def test_weights_and_biases_offline(tmp_path):
 
 @pytest.mark.parametrize(
     ("sink", "package", "extra"),
-    [(tz.WandbSink, "wandb", "wandb"), (tz.TensorBoardSink, "tensorboardX", "tensorboard")],
+    [(tz.runs.WandbSink, "wandb", "wandb"), (tz.runs.TensorBoardSink, "tensorboardX", "tensorboard")],
 )
 def test_a_sink_whose_package_is_missing_says_what_to_install(sink, package, extra, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
@@ -195,7 +195,7 @@ def test_checkpoints_without_orbax_say_what_to_install(monkeypatch, tmp_path):
 
 
 def test_what_is_known_about_a_run():
-    facts = tz.run_facts()
+    facts = tz.runs.run_facts()
     assert facts["versions"]["jax"] == jax.__version__ and facts["devices"].startswith(f"{jax.device_count()} x ")
     assert json.loads(json.dumps(facts)) == facts
 

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import tz
-from tz.phases import NotFiniteError, evaluator_of
+from tz.runs.phases import NotFiniteError, evaluator_of
 
 TRACES = []
 MESH = tz.data_mesh(jax.devices()[:1])
@@ -327,7 +327,7 @@ def test_settings_that_do_not_fit_are_refused(config, options, message):
 def test_an_opponent_of_another_game_is_refused_before_training(config, env, network):
     stranger = tz.load_agent("connect_four")
     elo = tz.ApproxEloTester(2, 8, 1, anchors=(tz.random_player(), stranger))
-    for tester in tz.OpponentTester(stranger, "stranger"), elo, tz.LadderTester((tz.random_player(), stranger)):
+    for tester in tz.OpponentTester(stranger, "stranger"), elo, tz.matches.LadderTester((tz.random_player(), stranger)):
         wrong = dataclasses.replace(config, testers=(tester,))
         with pytest.raises(ValueError, match="one of another game"):
             init_loop(wrong, env, network, key=jax.random.key(0))

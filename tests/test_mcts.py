@@ -30,7 +30,8 @@ def test_a_small_tree_is_announced():
 
 
 @pytest.mark.parametrize(
-    ("completed_q", "is_played"), [(tz.CompletedQ(c_scale=0.5, rescale=False), True), (tz.CompletedQ(), False)]
+    ("completed_q", "is_played"),
+    [(tz.mcts.CompletedQ(c_scale=0.5, rescale=False), True), (tz.mcts.CompletedQ(), False)],
 )
 def test_a_scale_of_q_decides_whether_a_win_is_played_that_the_prior_thinks_nothing_of(completed_q, is_played):
     env = tz.from_pgx("tic_tac_toe")

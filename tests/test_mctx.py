@@ -11,7 +11,7 @@ import pytest
 from tabular import NUM_ACTIONS, Tables, draw_tables, stack_tables, tabular_env, tabular_evaluator
 
 import tz
-from tz.roots import GumbelNotes, halving_schedule
+from tz.mcts.root_policies import GumbelNotes, halving_schedule
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
 
@@ -74,7 +74,7 @@ def both_muzero(tables: Tables, key, flip=None):
     def one(tables, key):
         env = tabular_env(tables)
         start = env.init(key)
-        return tz_searched(tz.MuZeroPUCT(), tz.Dirichlet(), env, tabular_evaluator(tables), *start)
+        return tz_searched(tz.mcts.MuZeroPUCT(), tz.Dirichlet(), env, tabular_evaluator(tables), *start)
 
     state, weights, _ = jax.vmap(one)(tables, jax.random.split(key, NUM_GAMES))
     policy = functools.partial(mctx.muzero_policy, dirichlet_fraction=0.0)
@@ -121,7 +121,7 @@ def test_gumbel_gives_the_search_of_gumbel_muzero_policy(name, seed):
         np.testing.assert_array_equal(action, other.action)
         # Means that were summed in another order differ by 1e-6; the bonus multiplies that by up to 10 / range of q.
         np.testing.assert_allclose(weights, other.action_weights, atol=1e-4)
-        completed = jax.vmap(lambda s: tz.CompletedQ()(s.root))(state)
+        completed = jax.vmap(lambda s: tz.mcts.CompletedQ()(s.root))(state)
         transform = jax.vmap(mctx.qtransform_completed_by_mix_value, in_axes=(0, None))
         np.testing.assert_allclose(completed, transform(other.search_tree, 0), atol=1e-3)
 
@@ -170,7 +170,7 @@ def test_agrees_on_games_of_pgx(name):
     def both(keys, key):
         states, metadata = jax.vmap(lambda key: tz.random_opening(env, 3, key=key))(keys)
         gumbel = jax.random.gumbel(jax.random.split(key)[1], metadata.action_mask.shape)
-        muzero = jax.vmap(lambda s, m: tz_searched(tz.MuZeroPUCT(), tz.PlainRoot(), env, evaluator, s, m))
+        muzero = jax.vmap(lambda s, m: tz_searched(tz.mcts.MuZeroPUCT(), tz.PlainRoot(), env, evaluator, s, m))
         sequential = jax.vmap(
             lambda s, m, g: tz_searched(tz.ImprovedPolicy(), InjectedGumbel(gumbel=g), env, evaluator, s, m)
         )

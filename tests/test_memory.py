@@ -8,7 +8,7 @@ import pytest
 import trainer
 
 import tz
-from tz.memory import check_memory, plan_memory
+from tz.runs.memory_plan import check_memory, plan_memory
 
 ENV = tz.from_pgx("tic_tac_toe")
 CONFIG = dataclasses.replace(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from tz.networks import MLP, AZResNet
+from tz.nn.networks import MLP, AZResNet
 
 SHAPE, NUM_ACTIONS = (5, 4, 3), 7
 NORMS = ("none", "layer", "batch")

@@ -29,11 +29,11 @@ def num_stones(position):
 def test_a_share_of_the_games_begins_in_the_given_positions(env, openings):
     init = eqx.filter_jit(lambda env, keys: jax.vmap(env.init)(keys))
     keys = jax.random.split(jax.random.key(0), 400)
-    counts = np.bincount(num_stones(init(tz.starts_from(env, openings, 0.6), keys)), minlength=4)
+    counts = np.bincount(num_stones(init(tz.games.starts_from(env, openings, 0.6), keys)), minlength=4)
     shares = np.array([0.4, 0.2, 0.2, 0.2])
     assert len(counts) == 4 and (abs(counts - 400 * shares) < 4 * np.sqrt(400 * shares * (1 - shares))).all()
-    assert set(num_stones(init(tz.starts_from(env, openings, 1.0), keys))) == {1, 2, 3}
-    assert set(num_stones(init(tz.starts_from(env, openings, 0.0), keys))) == {0}
+    assert set(num_stones(init(tz.games.starts_from(env, openings, 1.0), keys))) == {1, 2, 3}
+    assert set(num_stones(init(tz.games.starts_from(env, openings, 0.0), keys))) == {0}
 
 
 def test_other_openings_are_the_same_program(env, openings):
@@ -46,12 +46,12 @@ def test_other_openings_are_the_same_program(env, openings):
 
     others = jax.tree.map(lambda x: x[::-1], openings)
     for given in (openings, others):
-        init(tz.starts_from(env, given, 1.0), jax.random.key(0))
+        init(tz.games.starts_from(env, given, 1.0), jax.random.key(0))
     assert len(traced) == 1
 
 
 def test_self_play_goes_on_from_the_given_positions(env, openings):
-    mcts, given = tz.MCTS(2), tz.starts_from(env, jax.tree.map(lambda x: x[2:], openings), 1.0)
+    mcts, given = tz.MCTS(2), tz.games.starts_from(env, jax.tree.map(lambda x: x[2:], openings), 1.0)
 
     @eqx.filter_jit
     def play(env):
@@ -67,7 +67,7 @@ def test_self_play_goes_on_from_the_given_positions(env, openings):
 def test_positions_of_games_are_those_in_which_a_move_was_made(env):
     starts = jax.vmap(lambda moves: tz.play_moves(env, moves))(jnp.array([[4], [0], [8]]))
     actions = jnp.array([[0, 1, -1], [-1, -1, -1], [0, 1, 2]])
-    env_state, metadata = tz.played_positions(env, starts, actions, 500, key=jax.random.key(0))
+    env_state, metadata = tz.games.played_positions(env, starts, actions, 500, key=jax.random.key(0))
     made = {(8,): 0, (8, 0): 0, (8, 0, 1): 0, (4,): 0, (4, 0): 0}
     for board in np.asarray(env_state._x.board):
         made[tuple(sorted(np.flatnonzero(board != -1), key=[8, 4, 0, 1].index))] += 1
@@ -79,10 +79,10 @@ def test_positions_of_games_are_those_in_which_a_move_was_made(env):
 def test_positions_of_a_match_are_openings_for_self_play(env):
     player = tz.random_player()
     match = eqx.filter_jit(tz.play_match)(env, player, player, num_games=8, max_steps=9, key=jax.random.key(0))
-    found = tz.played_positions(env, match.opening, match.actions, 16, key=jax.random.key(1))
+    found = tz.games.played_positions(env, match.opening, match.actions, 16, key=jax.random.key(1))
     chex.assert_equal(len(found[1].terminated), 16)
     assert (num_stones(found) >= 4).all()  # the opening's
-    env_state, _ = tz.starts_from(env, found, 1.0).init(jax.random.key(2))
+    env_state, _ = tz.games.starts_from(env, found, 1.0).init(jax.random.key(2))
     assert env_state._x.board.tolist() in found[0]._x.board.tolist()
 
 
@@ -93,15 +93,15 @@ def test_a_game_that_begins_in_the_middle_begins_without_a_reward():
     env = tabular_env(eqx.tree_at(lambda tables: tables.terminated, tables, jnp.arange(48) > 40))
     openings = jax.tree.map(lambda x: x[None], tz.random_opening(env, 1, key=jax.random.key(0)))
     assert openings[1].rewards.any()
-    for game in tz.starts_from(env, openings, 1.0), tz.random_starts(env, 2):
+    for game in tz.games.starts_from(env, openings, 1.0), tz.random_starts(env, 2):
         assert not jax.vmap(game.init)(jax.random.split(jax.random.key(0), 4))[1].rewards.any()
-    tz.check_env(tz.starts_from(env, openings, 1.0), num_games=2, max_steps=48)
+    tz.check_env(tz.games.starts_from(env, openings, 1.0), num_games=2, max_steps=48)
 
 
 def test_games_without_a_move_have_no_positions(env, openings):
     none = jnp.full((3, 2), -1, jnp.int32)
     with pytest.raises(eqx.EquinoxRuntimeError, match="no move in these games"):
-        jax.block_until_ready(tz.played_positions(env, openings, none, 4, key=jax.random.key(0)))
+        jax.block_until_ready(tz.games.played_positions(env, openings, none, 4, key=jax.random.key(0)))
 
 
 def test_openings_that_cannot_begin_a_game_are_refused(env, openings):
@@ -117,4 +117,4 @@ def test_openings_that_cannot_begin_a_game_are_refused(env, openings):
         (other, 0.5, "of another game, expected positions of tic_tac_toe"),
     ]:
         with pytest.raises(ValueError, match=message):
-            tz.starts_from(env, given, share)
+            tz.games.starts_from(env, given, share)

@@ -12,7 +12,8 @@ import optax.contrib
 import pytest
 
 import tz
-from tz.phases import _learn
+from tz.learn.targets import Affine
+from tz.runs.phases import gradient_step
 
 MESH = tz.data_mesh(jax.devices()[:1])
 SGD = optax.sgd(0.1)
@@ -92,8 +93,8 @@ def squares(network, output, sample):
 @pytest.fixture(scope="module")
 def replay():
     one = jnp.zeros(1)
-    policy, value = jnp.ones((1, 3)), tz.targets.Affine(one, one)
-    ring = tz.ReplayState(jnp.ones((1, 2)), policy > 0, policy, value, one, *4 * [jnp.int32(1)])
+    policy, value = jnp.ones((1, 3)), Affine(one, one)
+    ring = tz.learn.ReplayState(jnp.ones((1, 2)), policy > 0, policy, value, one, *4 * [jnp.int32(1)])
     return jax.tree.map(lambda x: x[None], ring)
 
 
@@ -102,7 +103,7 @@ def take_steps(optimizer, replay, num_steps=3):
     state = tz.init_train(optimizer, Small(jnp.linspace(-1, 1, 6).reshape(3, 2), jnp.zeros(3)))
     losses, finite = [], []
     for _ in range(num_steps):
-        state, metrics, is_finite = _learn((config, replay, jax.random.key(0), None, MESH), state)
+        state, metrics, is_finite = gradient_step((config, replay, jax.random.key(0), None, MESH), state)
         losses.append(float(metrics["loss"]))
         finite.append(bool(is_finite))
     return state, losses, finite

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import tz
-from tz import logging
+from tz.runs import sinks
 
 ROOT = pathlib.Path(tz.__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -95,7 +95,7 @@ def test_run_facts_do_without_the_metadata_of_a_package(monkeypatch):
         return version(name)
 
     monkeypatch.setattr(importlib.metadata, "version", hidden)
-    versions = logging.run_facts()["versions"]
+    versions = sinks.run_facts()["versions"]
     assert versions["tz"] is None and versions["jax"] == version("jax")
     assert json.loads(json.dumps(versions)) == versions
 

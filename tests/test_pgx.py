@@ -9,8 +9,8 @@ import pgx
 import pgx.go
 import pytest
 
-from tz.conformance import check_env
-from tz.envs.pgx import from_pgx
+from tz.games.conformance import check_env
+from tz.games.pgx_games import from_pgx
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
 

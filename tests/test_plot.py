@@ -26,7 +26,7 @@ from tabular import begin, draw_tables, search_each, stack_tables
 
 import tz
 from tz import plot
-from tz.plot.shown import read_nodes, show_nodes
+from tz.plot.tree_view import read_nodes, show_nodes
 from tz.plot.trees import Layout
 
 REFERENCES = pathlib.Path(__file__).parent / "data" / "plots"
@@ -215,7 +215,7 @@ def test_bars_are_the_prior_the_visits_and_the_improved_policy():
     order = ["abcd".index(name) for name in names]
     assert sorted(order) == np.flatnonzero(np.exp(root.logits)).tolist()
     assert np.all(np.diff(root.visits[jnp.array(order)]) <= 0)
-    improved = jax.nn.softmax(root.logits + tz.CompletedQ()(root))
+    improved = jax.nn.softmax(root.logits + tz.mcts.CompletedQ()(root))
     for bars, expected in zip(ax.containers, (jnp.exp(root.logits), root.visits / 200, improved), strict=True):
         np.testing.assert_allclose([bar.get_height() for bar in bars], expected[jnp.array(order)], rtol=1e-5)
     assert {plot.canvas.signed(q) for q in np.asarray(root.q)[order]} <= set(texts(ax.figure))
@@ -266,7 +266,7 @@ def test_the_players_values_are_seen_by_the_first_player_and_end_with_the_outcom
     env, player, match = tic_tac_toe_match()
     for game in (0, 1):
         states = tz.replay_game(env, match, game)
-        values = tz.replay_values(env, match, game, player, key=jax.random.key(1))
+        values = tz.matches.replay_values(env, match, game, player, key=jax.random.key(1))
         assert values.shape == states.current_player.shape
         assert values[-1] == match.returns[game] != 0
         # One move before a won game ends the search of the winner has seen the win.
@@ -277,7 +277,7 @@ def test_a_game_is_drawn_move_by_move(tmp_path):
     env, player, match = tic_tac_toe_match()
     states = tz.replay_game(env, match, 0)
     num_positions = len(states.current_player)
-    values = {"search": tz.replay_values(env, match, 0, player, key=jax.random.key(1))}
+    values = {"search": tz.matches.replay_values(env, match, 0, player, key=jax.random.key(1))}
     animation = plot.render_game(states, draw=env.draw, values=values)
     animation.save(tmp_path / "game.gif", writer="pillow", dpi=40)
     from PIL import Image

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tz
-from tz.recipe import annealed
+from tz.runs.recipes import annealed
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +37,7 @@ def tiny_start(env, config, mesh):
 def test_training_for_a_time_makes_epochs_and_lets_the_learning_rate_fall_in_its_last_part(monkeypatch):
     """By a clock on which an epoch takes 4 seconds, and the first, which is compiled, 24."""
     now, seen, rates, mesh = [1000.0], [], [], tz.data_mesh(jax.devices()[:1])
-    monkeypatch.setattr("tz.recipe.time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr("tz.runs.recipes.time", types.SimpleNamespace(perf_counter=lambda: now[0]))
 
     def sink(metrics):
         now[0] += 4 if seen else 24
@@ -47,9 +47,9 @@ def test_training_for_a_time_makes_epochs_and_lets_the_learning_rate_fall_in_its
     env, config = recipe.build()
     state, options = tiny_start(env, config, mesh), {"seconds": 100.0, "sinks": [sink], "mesh": mesh}
     with pytest.raises(ValueError, match="found seconds=100.0 and num_epochs=4"):
-        tz.train_for(recipe, env, config, state, num_epochs=4, **options)
+        tz.runs.train_for(recipe, env, config, state, num_epochs=4, **options)
     for part in ((0.0, 0.5), (0.5, 1.0)):
-        state = tz.train_for(recipe, env, config, state, part=part, **options)
+        state = tz.runs.train_for(recipe, env, config, state, part=part, **options)
         rates.append(float(state.train.opt_state["adam"].hyperparams["learning_rate"]))
     assert seen == list(range(7 + 12)), "begun at 0, 24, 28, ... 44 and at 50, 54, ... 94: another would end too late"
     assert rates == pytest.approx([recipe.learning_rate, recipe.learning_rate * annealed(0.5, 0.94)])
@@ -82,10 +82,10 @@ def test_each_phase_is_compiled_once_also_where_the_learning_rate_is_set(compile
     env, config = TINY.build()
     mesh, seen = tz.data_mesh(jax.devices()[:2]), []
     state = tz.train_loop(config, env, tiny_start(env, config, mesh), num_epochs=2, sinks=[], mesh=mesh)
-    phases = {"jit(_collect)", "jit(_add)", "jit(_learn)"}
+    phases = {"jit(collect_games)", "jit(add_games)", "jit(gradient_step)"}
     assert all(compiled.count(phase) == 1 for phase in phases)
     compiled.clear()
-    state = tz.train_for(TINY, env, config, state, num_epochs=6, sinks=[seen.append], mesh=mesh)
+    state = tz.runs.train_for(TINY, env, config, state, num_epochs=6, sinks=[seen.append], mesh=mesh)
     assert int(state.epoch) == 6 and len(seen) == 4
     assert not phases & set(compiled)
 

@@ -14,8 +14,8 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tz.replay import EpisodeReplayBuffer
-from tz.trajectory import Trajectory
+from tz.learn.replay import EpisodeReplayBuffer
+from tz.learn.trajectory import Trajectory
 
 NUM_GAMES = 2
 ONGOING, TERMINATED, TRUNCATED = range(3)

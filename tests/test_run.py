@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import tz
-import tz.run
 from tz.__main__ import main, parse
+from tz.runs import whole_run
 
 pytestmark = pytest.mark.slow
 
@@ -50,9 +50,9 @@ def run(tmp_path_factory):
 
 def test_the_script_of_a_card_is_what_was_typed():
     train = ["experiments/connect_four/train.py", "--out", "my runs"]
-    assert tz.run._script(train) == "python experiments/connect_four/train.py --out 'my runs'"
-    assert tz.run._script(["/a/b/tz/__main__.py", "--minutes", "2"]) == "python -m tz --minutes 2"
-    assert tz.run._script(["/a/b/train.py"]) == "python train.py"
+    assert whole_run._script(train) == "python experiments/connect_four/train.py --out 'my runs'"
+    assert whole_run._script(["/a/b/tz/__main__.py", "--minutes", "2"]) == "python -m tz --minutes 2"
+    assert whole_run._script(["/a/b/train.py"]) == "python train.py"
 
 
 def test_a_run_leaves_metrics_settings_and_an_agent_that_plays(run):
@@ -61,7 +61,7 @@ def test_a_run_leaves_metrics_settings_and_an_agent_that_plays(run):
     settings = json.loads((run / "settings.json").read_text())
     assert settings["recipe"]["num_channels"] == 4 and settings["run"]["epochs"] == 4
     assert settings["versions"]["jax"] == jax.__version__ and settings["devices"].startswith("8 x ")
-    card = tz.agent_card(run / "agent.tz")
+    card = tz.runs.agent_card(run / "agent.tz")
     assert card["epochs"] == 4 and card["recipe"] == settings["recipe"] and card["seed"] == 0
     assert tz.Recipe(**card["recipe"]).num_channels == 4 and card["git"] == settings["git"]
     assert card["script"].startswith("python ") and "versions" in card
@@ -79,10 +79,10 @@ def test_a_run_that_is_stopped_by_a_signal_is_resumed_by_the_same_command(run, t
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tz.run, "console_sink", stop)
+        patch.setattr(whole_run, "console_sink", stop)
         with pytest.raises(SystemExit, match=r"SIGTERM after 2 epochs.*--resume"):
             main(options(folder, "--epochs", "4"))
-    assert tz.agent_card(folder / "agent.tz")["epochs"] == 2
+    assert tz.runs.agent_card(folder / "agent.tz")["epochs"] == 2
     main(["--out", str(folder), "--resume", "--cpu-devices", "8"])
     assert metrics(folder) == metrics(run)
     for one, other in zip(weights(folder), weights(run), strict=True):
@@ -100,11 +100,11 @@ def test_a_fork_begins_with_the_run_and_its_settings_but_for_those_given(run, tm
     main(["--out", str(folder), "--fork", str(run), "--cpu-devices", "8", *more])
     assert [row["epoch"] for row in metrics(folder)] == [4]
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
-    recipe, _ = tz.run.saved_settings(folder)
-    assert recipe == dataclasses.replace(tz.run.saved_settings(run)[0], learning_rate=1e-4, num_simulations=6)
+    recipe, _ = whole_run.saved_settings(folder)
+    assert recipe == dataclasses.replace(whole_run.saved_settings(run)[0], learning_rate=1e-4, num_simulations=6)
     main(["--out", str(folder), "--resume", "--cpu-devices", "8", "--epochs", "6"])
-    card = tz.agent_card(folder / "agent.tz")
-    assert card["epochs"] == 6 and card["forked_from"] == tz.agent_card(run / "agent.tz")
+    card = tz.runs.agent_card(folder / "agent.tz")
+    assert card["epochs"] == 6 and card["forked_from"] == tz.runs.agent_card(run / "agent.tz")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_a_fork_begins_with_the_run_and_its_settings_but_for_those_given(run, tm
 def test_options_without_sense_are_refused_before_anything_is_compiled(more, message, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
     compiled = []
-    monkeypatch.setattr(tz.run, "train_for", lambda *args, **kwargs: compiled.append(0))
+    monkeypatch.setattr(whole_run, "train_for", lambda *args, **kwargs: compiled.append(0))
     with pytest.raises(SystemExit) as stop:
         main(options(tmp_path / "run", *more))
     said = str(stop.value) + capsys.readouterr().err
@@ -145,10 +145,10 @@ def test_a_fork_that_dies_early_goes_on_from_the_run_that_it_began_from(run, tmp
         raise KeyboardInterrupt("the power failed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(tz.run, "console_sink", die)
+        patch.setattr(whole_run, "console_sink", die)
         with pytest.raises(KeyboardInterrupt, match="the power failed"):
             main(["--out", str(folder), "--fork", str(run), "--cpu-devices", "8", "--epochs", "5"])
-    monkeypatch.setattr(tz.run, "console_sink", rows.append)
+    monkeypatch.setattr(whole_run, "console_sink", rows.append)
     main(["--out", str(folder), "--resume", "--cpu-devices", "8"])
     assert [row["epoch"] for row in rows] == [4]
 
@@ -182,7 +182,7 @@ def test_a_run_that_fails_before_it_learned_anything_leaves_nothing_that_refuses
     elif fault == "memory":
         more, message = ["--capacity", "10000000000"], "needs at least"
     else:
-        monkeypatch.setattr(tz.run, "train_for", full_disk)
+        monkeypatch.setattr(whole_run, "train_for", full_disk)
         message = "No space left"
     fork = ["--out", str(folder), "--fork", str(run), "--cpu-devices", "8", "--epochs", "5", *more]
     for _ in range(2):
@@ -209,9 +209,9 @@ def test_a_run_is_resumed_with_its_own_settings_only(run):
     message = r"resumed with num_blocks 2, where it has 1; seed 5, where it has 0\. .*--fork"
     with pytest.raises(SystemExit, match=message):
         main(["--out", str(run), "--resume", "--num-blocks", "2", "--seed", "5", "--cpu-devices", "8"])
-    recipe, settings = tz.run.saved_settings(run)
+    recipe, settings = whole_run.saved_settings(run)
     with pytest.raises(ValueError, match="resumed with learning_rate 0.5, where it has 0.003"):
-        tz.train_run(dataclasses.replace(recipe, learning_rate=0.5), dataclasses.replace(settings, resume=True))
+        tz.runs.train_run(dataclasses.replace(recipe, learning_rate=0.5), dataclasses.replace(settings, resume=True))
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
@@ -251,4 +251,4 @@ def test_a_folder_with_a_run_is_not_begun_anew(run, tmp_path):
 def test_settings_that_are_damaged_are_refused(text, tmp_path):
     (tmp_path / "settings.json").write_text(text, encoding="latin-1")
     with pytest.raises(ValueError, match=r"settings.json does not hold the settings of a run"):
-        tz.run.saved_settings(tmp_path)
+        whole_run.saved_settings(tmp_path)

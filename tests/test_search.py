@@ -33,8 +33,8 @@ SEARCHES = {  # name: (settings of the search, plain selector, settings of the g
     "early ends": ({}, (puct, 1.5), {"end_rate": 0.6}),
     "full tree": ({"max_nodes": 7}, (puct, 1.5), {}),
     "muzero": ({"discount": 0.95}, (muzero_puct, 1.25), {}),
-    "max backup": ({"discount": 0.95, "backup": tz.MaxBackup()}, (puct, 1.5), {}),
-    "softmax backup": ({"discount": 0.95, "backup": tz.SoftmaxBackup()}, (puct, 1.5), {}),
+    "max backup": ({"discount": 0.95, "backup": tz.mcts.MaxBackup()}, (puct, 1.5), {}),
+    "softmax backup": ({"discount": 0.95, "backup": tz.mcts.SoftmaxBackup()}, (puct, 1.5), {}),
     "leaves together": ({"num_leaves": 8}, (puct, 1.5), {}),
     "leaves together, full tree, muzero": ({"num_leaves": 5, "max_nodes": 23}, (muzero_puct, 1.25), {}),
 }
@@ -42,7 +42,7 @@ PLAIN_BACKUPS = {"max backup": max_backup, "softmax backup": softmax_backup}
 
 
 def settings(options, plain) -> tz.MCTS:
-    selector = tz.PUCT(plain[1]) if plain[0] is puct else tz.MuZeroPUCT(plain[1])
+    selector = tz.PUCT(plain[1]) if plain[0] is puct else tz.mcts.MuZeroPUCT(plain[1])
     options = {"num_simulations": 40, "max_nodes": 96} | options
     with warnings.catch_warnings():
         warnings.simplefilter("ignore" if options["max_nodes"] <= options["num_simulations"] else "error")
@@ -290,7 +290,7 @@ def test_noise_of_any_concentration_is_finite(alpha):
     logits = jnp.log(jnp.array([0.2, 0.0, 0.8, 0.0]))
     keys = jax.random.split(jax.random.key(0), 200)
     zeros = jnp.zeros(4)
-    node = tz.Node(logits, zeros.astype(int), zeros, jnp.float32(0), jnp.float32(0), jnp.float32(0))
+    node = tz.mcts.Node(logits, zeros.astype(int), zeros, jnp.float32(0), jnp.float32(0), jnp.float32(0))
     noisy = jax.vmap(lambda key: tz.Dirichlet(alpha, 1.0).start(node, 1, key=key)[0])(keys)
     assert not jnp.isnan(noisy).any() and (noisy[:, jnp.array([1, 3])] == -jnp.inf).all()
     np.testing.assert_allclose(jnp.exp(noisy).sum(-1), 1, rtol=1e-4)
@@ -300,7 +300,7 @@ def test_noise_of_any_concentration_is_finite(alpha):
 def test_noise_has_the_marginals_of_a_dirichlet_distribution(alpha):
     logits = jnp.log(jnp.array([0.2, 0.0, 0.5, 0.1, 0.2]))
     zeros = jnp.zeros(5)
-    node = tz.Node(logits, zeros.astype(int), zeros, jnp.float32(0), jnp.float32(0), jnp.float32(0))
+    node = tz.mcts.Node(logits, zeros.astype(int), zeros, jnp.float32(0), jnp.float32(0), jnp.float32(0))
     keys = jax.random.split(jax.random.key(0), 4000)
     noise = np.exp(jax.vmap(lambda key: tz.Dirichlet(alpha, 1.0).start(node, 1, key=key)[0])(keys))
     for action in (0, 2, 3, 4):
@@ -359,7 +359,7 @@ def test_an_evaluator_of_the_wrong_shape_is_refused():
 def test_search_bytes_are_those_allocated(mcts):
     env = tz.from_pgx("connect_four")
     states = jax.jit(jax.vmap(lambda key: tz.init_search(mcts, *env.init(key))))(jax.random.split(jax.random.key(0), 6))
-    assert tz.search_bytes(mcts, env, 6) == sum(leaf.nbytes for leaf in jax.tree.leaves(states))
+    assert tz.mcts.search_bytes(mcts, env, 6) == sum(leaf.nbytes for leaf in jax.tree.leaves(states))
 
 
 @pytest.mark.parametrize("max_actions", [NUM_ACTIONS, 2])
@@ -382,8 +382,8 @@ def test_a_thousand_games_of_chess_fit_a_gpu():
     """With room for 218 actions, more than any position has; with all 4,672 the trees alone would fill it."""
     env = tz.from_pgx("chess")
     mcts = tz.MCTS(127, 128)
-    assert tz.search_bytes(mcts, env, 1024) > 10e9
-    assert tz.search_bytes(dataclasses.replace(mcts, max_actions=218), env, 1024) < 16e9 / 4
+    assert tz.mcts.search_bytes(mcts, env, 1024) > 10e9
+    assert tz.mcts.search_bytes(dataclasses.replace(mcts, max_actions=218), env, 1024) < 16e9 / 4
 
 
 def test_max_actions_out_of_range_are_refused():

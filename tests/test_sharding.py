@@ -15,8 +15,9 @@ from jax.sharding import AxisType, PartitionSpec
 from tabular import draw_tables, tabular_env, tabular_evaluator
 
 import tz
-from tz import league, phases
-from tz.loop import on_mesh
+from tz.matches import league
+from tz.runs import phases
+from tz.runs.loop import on_mesh
 from tz.sharding import check_mesh
 
 pytestmark = pytest.mark.slow
@@ -185,10 +186,10 @@ def test_only_the_gradients_are_communicated(env, config):
     evaluator = phases.evaluator_of(config, env, state.train)
     text = lambda function, *inputs: function.lower(*inputs).compile().compiled.as_text()
     inputs = config, env, evaluator, jnp.arange(12) % 2 > 0, 12, mesh
-    collect = text(phases._collect, inputs, state.games)
-    trajectory = eqx.filter_eval_shape(phases._collect, inputs, state.games)[1][0]
+    collect = text(phases.collect_games, inputs, state.games)
+    trajectory = eqx.filter_eval_shape(phases.collect_games, inputs, state.games)[1][0]
     trajectory = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), trajectory)
-    add = text(phases._add, (config, trajectory, mesh), state.replay)
+    add = text(phases.add_games, (config, trajectory, mesh), state.replay)
     agent = tz.Player(config.mcts, evaluator)
     match = text(league._play, env, agent, agent, jax.random.key(0), None, (16, 2, 9), mesh)
     keys = jax.random.split(jax.random.key(0), 8)
@@ -196,7 +197,7 @@ def test_only_the_gradients_are_communicated(env, config):
     for name, program in {"collect": collect, "add": add, "match": match, "sample": sample}.items():
         assert not COLLECTIVE.search(program), name
 
-    learn = text(phases._learn, (config, state.replay, state.key, jnp.int32(9), mesh), state.train)
+    learn = text(phases.gradient_step, (config, state.replay, state.key, jnp.int32(9), mesh), state.train)
     lines = [line for line in learn.splitlines() if COLLECTIVE.search(line)]
     assert lines and all("all-reduce" in line for line in lines)
     results = " ".join(re.search(r"= (.*?) all-reduce", line).group(1) for line in lines)
@@ -258,7 +259,7 @@ def test_explicit_axes_and_openings_from_other_devices_change_nothing(env, confi
     explicit = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:2])
     for mesh, device in (mesh_of(2), None), (explicit, jax.devices()[5]):
         placed = openings if device is None else jax.device_put(openings, device)
-        game = tz.starts_from(env, placed, 1.0)
+        game = tz.games.starts_from(env, placed, 1.0)
         value = jnp.float32(0.1) if device is None else jax.device_put(jnp.float32(0.1), jax.devices()[6])
         state = tz.init_loop(small, game, Constant(value), key=jax.random.key(0), mesh=mesh)
         state = tz.train_loop(small, game, state, num_epochs=1, mesh=mesh, sinks=[], progress=False)
@@ -281,7 +282,7 @@ def test_a_mesh_that_does_not_fit_is_refused(env, config):
     rival = tz.random_player()
     for tester, name in [
         (tz.OpponentTester(rival, "random", num_episodes=20), "num_episodes"),
-        (tz.LadderTester((rival,), num_episodes=20), "num_episodes"),
+        (tz.matches.LadderTester((rival,), num_episodes=20), "num_episodes"),
         (tz.ApproxEloTester(2, 20, 1), "episodes_per_opponent"),
     ]:
         with refused(f"{name}=20 cannot be split evenly over 8 devices"):

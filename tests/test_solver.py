@@ -25,7 +25,7 @@ SEARCHES = {
     "puct": tz.MCTS(300, root=tz.PlainRoot(), temperature=0.0, solve=True),
     "leaves": tz.MCTS(300, root=tz.Dirichlet(), temperature=0.0, num_leaves=4, solve=True),
     "gumbel": tz.gumbel_mcts(300, 9, solve=True),
-    "max": tz.MCTS(300, backup=tz.MaxBackup(), selector=tz.MuZeroPUCT(), temperature=1.0, solve=True),
+    "max": tz.MCTS(300, backup=tz.mcts.MaxBackup(), selector=tz.mcts.MuZeroPUCT(), temperature=1.0, solve=True),
 }
 
 
@@ -92,7 +92,7 @@ def test_what_solve_cannot_go_with_is_refused(settings, message):
 ROOTS = {
     "plain": tz.MCTS(64, root=tz.PlainRoot(), solve=True),
     "dirichlet": tz.MCTS(64, root=tz.Dirichlet(epsilon=0.5), solve=True),
-    "forced": tz.MCTS(64, root=tz.ForcedPlayouts(k=8.0, noise=tz.Dirichlet(epsilon=0.5)), solve=True),
+    "forced": tz.MCTS(64, root=tz.mcts.ForcedPlayouts(k=8.0, noise=tz.Dirichlet(epsilon=0.5)), solve=True),
     "gumbel": tz.gumbel_mcts(64, 9, solve=True),
 }
 

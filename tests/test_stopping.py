@@ -13,7 +13,7 @@ import optax
 import pytest
 
 import tz
-from tz import loop, phases
+from tz.runs import loop, phases
 
 MESH = tz.data_mesh(jax.devices()[:1])
 ENV = tz.from_pgx("tic_tac_toe")
@@ -121,10 +121,10 @@ def after_a_call(monkeypatch, name):
     monkeypatch.setattr(phases, name, call)
 
 
-@pytest.mark.parametrize("place", ["_collect", "_add", "_learn", "sink", "test", "before_epoch"])
+@pytest.mark.parametrize("place", ["collect_games", "add_games", "gradient_step", "sink", "test", "before_epoch"])
 def test_a_second_ctrl_c_stops_at_once_with_a_living_state(place, start, monkeypatch):
     options = {}
-    if place.startswith("_"):
+    if place.startswith(("collect_games", "add_games", "gradient_step")):
         after_a_call(monkeypatch, place)
     elif place == "sink":
         options["sinks"] = [lambda metrics: twice()]
@@ -189,13 +189,13 @@ def test_a_gradient_step_that_raises_leaves_the_weights(start):
 
 
 def test_a_buffer_that_a_failing_call_took_is_begun_anew(start, monkeypatch):
-    add = phases._add
+    add = phases.add_games
 
     def failing(inputs, replay):
         add(inputs, replay)
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(phases, "_add", failing)
+    monkeypatch.setattr(phases, "add_games", failing)
     with pytest.raises(RuntimeError, match="out of memory") as error:
         train_loop(start, num_epochs=1)
     monkeypatch.undo()
@@ -266,7 +266,7 @@ def test_a_before_epoch_that_returns_no_state_is_refused(returned, start):
 def test_a_before_epoch_that_raises_stop_training_ends_the_loop_and_saves(start, tmp_path):
     def until_three(state):
         if int(state.epoch) == 3:
-            raise tz.StopTraining
+            raise tz.runs.StopTraining
         return state
 
     checkpoints = tz.Checkpoints(tmp_path, every_epochs=None)
@@ -278,7 +278,7 @@ def test_a_before_epoch_that_raises_stop_training_ends_the_loop_and_saves(start,
 def test_no_epochs_do_nothing(network, monkeypatch, tmp_path):
     state = tz.init_loop(CONFIG, ENV, network, key=jax.random.key(1), mesh=MESH)
     with monkeypatch.context() as patch:
-        for name in ("_collect", "_learn"):
+        for name in ("collect_games", "gradient_step"):
             patch.setattr(phases, name, raising)
         checkpoints = tz.Checkpoints(tmp_path)
         assert train_loop(state, num_epochs=0, checkpoints=checkpoints) is state and checkpoints.epochs == []
@@ -288,7 +288,7 @@ def test_no_epochs_do_nothing(network, monkeypatch, tmp_path):
 
 def test_a_loop_that_is_called_again_makes_only_the_moves_of_the_warm_up_that_are_missing(network, monkeypatch):
     def stop(state):
-        raise tz.StopTraining
+        raise tz.runs.StopTraining
 
     collect, chunks = loop.collect_phase, []
 
@@ -348,7 +348,7 @@ def test_nothing_that_the_caller_gave_is_used_up(tmp_path):
         return jax.tree.map(lambda x: -state[1] * x, gradients), state
 
     starts = jax.vmap(ENV.init)(jax.random.split(jax.random.key(3), 4))
-    env = tz.starts_from(ENV, starts)
+    env = tz.games.starts_from(ENV, starts)
     config = dataclasses.replace(
         CONFIG,
         optimizer=optax.GradientTransformation(remember, update),

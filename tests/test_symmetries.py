@@ -9,8 +9,8 @@ import pgx
 import pytest
 import scipy.stats
 
-from tz.symmetries import dihedral, mirror, random_dihedral, random_mirror
-from tz.trajectory import Sample
+from tz.learn.symmetries import dihedral, mirror, random_dihedral, random_mirror
+from tz.learn.trajectory import Sample
 
 SIZE = 8
 PASS = SIZE * SIZE

@@ -55,7 +55,7 @@ def test_the_elo_tester_rates_networks_and_anchors_on_two_scales(env):
     assert found[1]["elo_anchored"] < found[1]["elo"], "even the random player beats one bent on losing"
     met = np.ix_([0, 2, 3], [0, 2, 3])  # the anchor, and the networks that played it
     wins, draws = (np.array([[0, 1, 1], [1, 0, 0], [1, 0, 0]]) * np.array(x)[met] for x in (state.wins, state.draws))
-    assert found[2]["elo_anchored"] == tz.fit_elo(wins, draws).elo[2], "by games against the anchor alone"
+    assert found[2]["elo_anchored"] == tz.matches.fit_elo(wins, draws).elo[2], "by games against the anchor alone"
 
 
 def test_games_cut_off_are_counted_and_rate_nobody(env):
@@ -76,7 +76,7 @@ def test_games_cut_off_are_counted_and_rate_nobody(env):
 
 def test_the_ladder_is_climbed_by_winning(env):
     rungs = tz.Player(SMALL, Skilled(env, jnp.float32(-1))), tz.random_player()
-    tester = tz.LadderTester(rungs, num_episodes=NUM_GAMES, opening_plies=2, max_steps=9)
+    tester = tz.matches.LadderTester(rungs, num_episodes=NUM_GAMES, opening_plies=2, max_steps=9)
     state = tester.init(Skilled(env, jnp.float32(0)), mesh=MESH)
     test = lambda skill, state: tester.test(
         env, SMALL, Skilled(env, jnp.float32(skill)), state, key=jax.random.key(0), mesh=MESH
@@ -92,9 +92,9 @@ def test_the_ladder_is_climbed_by_winning(env):
 
 def test_testers_refuse_settings_without_sense():
     for make, message in [
-        (lambda: tz.LadderTester(()), "rungs is empty"),
-        (lambda: tz.LadderTester((tz.random_player(),), threshold=0.3), "threshold must be from 0.5"),
-        (lambda: tz.LadderTester((tz.random_player(),), num_episodes=5), "num_episodes must be even"),
+        (lambda: tz.matches.LadderTester(()), "rungs is empty"),
+        (lambda: tz.matches.LadderTester((tz.random_player(),), threshold=0.3), "threshold must be from 0.5"),
+        (lambda: tz.matches.LadderTester((tz.random_player(),), num_episodes=5), "num_episodes must be even"),
         (lambda: tz.TwoPlayerTester(0), "num_episodes must be even"),
         (lambda: tz.OpponentTester(tz.random_player(), "random", 7), "num_episodes must be even"),
         (lambda: tz.ApproxEloTester(0, 16, 2), "total_epochs must be at least 1, found 0"),

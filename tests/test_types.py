@@ -10,8 +10,8 @@ import optax
 import pytest
 
 import tz
-from tz.phases import check_types
-from tz.saved import named
+from tz.runs.checkpoint_format import named
+from tz.runs.phases import check_types
 
 MESH = tz.data_mesh(jax.devices()[:1])
 

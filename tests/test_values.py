@@ -19,7 +19,7 @@ ENV = tz.from_pgx("connect_four")
 SEARCHES = {
     "plain": tz.MCTS(NUM_SIMULATIONS, root=tz.PlainRoot()),
     "dirichlet": tz.MCTS(NUM_SIMULATIONS, root=tz.Dirichlet()),
-    "forced": tz.MCTS(NUM_SIMULATIONS, root=tz.ForcedPlayouts()),
+    "forced": tz.MCTS(NUM_SIMULATIONS, root=tz.mcts.ForcedPlayouts()),
     "gumbel": tz.gumbel_mcts(NUM_SIMULATIONS, 7),
 }
 
@@ -91,7 +91,7 @@ TABLES = draw_tables(3, end_rate=0.2)
 TABULAR, EVALUATOR = tabular_env(TABLES), tabular_evaluator(TABLES)
 
 
-ROOTS = [tz.PlainRoot(), tz.Dirichlet(epsilon=0.8), tz.ForcedPlayouts(k=4.0), tz.Gumbel(3)]
+ROOTS = [tz.PlainRoot(), tz.Dirichlet(epsilon=0.8), tz.mcts.ForcedPlayouts(k=4.0), tz.Gumbel(3)]
 
 
 @pytest.mark.parametrize("mcts", [tz.MCTS(12, root=root) for root in ROOTS])
@@ -137,7 +137,7 @@ def test_self_play_records_the_value_of_the_root_policy():
 
 
 @pytest.mark.parametrize("max_actions", [None, 3])
-@pytest.mark.parametrize("root", [tz.PlainRoot(), tz.Dirichlet(), tz.ForcedPlayouts(), tz.Gumbel()])
+@pytest.mark.parametrize("root", [tz.PlainRoot(), tz.Dirichlet(), tz.mcts.ForcedPlayouts(), tz.Gumbel()])
 def test_before_any_simulation_the_prior_answers(root, max_actions):
     mcts = tz.MCTS(8, root=root, max_actions=max_actions)
     legal = np.asarray(TABLES.legal[0])

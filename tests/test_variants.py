@@ -22,22 +22,27 @@ from tabular import (
 )
 
 import tz
-from tz.roots import GumbelNotes
+from tz.mcts.root_policies import GumbelNotes
 
 NUM_GAMES = 12
 SELECTORS = {
     "puct": tz.PUCT(fpu_reduction=0.2),
-    "muzero": tz.MuZeroPUCT(),
-    "tree": tz.MuZeroPUCT(scale="tree", fpu_reduction=0.1),
-    "none": tz.MuZeroPUCT(scale="none"),
+    "muzero": tz.mcts.MuZeroPUCT(),
+    "tree": tz.mcts.MuZeroPUCT(scale="tree", fpu_reduction=0.1),
+    "none": tz.mcts.MuZeroPUCT(scale="none"),
     "improved": tz.ImprovedPolicy(),
 }
-ROOTS = {"plain": tz.PlainRoot(), "dirichlet": tz.Dirichlet(), "forced": tz.ForcedPlayouts(), "gumbel": tz.Gumbel(3)}
-BACKUPS = {"mean": tz.MeanBackup(), "softmax": tz.SoftmaxBackup(), "max": tz.MaxBackup()}
+ROOTS = {
+    "plain": tz.PlainRoot(),
+    "dirichlet": tz.Dirichlet(),
+    "forced": tz.mcts.ForcedPlayouts(),
+    "gumbel": tz.Gumbel(3),
+}
+BACKUPS = {"mean": tz.mcts.MeanBackup(), "softmax": tz.mcts.SoftmaxBackup(), "max": tz.mcts.MaxBackup()}
 
 
 @functools.cache
-def random_nodes(num: int, seed: int = 0) -> list[tz.Node]:
+def random_nodes(num: int, seed: int = 0) -> list[tz.mcts.Node]:
     """Nodes of six actions with some illegal, some unvisited, in float32."""
     rng, nodes = np.random.default_rng(seed), []
     for _ in range(num):
@@ -49,7 +54,7 @@ def random_nodes(num: int, seed: int = 0) -> list[tz.Node]:
             logits = np.log(weights / weights.sum()).astype(np.float32)
         q = (3 * rng.normal(size=6) * (visits > 0)).astype(np.float32)
         numbers = np.float32([rng.normal(), q.min() - 1, q.max() + 0.5])
-        nodes.append(tz.Node(*map(jnp.asarray, (logits, visits.astype(np.int32), q, *numbers))))
+        nodes.append(tz.mcts.Node(*map(jnp.asarray, (logits, visits.astype(np.int32), q, *numbers))))
     return jax.device_get(nodes)  # to index others is slow
 
 
@@ -68,7 +73,7 @@ NODES = 200
 @pytest.mark.parametrize(("scale", "fpu"), list(itertools.product(["siblings", "tree", "none"], [None, 0.3])))
 def test_muzero_puct_is_its_formula(scale, fpu):
     nodes = random_nodes(NODES)
-    selector = tz.MuZeroPUCT(scale=scale, fpu_reduction=fpu)
+    selector = tz.mcts.MuZeroPUCT(scale=scale, fpu_reduction=fpu)
     for node, found in zip(nodes, for_each(selector, stacked(nodes)), strict=True):
         logits, visits, q = (np.asarray(x, float) for x in (node.logits, node.visits, node.q))
         total, visited = 1 + visits.sum(), visits > 0
@@ -99,7 +104,7 @@ def completed_q(node, c_visit=50, c_scale=0.1, rescale=True):
 @pytest.mark.parametrize("rescale", [True, False])
 def test_completed_q_and_the_improved_policy_are_their_formulas(rescale):
     nodes = random_nodes(NODES)
-    bonus = tz.CompletedQ(rescale=rescale)
+    bonus = tz.mcts.CompletedQ(rescale=rescale)
     actions = for_each(tz.ImprovedPolicy(bonus), stacked(nodes))
     for node, found, action in zip(nodes, for_each(bonus, stacked(nodes)), actions, strict=True):
         expected = completed_q(node, rescale=rescale)
@@ -113,7 +118,7 @@ def test_completed_q_and_the_improved_policy_are_their_formulas(rescale):
 
 def test_forced_playouts_are_forced_and_then_pruned():
     nodes = random_nodes(NODES)
-    root = tz.ForcedPlayouts(k=2.0, c=1.5, noise=tz.PlainRoot())
+    root = tz.mcts.ForcedPlayouts(k=2.0, c=1.5, noise=tz.PlainRoot())
     selected = for_each(lambda node: root.select(node, None, tz.PUCT()), stacked(nodes))
     otherwise = for_each(tz.PUCT(), stacked(nodes))
     policies = for_each(lambda node: root.read(node, None).policy, stacked(nodes))
@@ -281,7 +286,7 @@ def searched():
 
 def test_root_returns_are_those_of_the_simulations(searched):
     mcts, first, returns = searched
-    found = jax.vmap(lambda state: tz.root_returns(state.tree, mcts.discount))(first)
+    found = jax.vmap(lambda state: tz.mcts.root_returns(state.tree, mcts.discount))(first)
     for game, (count, mean, variance) in enumerate(zip(*jax.device_get(found), strict=True)):
         for action, seen in enumerate(returns[game]):
             assert count[action] == len(seen)
@@ -293,7 +298,7 @@ def test_root_returns_are_those_of_the_simulations(searched):
 
 def test_the_lower_confidence_bound_chooses_the_move_that_is_surely_good(searched):
     mcts, first, returns = searched
-    mcts = dataclasses.replace(mcts, final_move=tz.LowerConfidenceBound(z=2.0, min_share=0.25))
+    mcts = dataclasses.replace(mcts, final_move=tz.mcts.LowerConfidenceBound(z=2.0, min_share=0.25))
     moves = jax.vmap(lambda state: tz.choose_action(mcts, state, key=jax.random.key(0)))(first)
     most = first.tree.visits[:, 0].argmax(axis=1)
     for game, move in enumerate(moves):
@@ -312,9 +317,9 @@ def test_the_lower_confidence_bound_chooses_the_move_that_is_surely_good(searche
 
 VARIANTS = {
     "puct": tz.MCTS(30),
-    "muzero": tz.MCTS(30, selector=tz.MuZeroPUCT(scale="tree"), backup=tz.SoftmaxBackup()),
-    "forced": tz.MCTS(30, root=tz.ForcedPlayouts(), backup=tz.MaxBackup()),
-    "gumbel": tz.gumbel_mcts(30, final_move=tz.LowerConfidenceBound()),
+    "muzero": tz.MCTS(30, selector=tz.mcts.MuZeroPUCT(scale="tree"), backup=tz.mcts.SoftmaxBackup()),
+    "forced": tz.MCTS(30, root=tz.mcts.ForcedPlayouts(), backup=tz.mcts.MaxBackup()),
+    "gumbel": tz.gumbel_mcts(30, final_move=tz.mcts.LowerConfidenceBound()),
 }
 
 

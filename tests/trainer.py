@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 import tz
-import tz.loop
+import tz.runs.loop
 
 
 def config() -> tz.TrainConfig:
@@ -29,7 +29,7 @@ def config() -> tz.TrainConfig:
     )
 
 
-def start(env: tz.Env, config: tz.TrainConfig, mesh: jax.sharding.Mesh) -> tz.LoopState:
+def start(env: tz.Env, config: tz.TrainConfig, mesh: jax.sharding.Mesh) -> tz.runs.LoopState:
     network = tz.MLP(env.observation.shape, env.num_actions, width=8, key=jax.random.key(0))
     return tz.init_loop(config, env, network, key=jax.random.key(1), mesh=mesh)
 
@@ -54,7 +54,7 @@ def main(folder: str, num_epochs: int) -> None:
         return call
 
     for phase in ("collect_phase", "train_phase", "test_phase"):
-        setattr(tz.loop, phase, announced(phase, getattr(tz.loop, phase)))
+        setattr(tz.runs.loop, phase, announced(phase, getattr(tz.runs.loop, phase)))
     tz.Checkpoints.save = announced("save", tz.Checkpoints.save)
     env, mesh = tz.from_pgx("tic_tac_toe"), tz.data_mesh(jax.devices()[:1])
     settings = dataclasses.replace(config(), testers=(Sum(),))

@@ -9,8 +9,8 @@ from typing import Any
 
 import jax
 
-from tz.recipe import Recipe
-from tz.run import RunSettings, saved_settings, train_run
+from tz.runs.recipes import Recipe
+from tz.runs.whole_run import RunSettings, saved_settings, train_run
 
 
 @dataclasses.dataclass(frozen=True)

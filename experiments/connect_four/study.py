@@ -26,7 +26,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import tz
-from tz.league import check_split
+from tz.matches.league import check_split
 
 VARIANTS = {
     "value target: the outcome alone": {"td_lambda": 1.0},
@@ -119,7 +119,7 @@ def trained(name: str, seeds: range, length: dict[str, float], out: pathlib.Path
     made_with = {"recipe": dataclasses.asdict(recipe)} | length | others
     missing = [(seed, path) for seed, path in zip(seeds, paths, strict=True) if not path.exists()]
     for path in set(paths) - {path for _, path in missing}:
-        if {key: tz.agent_card(path).get(key) for key in made_with} != made_with:
+        if {key: tz.runs.agent_card(path).get(key) for key in made_with} != made_with:
             raise SystemExit(f"{path} was trained with other settings or for another time; choose another --out.")
     if not missing:
         return paths
@@ -141,7 +141,7 @@ def trained(name: str, seeds: range, length: dict[str, float], out: pathlib.Path
         state = recipe.start(env, config, seed=seed)
         for index, stage in enumerate(stages):
             part = index / len(stages), (index + 1) / len(stages)
-            state = tz.train_for(recipe, env, stage, state, part=part, **length, progress=False)
+            state = tz.runs.train_for(recipe, env, stage, state, part=part, **length, progress=False)
         card = made_with | {"seed": seed, "epochs": int(state.epoch)}
         tz.save_agent(path, env, state.train.playing, state.train.playing_norm_state, card=card)
     jax.clear_caches()
@@ -169,7 +169,7 @@ def scores(
 
 
 def epochs(agents: list[pathlib.Path]) -> str:
-    return ", ".join(str(tz.agent_card(path)["epochs"]) for path in agents)
+    return ", ".join(str(tz.runs.agent_card(path)["epochs"]) for path in agents)
 
 
 def plot(rows: dict[str, list[tuple[float, float, float]]], rival: str, path: pathlib.Path) -> None:

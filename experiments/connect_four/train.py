@@ -24,8 +24,8 @@ def main() -> None:
     args = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", 2)  # uses the cores of a CPU better than one device
     minutes = args.budget_minutes - (time.perf_counter() - STARTED + 4) / 60  # for the imports and the last files
-    settings = tz.RunSettings(args.out, minutes=minutes, seed=args.seed, resume=args.resume)
-    tz.train_run(tz.Recipe("connect_four"), settings)
+    settings = tz.runs.RunSettings(args.out, minutes=minutes, seed=args.seed, resume=args.resume)
+    tz.runs.train_run(tz.Recipe("connect_four"), settings)
     print(f"{time.perf_counter() - STARTED:.0f} s in all; the agent is {args.out / 'agent.tz'}")
 
 

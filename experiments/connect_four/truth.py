@@ -44,7 +44,9 @@ def load_solved(path: pathlib.Path = SOLVED) -> Solved:
     return Solved(moves, results, (moves >= 0).sum(1), np.array([line["source"] for line in rows]))
 
 
-def chosen_moves(mcts: tz.MCTS | None, evaluator: tz.Evaluator, moves: np.ndarray, batch_size: int = 256) -> np.ndarray:
+def chosen_moves(
+    mcts: tz.MCTS | None, evaluator: tz.mcts.Evaluator, moves: np.ndarray, batch_size: int = 256
+) -> np.ndarray:
     """The move that a search from a fresh tree chooses after each list of moves; None for the policy alone."""
     found = []
     for start in range(0, len(moves), batch_size):
@@ -90,7 +92,7 @@ def rates(solved: Solved, wrong: np.ndarray) -> list[float]:
     return [100 * float(rate) for rate in columns]
 
 
-def measured(rows: Sequence[tuple[str, tz.Evaluator, tz.MCTS | None]]) -> dict[str, dict[str, float]]:
+def measured(rows: Sequence[tuple[str, tz.mcts.Evaluator, tz.MCTS | None]]) -> dict[str, dict[str, float]]:
     """The rates of each `(name, evaluator, search)`, printed as a table that grows."""
     solved, columns = load_solved(), [f"{source} {phase}" for source in SOURCES for phase in ("all", *PHASES)]
     print("| mistakes in %", *columns, sep=" | ", end=" |\n")
@@ -128,7 +130,7 @@ def main() -> None:
     rows = [("policy", agent, None)]
     for (prefix, evaluator), (name, search) in itertools.product(evaluators.items(), searches.items()):
         rows += [(f"{prefix}{n} simulations{name}", evaluator, search(n)) for n in args.simulations]
-    card = tz.agent_card(args.agent) | {"mistakes": measured(rows)}
+    card = tz.runs.agent_card(args.agent) | {"mistakes": measured(rows)}
     if args.ship:
         tz.save_agent(args.ship, tz.from_pgx("connect_four"), agent.network, agent.norm_state, card=card)
 

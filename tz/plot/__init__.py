@@ -7,6 +7,6 @@ from tz.plot.games import render_game as render_game
 from tz.plot.games import save_game as save_game
 from tz.plot.learning import plot_learning as plot_learning
 from tz.plot.learning import read_metrics as read_metrics
-from tz.plot.roots import plot_root as plot_root
-from tz.plot.shown import tree_to_dot as tree_to_dot
+from tz.plot.root import plot_root as plot_root
+from tz.plot.tree_view import tree_to_dot as tree_to_dot
 from tz.plot.trees import plot_tree as plot_tree

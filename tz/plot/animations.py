@@ -8,12 +8,12 @@ import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from tz.env import Env
-from tz.mcts import MCTS
+from tz.games.env import Env
+from tz.mcts.settings import MCTS
+from tz.mcts.simulation import Evaluator, SearchState, search_step, start_search
 from tz.plot.canvas import Draw, check_names, figure_of, one_of_batch, player_of_frames
-from tz.plot.shown import ShownNode, show_nodes
+from tz.plot.tree_view import ShownNode, show_nodes
 from tz.plot.trees import Layout, draw_boards, draw_tree, tree_axes
-from tz.search import Evaluator, SearchState, search_step, start_search
 
 if TYPE_CHECKING:
     from matplotlib.animation import FuncAnimation

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
+from tz.mcts.simulation import SearchState
 from tz.plot.canvas import GREY, ORANGE, Draw, check_names, figure_of, new_axes, one_of_batch, picture, signed
-from tz.plot.shown import ShownNode, show_nodes
-from tz.search import SearchState
+from tz.plot.tree_view import ShownNode, show_nodes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

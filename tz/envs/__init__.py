@@ -1,1 +1,0 @@
-"""Environments that tz brings along."""

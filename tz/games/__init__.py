@@ -1,0 +1,14 @@
+"""Games: the environment interface and a check of it, starting positions, lists of moves, and the games of pgx.
+
+Imports only the private modules of `tz`."""
+
+from tz.games.conformance import check_env as check_env
+from tz.games.env import Env as Env
+from tz.games.env import StepMetadata as StepMetadata
+from tz.games.move_lists import follow_moves as follow_moves
+from tz.games.move_lists import play_moves as play_moves
+from tz.games.move_lists import played_positions as played_positions
+from tz.games.openings import random_opening as random_opening
+from tz.games.openings import random_starts as random_starts
+from tz.games.openings import starts_from as starts_from
+from tz.games.pgx_games import from_pgx as from_pgx

@@ -1,0 +1,195 @@
+"""Random games, played to see whether a game keeps the rules of `tz.env`, and what it pays."""
+
+import functools
+import warnings
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
+
+from tz.games._hidden_keys import is_same_without_keys, keys_used, with_other_keys
+from tz.games.env import Env, StepMetadata
+
+
+class GameRecord(eqx.Module):
+    """What was seen of random games, `[B, T]`; step `t` tells of the position before move `t`.
+
+    **Fields:** `rewards`, `[B, T, P]`, `terminated` and `player`, of the metadata; `broken`, for each rule, in words,
+    whether it was broken; `restarted`, whether a move that paid led to the first state; `foreseen`, for each thing that
+    a game shows, whether it differs between two copies of the game that differ in the keys in their states.
+    """
+
+    rewards: Float[Array, "*T P"]
+    terminated: Bool[Array, "*T"]
+    player: Int[Array, "*T"]
+    broken: dict[str, Bool[Array, "*T"]]
+    restarted: Bool[Array, "*T"]
+    foreseen: dict[str, Bool[Array, "*T"]]
+
+
+def play_random_games(
+    env: Env, *, key: PRNGKeyArray, num_games: int, num_moves: int
+) -> tuple[PyTree, GameRecord, list[str]]:
+    """Plays random legal moves in several games at once, on after the end of a game.
+
+    **Returns:** the calls of one game with their results, to be repeated; the record of the games, as NumPy arrays;
+    and the names of the keys in the state.
+    """
+    init_key, chance_key = jax.random.split(key)
+    # The chances are drawn here, not in `_play`, to keep the program small: compiling it is most of the time spent.
+    chances = jax.random.uniform(chance_key, (num_games, num_moves + 1), jnp.float32)
+    keys = keys_used(env)
+    played = _play_games(env, tuple(keys), jax.random.split(init_key, num_games), chances)
+    sample, record = jax.block_until_ready(played)
+    return sample, jax.device_get(record), [f"state{name}" for name in keys]
+
+
+@eqx.filter_jit
+def _play_games(
+    env: Env, keys: tuple[str, ...], init_keys: Shaped[Array, "B ..."], chances: Float[Array, "B T"]
+) -> tuple[PyTree, GameRecord]:
+    samples, record = jax.vmap(functools.partial(_play, env, keys))(init_keys, chances)
+    return jax.tree.map(lambda leaf: leaf[0], samples), record
+
+
+def _play(env: Env, keys: tuple[str, ...], init_key: PRNGKeyArray, chances: Float[Array, " T"]) -> tuple[PyTree, Any]:
+    """One game, and a copy of it that differs in the keys in its state, in a leading axis, if it has any."""
+    first = jax.tree.map(jnp.asarray, env.init(init_key))
+    copies = [first, (with_other_keys(first[0], keys), first[1])] if keys else [first]
+    starts = jax.tree.map(lambda *leaves: jnp.stack(leaves), *copies)
+
+    def move(carry: Any, inputs: tuple[Int[Array, ""], Float[Array, ""]]) -> tuple[Any, Any]:
+        states, was_over, last = carry
+        num_moves, chance = inputs
+        observations = jax.vmap(env.observe)(states[0])
+        (state, metadata), observation = jax.tree.map(lambda leaf: leaf[0], (states, observations))
+        legal = metadata.action_mask | metadata.terminated  # after the end, no action may change anything
+        num_legal = jnp.cumsum(legal, dtype=jnp.float32)
+        action = jnp.argmax(num_legal > chance * num_legal[-1]).astype(jnp.int32)
+        afters = jax.vmap(env.step, (0, None))(states[0], action)
+        made = (state, action, observation, jax.tree.map(lambda leaf: leaf[0], afters))
+        last = jax.tree.map(lambda old, new: jnp.where(metadata.terminated, old, new), last, made)
+        pays = (metadata.rewards != 0).any()
+        record = GameRecord(
+            rewards=metadata.rewards,
+            terminated=metadata.terminated,
+            player=metadata.cur_player_id,
+            broken=_broken_rules(metadata, observation, is_new=num_moves == 0, was_over=was_over),
+            restarted=pays & ~metadata.terminated & ~was_over & is_same_without_keys(state, first[0], keys),
+            foreseen=_differences(states[1], observations) if keys else {},
+        )
+        return (afters, metadata.terminated, last), record
+
+    unseen = jax.eval_shape(env.observe, first[0])
+    none_yet = (first[0], jnp.int32(0), jnp.zeros(unseen.shape, unseen.dtype), first)
+    inputs = jnp.arange(chances.shape[0], dtype=jnp.int32), chances
+    (*_, last), record = jax.lax.scan(move, (starts, jnp.bool_(False), none_yet), inputs)
+    return (init_key, first, last), record
+
+
+def _differences(metadata: StepMetadata, observations: Shaped[Array, "2 ..."]) -> dict[str, Bool[Array, ""]]:
+    """What differs between two copies of a game, in a leading axis."""
+    shows = {
+        "the rewards": metadata.rewards,
+        "the legal actions": metadata.action_mask,
+        "the end of the game": metadata.terminated,
+        "the player to move": metadata.cur_player_id,
+        "the observation": observations,
+    }
+    is_close = functools.partial(jnp.allclose, rtol=1e-4, atol=1e-4, equal_nan=True)
+    return {name: ~is_close(x[0].astype(jnp.float32), x[1].astype(jnp.float32)) for name, x in shows.items()}
+
+
+def _broken_rules(
+    metadata: StepMetadata, observation: Shaped[Array, "..."], *, is_new: Bool[Array, ""], was_over: Bool[Array, ""]
+) -> dict[str, Bool[Array, ""]]:
+    """For each rule of a single state, in words, whether it is broken; `was_over` tells of the state before it."""
+    rewards, player, over = metadata.rewards, metadata.cur_player_id, metadata.terminated
+    num_players = rewards.shape[0]
+    pays = (rewards != 0).any()
+    unbalanced = jnp.abs(rewards.sum()) > 1e-4 * jnp.maximum(1, jnp.abs(rewards).max())
+    is_finite = [jnp.isfinite(x).all() for x in (rewards, observation)]
+    return {
+        "a new game that is over, expected one to move in; let `init` return a state that is not terminated": is_new
+        & over,
+        "a new game that pays, expected rewards of zero; pay them in `step`": is_new & pays,
+        "a step from a terminated state that leads to a game that is not over, expected it to stay over; return the "
+        "state as it is when it is terminated already. If `step` begins a new game by itself (auto-reset), give tz the "
+        "step without it: self-play begins new games by `init`": was_over & ~over,
+        "a step from a terminated state that pays again, expected rewards of zero after the end; pay in the move that "
+        "ends the game alone": was_over & pays,
+        "no legal action though the game is not over, expected at least one; terminate it, or add an action that "
+        "passes": ~over & ~metadata.action_mask.any(),
+        f"`cur_player_id` out of range, expected 0 to {num_players - 1}, as `rewards` has {num_players} "
+        f"{'entries' if num_players > 1 else 'entry'}, one for each player; number the players from 0, in a terminated "
+        "state too, and give `rewards` an entry for each": (player < 0) | (player >= num_players),
+        "NaN or infinity in `rewards`, expected finite numbers; see what `step` divides by": ~is_finite[0],
+        "rewards of two players that do not sum to zero, expected what one wins to be what the other loses; give the "
+        "loser the negative of the winner's reward": unbalanced & (num_players == 2),
+        "NaN or infinity from `observe`, expected finite numbers; see what `observe` divides by": ~is_finite[1],
+    }
+
+
+def check_record(env: Env, record: GameRecord, keys: list[str], *, may_go_on: bool = False) -> None:
+    """Reports the first broken rule of random games, and warns of what may be meant but seldom is.
+
+    **Arguments:** `keys`, the names of the keys in the state; `may_go_on`, whether a game may be without an end.
+
+    **Raises:** `ValueError` for a broken rule.
+    """
+    found = [
+        (int(step), int(game), rule) for rule, broken in record.broken.items() for game, step in np.argwhere(broken)
+    ]
+    if found:
+        step, game, rule = min(found)
+        what, expected = rule.split(", expected ", 1)
+        there = (
+            f"rewards = {record.rewards[game, step]}, cur_player_id = {record.player[game, step]}, "
+            f"terminated = {record.terminated[game, step]}"
+        )
+        raise ValueError(f"{env.name}, game {game} after {step} moves: found {what} ({there}), expected {expected}.")
+    foreseen = [name for name, differs in record.foreseen.items() if differs.any()]
+    if foreseen:
+        warnings.warn(
+            f"{env.name}: found that {_listed(foreseen)} depend on a random key in the state ({_listed(keys)}), "
+            "expected the moves alone to decide. A search steps through the very states that will be played, so it "
+            "foresees what is drawn with the key, and its values and moves are a clairvoyant's; take the chance out of "
+            "the game, as tz has no games of chance yet.",
+            stacklevel=4,
+        )
+    num_restarts = int(record.restarted.sum())
+    if num_restarts and not record.terminated.any() and not may_go_on:
+        warnings.warn(
+            f"{env.name}: found no game that ended, but {num_restarts} moves that paid and led to the first state, "
+            "expected `terminated` to be True after the last move; if `step` begins a new game by itself (auto-reset), "
+            "give tz the step without it: self-play begins new games by `init`.",
+            stacklevel=4,
+        )
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def largest_return(record: GameRecord, discount: float) -> float:
+    """The largest size of a return from some position on, of which the games prove that some return is as large.
+
+    Where a game was not seen to its end, what was paid so far and what will be paid from there on make a return. Only
+    by how much the first is larger than a last part of size 1 is counted, so that the result is above 1 only if one of
+    the two is.
+    """
+    rewards, player = np.asarray(record.rewards), np.asarray(record.player)
+    paid = np.take_along_axis(rewards[:, 1:], player[:, :-1, None], -1)[..., 0]
+    sign = np.where(player[:, 1:] == player[:, :-1], 1.0, -1.0)
+    largest = 0.0
+    total, rest = np.zeros(len(paid)), np.where(record.terminated[:, -1], 0.0, 1.0)
+    for step in reversed(range(paid.shape[1])):
+        total = paid[:, step] + discount * sign[:, step] * total
+        rest = discount * rest
+        over = record.terminated[:, step]
+        total = np.where(over, 0.0, total)
+        largest = max(largest, float(np.where(over, 0.0, np.abs(total) - rest).max()))
+    return largest

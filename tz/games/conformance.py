@@ -1,0 +1,200 @@
+"""Does a game keep the rules of `tz.env`? Found out by tracing it and by playing it at random."""
+
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PRNGKeyArray, PyTree
+
+from tz._arguments import check_ints, check_one_key, shown
+from tz.games._random_games import check_record, play_random_games
+from tz.games.env import Env, StepMetadata
+
+
+def check_env(env: Env, *, key: PRNGKeyArray | None = None, num_games: int = 8, max_steps: int = 512) -> None:
+    """Check a game against what tz asks of one, by tracing it and by playing random legal moves.
+
+    It compiles one program, in which all games are played at once. Run it in the tests of a game of your own. It warns
+    when no game ended within `max_steps`, since what follows the end of a game could then not be checked. It also warns
+    when what the game shows depends on a random key in its state, since a search would foresee what is drawn with it;
+    to find that, it makes the same moves in two copies of each game that differ in the key.
+
+    **Arguments:**
+
+    - `env`: the game.
+    - `key`: decides the games and the moves; `jax.random.key(0)` unless given.
+    - `num_games`: how many games are played.
+    - `max_steps`: how many moves are made in each, those after its end included.
+
+    **Raises:** `ValueError` for the first broken rule, with what was found, what is expected and how to mend it.
+    """
+    check_ints("check_env", num_games=num_games, max_steps=max_steps)
+    if num_games < 1 or max_steps < 1:
+        raise ValueError(
+            f"check_env: found num_games={num_games} and max_steps={max_steps}, expected at least 1; raise what is "
+            "less."
+        )
+    key = jax.random.key(0) if key is None else key
+    check_one_key("check_env", key)
+    check_types(env)
+    try:
+        sample, record, keys = play_random_games(env, key=key, num_games=num_games, num_moves=max_steps)
+    except Exception as error:
+        where = "under `jax.jit`, `jax.vmap` and `jax.lax.scan`"
+        raise _failure(env, f"that a random game fails {where}", error) from error
+    check_record(env, record, keys)
+    _check_purity(env, sample)
+    if not record.terminated.any():
+        warnings.warn(
+            f"{env.name}: found no end in {num_games} random games of {max_steps} moves, expected one to check that "
+            "terminated states stay terminated; raise `max_steps`.",
+            stacklevel=2,
+        )
+
+
+def _failure(env: Env, what: str, error: Exception) -> ValueError:
+    reason = (str(error).strip() or "no message").splitlines()[0]
+    return ValueError(
+        f"{env.name}: found {what} ({type(error).__name__}: {reason}), expected pure functions of arrays for one game; "
+        "write `jnp.where` or `jax.lax.cond` in place of `if`, and take no Python or NumPy number from an array."
+    )
+
+
+def _trace(env: Env, name: str, *arguments: Any) -> Any:
+    try:
+        return jax.eval_shape(lambda *inputs: getattr(env, name)(*inputs), *arguments)
+    except Exception as error:
+        raise _failure(env, f"that `{name}` cannot be traced by JAX", error) from error
+
+
+def check_types(env: Env) -> None:
+    """Check everything that shapes and dtypes alone tell.
+
+    **Raises:** `ValueError` for the first broken rule.
+    """
+    if not isinstance(env, Env):
+        fix = "adapt a game of pgx by tz.from_pgx" if hasattr(env, "observation_shape") else "make one"
+        raise ValueError(f"found {shown(env)} as the game, expected a tz.Env of init, step and observe; {fix}.")
+    start = _trace(env, "init", jax.random.key(0))
+    _check_result(env, "init", start)
+    after = _trace(env, "step", start[0], jax.ShapeDtypeStruct((), jnp.int32))
+    _check_result(env, "step", after)
+    for part, first, second in zip(("state", "metadata"), start, after, strict=True):
+        _check_same(env, part, first, second)
+    first, second = _trace(env, "observe", start[0]), _trace(env, "observe", after[0])
+    if not isinstance(first, jax.ShapeDtypeStruct) or jnp.issubdtype(first.dtype, jax.dtypes.extended):
+        raise ValueError(
+            f"{env.name}: found {_describe(first)} returned by `observe`, expected one array of numbers or booleans; "
+            "stack the parts, for instance with `jnp.stack`."
+        )
+    if _describe(first) != _describe(second):
+        raise ValueError(
+            f"{env.name}: found {_describe(first)} from `observe` in an initial state and {_describe(second)} after a "
+            "move, expected one shape and dtype; let both depend on constants only."
+        )
+
+
+def _describe(leaf: Any) -> str:
+    if not isinstance(leaf, jax.ShapeDtypeStruct):
+        return f"a {type(leaf).__name__}"
+    return f"{leaf.dtype}{list(leaf.shape)}"
+
+
+def _check_result(env: Env, name: str, result: Any) -> None:
+    """Check that `init` or `step` returned a state and a metadata of the right types."""
+    if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], StepMetadata):
+        kinds = [type(part).__name__ for part in result] if isinstance(result, tuple) else type(result).__name__
+        raise ValueError(
+            f"{env.name}: found {kinds} returned by `{name}`, expected a pair `(state, tz.StepMetadata)`; make the "
+            "second a tz.StepMetadata."
+        )
+    metadata = result[1]
+    for field, kind, ndim, expected in (
+        ("rewards", jnp.floating, 1, "a float array of shape [P], one reward for each player"),
+        ("action_mask", jnp.bool_, 1, "a boolean array of shape [A], one entry for each action"),
+        ("terminated", jnp.bool_, 0, "a boolean scalar"),
+        ("cur_player_id", jnp.integer, 0, "an integer scalar"),
+    ):
+        leaf = getattr(metadata, field)
+        if not isinstance(leaf, jax.ShapeDtypeStruct) or not jnp.issubdtype(leaf.dtype, kind) or leaf.ndim != ndim:
+            raise ValueError(
+                f"{env.name}: found {_describe(leaf)} as `{field}` in the metadata from `{name}`, expected {expected}; "
+                "`init` and `step` are of one game, without a batch axis."
+            )
+    if metadata.rewards.shape[0] not in (1, 2):
+        raise ValueError(
+            f"{env.name}: found {metadata.rewards.shape[0]} entries in `rewards` from `{name}`, one for each player, "
+            "expected 1 or 2; tz plays games of one or two players."
+        )
+    if metadata.action_mask.shape[0] == 0:
+        raise ValueError(
+            f"{env.name}: found an empty `action_mask` from `{name}`, expected an entry for each action; give it at "
+            "least one."
+        )
+
+
+def _check_same(env: Env, part: str, first: PyTree, second: PyTree) -> None:
+    """Check that `step` returns the tree, shapes and dtypes that `init` does."""
+    before, after = (
+        {part + jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+        for tree in (first, second)
+    )
+    for path in before | after:
+        found = [_describe(leaves[path]) if path in leaves else "missing" for leaves in (before, after)]
+        if found[0] != found[1]:
+            raise ValueError(
+                f"{env.name}: found `{path}` to be {found[0]} from `init` and {found[1]} from `step`, expected one "
+                "tree of the same shapes and dtypes; name the dtype where the array is made, for instance "
+                "`jnp.zeros(shape, jnp.int32)` or `jnp.float32(number)`, and add no part later."
+            )
+    structures = jax.tree.structure(first), jax.tree.structure(second)
+    if structures[0] != structures[1]:
+        raise ValueError(
+            f"{env.name}: found the {part} to have the structure {structures[0]} from `init` and {structures[1]} from "
+            "`step`, expected the same; use the same containers, and keep what changes in a game in arrays."
+        )
+
+
+def _check_purity(env: Env, sample: PyTree) -> None:
+    """Repeat, eagerly, three calls whose results in the compiled games are known."""
+    init_key, start, (before, action, observation, after) = sample
+    for name, arguments, compiled in (
+        ("init", (init_key,), start),
+        ("step", (before, action), after),
+        ("observe", (before,), observation),
+    ):
+        try:
+            first, second = (getattr(env, name)(*arguments) for _ in range(2))
+        except Exception as error:
+            raise _failure(env, f"that `{name}` fails outside `jax.jit`", error) from error
+        if (path := _difference(first, second, tolerance=0.0)) is not None:
+            raise ValueError(
+                f"{env.name}: found `{name}` to be impure, as two calls with the same arguments differ in their "
+                f"results at `{path}`, expected the same; keep all that changes in the state, and draw at random only "
+                "in `init`, from its key."
+            )
+        if (path := _difference(first, compiled, tolerance=1e-4)) is not None:
+            raise ValueError(
+                f"{env.name}: found `{name}` to give another result under `jax.jit` and `jax.vmap` than without, at "
+                f"`{path}`, expected the same; let it depend on its arguments alone, not on what was called before or "
+                "on being traced."
+            )
+
+
+def _difference(first: PyTree, second: PyTree, *, tolerance: float) -> str | None:
+    """The path of the first leaf that differs (a float: by more than `tolerance`), or None."""
+    if jax.tree.structure(first) != jax.tree.structure(second):
+        return "the tree structure"
+    for (path, left), right in zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(second), strict=True):
+        is_key = isinstance(left, jax.Array) and jnp.issubdtype(left.dtype, jax.dtypes.prng_key)
+        left, right = (np.asarray(jax.random.key_data(leaf) if is_key else leaf) for leaf in (left, right))
+        if jnp.issubdtype(left.dtype, jnp.inexact) and left.shape == right.shape:
+            left, right = left.astype(np.complex128), right.astype(np.complex128)
+            same = np.allclose(left, right, rtol=tolerance, atol=tolerance, equal_nan=True)
+        else:
+            same = np.array_equal(left, right)
+        if not same:
+            return jax.tree_util.keystr(path)
+    return None

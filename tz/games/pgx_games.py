@@ -1,0 +1,124 @@
+"""The games of [pgx](https://github.com/sotetsuk/pgx) as tz environments."""
+
+import difflib
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Shaped
+
+from tz._arguments import check_one, check_one_key
+from tz._promotion import standard_promotion
+from tz.games.env import Env, StepMetadata
+
+if TYPE_CHECKING:
+    import pgx
+
+_REFUSED = {
+    "2048": "chance",
+    "backgammon": "chance",
+    "bridge_bidding": "hidden information and more than two players",
+    "kuhn_poker": "chance and hidden information",
+    "leduc_holdem": "chance and hidden information",
+    "minatar-asterix": "chance",
+    "minatar-breakout": "chance",
+    "minatar-freeway": "chance",
+    "minatar-seaquest": "chance",
+    "minatar-space_invaders": "chance",
+    "sparrow_mahjong": "chance, hidden information and more than two players",
+}
+
+
+def from_pgx(game: "str | pgx.Env") -> Env:
+    """Adapt a pgx game, leaving the observation out of the states, which `observe` recomputes when it is asked.
+
+    The three functions are compiled, and the same game gives the same `Env` each time. As in pgx, an illegal action
+    ends the game at a loss for the player who chose it, and every action counts as legal once the game is over.
+    States are pgx's own: `state.to_svg()` draws one, or a batch of them.
+
+    **Arguments:**
+
+    - `game`: a name, such as `"othello"`, or a `pgx.Env`, such as `pgx.go.Go(size=7)`, of a game without chance and
+        hidden information.
+
+    **Returns:** an [`tz.Env`][]. Its observations are channels-last.
+
+    **Raises:** `ValueError` for a name that pgx does not have, and for a game that has chance or hidden information.
+    """
+    with _as_pgx_expects():
+        import pgx  # makes arrays when imported
+
+    name = game if isinstance(game, str) else game.id
+    playable = [known for known in pgx.available_envs() if known not in _REFUSED]
+    if name in _REFUSED:
+        raise ValueError(
+            f"pgx's {name!r} has {_REFUSED[name]}, and tz plays games of perfect information without chance. "
+            f"Choose one of: {', '.join(playable)}."
+        )
+    if not isinstance(game, str):
+        return _adapt(game)
+    if name not in playable:
+        closest = difflib.get_close_matches(name, playable, n=1, cutoff=0.4)
+        guess = f" Did you mean {closest[0]!r}?" if closest else ""
+        raise ValueError(f"pgx has no game called {name!r}.{guess} The games to choose from: {', '.join(playable)}.")
+    return _adapt(_make(name))
+
+
+@contextmanager
+def _as_pgx_expects() -> Iterator[None]:
+    """JAX's own promotion of types and ranks, and numbers of 32 bits, whatever the user has set for their code."""
+    enable_x64 = getattr(jax, "enable_x64", None)
+    if enable_x64 is None:  # before JAX 0.8
+        from jax.experimental import enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+    with standard_promotion(), enable_x64(False):
+        yield
+
+
+@functools.cache
+def _make(name: str) -> "pgx.Env":
+    import pgx
+
+    with _as_pgx_expects():
+        return pgx.make(name)  # pyright: ignore[reportArgumentType]
+
+
+@functools.cache
+def _adapt(game: "pgx.Env") -> Env:
+    def pack(state: Any) -> tuple[PyTree, StepMetadata]:
+        state = state.replace(observation=jnp.zeros(0, state.observation.dtype))  # XLA then drops its computation
+        # Some fields are Python numbers in `init`; with a dtype of their own, every state has the same types.
+        state = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, jnp.result_type(leaf)), state)
+        metadata = StepMetadata(
+            rewards=state.rewards,
+            action_mask=state.legal_action_mask,
+            terminated=state.terminated | state.truncated,
+            cur_player_id=state.current_player,
+        )
+        return state, metadata
+
+    def check(where: str, state: Any, action: Any = 0) -> None:
+        check_one(f"{where} of {game.id}", "state.current_player", state.current_player)
+        check_one(f"{where} of {game.id}", "action", action)
+
+    def init(key: PRNGKeyArray) -> tuple[PyTree, StepMetadata]:
+        check_one_key(f"init of {game.id}", key)
+        with _as_pgx_expects():
+            return pack(game.init(key))
+
+    def step(state: PyTree, action: Int[Array, ""]) -> tuple[PyTree, StepMetadata]:
+        check("step", state, action)
+        with _as_pgx_expects():
+            return pack(game.step(state, action.astype(jnp.int32)))
+
+    def observe(state: PyTree) -> Shaped[Array, "..."]:
+        check("observe", state)
+        with _as_pgx_expects():
+            return game.observe(state)
+
+    def draw(state: PyTree) -> str:
+        return state.to_svg()
+
+    return Env(init=jax.jit(init), step=jax.jit(step), observe=jax.jit(observe), name=game.id, draw=draw)

@@ -1,0 +1,120 @@
+"""Self-play without end: search, move, record, and start anew where a game is over."""
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Int, PRNGKeyArray
+
+from tz._arguments import check_evaluator, check_ints, check_one_game, check_one_key
+from tz.games.env import Env
+from tz.learn.trajectory import Trajectory
+from tz.mcts.results import action_weights, choose_action, root_value
+from tz.mcts.settings import MCTS, on_trees_of
+from tz.mcts.simulation import Evaluator, SearchState, advance, check_trees, init_search, search
+
+
+class CollectState(eqx.Module):
+    """One game in progress.
+
+    **Fields:** `search`, whose root is the position to move in; `episode_steps`, moves made in this episode; `step`,
+    moves made since the beginning; `key`, of this game. The randomness of move `step` depends on these two alone, so a
+    batch plays the same games however it is split over devices, as long as numbers are rounded in the same way.
+    """
+
+    search: SearchState
+    episode_steps: Int[Array, ""]
+    step: Int[Array, ""]
+    key: PRNGKeyArray
+
+
+def init_collect(mcts: MCTS, env: Env, *, key: PRNGKeyArray) -> CollectState:
+    """Starts one game; `jax.vmap` over keys starts many.
+
+    **Raises:** `ValueError` for games of more than two players.
+    """
+    check_one_key("init_collect", key)
+    init_key, key = jax.random.split(key)
+    return CollectState(init_search(mcts, *env.init(init_key)), jnp.int32(0), jnp.int32(0), key)
+
+
+def collect(
+    mcts: MCTS,
+    env: Env,
+    evaluator: Evaluator,
+    state: CollectState,
+    *,
+    num_steps: int,
+    max_episode_steps: int | None = None,
+    fast_mcts: MCTS | None = None,
+    is_fast: Bool[Array, " T"] | None = None,
+) -> tuple[CollectState, Trajectory]:
+    """Plays `num_steps` moves of one game, beginning a new episode wherever one ends.
+
+    **Arguments:** `max_episode_steps`, after which an episode is truncated; None lets every game end on its own.
+    `fast_mcts`, the search of those of the `num_steps` moves that are True in `is_fast`, which is for all games of a
+    batch the same: fewer simulations, to have more games, whose policies are no targets (playout cap randomisation, Wu,
+    *Accelerating self-play learning in Go*, 2019).
+
+    **Returns:** the state to go on from and the [`tz.learn.Trajectory`][], `[T, ...]`. The last move of an episode is
+    part of it, with its reward; the row after it belongs to a new game.
+
+    **Raises:** `ValueError` if the state was made with other settings, the two searches need different trees, or one of
+    `fast_mcts` and `is_fast` is given without the other.
+    """
+    check_one_game("collect", state.search.metadata)
+    check_evaluator("collect", evaluator)
+    check_ints("collect", num_steps=num_steps)
+    if (fast_mcts is None) != (is_fast is None):
+        raise ValueError("collect: fast_mcts and is_fast go together, but only one of them was given.")
+    if fast_mcts is not None:
+        fast_mcts = on_trees_of(mcts, fast_mcts)
+    check_trees(mcts, state.search)
+
+    def find_move(mcts: MCTS, state: CollectState, search_key, action_key):
+        searched = search(mcts, env, evaluator, state.search, key=search_key)
+        action = choose_action(mcts, searched, key=action_key, num_moves=state.episode_steps)
+        return searched.tree, action, action_weights(mcts, searched), root_value(mcts, searched)
+
+    def move(state: CollectState, fast):
+        search_key, action_key, init_key = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
+        inputs = state, search_key, action_key
+        if fast_mcts is None:
+            tree, action, policy, value = find_move(mcts, *inputs)
+        else:
+            searches = (functools.partial(find_move, settings) for settings in (fast_mcts, mcts))
+            tree, action, policy, value = lax.cond(fast, *searches, *inputs)
+        searched = SearchState(tree, state.search.metadata, state.search.notes)
+
+        root, before = searched.root, searched.metadata
+        env_state = jax.tree.map(lambda x: x[0], searched.tree.state)
+        next_state, after = env.step(env_state, action)
+        episode_steps = state.episode_steps + 1
+        out_of_time = False if max_episode_steps is None else episode_steps >= max_episode_steps
+        truncated = ~after.terminated & out_of_time
+        ended = after.terminated | truncated
+
+        record = Trajectory(
+            observation=env.observe(env_state),
+            action_mask=before.action_mask,
+            policy=policy,
+            value=value,
+            action=action,
+            action_value=jnp.where(root.visits[action] > 0, root.q[action], value),
+            rewards=after.rewards,
+            player=before.cur_player_id,
+            terminated=after.terminated,
+            truncated=truncated,
+            policy_weight=jnp.float32(1) if fast is None else 1 - jnp.float32(fast),
+        )
+        next_state, after = jax.tree.map(
+            lambda new, old: jnp.where(ended, new, old), env.init(init_key), (next_state, after)
+        )
+        moved = advance(mcts, searched, action, next_state, after, reset=ended)
+        # Notes mean nothing between searches, but their shapes must stay, even those of a call with other settings.
+        moved = SearchState(moved.tree, moved.metadata, state.search.notes)
+        return CollectState(moved, jnp.where(ended, 0, episode_steps), state.step + 1, state.key), record
+
+    return lax.scan(move, state, is_fast, length=num_steps)

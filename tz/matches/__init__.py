@@ -1,0 +1,20 @@
+"""Matches between players, leagues, Elo ratings, and the testers of a training run.
+
+Imports from `tz.games`, `tz.mcts` and `tz.sharding`."""
+
+from tz.matches.elo import Ratings as Ratings
+from tz.matches.elo import fit_elo as fit_elo
+from tz.matches.league import RoundRobin as RoundRobin
+from tz.matches.league import match_on_mesh as match_on_mesh
+from tz.matches.league import round_robin as round_robin
+from tz.matches.match import MatchResult as MatchResult
+from tz.matches.match import play_match as play_match
+from tz.matches.match import replay_game as replay_game
+from tz.matches.match import replay_values as replay_values
+from tz.matches.players import Player as Player
+from tz.matches.players import random_player as random_player
+from tz.matches.testers import ApproxEloTester as ApproxEloTester
+from tz.matches.testers import LadderTester as LadderTester
+from tz.matches.testers import OpponentTester as OpponentTester
+from tz.matches.testers import Tester as Tester
+from tz.matches.testers import TwoPlayerTester as TwoPlayerTester

@@ -1,0 +1,300 @@
+"""Monte Carlo tree search over one game, as functions: start, simulate, read the result, move on with the subtree."""
+
+import functools
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
+
+from tz._arguments import check_evaluator, check_one_game, check_one_key
+from tz.games.env import Env, StepMetadata
+from tz.mcts._solver import estimate, hopeful, solving_backup, solving_selector
+from tz.mcts.backups import virtual_visit
+from tz.mcts.settings import MCTS
+from tz.mcts.tree import Node, Tree, append, backup, descend, init_tree, reroot, strong
+
+Evaluator = Callable[[PyTree, StepMetadata, PRNGKeyArray], tuple[Float[Array, " A"], Float[Array, ""]]]
+"""`(env_state, metadata, key) -> (logits [A], value [])`; the value is for the player to move."""
+
+
+class SearchState(eqx.Module):
+    """A search in progress.
+
+    **Fields:** `tree`, whose node 0 is the position searched; `metadata` of that position; `notes` of the root policy.
+    """
+
+    tree: Tree
+    metadata: StepMetadata
+    notes: PyTree
+
+    @property
+    def root(self) -> Node:
+        """The root's statistics, of all actions of the game."""
+        node = self.tree.node(jnp.int32(0))
+        logits, visits, q = self.spread(node.logits, -jnp.inf), self.spread(node.visits, 0), self.spread(node.q, 0.0)
+        return Node(logits, visits, q, node.raw_value, node.q_low, node.q_high)
+
+    def spread(self, x: Shaped[Array, " K"], fill: int | float) -> Shaped[Array, " A"]:
+        """What is known of the root's kept actions as an array of all, `fill` where an action is not kept."""
+        if self.tree.actions is None:
+            return x
+        return jnp.full(self.metadata.action_mask.shape, fill, x.dtype).at[self.tree.actions[0]].set(x)
+
+
+def init_search(mcts: MCTS, env_state: PyTree, metadata: StepMetadata) -> SearchState:
+    """A search state that knows only its root, not yet evaluated.
+
+    **Arguments:** `env_state` and `metadata`, as [`tz.Env`][]'s `init` and `step` return them, one game.
+
+    **Raises:** `ValueError` for games of more than two players, or fewer actions than `max_actions`.
+    """
+    check_one_game("init_search", metadata)
+    if metadata.rewards.shape[0] > 2:
+        raise ValueError(
+            f"tz searches games of one or two players, but the rewards of this one have {metadata.rewards.shape[0]} "
+            "entries. Values are negated between two opponents, which means nothing among three."
+        )
+    num_actions = metadata.action_mask.shape[0]
+    if mcts.max_actions is not None and mcts.max_actions > num_actions:
+        raise ValueError(f"MCTS: max_actions={mcts.max_actions}, but the game has no more than {num_actions} actions.")
+    if mcts.max_actions is not None and num_actions > 2**15:
+        raise ValueError(
+            f"MCTS: max_actions needs a game of at most 32768 actions, found {num_actions}; leave it None."
+        )
+    env_state, metadata = strong((env_state, metadata))
+    tree = init_tree(env_state, metadata, mcts.num_nodes, mcts.max_actions)
+    tree = _with_root_prior(mcts, tree, _no_preference(metadata))
+    return SearchState(tree, metadata, _no_notes(mcts, tree))
+
+
+def _no_preference(metadata: StepMetadata) -> Float[Array, " A"]:
+    return jnp.where(metadata.action_mask, jnp.float32(0), -jnp.inf)
+
+
+def _with_root_prior(mcts: MCTS, tree: Tree, logits: Float[Array, " A"]) -> Tree:
+    """The tree with a prior at its root, and with the actions that the root keeps."""
+    actions = _largest(mcts, logits)
+    if actions is not None and tree.actions is not None:
+        actions = jnp.where(tree.size > 1, tree.actions[0], actions)  # what was kept is about the actions it had
+        tree = eqx.tree_at(lambda tree: tree.actions, tree, tree.actions.at[0].set(actions))
+    return eqx.tree_at(lambda tree: tree.logits, tree, tree.logits.at[0].set(_log_prior(logits, actions)))
+
+
+def check_trees(mcts: MCTS, state: SearchState) -> None:
+    """Raises `ValueError` if a search state was made with settings that need other trees."""
+    num_actions = state.metadata.action_mask.shape[-1]
+    found = state.tree.parent.shape[-1], state.tree.logits.shape[-1], state.tree.actions is None
+    expected = mcts.num_nodes, mcts.max_actions or num_actions, mcts.max_actions is None
+    if found != expected:
+        nodes, actions, _ = found
+        raise ValueError(
+            f"search: found a tree of {nodes} nodes that keep {actions} actions each, expected {expected[0]} nodes "
+            f"(max_nodes) and {expected[1]} actions (max_actions) by the MCTS given. Make the state with "
+            f"tz.init_search and these settings, or search on with settings of max_nodes={nodes}."
+        )
+
+
+def check_notes(mcts: MCTS, state: SearchState) -> None:
+    """Raises `ValueError` if a state has other trees, or notes of another root policy, than these settings have."""
+    check_trees(mcts, state)
+    found, expected = jax.tree.structure(state.notes), jax.tree.structure(_no_notes(mcts, state.tree))
+    if found != expected and expected.num_leaves > 0:  # a root policy without notes can read any search
+        raise ValueError(
+            f"search: found a state whose root policy left the notes {found}, expected {expected} by the MCTS given "
+            f"({type(mcts.root).__name__}). Call tz.start_search or tz.search with these settings first."
+        )
+
+
+def _no_notes(mcts: MCTS, tree: Tree) -> PyTree:
+    """Zeros in the place of what the root policy will note."""
+
+    def start(tree, key):
+        return mcts.root.start(tree.node(jnp.int32(0)), mcts.num_simulations, key=key)
+
+    notes = eqx.filter_eval_shape(start, tree, jax.random.key(0))[1]
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), notes)
+
+
+@jax.named_scope("evaluate")
+def _evaluate(
+    mcts: MCTS, evaluator: Evaluator, env_state, metadata, key
+) -> tuple[Float[Array, " A"], Float[Array, ""]]:
+    """The evaluator's logits, -inf where illegal, and its value, 0 where the game is over."""
+    logits, value = evaluator(env_state, metadata, key)
+    if logits.shape != metadata.action_mask.shape or value.shape != ():
+        raise ValueError(
+            f"The evaluator returned logits of shape {logits.shape} and a value of shape {value.shape}; this game "
+            f"needs logits of shape {metadata.action_mask.shape} and a scalar value. Change the network's policy size "
+            "or head."
+        )
+    logits = jnp.maximum(logits.astype(jnp.float32), jnp.finfo(jnp.float32).min)  # legal, however unlikely
+    logits = jnp.where(metadata.action_mask, logits, -jnp.inf)
+    value = estimate(value.astype(jnp.float32)) if mcts.solve else value.astype(jnp.float32)
+    # Logits that are NaN or infinite make the value NaN, and that reaches the root, where self-play looks for it.
+    value = jnp.where(jnp.max(logits) < jnp.inf, value, jnp.nan)
+    return logits, jnp.where(metadata.terminated, 0.0, value)
+
+
+def _largest(mcts: MCTS, logits: Float[Array, " A"]) -> Int[Array, " K"] | None:
+    """The actions that a node keeps, or None for all."""
+    return None if mcts.max_actions is None else lax.top_k(logits, mcts.max_actions)[1].astype(jnp.int16)
+
+
+@jax.named_scope("prior")
+def _log_prior(logits: Float[Array, " A"], actions: Int[Array, " K"] | None) -> Float[Array, " K"]:
+    """The log prior of the actions kept; it sums to 1 over them."""
+    logits = logits if actions is None else logits[actions]
+    prior = jnp.maximum(jax.nn.log_softmax(logits), jnp.finfo(jnp.float32).min)
+    return jnp.where(logits == -jnp.inf, -jnp.inf, prior)  # NaN stays NaN
+
+
+def start_search(mcts: MCTS, evaluator: Evaluator, state: SearchState, *, key: PRNGKeyArray) -> SearchState:
+    """Evaluates the root and lets the root policy change its prior: what [`tz.search`][] does before its simulations.
+
+    The root is evaluated anew at each search, so noise never piles up on a subtree that was kept.
+
+    **Arguments:** `state`, of one game; `key`, for noise and evaluator.
+    """
+    check_one_game("start_search", state.metadata)
+    check_one_key("start_search", key)
+    check_trees(mcts, state)
+    evaluate_key, root_key = jax.random.split(key)
+    env_state = jax.tree.map(lambda x: x[0], state.tree.state)
+    logits, value = _evaluate(mcts, evaluator, env_state, state.metadata, evaluate_key)
+    tree = _with_root_prior(mcts, state.tree, logits)
+    tree = eqx.tree_at(lambda tree: tree.raw_value, tree, tree.raw_value.at[0].set(value))
+    logits, notes = mcts.root.start(tree.node(jnp.int32(0)), mcts.num_simulations, key=root_key)
+    tree = eqx.tree_at(lambda tree: tree.logits, tree, tree.logits.at[0].set(logits.astype(jnp.float32)))
+    return SearchState(tree, state.metadata, notes)
+
+
+class _Leaf(eqx.Module):
+    """The edge that a simulation ends with, the position it leads to, and the return on the edge."""
+
+    node: Int[Array, ""]
+    action: Int[Array, ""]
+    env_state: PyTree
+    metadata: StepMetadata
+    log_prior: Float[Array, " K"]
+    actions: Int[Array, " K"] | None
+    value: Float[Array, ""]
+    q: Float[Array, ""]
+
+
+def _choose_edge(mcts: MCTS, tree: Tree, notes: PyTree) -> tuple[Int[Array, ""], Int[Array, ""]]:
+    selector = solving_selector(mcts.selector) if mcts.solve else mcts.selector
+    with jax.named_scope("root"):
+        root = tree.node(jnp.int32(0))
+        root_action = mcts.root.select(hopeful(root) if mcts.solve else root, notes, mcts.selector)
+    return descend(tree, root_action, selector)
+
+
+def _choose_edges(mcts: MCTS, tree: Tree, notes: PyTree) -> tuple[Int[Array, " K"], Int[Array, " K"]]:
+    """The edges of `mcts.num_leaves` simulations, each chosen as if the ones before it had been expected."""
+
+    def changing(tree):
+        return tree.visits, tree.q, tree.q_low, tree.q_high
+
+    def choose(statistics, _):
+        marked = eqx.tree_at(changing, tree, statistics)
+        node, action = _choose_edge(mcts, marked, notes)
+        marked = backup(marked, node, action, jnp.float32(0), 1.0, virtual_visit)
+        return changing(marked), (node, action)
+
+    return lax.scan(choose, changing(tree), length=mcts.num_leaves)[1]
+
+
+def _expand(mcts: MCTS, env: Env, evaluator: Evaluator, tree: Tree, node, action, key) -> _Leaf:
+    env_state, metadata = env.step(jax.tree.map(lambda x: x[node], tree.state), tree.env_action(node, action))
+    logits, value = _evaluate(mcts, evaluator, env_state, metadata, key)
+    actions = _largest(mcts, logits)
+    mover = tree.player[node]
+    sign = jnp.where(metadata.cur_player_id.astype(jnp.int32) == mover, jnp.float32(1), jnp.float32(-1))
+    q = metadata.rewards[mover].astype(jnp.float32) + jnp.float32(mcts.discount) * sign * value
+    return _Leaf(node, action, env_state, metadata, _log_prior(logits, actions), actions, value, q)
+
+
+def _add(mcts: MCTS, tree: Tree, leaf: _Leaf) -> Tree:
+    tree = append(tree, leaf.node, leaf.action, leaf.env_state, leaf.metadata, leaf.log_prior, leaf.actions, leaf.value)
+    update = solving_backup(mcts.backup) if mcts.solve else mcts.backup
+    return backup(tree, leaf.node, leaf.action, leaf.q, mcts.discount, update)
+
+
+def search_step(mcts: MCTS, env: Env, evaluator: Evaluator, state: SearchState, *, key: PRNGKeyArray) -> SearchState:
+    """One simulation: go down to an edge without a child, step the game, evaluate, add the node, back up.
+
+    With `mcts.num_leaves` above 1, that many simulations.
+
+    **Arguments:** `state`, from [`tz.start_search`][] or an earlier step; `key`, for the evaluator.
+    """
+    check_one_game("search_step", state.metadata)
+    check_notes(mcts, state)
+    tree = state.tree
+    expand = functools.partial(_expand, mcts, env, evaluator, tree)
+    if mcts.num_leaves == 1:
+        tree = _add(mcts, tree, expand(*_choose_edge(mcts, tree, state.notes), key))
+    else:
+        edges = _choose_edges(mcts, tree, state.notes)
+        leaves = jax.vmap(expand)(*edges, jax.random.split(key, mcts.num_leaves))
+        tree = lax.scan(lambda tree, leaf: (_add(mcts, tree, leaf), None), tree, leaves)[0]
+    return SearchState(tree, state.metadata, state.notes)
+
+
+def search(mcts: MCTS, env: Env, evaluator: Evaluator, state: SearchState, *, key: PRNGKeyArray) -> SearchState:
+    """Evaluates the root, lets the root policy prepare it, and runs `mcts.num_simulations` simulations.
+
+    **Arguments:** `state`, of one game; `jax.vmap` this function for many. `key`, for noise and evaluator.
+    """
+    check_one_game("search", state.metadata)
+    check_one_key("search", key)
+    check_evaluator("search", evaluator)
+    root_key, key = jax.random.split(key)
+    state = start_search(mcts, evaluator, state, key=root_key)
+
+    def body(state, key):
+        return search_step(mcts, env, evaluator, state, key=key), None
+
+    return lax.scan(body, state, jax.random.split(key, mcts.num_simulations // mcts.num_leaves))[0]
+
+
+def advance(
+    mcts: MCTS,
+    state: SearchState,
+    action: Int[Array, ""],
+    env_state: PyTree,
+    metadata: StepMetadata,
+    *,
+    reset: bool | Bool[Array, ""] = False,
+) -> SearchState:
+    """The search state after a move: the played subtree if `mcts.persist_tree`, a new tree otherwise.
+
+    **Arguments:** `action`, the move played at the root; `env_state` and `metadata`, the position it led to; `reset`,
+    whether that position belongs to a new game, so that nothing may be kept.
+    """
+    check_one_game("advance", metadata)
+    if not mcts.persist_tree:
+        return init_search(mcts, env_state, metadata)
+    check_trees(mcts, state)
+    child = state.spread(state.tree.children[0], -1)[action]
+    child = jnp.where(reset, -1, child)
+    tree = reroot(state.tree, child, env_state, metadata)
+    blank = _with_root_prior(mcts, tree, _no_preference(metadata))
+
+    def prior(tree):
+        return jax.tree.leaves((tree.logits, tree.actions))
+
+    pairs = zip(prior(blank), prior(tree), strict=True)
+    tree = eqx.tree_at(prior, tree, [old.at[0].set(jnp.where(child < 0, new[0], old[0])) for new, old in pairs])
+    return SearchState(tree, metadata, _no_notes(mcts, tree))
+
+
+def search_bytes(mcts: MCTS, env: Env, num_games: int = 1) -> int:
+    """The bytes that the search states of `num_games` games take: their trees, mostly.
+
+    A program needs more while it runs: [`tz.advance`][] writes a second tree before it gives up the first.
+    """
+    state = jax.eval_shape(lambda key: init_search(mcts, *env.init(key)), jax.random.key(0))
+    return num_games * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))

@@ -1,0 +1,6 @@
+"""Layers and networks.
+
+Imports only the private modules of `tz`."""
+
+from tz.nn.networks import MLP as MLP
+from tz.nn.networks import AZResNet as AZResNet

@@ -1,0 +1,223 @@
+"""Networks: from one observation to a policy's logits and a value, both from the viewpoint of the player to move."""
+
+import itertools
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
+
+from tz._arguments import check_ints
+from tz.nn.layers import NORMS, ConvNorm, Linear
+
+Prediction = tuple[Float[Array, " A"], Float[Array, ""]]
+
+
+def _check(observation: Array, shape: tuple[int, ...]) -> None:
+    if observation.shape != shape:
+        if observation.shape[1:] == shape:
+            fix = "a network sees one observation: for a batch, call jax.vmap(network)(observations)"
+        else:
+            fix = "pass what env.observe returns, or build the network with env.observation.shape"
+        raise ValueError(f"found an observation of shape {observation.shape}, but expected {shape}; {fix}")
+
+
+def _check_at_least(least: int, **sizes: int) -> None:
+    check_ints("network", **sizes)
+    for name, size in sizes.items():
+        if size < least:
+            raise ValueError(f"found {name}={size}, but expected at least {least}")
+
+
+class AZResNet(eqx.Module):
+    """AlphaZero's residual network: a stem, `num_blocks` blocks of two 3x3 convolutions, a policy and a value head.
+
+    It sees one observation; `jax.vmap` makes the batch. It computes in the dtype of its parameters, to which it casts
+    the observation, and returns float32: cast the parameters to bfloat16 and it is a bfloat16 network. Every residual
+    branch is zero at first (its last scale, or its last kernel where there is no norm), so that deep networks train.
+
+    With `norm="batch"` it keeps running statistics: make it with
+    `network, state = eqx.nn.make_with_state(AZResNet)(..., norm="batch", key=key)`. In training call it under
+    `jax.vmap(network, in_axes=(0, None), out_axes=(0, None), axis_name="batch")`, which gives the statistics of that
+    batch and updates `state`; for search use `eqx.nn.inference_mode(network)`, under any `vmap` or none.
+
+    The architecture is that of Silver et al., "Mastering the game of Go without human knowledge" (2017), which "A
+    general reinforcement learning algorithm that masters chess, shogi, and Go through self-play" (2018) keeps.
+    """
+
+    stem: ConvNorm
+    blocks: tuple[tuple[ConvNorm, ConvNorm], ...]
+    policy_conv: ConvNorm
+    policy_linear: Linear
+    value_conv: ConvNorm
+    value_hidden: Linear
+    value_linear: Linear
+    observation_shape: tuple[int, int, int] = eqx.field(static=True)
+    norm: str = eqx.field(static=True)
+
+    def __init__(
+        self,
+        observation_shape: tuple[int, ...],
+        num_actions: int,
+        num_blocks: int = 2,
+        num_channels: int = 32,
+        norm: str = "none",
+        *,
+        num_policy_channels: int = 2,
+        num_value_channels: int = 1,
+        key: PRNGKeyArray,
+    ) -> None:
+        """**Arguments:**
+
+        - `observation_shape`: `(H, W, C)`, channels last: `env.observation.shape`.
+        - `num_actions`: `A`, the number of logits: `env.num_actions`.
+        - `num_blocks`: residual blocks; 0 leaves the stem and the heads.
+        - `num_channels`: channels of the stem and the blocks, and hidden units of the value head.
+        - `norm`: what follows each convolution: "none" (a bias), "layer" (over board and channels) or "batch". At two
+            blocks no norm played as well as the others (`experiments/results/normalisation_cpu.md`) and is the fastest.
+        - `num_policy_channels`, `num_value_channels`: channels that the heads' 1x1 convolutions leave; as few
+            as in the paper by default.
+        - `key`: for the initial parameters.
+
+        **Raises:** `ValueError` if a size is too small, the observation is not of rank 3, or the norm is unknown.
+        """
+        if len(observation_shape) != 3:
+            raise ValueError(
+                f"found an observation shape {tuple(observation_shape)}, but expected (H, W, C); add an axis for the "
+                "channels in env.observe, or use tz.MLP, which takes any shape"
+            )
+        if norm not in NORMS:
+            raise ValueError(f"found norm={norm!r}, but expected one of {', '.join(map(repr, NORMS))}")
+        _check_at_least(0, num_blocks=num_blocks)
+        _check_at_least(1, num_channels=num_channels, num_actions=num_actions)
+        _check_at_least(1, num_policy_channels=num_policy_channels, num_value_channels=num_value_channels)
+        height, width, num_features = observation_shape
+        self.observation_shape = (height, width, num_features)
+        self.norm = norm
+        keys = (jax.random.fold_in(key, index) for index in itertools.count())
+        self.stem = ConvNorm(3, num_features, num_channels, norm, key=next(keys))
+        self.policy_conv = ConvNorm(1, num_channels, num_policy_channels, norm, key=next(keys))
+        self.policy_linear = Linear(num_policy_channels * height * width, num_actions, key=next(keys))
+        self.value_conv = ConvNorm(1, num_channels, num_value_channels, norm, key=next(keys))
+        self.value_hidden = Linear(num_value_channels * height * width, num_channels, key=next(keys))
+        self.value_linear = Linear(num_channels, 1, key=next(keys))
+        self.blocks = tuple(
+            (
+                ConvNorm(3, num_channels, num_channels, norm, key=next(keys)),
+                ConvNorm(3, num_channels, num_channels, norm, scale=0.0, key=next(keys)),
+            )
+            for _ in range(num_blocks)
+        )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments, but for the key, that make a network of this architecture."""
+        return {
+            "observation_shape": self.observation_shape,
+            "num_actions": self.policy_linear.bias.size,
+            "num_blocks": len(self.blocks),
+            "num_channels": self.value_linear.weight.shape[1],
+            "norm": self.norm,
+            "num_policy_channels": self.policy_conv.weight.shape[-1],
+            "num_value_channels": self.value_conv.weight.shape[-1],
+        }
+
+    def __call__(
+        self, observation: Shaped[Array, "..."], state: eqx.nn.State | None = None
+    ) -> Prediction | tuple[Prediction, eqx.nn.State]:
+        """Evaluates one observation.
+
+        **Arguments:**
+
+        - `observation`: `[H, W, C]`, of any dtype.
+        - `state`: the running statistics of batch norm; other norms pass it through.
+
+        **Returns:** `(logits, value)`: float32 logits `[A]`, not masked, and a float32 value in (-1, 1), of the
+        player to move. Called with a state, `((logits, value), state)`.
+
+        **Raises:** `ValueError` if the observation has another shape than the network was built for; and with batch
+        norm, if there is no state, or in training no axis named "batch".
+        """
+        _check(observation, self.observation_shape)
+        x, new_state = self.stem(observation.astype(self.stem.weight.dtype), state)
+        x = jax.nn.relu(x)
+        for first, second in self.blocks:
+            branch, new_state = first(x, new_state)
+            branch, new_state = second(jax.nn.relu(branch), new_state)
+            x = jax.nn.relu(x + branch)
+        policy, new_state = self.policy_conv(x, new_state)
+        logits = self.policy_linear(jax.nn.relu(policy).ravel()).astype(jnp.float32)
+        value, new_state = self.value_conv(x, new_state)
+        value = jax.nn.relu(self.value_hidden(jax.nn.relu(value).ravel()))
+        value = jnp.tanh(self.value_linear(value)[0].astype(jnp.float32))
+        return (logits, value) if new_state is None else ((logits, value), new_state)
+
+
+class MLP(eqx.Module):
+    """A multilayer perceptron with a policy and a value output, for observations of any shape, which it flattens.
+
+    Like [`tz.AZResNet`][] it sees one observation, computes in the dtype of its parameters and returns float32.
+    """
+
+    hidden: tuple[Linear, ...]
+    policy_linear: Linear
+    value_linear: Linear
+    observation_shape: tuple[int, ...] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        observation_shape: tuple[int, ...],
+        num_actions: int,
+        width: int = 64,
+        depth: int = 2,
+        *,
+        key: PRNGKeyArray,
+    ) -> None:
+        """**Arguments:**
+
+        - `observation_shape`: any shape: `env.observation.shape`.
+        - `num_actions`: `A`, the number of logits: `env.num_actions`.
+        - `width`, `depth`: units of a hidden layer, and number of hidden layers.
+        - `key`: for the initial parameters.
+
+        **Raises:** `ValueError` if a size is too small.
+        """
+        _check_at_least(0, depth=depth)
+        _check_at_least(1, width=width, num_actions=num_actions)
+        self.observation_shape = tuple(observation_shape)
+        sizes = [math.prod(observation_shape)] + depth * [width]
+        *keys, policy_key, value_key = (jax.random.fold_in(key, index) for index in range(depth + 2))
+        self.hidden = tuple(Linear(*pair, key=k) for pair, k in zip(itertools.pairwise(sizes), keys, strict=True))
+        self.policy_linear = Linear(sizes[-1], num_actions, key=policy_key)
+        self.value_linear = Linear(sizes[-1], 1, key=value_key)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments, but for the key, that make a network of this architecture."""
+        return {
+            "observation_shape": self.observation_shape,
+            "num_actions": self.policy_linear.bias.size,
+            "width": self.policy_linear.weight.shape[1],
+            "depth": len(self.hidden),
+        }
+
+    def __call__(self, observation: Shaped[Array, "..."]) -> Prediction:
+        """Evaluates one observation.
+
+        **Arguments:**
+
+        - `observation`: of the shape that the network was built for and any dtype.
+
+        **Returns:** `(logits, value)`: float32 logits `[A]`, not masked, and a float32 value in (-1, 1), of the
+        player to move.
+
+        **Raises:** `ValueError` if the observation has another shape.
+        """
+        _check(observation, self.observation_shape)
+        x = observation.ravel().astype(self.policy_linear.weight.dtype)
+        for layer in self.hidden:
+            x = jax.nn.relu(layer(x))
+        logits, value = self.policy_linear(x), self.value_linear(x)[0]
+        return logits.astype(jnp.float32), jnp.tanh(value.astype(jnp.float32))

@@ -1,0 +1,26 @@
+"""A training run: settings, the loop, checkpoints, forks, sinks, memory, recipes, and agents as files.
+
+Imports from every package but `tz.plot`."""
+
+from tz.runs.settings import TrainConfig as TrainConfig
+from tz.runs.settings import LoopState as LoopState
+from tz.runs.loop import init_loop as init_loop
+from tz.runs.loop import train_loop as train_loop
+from tz.runs.stopping import StopTraining as StopTraining
+from tz.runs.checkpoints import Checkpoints as Checkpoints
+from tz.runs.forking import fork as fork
+from tz.runs.sinks import Sink as Sink
+from tz.runs.sinks import console_sink as console_sink
+from tz.runs.sinks import JsonLinesSink as JsonLinesSink
+from tz.runs.sinks import TensorBoardSink as TensorBoardSink
+from tz.runs.sinks import WandbSink as WandbSink
+from tz.runs.sinks import run_facts as run_facts
+from tz.runs.memory_plan import MemoryPlan as MemoryPlan
+from tz.runs.memory_plan import plan_memory as plan_memory
+from tz.runs.recipes import Recipe as Recipe
+from tz.runs.recipes import train_for as train_for
+from tz.runs.agent_files import save_agent as save_agent
+from tz.runs.agent_files import load_agent as load_agent
+from tz.runs.agent_files import agent_card as agent_card
+from tz.runs.whole_run import RunSettings as RunSettings
+from tz.runs.whole_run import train_run as train_run

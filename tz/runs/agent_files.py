@@ -1,0 +1,216 @@
+"""Agents as files: a network, what it was made with, and a card that says how it was trained."""
+
+import json
+import os
+import pathlib
+import tempfile
+import zipfile
+import zlib
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from tz._arrays import data_of, has_shape, named_arrays, with_data
+from tz.games.env import Env
+from tz.games.pgx_games import from_pgx
+from tz.mcts.evaluators import NetworkEvaluator
+from tz.mcts.settings import MCTS, gumbel_mcts, without_exploration
+from tz.nn.networks import MLP, AZResNet
+from tz.matches.players import Player
+
+_FORMAT = 1
+_MAX_HEADER = 2**20
+_SHIPPED = pathlib.Path(__file__).parents[1] / "agents"
+_UNREADABLE = zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError, OSError, RuntimeError, EOFError
+_NETWORKS = {"AZResNet": AZResNet, "MLP": MLP}
+
+
+def save_agent(
+    path: str | os.PathLike,
+    env: Env,
+    network: PyTree,
+    norm_state: eqx.nn.State | None = None,
+    *,
+    card: dict[str, Any] | None = None,
+) -> None:
+    """Writes an agent to one file, at once or not at all, whose folder is made where it is missing.
+
+    **Arguments:** `env`, the game that it plays; `network` and `norm_state`, such as those of
+    [`tz.learn.TrainState`][]; `card`, whatever should be known about it, in values that JSON has.
+
+    **Raises:** `ValueError` for a card of more than a megabyte; a file that was there stays.
+    """
+    path = pathlib.Path(path)
+    kind = type(network).__name__
+    settings = {"class": kind, **network.settings} if isinstance(network, (AZResNet, MLP)) else {"class": kind}
+    arrays = named_arrays((network, norm_state))
+    header = {
+        "format": _FORMAT,
+        "env": env.name,
+        "network": settings,
+        "arrays": [_describe(name, x) for name, x in arrays],
+        "card": card or {},
+    }
+    text = json.dumps(header, indent=1).encode()
+    if len(text) > _MAX_HEADER:
+        raise ValueError(
+            f"save_agent: the card makes a header of {len(text)} bytes, expected at most {_MAX_HEADER}. Keep curves "
+            "and the like in a file of their own."
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("agent.json", text)
+            archive.writestr("arrays", b"".join(np.asarray(data_of(x)).tobytes() for _, x in arrays))
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def load_agent(
+    source: str | os.PathLike,
+    *,
+    mcts: MCTS | None = None,
+    env: Env | None = None,
+    network: PyTree = None,
+    norm_state: eqx.nn.State | None = None,
+) -> Player:
+    """The player that [`tz.save_agent`][] wrote, or one that comes with tz, such as `"connect_four"`.
+
+    A file is data: nothing in it is executed.
+
+    **Arguments:** `source`, a file, or the name of an agent that comes with tz; `mcts`, how it searches, by default
+    [`tz.gumbel_mcts`][] with 200 simulations and without noise; `env`, for a game that is not one of pgx; `network` and
+    `norm_state`, for a network that is not one of tz: any of the same architecture, whose own values do not matter.
+
+    **Returns:** the player. `player.evaluator.network` is the network, in inference mode.
+
+    **Raises:** `ValueError` if the file is missing, damaged, of another version, or of another network or game than was
+    given.
+    """
+    path = _find(source)
+    header, read_arrays = _open(path)
+    env = _env(path, header, env)
+    if network is None:
+        network, norm_state = _build(path, header["network"], header["arrays"])
+    arrays = named_arrays((network, norm_state))
+    expected = [_describe(name, x) for name, x in arrays]
+    if expected != header["arrays"]:
+        raise ValueError(f"{path} holds an agent of another architecture: {_difference(header['arrays'], expected)}.")
+    stored = [jax.eval_shape(data_of, x) for _, x in arrays]
+    data, leaves, start = read_arrays(sum(x.size * x.dtype.itemsize for x in stored)), [], 0
+    for (_, like), x in zip(arrays, stored, strict=True):
+        leaf = jnp.asarray(np.frombuffer(data, x.dtype, x.size, start).reshape(x.shape))
+        leaves.append(with_data(like, leaf))
+        start += x.size * x.dtype.itemsize
+    dynamic, static = eqx.partition((network, norm_state), has_shape)
+    network, norm_state = eqx.combine(jax.tree.unflatten(jax.tree.structure(dynamic), leaves), static)
+    mcts = without_exploration(gumbel_mcts(200)) if mcts is None else mcts
+    return Player(mcts, NetworkEvaluator(network, env.observe, norm_state))
+
+
+def agent_card(source: str | os.PathLike) -> dict[str, Any]:
+    """What the maker of an agent wrote about it: how it was trained and how strong it is.
+
+    **Raises:** `ValueError` as [`tz.load_agent`][].
+    """
+    return _open(_find(source))[0]["card"]
+
+
+def _describe(name: str, x: Any) -> list[Any]:
+    return [name, list(x.shape), str(x.dtype)]
+
+
+def _find(source: str | os.PathLike) -> pathlib.Path:
+    path = pathlib.Path(source)
+    if path.is_file():
+        return path
+    shipped = {found.stem: found for found in sorted(_SHIPPED.glob("*.tz"))}
+    if str(source) in shipped:
+        return shipped[str(source)]
+    raise ValueError(f"There is no agent at {source}: no file, and tz comes with {', '.join(shipped) or 'none'} only.")
+
+
+def _open(path: pathlib.Path):
+    """The header of an agent's file, and a function that reads its arrays, as bytes of the number expected."""
+
+    def damaged(reason: Any) -> ValueError:
+        return ValueError(f"{path} is damaged, or not an agent at all: {reason}. Save the agent again.")
+
+    def read(name: str, most: int) -> bytes:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                if archive.getinfo(name).file_size > most:
+                    raise damaged(f"{name} has {archive.getinfo(name).file_size} bytes, expected at most {most}")
+                return archive.read(name)  # compares a checksum
+        except _UNREADABLE as error:
+            raise damaged(error) from error
+
+    try:
+        header = json.loads(read("agent.json", _MAX_HEADER))
+        version = header["format"]
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError, KeyError, TypeError) as error:
+        raise damaged(error) from error
+    if version != _FORMAT:
+        raise ValueError(f"{path} was written in format {version}, but this version of tz reads {_FORMAT}. Update tz.")
+    for name, kind in {"env": str, "network": dict, "arrays": list, "card": dict}.items():
+        if not isinstance(header.get(name), kind):
+            raise damaged(f"its header should have {name!r} as a {kind.__name__}, found {header.get(name)!r:.80}")
+
+    def read_arrays(size: int) -> bytes:
+        data = read("arrays", size)
+        if len(data) != size:
+            raise damaged(f"it has {len(data)} bytes of arrays, expected {size}")
+        return data
+
+    return header, read_arrays
+
+
+def _env(path: pathlib.Path, header: dict, env: Env | None) -> Env:
+    if env is None:
+        try:
+            return from_pgx(header["env"])
+        except ValueError as error:
+            raise ValueError(f"{path} plays {header['env']!r}, which pgx does not have: pass env=. {error}") from error
+    if env.name != header["env"]:
+        raise ValueError(f"{path} plays {header['env']!r}, but env is {env.name!r}.")
+    return env
+
+
+def _build(path: pathlib.Path, settings: dict, arrays: list) -> tuple[PyTree, eqx.nn.State | None]:
+    """A network of the recorded settings, with shapes in place of its weights: what a file asks for may be huge."""
+    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    kind = settings.pop("class", None)
+    if not isinstance(kind, str) or kind not in _NETWORKS:
+        raise ValueError(
+            f"{path} holds a network of class {kind}, which tz does not have: pass one of the same architecture as "
+            "network=, and norm_state= if it has state."
+        )
+
+    def make(key):
+        largest = max((size for _, shape, _ in arrays for size in shape), default=0)
+        for name, value in settings.items():
+            most = len(arrays) if name in ("num_blocks", "depth") else largest
+            if isinstance(value, int) and value > most:
+                raise ValueError(f"{name} is {value}, but the file's {len(arrays)} arrays allow at most {most}")
+        return eqx.nn.make_with_state(_NETWORKS[kind])(**settings, key=key)
+
+    try:
+        network, norm_state = eqx.filter_eval_shape(make, jax.random.key(0))
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise ValueError(f"{path}: a {kind} cannot be made with {settings}: {error}") from error
+    return network, norm_state if jax.tree.leaves(norm_state) else None
+
+
+def _difference(found: list, expected: list) -> str:
+    for one, other in zip(found, expected, strict=False):
+        if one != other:
+            return f"it has {one}, where the network given has {other}"
+    return f"it has {len(found)} arrays, where the network given has {len(expected)}"

@@ -1,0 +1,147 @@
+"""What memory a run will take, computed from shapes before anything is allocated."""
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import equinox as eqx
+import jax
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from tz.runs.settings import TrainConfig
+from tz.games.env import Env
+from tz.runs.phases import evaluator_of, start_games
+from tz.mcts.simulation import Evaluator
+from tz.sharding import DATA, data_mesh, usable_mesh
+from tz.matches.testers import Tester
+from tz.learn.training import init_train
+
+_PRODUCTS = "dot_general", "conv_general_dilated"
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryPlan:
+    """The bytes that a run takes on each device.
+
+    **Fields:** `games`, with their trees; `buffer`; `network`, with the optimiser and the average; `testers`: these
+    four are there all the time, and exact. `self_play` and `gradient`: about what one of the two needs besides while it
+    runs; XLA decides. Gradient steps also work on a second copy of `network`.
+    """
+
+    games: int
+    buffer: int
+    network: int
+    testers: int
+    self_play: int
+    gradient: int
+
+    @property
+    def state(self) -> int:
+        """What is there all the time."""
+        return self.games + self.buffer + self.network + self.testers
+
+    def __str__(self) -> str:
+        parts = dataclasses.asdict(self)
+        work = max(parts.pop("self_play"), parts.pop("gradient") + self.network)
+        listed = ", ".join(f"{name} {_text(size)}" for name, size in parts.items())
+        return f"memory of each device: {_text(self.state)} ({listed}) and about {_text(work)} to work with"
+
+
+def plan_memory(
+    config: TrainConfig, env: Env, network: PyTree, norm_state: eqx.nn.State | None = None, *, mesh: Mesh
+) -> MemoryPlan:
+    """What a run with these settings will take on each device of the mesh.
+
+    While games are played, XLA takes up to four times the memory of their trees; for a gradient, about twice that of
+    the results of all layers on a batch (both measured, see `experiments/memory.py`).
+    """
+    mesh = usable_mesh(mesh)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), config.batch_size))
+    one_device = data_mesh(list(mesh.devices.flat)[:1])
+    games, buffer = eqx.filter_eval_shape(start_games, config, env, one_device, keys)
+    average = config.average_decay is not None
+    train = eqx.filter_eval_shape(lambda: init_train(config.optimizer, network, norm_state, average=average))
+    evaluator = evaluator_of(config, env, train)
+
+    def outputs(observation):
+        if norm_state is None:
+            return jax.vmap(network)(observation)
+        return jax.vmap(network, in_axes=(0, None), out_axes=(0, None), axis_name="batch")(observation, norm_state)
+
+    batch = jax.ShapeDtypeStruct((config.train_batch_size, *env.observation.shape), env.observation.dtype)
+    layers = _bytes_of_products(jax.make_jaxpr(outputs)(batch).jaxpr)
+    size = mesh.shape[DATA]
+    return MemoryPlan(
+        games=_bytes(games) // size,
+        buffer=_bytes(buffer) // size,
+        network=_bytes(train),
+        testers=sum(_bytes_of_tester(tester, evaluator, mesh) for tester in config.testers),
+        self_play=4 * _bytes(games) // size,
+        gradient=2 * layers // size,
+    )
+
+
+def check_memory(plan: MemoryPlan, mesh: Mesh, limit: int | None = None) -> None:
+    """Raises `ValueError` if what a run always needs is more than a device has, and says what to lower.
+
+    **Arguments:** `limit`, the bytes of a device, by default as the device or, for CPUs, the system says.
+    """
+    limit = _limit(mesh) if limit is None else limit
+    # Moving a tree's root makes a second tree before the first is given up; gradient steps work on a second network.
+    needed = plan.state + max(plan.games, plan.network)
+    if limit is None or needed <= limit:
+        return
+    advice = {
+        "games": "batch_size or the search's max_nodes (for games of many actions, max_actions helps most)",
+        "buffer": "the buffer's capacity or batch_size",
+        "network": "the size of the network",
+        "testers": "the testers' pool of networks (total_epochs)",
+    }
+    largest = max(advice, key=lambda name: getattr(plan, name))
+    raise ValueError(
+        f"This run needs at least {_text(needed)} on each device, which has {_text(limit)}; {plan}. Lower "
+        f"{advice[largest]}, or use more devices."
+    )
+
+
+def _limit(mesh: Mesh) -> int | None:
+    device = mesh.local_devices[0]
+    if device.platform != "cpu":
+        return (device.memory_stats() or {}).get("bytes_limit")
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):  # a system that does not say
+        return None
+    cgroup = pathlib.Path("/sys/fs/cgroup/memory.max")
+    allowed = cgroup.read_text().strip() if cgroup.exists() else "max"
+    return min(total, int(allowed) if allowed.isdigit() else total) // len(mesh.local_devices)
+
+
+def _bytes(tree: PyTree) -> int:
+    leaves = [x for x in jax.tree.leaves(tree) if isinstance(x, jax.ShapeDtypeStruct) or eqx.is_array(x)]
+    return sum(x.size * x.dtype.itemsize for x in leaves)
+
+
+def _bytes_of_tester(tester: Tester, evaluator: Evaluator, mesh: Mesh) -> int:
+    try:
+        return _bytes(eqx.filter_eval_shape(lambda evaluator: tester.init(evaluator, mesh=mesh), evaluator))
+    except jax.errors.JAXTypeError:  # one that looks at values can only be asked with values
+        return 0
+
+
+def _bytes_of_products(jaxpr: Any) -> int:
+    """The bytes of the results of all matrix products and convolutions, those in functions called included."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in _PRODUCTS:
+            total += sum(x.aval.size * x.aval.dtype.itemsize for x in equation.outvars)
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            inner = getattr(inner, "jaxpr", inner)
+            total += _bytes_of_products(inner) if hasattr(inner, "eqns") else 0
+    return total
+
+
+def _text(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

@@ -1,0 +1,218 @@
+"""Recipes: the settings of an agent as plain numbers, and training for a given time. What the studies vary."""
+
+import dataclasses
+import functools
+import math
+import time
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.experimental import multihost_utils
+
+from tz.runs.checkpoints import Checkpoints
+from tz.runs.settings import LoopState, TrainConfig
+from tz.games.env import Env
+from tz.games.pgx_games import from_pgx
+from tz.runs.loop import init_loop, train_loop
+from tz.mcts.settings import MCTS, gumbel_mcts
+from tz.nn.networks import AZResNet
+from tz.games.openings import random_starts
+from tz.learn.replay import EpisodeReplayBuffer
+from tz.mcts.root_policies import Dirichlet
+from tz.mcts.selectors import CompletedQ
+from tz.runs.stopping import StopTraining
+from tz.learn.symmetries import random_dihedral, random_mirror
+from tz.learn.training import az_loss
+
+_SYMMETRIES = {"none": None, "mirror": random_mirror, "dihedral": random_dihedral}
+_KNOWN = {"connect_four": "mirror"} | dict.fromkeys(("go_9x9", "go_19x19", "othello", "tic_tac_toe"), "dihedral")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How an agent of a pgx game learns: a network of residual blocks, Gumbel search, Adam.
+
+    The defaults are for Connect Four on two CPU cores; `experiments/connect_four/study.py` varies them one by one.
+    """
+
+    env: str = "connect_four"
+    """The game, by a name that `tz.from_pgx` knows."""
+    symmetry: Literal["auto", "none", "mirror", "dihedral"] = "auto"
+    """What images of the board samples are augmented with; "auto" for those that the game is known to have."""
+    num_blocks: int = 3
+    """Residual blocks of the network, see `tz.AZResNet`."""
+    num_channels: int = 32
+    """Channels of each block."""
+    norm: Literal["none", "layer", "batch"] = "none"
+    """What normalises activations."""
+    head_channels: int = 16
+    """Channels of the policy's and of the value's head."""
+    search: Literal["gumbel", "puct"] = "gumbel"
+    """Gumbel search, or PUCT with Dirichlet noise."""
+    num_simulations: int = 16
+    """Of a move in self-play."""
+    fast_simulations: int | None = None
+    """Of three moves in four, which are then no targets of the policy; None for none."""
+    q_scale: float | None = None
+    """Of Gumbel search: `c_scale` of a [`tz.mcts.CompletedQ`][] that does not rescale `q`; None for its defaults."""
+    cold_after: int | None = None
+    """For PUCT: moves after which the temperature is 0.25; None for a temperature of 1 throughout."""
+    num_games: int = 128
+    """Played at once."""
+    moves_per_epoch: int = 16
+    """In each game."""
+    train_batch_size: int = 512
+    """Samples of a gradient step."""
+    train_steps_per_epoch: int = 12
+    """Gradient steps."""
+    capacity: int = 500
+    """Positions that the buffer keeps of each game."""
+    window: float | None = 0.5
+    """The share of all moves made, the newest, that samples are drawn from; None for the whole buffer."""
+    learning_rate: float = 3e-3
+    """Of Adam, at first."""
+    anneal: float = 0.3
+    """The share of the time, its last part, in which the learning rate falls to nothing like half a cosine wave."""
+    weight_decay: float = 0.0
+    """Apart from the gradient, as in AdamW."""
+    l2: float = 1e-4
+    """Weight of the sum of all squared weights in the loss."""
+    td_lambda: float = 0.8
+    """Of the value targets: 1 for the outcome of the game, less for a mixture with the search's values on the way."""
+    search_value_share: float = 0.0
+    """The share of the search's value of the position itself in its value target."""
+    average_decay: float | None = None
+    """Of a running average of the weights, which then plays; None for none."""
+    random_starts: int = 20
+    """The most random moves that a game begins with; 0 for none."""
+
+    def build(self) -> tuple[Env, TrainConfig]:
+        """The game, as it is played in training, and the settings of the loop.
+
+        **Raises:** `ValueError` for a setting that one of its parts refuses.
+        """
+        if not 0 <= self.anneal <= 1:
+            raise ValueError(f"Recipe: anneal must be from 0 (never) to 1 (from the start), found {self.anneal}.")
+        symmetry = _KNOWN.get(self.env, "none") if self.symmetry == "auto" else self.symmetry
+        if symmetry not in _SYMMETRIES:
+            raise ValueError(f"Recipe: symmetry must be auto, {', '.join(_SYMMETRIES)}; found {symmetry!r}.")
+        env = from_pgx(self.env)
+        adam = optax.inject_hyperparams(optax.adamw)(self.learning_rate, weight_decay=self.weight_decay)
+        mcts, fast, window = self._search(env), self.fast_simulations, self.window
+        config = TrainConfig(
+            mcts=mcts,
+            fast_mcts=None if fast is None else dataclasses.replace(mcts, num_simulations=fast, root=mcts.root.quiet()),
+            optimizer=optax.named_chain(("clip", optax.clip_by_global_norm(1.0)), ("adam", adam)),
+            replay=EpisodeReplayBuffer(self.capacity, self.td_lambda, self.search_value_share),
+            batch_size=self.num_games,
+            train_batch_size=self.train_batch_size,
+            warmup_steps=3 * self.moves_per_epoch,
+            collection_steps_per_epoch=self.moves_per_epoch,
+            train_steps_per_epoch=self.train_steps_per_epoch,
+            loss=functools.partial(az_loss, l2_reg_lambda=self.l2),
+            augment=_SYMMETRIES[symmetry],
+            replay_window=None if window is None else lambda moves: max(100, int(window * moves)),
+            average_decay=self.average_decay,
+            test_env=env,
+        )
+        return random_starts(env, self.random_starts) if self.random_starts else env, config
+
+    def _search(self, env: Env) -> MCTS:
+        cold, max_nodes = self.cold_after, 2 * self.num_simulations
+        if self.q_scale is not None and self.q_scale <= 0:
+            raise ValueError(f"Recipe: q_scale must be above 0, found {self.q_scale}.")
+        if self.search == "gumbel":
+            if cold is not None:
+                raise ValueError(f"Recipe: Gumbel's moves have no temperature; leave cold_after None, found {cold}.")
+            completed_q = CompletedQ() if self.q_scale is None else CompletedQ(c_scale=self.q_scale, rescale=False)
+            return gumbel_mcts(self.num_simulations, min(16, env.num_actions), completed_q, max_nodes=max_nodes)
+        if self.search != "puct":
+            raise ValueError(f'Recipe: search must be "gumbel" or "puct", found {self.search!r}.')
+        if self.q_scale is not None:
+            raise ValueError(f"Recipe: q_scale is of Gumbel search; leave it None for PUCT, found {self.q_scale}.")
+        temperature = 1.0 if cold is None else optax.piecewise_constant_schedule(1.0, {cold: 0.25})
+        return MCTS(self.num_simulations, max_nodes, root=Dirichlet(), temperature=temperature)
+
+    def start(self, env: Env, config: TrainConfig, *, seed: int) -> LoopState:
+        """A new network and new games, for [`tz.runs.train_for`][] or [`tz.train_loop`][]."""
+        network_key, loop_key = jax.random.split(jax.random.key(seed))
+        network, norm_state = eqx.nn.make_with_state(AZResNet)(
+            env.observation.shape,
+            env.num_actions,
+            self.num_blocks,
+            self.num_channels,
+            self.norm,
+            num_policy_channels=self.head_channels,
+            num_value_channels=self.head_channels,
+            key=network_key,
+        )
+        return init_loop(config, env, network, norm_state if self.norm == "batch" else None, key=loop_key)
+
+
+def train_for(
+    recipe: Recipe,
+    env: Env,
+    config: TrainConfig,
+    state: LoopState,
+    *,
+    seconds: float | None = None,
+    num_epochs: int | None = None,
+    part: tuple[float, float] = (0.0, 1.0),
+    checkpoints: Checkpoints | None = None,
+    **options: Any,
+) -> LoopState:
+    """Trains for a time, or rather, until another epoch would not fit into it; or up to a number of epochs.
+
+    **Arguments:** `env` and `config`, from `recipe.build`, perhaps with testers; `state`, from `recipe.start` or
+    `checkpoints.restore`, which is donated; `seconds` or `num_epochs`, of the whole training, what was done before the
+    state was restored included; `part`, which part of the time this is, as two shares: the learning rate falls with
+    the whole. All else goes to [`tz.train_loop`][].
+    """
+    if (seconds is None) == (num_epochs is None):
+        raise ValueError(f"train_for: expected seconds or num_epochs, found {seconds=} and {num_epochs=}.")
+    before = part[0] * seconds if seconds is not None else 0.0
+    begun = time.perf_counter() - max(before, checkpoints.seconds if checkpoints is not None else 0.0)
+    first, longest, last = int(state.epoch), 0.0, 0.0
+
+    def before_epoch(state: LoopState) -> LoopState:
+        nonlocal longest, last
+        now, epoch = _agreed(time.perf_counter() - begun), int(state.epoch)
+        if epoch > first + 1:  # the first is compiled
+            longest = max(longest, now - last)
+        last = now
+        if seconds is not None:
+            share, done = now / seconds, now + longest >= part[1] * seconds
+        else:
+            share, done = epoch / (num_epochs or 1), epoch >= (num_epochs or 0)
+        if done:
+            raise StopTraining
+        return _with_learning_rate(state, recipe.learning_rate * annealed(recipe.anneal, share))
+
+    ends = {"num_epochs": None, "before_epoch": before_epoch}
+    return train_loop(config, env, state, **ends, checkpoints=checkpoints, **options)
+
+
+def annealed(part: float, share: float) -> float:
+    """The factor of the learning rate when a share of the time is over: 1, and in the last part down to 0.01."""
+    fallen = (share - (1 - part)) / part if part else 0.0
+    return 0.505 + 0.495 * math.cos(math.pi * min(max(fallen, 0.0), 1.0))
+
+
+def _agreed(seconds: float) -> float:
+    """The time by the clock of the first process, or some would stop an epoch before the others."""
+    if jax.process_count() == 1:
+        return seconds
+    return float(multihost_utils.broadcast_one_to_all(np.float32(seconds)))
+
+
+def _with_learning_rate(state: LoopState, rate: float) -> LoopState:
+    def found(state):
+        return state.train.opt_state["adam"].hyperparams["learning_rate"]
+
+    # Where the old one is committed to its devices, so is the new one, and else not: or all would be compiled again.
+    new = jax.device_put(jnp.float32(rate), found(state).sharding) if found(state).committed else jnp.float32(rate)
+    return eqx.tree_at(found, state, new)

@@ -1,0 +1,98 @@
+"""How a training loop is stopped, by a signal or an exception, and the state that comes out of it alive."""
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+import equinox as eqx
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import PyTree
+
+from tz.runs.settings import LoopState
+
+
+class StopTraining(Exception):  # noqa: N818, as StopIteration
+    """Raised in the `before_epoch` of [`tz.train_loop`][] to end the training as if that had been the last epoch."""
+
+
+class Newest:
+    """The newest state of a loop. While a call has taken some of its arrays, the loop cannot be interrupted."""
+
+    def __init__(self, state: LoopState):
+        self.state = state
+        self._is_interrupted = False
+
+    def keep(self, state: LoopState) -> LoopState:
+        """Takes a state in the place of the one before, and returns it."""
+        self.state = state
+        if self._is_interrupted:
+            raise KeyboardInterrupt
+        return state
+
+    def interrupt(self) -> None:
+        """Raises `KeyboardInterrupt`, at once if the newest state is alive, else as soon as there is another."""
+        self._is_interrupted = True
+        if not any_deleted(self.state):
+            raise KeyboardInterrupt
+
+
+def any_deleted(tree: PyTree) -> bool:
+    """Whether a call has taken an array of the tree, so that it cannot be read any more."""
+    return any(x.is_deleted() for x in jax.tree.leaves(tree) if eqx.is_array(x))
+
+
+@contextlib.contextmanager
+def keeping_state(newest: Newest, revived: Callable[[LoopState], tuple[LoopState, str]]) -> Iterator[None]:
+    """Gives every exception an attribute `state`, the newest state, and a note that says so.
+
+    **Arguments:** `revived`, which makes a living state of one that lost arrays, and says what is new in it.
+    """
+    try:
+        yield
+    except BaseException as error:
+        error.state, new = revived(newest.state)  # pyright: ignore[reportAttributeAccessIssue]
+        error.add_note(
+            f"This exception has the newest state as `state`, after {int(newest.state.epoch)} epochs and what was done "
+            f"of the next.{new} tz.train_loop can go on from it; in a notebook it is sys.last_value.state."
+        )
+        raise
+
+
+@contextlib.contextmanager
+def noted_signals(newest: Newest, *, saves: bool) -> Iterator[list[str]]:
+    """The names of the signals to stop that came in, which let the epoch finish; another Ctrl-C interrupts the loop.
+
+    **Arguments:** `saves`, whether the state is saved then. Only in this case SIGTERM is such a signal.
+    """
+    noted: list[str] = []
+
+    def note(number, frame):
+        if noted and number == signal.SIGINT:
+            newest.interrupt()
+        noted.append(signal.Signals(number).name)
+        then = "saves" if saves else "returns the state"
+        with contextlib.suppress(RuntimeError):  # it interrupted another print to stderr
+            print(f"{noted[-1]}: stops after this epoch and {then}; Ctrl-C stops at once.", file=sys.stderr)
+
+    if threading.current_thread() is not threading.main_thread():  # others cannot handle signals
+        yield noted
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM) if saves else (signal.SIGINT,)
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set by Python
+
+
+def agreed(noted: list[str]) -> str:
+    """The signal that came in, in whichever process; empty for none."""
+    if jax.process_count() > 1:
+        anywhere = np.asarray(multihost_utils.process_allgather(np.bool_(len(noted) > 0)))
+        return (noted or ["Stopped by another process"])[0] if anywhere.any() else ""
+    return noted[0] if noted else ""
