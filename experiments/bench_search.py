@@ -67,14 +67,14 @@ def _metadata(state) -> tz.StepMetadata:
     return tz.StepMetadata(state.rewards, state.legal_action_mask, state.terminated, state.current_player)
 
 
-def steps_alone(env: tz.Env, num_steps: int, states, metadata, key):
+def steps_alone(env: tz.Env, num_moves: int, states, metadata, key):
     """As many steps of the environment as there are simulations: no search can be faster."""
 
     def body(position, _):
         action = jnp.argmax(position[1].action_mask, axis=-1)
         return jax.vmap(env.step)(position[0], action), None
 
-    return lax.scan(body, (states, metadata), None, length=num_steps)[0][1].rewards
+    return lax.scan(body, (states, metadata), None, length=num_moves)[0][1].rewards
 
 
 def network_alone(env: tz.Env, evaluator, num_calls: int, states, metadata, key):

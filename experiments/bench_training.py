@@ -21,11 +21,11 @@ import tz
 OPTIMIZER = optax.adam(1e-3)
 
 
-def collect(mcts: tz.MCTS, env: tz.Env, evaluator, num_steps: int, games):
-    return jax.vmap(lambda game: tz.collect(mcts, env, evaluator, game, num_steps=num_steps))(games)
+def collect(mcts: tz.MCTS, env: tz.Env, evaluator, num_moves: int, games):
+    return jax.vmap(lambda game: tz.collect(mcts, env, evaluator, game, num_moves=num_moves))(games)
 
 
-def searches_alone(mcts: tz.MCTS, env: tz.Env, evaluator, num_steps: int, games):
+def searches_alone(mcts: tz.MCTS, env: tz.Env, evaluator, num_moves: int, games):
     """As many searches of the same kind, each of the same positions."""
 
     def one(game):
@@ -33,7 +33,7 @@ def searches_alone(mcts: tz.MCTS, env: tz.Env, evaluator, num_steps: int, games)
             searched = tz.search(mcts, env, evaluator, state, key=key)
             return state, tz.action_weights(mcts, searched)
 
-        return lax.scan(body, game.search, jax.random.split(game.key, num_steps))[1]
+        return lax.scan(body, game.search, jax.random.split(game.key, num_moves))[1]
 
     return jax.vmap(one)(games)
 
@@ -97,14 +97,14 @@ def main() -> None:
         lines.append(f"| {names[0]} | {first:.2f} | {names[1]} | {second:.2f} | {first / second:.3f} |")
         print(lines[-1], flush=True)
 
-    num_steps = 4
+    num_moves = 4
     evaluators = {"constant evaluator": tz.uniform_evaluator, "network": tz.NetworkEvaluator(network, env.observe)}
     for name, evaluator in evaluators.items():
         mcts = tz.MCTS(arguments.simulations)
         start = lambda key, mcts=mcts: tz.init_collect(mcts, env, key=key)
         games = jax.jit(jax.vmap(start))(jax.random.split(jax.random.key(2), arguments.games))
-        functions = [functools.partial(f, mcts, env, evaluator, num_steps) for f in (collect, searches_alone)]
-        row((f"`collect`, a move, {name}", "its searches"), functions, [(games,), (games,)], num_steps)
+        functions = [functools.partial(f, mcts, env, evaluator, num_moves) for f in (collect, searches_alone)]
+        row((f"`collect`, a move, {name}", "its searches"), functions, [(games,), (games,)], num_moves)
 
     batch = training_data(env, arguments.batch)
     state = tz.init_train(OPTIMIZER, network)

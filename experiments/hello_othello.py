@@ -46,18 +46,18 @@ def main() -> None:
     network_key, loop_key, match_key = jax.random.split(jax.random.key(args.seed), 3)
     network = tz.AZResNet(env.observation.shape, env.num_actions, num_blocks=2, num_channels=32, key=network_key)
     testers = (
-        tz.OpponentTester(tz.random_player(), "random", num_episodes=32),
-        tz.OpponentTester(greedy_player(env), "greedy", num_episodes=32),
+        tz.OpponentTester(tz.random_player(), "random", num_games=32),
+        tz.OpponentTester(greedy_player(env), "greedy", num_games=32),
     )
     config = tz.TrainConfig(
         mcts=tz.MCTS(num_simulations=24, max_nodes=48, root=tz.Dirichlet(alpha=0.5)),
         test_mcts=tz.MCTS(num_simulations=24, max_nodes=48, root=tz.PlainRoot(), temperature=0.0),
         optimizer=optax.adam(2e-3),
         replay=tz.EpisodeReplayBuffer(capacity=300),
-        batch_size=64,
+        num_games=64,
         train_batch_size=256,
-        warmup_steps=60,
-        collection_steps_per_epoch=20,
+        warmup_moves=60,
+        moves_per_epoch=20,
         train_steps_per_epoch=50,
         augment=tz.random_dihedral,
         testers=testers,

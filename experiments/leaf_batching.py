@@ -37,9 +37,9 @@ def rates(env: tz.Env, network: str, num_simulations: int, leaves: list[int], se
     return [num_simulations / statistics.median(record) for record in times]
 
 
-def score(env: tz.Env, players: list[tz.MCTS], num_games: int, max_steps: int) -> str:
+def score(env: tz.Env, players: list[tz.MCTS], num_games: int, max_moves: int) -> str:
     """Of the first player, with 1.96 standard errors over games."""
-    match = eqx.filter_jit(functools.partial(tz.play_match, num_games=num_games, max_steps=max_steps))
+    match = eqx.filter_jit(functools.partial(tz.play_match, num_games=num_games, max_moves=max_moves))
     result = match(env, *(tz.Player(mcts, tz.uniform_evaluator) for mcts in players), key=jax.random.key(3))
     points = jnp.where(result.returns > 0, 1.0, jnp.where(result.returns == 0, 0.5, 0.0))
     return f"{float(points.mean()):.3f} ± {1.96 * float(jnp.std(points)) / math.sqrt(num_games):.3f}"
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--leaves", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--networks", nargs="+", default=["4x32", "6x128"], help="blocks x channels")
     parser.add_argument("--num-games", type=int, default=800)
-    parser.add_argument("--max-steps", type=int, default=42, help="plies after which a game of a match is cut off")
+    parser.add_argument("--max-moves", type=int, default=42, help="plies after which a game of a match is cut off")
     parser.add_argument("--seconds", type=float, default=40.0, help="time for the speed of each network")
     parser.add_argument("--out", type=Path, help="write the table to this Markdown file")
     arguments = parser.parse_args()
@@ -80,7 +80,7 @@ def main() -> None:
         scores = []
         for simulations in (arguments.simulations, in_time):
             together = tz.MCTS(simulations, root=tz.PlainRoot(), temperature=0.0, num_leaves=number)
-            scores.append(score(env, [together, alone], arguments.num_games, arguments.max_steps))
+            scores.append(score(env, [together, alone], arguments.num_games, arguments.max_moves))
         cells = [f"{speed[index]:,.0f}" for speed in speeds]
         lines.append(f"| {number} | {' | '.join(cells)} | {scores[0]} | {scores[1]} ({in_time}) |")
         print(lines[-1], flush=True)

@@ -26,7 +26,7 @@ def planned_and_taken(name: str, changes: dict) -> str:
     mesh, state = tz.data_mesh(), recipe.start(env, config, seed=0)
     plan = tz.runs.plan_memory(config, env, state.train.network, mesh=mesh)
     evaluator = evaluator_of(config, env, state.train)
-    play = collect_games.lower((config, env, evaluator, None, config.collection_steps_per_epoch, mesh), state.games)
+    play = collect_games.lower((config, env, evaluator, None, config.moves_per_epoch, mesh), state.games)
     learn = gradient_step.lower((config, state.replay, state.key, None, mesh), state.train)
     taken = [x.compile().compiled.memory_analysis().temp_size_in_bytes for x in (play, learn)]
     numbers = plan.games, plan.self_play, taken[0], plan.gradient, taken[1]

@@ -55,11 +55,11 @@ def main() -> None:
         mcts=tz.MCTS(num_simulations=16),
         optimizer=optax.adam(3e-3),
         replay=tz.EpisodeReplayBuffer(capacity=100),
-        batch_size=arguments.games,
+        num_games=arguments.games,
         train_batch_size=4 * arguments.games,
-        collection_steps_per_epoch=10,
+        moves_per_epoch=10,
         train_steps_per_epoch=10,
-        testers=(tz.OpponentTester(tz.random_player(), "random", num_episodes=arguments.games),),
+        testers=(tz.OpponentTester(tz.random_player(), "random", num_games=arguments.games),),
     )
     state = tz.init_loop(config, env, network, key=jax.random.key(1))
     checkpoints = tz.Checkpoints(arguments.out, every_epochs=1, resume=arguments.resume)

@@ -24,11 +24,11 @@ CONFIG = tz.TrainConfig(
     mcts=tz.MCTS(num_simulations=24, max_nodes=48, root=tz.Dirichlet(alpha=1.0)),
     optimizer=optax.adam(2e-3),
     replay=tz.EpisodeReplayBuffer(capacity=300),
-    batch_size=64,
+    num_games=64,
     train_batch_size=256,
-    collection_steps_per_epoch=20,
+    moves_per_epoch=20,
     train_steps_per_epoch=20,
-    warmup_steps=40,
+    warmup_moves=40,
     augment=tz.random_mirror,
 )
 MATCH = tz.MCTS(num_simulations=32, root=tz.PlainRoot(), temperature=0.0)
@@ -78,7 +78,7 @@ def main() -> None:
         for seeds in itertools.product(range(arguments.seeds), repeat=2):
             players = (tz.Player(MATCH, agents[norm, seed]) for norm, seed in zip((first, second), seeds, strict=True))
             key = jax.random.key(arguments.seeds * seeds[0] + seeds[1])
-            results.append(match(ENV, *players, num_games=arguments.games, max_steps=42, key=key).returns)
+            results.append(match(ENV, *players, num_games=arguments.games, max_moves=42, key=key).returns)
         scores = (np.concatenate(results) + 1) / 2
         error = 1.96 * scores.std() / math.sqrt(scores.size)
         lines.append(f"| {first} against {second} | {scores.mean():.3f} ± {error:.3f} | {scores.size} |")

@@ -19,10 +19,10 @@ import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 import tz
-from tz.matches.league import check_split
 
 STARTED = time.perf_counter()
 RECIPE = tz.Recipe("othello", symmetry="dihedral", random_starts=10, q_scale=0.5)
+GAMES = {"num_games": 256, "max_moves": 128}
 NUM_DRAWN = 2  # how often in a point of the curve the other starts are drawn anew
 
 
@@ -30,14 +30,14 @@ def against_random(env: tz.Env, player: tz.Player, key: PRNGKeyArray) -> tuple[P
     """Positions of games against random moves, by the network's policy alone: where one side has few discs left."""
     policy = dataclasses.replace(player, mcts=tz.MCTS(1, root=tz.PlainRoot(), temperature=0.0, persist_tree=False))
     match_key, key = jax.random.split(key)
-    match = tz.match_on_mesh(env, policy, tz.random_player(), num_games=256, key=match_key, max_steps=128)
+    match = tz.play_match(env, policy, tz.random_player(), key=match_key, mesh=tz.data_mesh(), **GAMES)
     return tz.games.played_positions(env, match.opening, match.actions, num_positions=4096, key=key)
 
 
 def from_lost_games(env: tz.Env, player: tz.Player, key: PRNGKeyArray) -> tuple[PyTree, tz.StepMetadata] | None:
     """Positions of the games that it loses to a search of few rollouts, each game as likely; None if it loses none."""
     match_key, game_key, key = jax.random.split(key, 3)
-    match = tz.match_on_mesh(env, player, rollouts(env, 32), num_games=256, key=match_key, max_steps=128)
+    match = tz.play_match(env, player, rollouts(env, 32), key=match_key, mesh=tz.data_mesh(), **GAMES)
     lengths = jnp.sum(match.actions >= 0, axis=1)
     # A game is drawn by the inverse of its length, since then each of its positions is as likely as any other.
     weights = jnp.where((match.returns < 0) & (lengths > 0), 1 / jnp.maximum(lengths, 1), 0.0)
@@ -88,7 +88,7 @@ def agent(path: pathlib.Path, num_simulations: int) -> tz.Player:
 def rollouts(env: tz.Env, num_rollouts: int) -> tz.Player:
     """A plain search with one random game a simulation."""
     search = tz.MCTS(num_rollouts, root=tz.PlainRoot(), temperature=0.0, persist_tree=False)
-    return tz.Player(search, tz.RolloutEvaluator(env, max_steps=128))
+    return tz.Player(search, tz.RolloutEvaluator(env, max_moves=128))
 
 
 def num_wiped_out(match: tz.matches.MatchResult) -> int:
@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/othello"))
     args = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", args.devices)
-    check_split(args.games, tz.data_mesh(), "--games")  # now, not after the training
+    tz.matches.check_split("--games", args.games, tz.data_mesh())  # now, not after the training
     if not 0 <= args.share <= 1:
         parser.error(f"--share: expected 0 to 1, found {args.share}.")
     env = tz.from_pgx("othello")
@@ -159,7 +159,7 @@ def main() -> None:
         card = tz.runs.agent_card(path)
         minutes.append(card["minutes"])
         players, key = (agent(path, args.simulations), rival), jax.random.key(args.match_seed)
-        match = tz.match_on_mesh(env, *players, num_games=args.games, key=key, max_steps=128)
+        match = tz.play_match(env, *players, num_games=args.games, key=key, max_moves=128, mesh=tz.data_mesh())
         scores.append((float(match.score), *map(float, match.interval())))
         middle, low, high = scores[-1]
         cells = [f"{minutes[-1]:.1f}", card["epochs"], f"{middle:.2f}", f"{low:.2f} to {high:.2f}"]

@@ -26,7 +26,7 @@ import tz
 def play(mcts: tz.MCTS, env: tz.Env, evaluator: tz.RolloutEvaluator, keys):
     """Ten moves of self-play; returns the visits that the next search begins with, and all steps."""
     games = jax.vmap(lambda key: tz.init_collect(mcts, env, key=key))(keys)
-    games, steps = jax.vmap(lambda game: tz.collect(mcts, env, evaluator, game, num_steps=10))(games)
+    games, steps = jax.vmap(lambda game: tz.collect(mcts, env, evaluator, game, num_moves=10))(games)
     return jnp.sum(games.search.tree.visits[:, 0], axis=-1), steps
 
 
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--simulations", nargs="+", type=int, default=[32, 128])
     parser.add_argument("--factors", nargs="+", type=float, default=[1.0, 1.25, 1.5])
     parser.add_argument("--num-games", type=int, default=800)
-    parser.add_argument("--max-steps", type=int, default=42, help="plies after which a game is cut off")
+    parser.add_argument("--max-moves", type=int, default=42, help="plies after which a game is cut off")
     parser.add_argument("--out", type=Path, help="write the table to this Markdown file")
     arguments = parser.parse_args()
     env = tz.from_pgx(arguments.game)
@@ -53,9 +53,9 @@ def main() -> None:
     ]
     print("\n".join(lines), flush=True)
     match = eqx.filter_jit(
-        functools.partial(tz.play_match, num_games=arguments.num_games, max_steps=arguments.max_steps)
+        functools.partial(tz.play_match, num_games=arguments.num_games, max_moves=arguments.max_moves)
     )
-    evaluator, keys = tz.RolloutEvaluator(env, max_steps=arguments.max_steps), jax.random.split(jax.random.key(0), 64)
+    evaluator, keys = tz.RolloutEvaluator(env, max_moves=arguments.max_moves), jax.random.split(jax.random.key(0), 64)
     searches = {"PUCT": tz.MCTS, "Gumbel": tz.gumbel_mcts}
     for num_simulations, (name, make) in itertools.product(arguments.simulations, searches.items()):
         keeps = make(num_simulations)

@@ -28,7 +28,7 @@ def draw_game(path: pathlib.Path) -> None:
     env, mcts = tz.from_pgx("connect_four"), tz.without_exploration(tz.MCTS(64, persist_tree=False))
     agent = tz.Player(mcts, tz.load_agent("connect_four").evaluator)
     rival = tz.Player(tz.without_exploration(tz.MCTS(256, persist_tree=False)), tz.RolloutEvaluator(env))
-    match = tz.match_on_mesh(env, agent, rival, num_games=2, key=jax.random.key(0), opening_plies=2, max_steps=42)
+    match = tz.play_match(env, agent, rival, num_games=2, key=jax.random.key(0), opening_moves=2, max_moves=42)
     players = {"the agent's estimate": agent, "the rival's": rival}
     values = {
         name: tz.matches.replay_values(env, match, 1, who, key=jax.random.key(1)) for name, who in players.items()

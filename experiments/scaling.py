@@ -22,18 +22,18 @@ import tz
 from tz.runs import phases
 
 
-def settings(blocks: int, channels: int, batch_size: int, train_batch_size: int):
+def settings(blocks: int, channels: int, num_games: int, train_batch_size: int):
     env = tz.from_pgx("othello")
     network = tz.AZResNet(env.observation.shape, env.num_actions, blocks, channels, "layer", key=jax.random.key(0))
     config = tz.TrainConfig(
         mcts=tz.MCTS(num_simulations=16),
         optimizer=optax.adam(1e-3),
         replay=tz.EpisodeReplayBuffer(capacity=200),
-        batch_size=batch_size,
+        num_games=num_games,
         train_batch_size=train_batch_size,
-        collection_steps_per_epoch=8,
+        moves_per_epoch=8,
         train_steps_per_epoch=8,
-        max_episode_steps=8,  # so that there is something to train on at once
+        max_episode_moves=8,  # so that there is something to train on at once
     )
     return env, network, config
 
@@ -43,7 +43,7 @@ def programs(env, network, config, mesh):
     jax.clear_caches()
     state = tz.init_loop(config, env, network, key=jax.random.key(1), mesh=mesh)
     evaluator = phases.evaluator_of(config, env, state.train)
-    steps = config.collection_steps_per_epoch
+    steps = config.moves_per_epoch
     found = []
     for function, inputs in (
         (phases.collect_games, ((config, env, evaluator, None, steps, mesh), state.games)),
@@ -72,7 +72,7 @@ def seconds_of_phases(env, network, config, meshes, repeats: int) -> list[tuple[
     for repeat in range(repeats + 1):
         for index, mesh in enumerate(meshes):
             start = time.perf_counter()
-            state, _ = phases.collect_phase(config, env, states[index], config.collection_steps_per_epoch, mesh)
+            state, _ = phases.collect_phase(config, env, states[index], config.moves_per_epoch, mesh)
             middle = time.perf_counter()
             states[index], _ = phases.train_phase(config, state, mesh)
             if repeat > 0:  # the first compiles
@@ -81,13 +81,13 @@ def seconds_of_phases(env, network, config, meshes, repeats: int) -> list[tuple[
     return [(statistics.median(collect), statistics.median(train)) for collect, train in times]
 
 
-def departures(env, network, config, num_games: int, num_steps: int, sizes: list[int]) -> list[float]:
+def departures(env, network, config, num_games: int, num_moves: int, sizes: list[int]) -> list[float]:
     """The share of games in which a move differs from those on one device, for each number of devices."""
 
     def play(shared, keys):
         mcts, env, evaluator = shared
         games = jax.vmap(lambda key: tz.init_collect(mcts, env, key=key))(keys)
-        return jax.vmap(lambda game: tz.collect(mcts, env, evaluator, game, num_steps=num_steps)[1].action)(games)
+        return jax.vmap(lambda game: tz.collect(mcts, env, evaluator, game, num_moves=num_moves)[1].action)(games)
 
     keys = jax.random.split(jax.random.key(2), num_games)
     shared = config.mcts, env, tz.NetworkEvaluator(network, env.observe)
@@ -138,7 +138,7 @@ def main() -> None:
     meshes = [tz.data_mesh(jax.devices()[:size]) for size in sizes]
     lines = ["# Several devices", "", f"{heading('jax', 'pgx', 'equinox')} Othello, 16 simulations.", ""]
 
-    env, network, config = settings(4, 32, batch_size=64, train_batch_size=256)
+    env, network, config = settings(4, 32, num_games=64, train_batch_size=256)
     times = seconds_of_phases(env, network, config, meshes[:2], arguments.repeats)
     ratios = [one / two for one, two in zip(*times, strict=True)]
     lines += [

@@ -34,7 +34,7 @@ def train(minutes: float, warm_up: float, folder: pathlib.Path) -> dict[str, np.
     )
     recipe = tz.Recipe()
     env, config = recipe.build()
-    testers = tz.OpponentTester(tz.random_player(), "random"), tz.TwoPlayerTester(num_episodes=32)
+    testers = tz.OpponentTester(tz.random_player(), "random"), tz.TwoPlayerTester(num_games=32)
     config = dataclasses.replace(config, testers=testers, epochs_per_test=10)
 
     def watch(metrics):

@@ -90,7 +90,7 @@ def given():
     network = tz.MLP((2,), 2, width=4, key=one)
     evaluator = tz.NetworkEvaluator(network, game.observe)
     games = jax.vmap(lambda key: tz.init_collect(mcts, game, key=key))(many)
-    play = lambda state: tz.collect(mcts, game, evaluator, state, num_steps=3)[1]
+    play = lambda state: tz.collect(mcts, game, evaluator, state, num_moves=3)[1]
     steps = jax.eval_shape(jax.vmap(play), games)
     return types.SimpleNamespace(
         one=one,
@@ -130,9 +130,9 @@ def config(**changes):
         "mcts": g.mcts,
         "optimizer": optax.sgd(0.1),
         "replay": g.buffer,
-        "batch_size": 2,
+        "num_games": 2,
         "train_batch_size": 2,
-        "collection_steps_per_epoch": 2,
+        "moves_per_epoch": 2,
         "train_steps_per_epoch": 1,
     }
     return tz.TrainConfig(**(settings | changes))
@@ -174,7 +174,7 @@ CASES = {
         lambda g: tz.advance(g.mcts, g.searches, jnp.zeros(4, int), g.states, g.metadata),
         f"advance: .*{BATCH}",
     ),
-    "collect": (lambda g: tz.collect(g.mcts, g.nim, g.evaluator, g.games, num_steps=2), f"collect: .*{BATCH}"),
+    "collect": (lambda g: tz.collect(g.mcts, g.nim, g.evaluator, g.games, num_moves=2), f"collect: .*{BATCH}"),
     "network": (
         lambda g: g.net(jnp.zeros((4, 2))),
         r"observation of shape \(4, 2\), but expected \(2,\).* call jax.vmap",
@@ -264,26 +264,29 @@ CASES = {
         lambda g: tz.MCTS(jnp.int32(8)),
         r"MCTS: found num_simulations=an array of shape \(\), expected an int",
     ),
-    "batch_size": (lambda g: config(batch_size=8.0), "TrainConfig: found batch_size=8.0, expected an int"),
-    "max_episode_steps": (
-        lambda g: config(max_episode_steps=8.0),
-        "TrainConfig: found max_episode_steps=8.0, expected an",
+    "num_games": (lambda g: config(num_games=8.0), "TrainConfig: found num_games=8.0, expected an int"),
+    "max_episode_moves": (
+        lambda g: config(max_episode_moves=8.0),
+        "TrainConfig: found max_episode_moves=8.0, expected an",
     ),
-    "no batch_size": (lambda g: config(batch_size=None), "TrainConfig: found batch_size=None, expected an int"),
+    "no num_games": (lambda g: config(num_games=None), "TrainConfig: found num_games=None, expected an int"),
     "capacity": (lambda g: tz.EpisodeReplayBuffer(8.0), "EpisodeReplayBuffer: found capacity=8.0, expected an int"),
-    "num_episodes": (lambda g: tz.TwoPlayerTester(8.0), "TwoPlayerTester: found num_episodes=8.0, expected an int"),
-    "num_games": (lambda g: match(num_games=2.0), "play_match: found num_games=2.0, expected an int"),
-    "num_steps": (
-        lambda g: tz.collect(g.mcts, g.nim, g.evaluator, g.game, num_steps=2.0),
-        "collect: found num_steps=2.0, expected an int",
+    "num_games of a tester": (
+        lambda g: tz.TwoPlayerTester(8.0),
+        "TwoPlayerTester: found num_games=8.0, expected an int",
+    ),
+    "num_games of a match": (lambda g: match(num_games=2.0), "play_match: found num_games=2.0, expected an int"),
+    "num_moves": (
+        lambda g: tz.collect(g.mcts, g.nim, g.evaluator, g.game, num_moves=2.0),
+        "collect: found num_moves=2.0, expected an int",
     ),
     "width": (lambda g: tz.MLP((2,), 2, width=8.0, key=g.one), "found width=8.0, expected an int"),
     "considered": (lambda g: tz.Gumbel(8.0), "Gumbel: found max_num_considered_actions=8.0, expected an int"),
     # A function or a network in the place of a player or an evaluator.
     "function as a player": (lambda g: match(chooser), f"play_match: found first to be the function chooser, {WRAP}"),
     "function in a match on a mesh": (
-        lambda g: tz.match_on_mesh(g.nim, g.player, chooser, num_games=2, key=g.one),
-        f"match_on_mesh: found second to be the function chooser, {WRAP}",
+        lambda g: tz.play_match(g.nim, g.player, chooser, num_games=2, key=g.one),
+        f"play_match: found second to be the function chooser, {WRAP}",
     ),
     "function as an opponent": (
         lambda g: tz.OpponentTester(tz.uniform_evaluator, "f"),
@@ -311,7 +314,7 @@ CASES = {
         "search: found a Own as the evaluator, expected a function .* wrap a network",
     ),
     "network in collect": (
-        lambda g: tz.collect(g.mcts, g.nim, g.net, g.game, num_steps=2),
+        lambda g: tz.collect(g.mcts, g.nim, g.net, g.game, num_moves=2),
         "collect: found a MLP as the evaluator, .* wrap a network",
     ),
     "evaluator as a network": (
@@ -365,7 +368,7 @@ CASES = {
     "fine for one": (lambda g: loop(solitaire()), "nothing"),
     "fine with another network": (lambda g: loop(nim(scale=60.0), Own()), "nothing"),
     "fine with NumPy's numbers": (
-        lambda g: (config(batch_size=np.int64(2), mcts=tz.MCTS(np.int32(4))), tz.EpisodeReplayBuffer(np.int64(8))),
+        lambda g: (config(num_games=np.int64(2), mcts=tz.MCTS(np.int32(4))), tz.EpisodeReplayBuffer(np.int64(8))),
         "nothing",
     ),
 }

@@ -209,5 +209,5 @@ def test_the_agent_that_comes_with_tz_has_a_card_and_plays():
     assert tz.load_agent("connect_four").mcts.num_simulations == 200
     agent = tz.load_agent("connect_four", mcts=tz.without_exploration(tz.gumbel_mcts(8, ENV.num_actions)))
     rival = tz.Player(tz.MCTS(100, root=tz.PlainRoot(), temperature=0.0), tz.uniform_evaluator)
-    options = {"num_games": 40, "max_steps": 42, "mesh": tz.data_mesh(jax.devices()[:1])}
-    assert tz.match_on_mesh(ENV, agent, rival, key=jax.random.key(0), **options).interval()[0] > 0.8
+    options = {"num_games": 40, "max_moves": 42, "mesh": tz.data_mesh(jax.devices()[:1])}
+    assert tz.play_match(ENV, agent, rival, key=jax.random.key(0), **options).interval()[0] > 0.8

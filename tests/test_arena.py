@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tz
-from tz.matches.match import _Games, _play_ply
+from tz.matches._playing import _Games, _play_move
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +40,7 @@ def played(env, lists):
 
 @pytest.fixture(scope="module")
 def match(env):
-    return compiled_match(env, BETTER, WORSE, num_games=40, opening_plies=2, max_steps=9, key=jax.random.key(0))
+    return compiled_match(env, BETTER, WORSE, num_games=40, opening_moves=2, max_moves=9, key=jax.random.key(0))
 
 
 def test_the_stronger_player_wins_and_every_game_is_counted_once(match):
@@ -76,14 +76,14 @@ def test_a_replayed_game_ends_as_it_was_counted(env, match):
 
 def test_swapping_the_players_swaps_the_result(env, match):
     """From the same openings, the better player scores as much whether it is named first or second."""
-    swapped = compiled_match(env, WORSE, BETTER, num_games=40, opening_plies=2, max_steps=9, key=jax.random.key(0))
+    swapped = compiled_match(env, WORSE, BETTER, num_games=40, opening_moves=2, max_moves=9, key=jax.random.key(0))
     assert match.score > 0.6 > 0.4 > swapped.score
     np.testing.assert_array_equal(match.opening[0]._x.board, swapped.opening[0]._x.board)
 
 
 def test_unfinished_games_count_in_nothing(env):
     player = tz.Player(WEAK, tz.uniform_evaluator)
-    match = compiled_match(env, player, player, num_games=10, opening_plies=0, max_steps=4, key=jax.random.key(0))
+    match = compiled_match(env, player, player, num_games=10, opening_moves=0, max_moves=4, key=jax.random.key(0))
     assert not match.finished.any()
     assert match.wins == match.draws == match.losses == 0
     assert match.score == 0.5 and match.interval() == (0, 1), "nothing is known"
@@ -99,7 +99,7 @@ def test_each_player_follows_the_game_with_a_tree_of_its_own(env):
     trees = tuple(jax.vmap(lambda *p, player=player: tz.init_search(player.mcts, *p))(*position) for player in players)
     games = _Games(*position, trees, jnp.zeros(3), jax.random.split(jax.random.key(1), 3))
     first = position[1].cur_player_id
-    ply = eqx.filter_jit(_play_ply)
+    ply = eqx.filter_jit(_play_move)
     for step in range(4):
         games, _ = ply(env, players, games, first, jnp.int32(step))
         boards = [tree.tree.state._x.board[:, 0] for tree in games.trees]
@@ -127,23 +127,23 @@ def test_openings_can_be_given(env):
     """Each list of moves is played from both sides; lists may be of different lengths."""
     player = tz.Player(WEAK, tz.uniform_evaluator)
     openings = played(env, jnp.array([[4, 0, -1, -1, -1], [0, 1, 2, -1, -1], [-1, -1, -1, -1, -1]]))
-    match = compiled_match(env, player, player, num_games=6, openings=openings, max_steps=9, key=jax.random.key(0))
+    match = compiled_match(env, player, player, num_games=6, openings=openings, max_moves=9, key=jax.random.key(0))
     filled = (match.opening[0]._x.board != -1).sum(-1)
     np.testing.assert_array_equal(filled, [2, 2, 3, 3, 0, 0])
     assert (match.opening[0]._x.board[::2, 4] != -1).tolist() == [True, False, False]
     assert match.finished.all() and (match.player_id[::2] != match.player_id[1::2]).all()
-    with pytest.raises(ValueError, match=r"match of 8 games: found .*, expected \(4,\)"):
+    with pytest.raises(ValueError, match=r"found openings of shape .* for 8 games, expected \(4,\)"):
         tz.play_match(env, player, player, num_games=8, openings=openings, key=jax.random.key(0))
-    with pytest.raises(ValueError, match=r"match of 16 games: found .*, expected \(8,\)"):
-        tz.match_on_mesh(env, player, player, num_games=16, openings=openings, key=jax.random.key(0))
+    with pytest.raises(ValueError, match=r"found openings of shape .* for 16 games, expected \(8,\)"):
+        tz.play_match(env, player, player, num_games=16, openings=openings, key=jax.random.key(0))
 
 
 def test_given_openings_are_split_over_devices(env):
     player = tz.Player(WEAK, tz.uniform_evaluator)
     openings = played(env, jnp.array([[4, 0], [0, 1], [-1, 8], [2, 6]]))
-    options = {"num_games": 8, "openings": openings, "max_steps": 9, "key": jax.random.key(0)}
+    options = {"num_games": 8, "openings": openings, "max_moves": 9, "key": jax.random.key(0)}
     alone, split = (
-        tz.match_on_mesh(env, player, player, mesh=tz.data_mesh(jax.devices()[:number]), **options) for number in (1, 2)
+        tz.play_match(env, player, player, mesh=tz.data_mesh(jax.devices()[:number]), **options) for number in (1, 2)
     )
     np.testing.assert_array_equal((alone.opening[0]._x.board != -1).sum(-1), [2, 2, 2, 2, 1, 1, 2, 2])
     chex.assert_trees_all_equal(*jax.device_get((alone, split)))
@@ -165,7 +165,7 @@ def test_random_starts_are_of_every_length(env):
     counts = np.bincount(plies, minlength=4)
     assert len(counts) == 4 and (abs(counts - 100) < 4 * np.sqrt(400 * 3 / 16)).all()
     np.testing.assert_array_equal(starts[1].action_mask.sum(-1), 9 - plies)
-    with pytest.raises(ValueError, match="found max_plies=0, expected at least 1"):
+    with pytest.raises(ValueError, match="found max_moves=0, expected at least 1"):
         tz.random_starts(env, 0)
 
 
@@ -175,7 +175,7 @@ def test_a_temperature_for_the_first_moves_makes_games_differ(env):
     prefer = lambda state, metadata, key: (jnp.arange(9.0) / 4, jnp.float32(0))
 
     def games(mcts):
-        player, options = tz.Player(mcts, prefer), {"num_games": 16, "opening_plies": 0, "max_steps": 9}
+        player, options = tz.Player(mcts, prefer), {"num_games": 16, "opening_moves": 0, "max_moves": 9}
         match = compiled_match(env, player, player, key=jax.random.key(0), **options)
         return {tuple(moves) for moves in np.asarray(match.actions)}, {tuple(m[:2]) for m in np.asarray(match.actions)}
 
@@ -215,7 +215,7 @@ def test_the_interval_of_a_match_won_to_the_last_game_is_not_a_point():
 
 def test_a_round_robin_counts_every_pair_from_both_ends(env):
     players = [tz.Player(mcts, tz.uniform_evaluator) for mcts in (WEAK, STRONG, STRONG)]
-    options = {"opening_plies": 2, "max_steps": 9, "mesh": tz.data_mesh(jax.devices()[:1])}
+    options = {"opening_moves": 2, "max_moves": 9, "mesh": tz.data_mesh(jax.devices()[:1])}
     league = tz.round_robin(env, players, num_games=12, key=jax.random.key(0), **options)
     games = league.wins + league.wins.T + league.draws
     np.testing.assert_array_equal(games, 12 * (1 - np.eye(3)))
@@ -225,7 +225,7 @@ def test_a_round_robin_counts_every_pair_from_both_ends(env):
     for bad, message in [(players[:1], "at least 2 players, found 1"), ([], "found 0")]:
         with pytest.raises(ValueError, match=message):
             tz.round_robin(env, bad, num_games=12, key=jax.random.key(0), **options)
-    with pytest.raises(ValueError, match="num_games must be even and at least 2"):
+    with pytest.raises(ValueError, match="found num_games=0, expected an even number"):
         tz.round_robin(env, players, num_games=0, key=jax.random.key(0), **options)
 
 
@@ -247,7 +247,7 @@ def test_openings_that_are_over_count_in_nothing(env):
     """The second of three openings is a game that was won: four games remain."""
     openings = played(env, jnp.array([[4, -1, -1, -1, -1], [0, 3, 1, 4, 2], [8, 2, -1, -1, -1]]))
     players = 2 * [tz.Player(WEAK, tz.uniform_evaluator)]
-    match = compiled_match(env, *players, num_games=6, openings=openings, key=jax.random.key(0), max_steps=9)
+    match = compiled_match(env, *players, num_games=6, openings=openings, key=jax.random.key(0), max_moves=9)
     assert match.finished.tolist() == [True, True, False, False, True, True]
     assert match.wins + match.draws + match.losses == 4 and (match.actions[2:4] == -1).all()
 

@@ -269,7 +269,7 @@ BROKEN = {
 def test_check_env_names_the_broken_rule(case):
     make, message = BROKEN[case]
     with pytest.raises(ValueError, match=message) as raised:
-        check_env(make(), num_games=2, max_steps=16)
+        check_env(make(), num_games=2, max_moves=16)
     assert str(raised.value).startswith(("countdown: ", "countdown, game "))
 
 
@@ -287,18 +287,18 @@ def test_check_env_reports_the_first_violation_of_all_games():
         return {**state, "turns": jnp.int32(0), "late": late}, metadata
 
     with pytest.raises(ValueError, match="game 1 after 1 moves: found rewards of two players that do not sum"):
-        check_env(countdown(init=init, step=changed(take, pay)), key=jax.random.key(0), num_games=2, max_steps=16)
+        check_env(countdown(init=init, step=changed(take, pay)), key=jax.random.key(0), num_games=2, max_moves=16)
 
 
 def test_check_env_warns_when_no_game_ended():
-    with pytest.warns(UserWarning, match="found no end in 2 random games of 1 moves.*raise `max_steps`"):
-        check_env(countdown(), num_games=2, max_steps=1)
+    with pytest.warns(UserWarning, match="found no end in 2 random games of 1 moves.*raise `max_moves`"):
+        check_env(countdown(), num_games=2, max_moves=1)
 
 
-@pytest.mark.parametrize(("num_games", "max_steps"), [(0, 1), (1, 0)])
-def test_check_env_needs_a_game_and_a_move(num_games, max_steps):
-    with pytest.raises(ValueError, match=f"found num_games={num_games} and max_steps={max_steps}, expected at least 1"):
-        check_env(countdown(), num_games=num_games, max_steps=max_steps)
+@pytest.mark.parametrize(("num_games", "max_moves"), [(0, 1), (1, 0)])
+def test_check_env_needs_a_game_and_a_move(num_games, max_moves):
+    with pytest.raises(ValueError, match=f"found num_games={num_games} and max_moves={max_moves}, expected at least 1"):
+        check_env(countdown(), num_games=num_games, max_moves=max_moves)
 
 
 def test_check_env_passes_a_python_number_in_the_first_state():
@@ -318,7 +318,7 @@ def test_check_env_passes_a_game_where_a_player_moves_twice():
 
     env = countdown(step=step)
     assert env.step(start(jax.random.key(0))[0], jnp.int32(0))[1].cur_player_id == 0
-    check_env(env, max_steps=16)
+    check_env(env, max_moves=16)
 
 
 def test_check_env_passes_a_game_for_one_and_keys_in_the_state():
@@ -332,7 +332,7 @@ def test_check_env_passes_a_game_for_one_and_keys_in_the_state():
 
     env = everywhere(alone)
     assert env.num_players == 1
-    check_env(env, max_steps=16)
+    check_env(env, max_moves=16)
 
 
 def with_key(make, draws=lambda key, state, metadata: metadata, uses=lambda key: jax.random.split(key)[0]):
@@ -375,7 +375,7 @@ def by_index(key, state, metadata):
 def test_check_env_warns_of_a_key_in_the_state_that_decides_something(make, draws, uses, what):
     message = rf"found that {what} on a random key in the state \(state\['key'\]\), expected the moves alone"
     with pytest.warns(UserWarning, match=message):
-        check_env(with_key(make, draws, uses), num_games=4, max_steps=16)
+        check_env(with_key(make, draws, uses), num_games=4, max_moves=16)
 
 
 def words(state, metadata):
@@ -384,7 +384,7 @@ def words(state, metadata):
 
 def test_check_env_is_quiet_about_keys_that_decide_nothing_and_boards_in_words():
     for make in (jax.random.key, jax.random.PRNGKey):
-        check_env(with_key(make), num_games=2, max_steps=16)  # warnings are errors here
+        check_env(with_key(make), num_games=2, max_moves=16)  # warnings are errors here
 
     def look(state):  # a board in two words of 32 bits, which the network sees and on which a choice of the key depends
         return state["words"].astype(jnp.float32)
@@ -399,7 +399,7 @@ def test_check_env_is_quiet_about_keys_that_decide_nothing_and_boards_in_words()
 
     env = countdown(init=init, step=step, observe=look)
     assert keys_used(env) == ["['key']"]
-    check_env(env, num_games=2, max_steps=16)
+    check_env(env, num_games=2, max_moves=16)
 
 
 def restarting(state, action):
@@ -418,7 +418,7 @@ def restarting_with_the_end_shown(state, action):
 
 def test_check_env_finds_a_step_that_begins_new_games_by_itself():
     with pytest.raises(ValueError, match=r"found a step from a terminated state that leads to .* \(auto-reset\)"):
-        check_env(countdown(step=restarting_with_the_end_shown), num_games=2, max_steps=16)
+        check_env(countdown(step=restarting_with_the_end_shown), num_games=2, max_moves=16)
     restarts = pytest.warns(UserWarning, match=r"found no game that ended, but \d+ moves that paid .* \(auto-reset\)")
     with pytest.warns(UserWarning, match="found no end in 2 random games"), restarts:
-        check_env(countdown(step=restarting), num_games=2, max_steps=32)
+        check_env(countdown(step=restarting), num_games=2, max_moves=32)

@@ -97,7 +97,7 @@ def test_new_weights_need_no_new_compilation(tic_tac_toe):
     assert len(traces) == 1 and values[0] != values[1]
 
 
-@pytest.mark.parametrize("options", [{"num_rollouts": 0}, {"max_steps": 0}])
+@pytest.mark.parametrize("options", [{"num_rollouts": 0}, {"max_moves": 0}])
 def test_rollouts_without_games_or_moves_are_refused(tic_tac_toe, options):
-    with pytest.raises(ValueError, match="num_rollouts and max_steps must be at least 1"):
+    with pytest.raises(ValueError, match="num_rollouts and max_moves must be at least 1"):
         tz.RolloutEvaluator(tic_tac_toe, **options)

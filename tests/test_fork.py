@@ -69,8 +69,8 @@ def test_with_other_simulations_games_go_on_with_new_trees(run):
     at_root = lambda games: jax.tree.map(lambda x: x[:, 0], games.search.tree.state)
     assert_same(at_root(fork.games), at_root(state.games))
     assert_same(
-        (fork.games.episode_steps, fork.games.step, fork.games.key, fork.games.search.metadata),
-        (state.games.episode_steps, state.games.step, state.games.key, state.games.search.metadata),
+        (fork.games.episode_moves, fork.games.step, fork.games.key, fork.games.search.metadata),
+        (state.games.episode_moves, state.games.step, state.games.key, state.games.search.metadata),
     )
     assert (fork.games.search.tree.visits[:, 0] == 0).all() and fork.games.search.tree.visits.shape[1] == 12
     assert_same((fork.train, fork.replay), (state.train, state.replay))
@@ -96,8 +96,8 @@ def test_of_another_buffer_the_newest_rows_are_kept(run, capacity):
 
 def test_other_testers_begin_with_the_network_that_was_saved(run):
     folder, state = run
-    testers = (tz.TwoPlayerTester(num_episodes=4, max_steps=9), tz.OpponentTester(tz.random_player(), "random"))
-    config, fork = forked(folder, testers=(testers[0], tz.matches.LadderTester((tz.random_player(),), 4, max_steps=9)))
+    testers = (tz.TwoPlayerTester(num_games=4, max_moves=9), tz.OpponentTester(tz.random_player(), "random"))
+    config, fork = forked(folder, testers=(testers[0], tz.matches.LadderTester((tz.random_player(),), 4, max_moves=9)))
     assert_same(fork.testers[0].network, state.train.average)
     assert trains(config, fork)
     kept = forked(folder, testers=testers)[1]  # the state of one with other games is the same
@@ -107,7 +107,7 @@ def test_other_testers_begin_with_the_network_that_was_saved(run):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 8}, r"\.games\.search\.tree\.state\.current_player has int32\[4\], expected int32\[8\]"),
+        ({"num_games": 8}, r"\.games\.search\.tree\.state\.current_player has int32\[4\], expected int32\[8\]"),
         ({"optimizer": optax.sgd(0.1)}, r"\.train\.opt_state\S* has \w+\[.*\], expected nothing"),
         ({"average_decay": None}, r"\.train\.average\S* has float32\[8, 18\], expected nothing"),
     ],

@@ -29,11 +29,11 @@ def config():
         mcts=tz.MCTS(4),
         optimizer=optax.sgd(1e-2),
         replay=tz.EpisodeReplayBuffer(20),
-        batch_size=4,
+        num_games=4,
         train_batch_size=8,
-        collection_steps_per_epoch=4,
+        moves_per_epoch=4,
         train_steps_per_epoch=1,
-        testers=(tz.TwoPlayerTester(num_episodes=4, max_steps=9),),
+        testers=(tz.TwoPlayerTester(num_games=4, max_moves=9),),
     )
 
 
@@ -50,7 +50,7 @@ def state(config, env):
         ({"replay": tz.EpisodeReplayBuffer(8)}, r"found 20, expected 8"),
         ({"mcts": tz.MCTS(32)}, r"nodes of a tree \(max_nodes of mcts\): found 9, expected 65"),
         ({"mcts": tz.MCTS(4, max_actions=5)}, r"a node keeps \(max_actions of mcts\): found 9, expected 5"),
-        ({"batch_size": 8}, r"games \(batch_size\): found 4, expected 8"),
+        ({"num_games": 8}, r"games \(num_games\): found 4, expected 8"),
         ({"average_decay": 0.9}, r"average of the weights \(average_decay\): found False, expected True"),
         ({"testers": ()}, "number of testers: found 1, expected 0"),
         ({"testers": (tz.ApproxEloTester(3, 4, 2),)}, r"state of the ApproxEloTester: "),
@@ -94,7 +94,7 @@ def test_a_tree_of_other_settings_is_refused_everywhere(other):
         lambda: tz.action_weights(other, state),
         lambda: tz.root_value(other, state),
         lambda: tz.choose_action(other, state, key=key),
-        lambda: tz.collect(other, TABULAR, EVALUATOR, game, num_steps=1),
+        lambda: tz.collect(other, TABULAR, EVALUATOR, game, num_moves=1),
     ):
         with pytest.raises(ValueError, match="found a tree of 9 nodes that keep 4 actions each, expected"):
             call()
@@ -132,14 +132,14 @@ def test_a_fast_search_takes_the_trees_of_the_full_one(config):
     fast = dataclasses.replace(mcts, num_simulations=2)
     assert dataclasses.replace(config, mcts=mcts, fast_mcts=fast).fast_mcts.num_simulations == 2
     game = tz.init_collect(mcts, TABULAR, key=jax.random.key(0))
-    play = functools.partial(tz.collect, mcts, TABULAR, EVALUATOR, game, num_steps=4, fast_mcts=fast)
+    play = functools.partial(tz.collect, mcts, TABULAR, EVALUATOR, game, num_moves=4, fast_mcts=fast)
     after, record = jax.eval_shape(lambda is_fast: play(is_fast=is_fast), jnp.ones(4, bool))
     assert after.search.tree.visits.shape == (25, 4) and record.value.shape == (4,)
 
 
 def test_a_ring_of_another_capacity_is_refused():
     game = tz.init_collect(tz.MCTS(4), TABULAR, key=jax.random.key(0))
-    steps = jax.eval_shape(lambda: tz.collect(tz.MCTS(4), TABULAR, EVALUATOR, game, num_steps=3)[1])
+    steps = jax.eval_shape(lambda: tz.collect(tz.MCTS(4), TABULAR, EVALUATOR, game, num_moves=3)[1])
     rows = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), steps)
     ring, larger = tz.EpisodeReplayBuffer(20).init(steps), tz.EpisodeReplayBuffer(46)
     message = "found a ring of 20 rows a game, expected capacity=46.*resize.*tz.fork"
@@ -200,7 +200,7 @@ def test_logits_are_checked_as_values_are(config, env, logit, value, cause):
 
 def test_the_output_that_is_not_finite_at_the_root_is_named(config, env):
     """Self-play goes well from the empty board; then the network is exchanged for one that is spoiled there."""
-    settings = dataclasses.replace(config, testers=(), warmup_steps=4)
+    settings = dataclasses.replace(config, testers=(), warmup_moves=4)
     for logit, value, cause in [
         (np.nan, 0.0, "logits"),
         (-np.inf, np.nan, "value"),
@@ -219,8 +219,8 @@ def test_the_output_that_is_not_finite_at_the_root_is_named(config, env):
 
 def test_what_is_settled_in_the_ring_survives_a_chunk_of_nan():
     game = tz.init_collect(tz.MCTS(4), TABULAR, key=jax.random.key(0))
-    steps = jax.eval_shape(lambda: tz.collect(tz.MCTS(4), TABULAR, EVALUATOR, game, num_steps=3)[1])
-    buffer = tz.EpisodeReplayBuffer(12, td_lambda=0.8, search_value_share=0.25)
+    steps = jax.eval_shape(lambda: tz.collect(tz.MCTS(4), TABULAR, EVALUATOR, game, num_moves=3)[1])
+    buffer = tz.EpisodeReplayBuffer(12, td_lambda=0.8, search_value_fraction=0.25)
     add = jax.jit(lambda ring, rows: buffer.add(ring, rows, discount=1.0))
     rows = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), steps)
     good = dataclasses.replace(rows, terminated=jnp.array([False, True, False]), truncated=jnp.zeros(3, bool))

@@ -37,15 +37,15 @@ def config():
         mcts=tz.MCTS(6, 14),
         optimizer=optax.adam(1e-2),
         replay=tz.EpisodeReplayBuffer(40),
-        batch_size=8,
+        num_games=8,
         train_batch_size=16,
-        warmup_steps=12,
-        collection_steps_per_epoch=6,
+        warmup_moves=12,
+        moves_per_epoch=6,
         train_steps_per_epoch=4,
         testers=(
-            tz.TwoPlayerTester(num_episodes=4, opening_plies=1, max_steps=9),
-            tz.OpponentTester(tz.random_player(), "random", num_episodes=4, max_steps=9),
-            tz.ApproxEloTester(3, 4, 2, opening_plies=1, max_steps=9),
+            tz.TwoPlayerTester(num_games=4, opening_moves=1, max_moves=9),
+            tz.OpponentTester(tz.random_player(), "random", num_games=4, max_moves=9),
+            tz.ApproxEloTester(3, 4, 2, opening_moves=1, max_moves=9),
         ),
         augment=tz.random_dihedral,
         loss=functools.partial(tz.az_loss, l2_reg_lambda=1e-3),
@@ -96,7 +96,7 @@ def test_the_metrics_of_an_epoch(config, five_epochs):
         assert row["simulations_per_second"] == pytest.approx(6 * row["moves_per_second"])
         assert 5 <= row["mean_length"] <= 9
     moves = 8 * (12 + 5 * 6)
-    in_progress = int(state.games.episode_steps.sum())
+    in_progress = int(state.games.episode_moves.sum())
     assert 0 <= in_progress < 8 * 9
     assert rows[-1]["replay_known"] == state.replay.num_known.sum() <= moves - in_progress
     assert state.train.step == 20
@@ -118,7 +118,7 @@ class Leaning(eqx.Module):
 
 def leaning(config, optimizer, loss, **options):
     """With `optax.sign_sgd` a step is exact, whatever the weights of the samples add up to."""
-    options = {"warmup_steps": 9, "collection_steps_per_epoch": 9, "testers": (), "augment": None} | options
+    options = {"warmup_moves": 9, "moves_per_epoch": 9, "testers": (), "augment": None} | options
     config = dataclasses.replace(config, optimizer=optimizer, loss=loss, **options)
     return config, Leaning(jnp.float32(0), jnp.float32(0))
 
@@ -133,7 +133,7 @@ def test_self_play_uses_the_newest_weights(config, env):
     assert state.train.network.weight == 20
     before = int(state.replay.position[0])
     state = train_loop(config, env, state, num_epochs=1, sinks=[], progress=False)
-    rows = slice(before, before + config.collection_steps_per_epoch)
+    rows = slice(before, before + config.moves_per_epoch)
     policy, legal = state.replay.policy[:, rows, 0], state.replay.action_mask[:, rows, 0]
     assert legal.any() and policy[legal].mean() > 0.6
 
@@ -143,7 +143,7 @@ def test_a_network_that_turns_nan_is_named_with_its_step_and_output(config, env)
     def predict(observation):  # on any board with a stone, hence at the first child of the root
         return jnp.zeros(9), jnp.where(observation.sum() > 0, jnp.nan, 0.0)
 
-    state = init_loop(dataclasses.replace(config, warmup_steps=0), env, predict, key=jax.random.key(0))
+    state = init_loop(dataclasses.replace(config, warmup_moves=0), env, predict, key=jax.random.key(0))
     found = r"an output of the network below the root, at self-play step 0 of epoch 0"
     with pytest.raises(FloatingPointError, match=found):
         train_loop(config, env, state, num_epochs=1, sinks=[], progress=False)
@@ -193,7 +193,7 @@ def test_a_network_that_is_nan_from_the_start_is_refused(config, env):
 
 @pytest.mark.slow
 def test_training_waits_for_the_first_episode_to_end(config, env, network):
-    config = dataclasses.replace(config, warmup_steps=0, collection_steps_per_epoch=2, testers=(), augment=None)
+    config = dataclasses.replace(config, warmup_moves=0, moves_per_epoch=2, testers=(), augment=None)
     rows = []
     state = init_loop(config, env, network, key=jax.random.key(0))
     state = train_loop(config, env, state, num_epochs=2, sinks=[rows.append], progress=False)
@@ -202,7 +202,7 @@ def test_training_waits_for_the_first_episode_to_end(config, env, network):
 
 @pytest.mark.slow
 def test_truncated_episodes_are_learned_from_and_counted(config, env, network):
-    config = dataclasses.replace(config, warmup_steps=0, max_episode_steps=3, testers=(), augment=None)
+    config = dataclasses.replace(config, warmup_moves=0, max_episode_moves=3, testers=(), augment=None)
     rows = []
     state = init_loop(config, env, network, key=jax.random.key(0))
     state = train_loop(config, env, state, num_epochs=1, sinks=[rows.append], progress=False)
@@ -262,7 +262,7 @@ def test_a_window_of_one_row_a_game_trains_on_the_newest_only(config, env):
 
     moves = []
     window = lambda count: moves.append(count) or 1
-    config, network = leaning(config, optax.sgd(0.0), loss, replay_window=window, collection_steps_per_epoch=6)
+    config, network = leaning(config, optax.sgd(0.0), loss, replay_window=window, moves_per_epoch=6)
     state = init_loop(config, env, network, key=jax.random.key(0))
     state = train_loop(config, env, state, num_epochs=1, sinks=[], progress=False)
     jax.effects_barrier()
@@ -276,7 +276,7 @@ def test_a_window_of_one_row_a_game_trains_on_the_newest_only(config, env):
 @pytest.mark.slow
 def test_some_moves_are_fast_and_they_are_the_same_in_all_games(config, env, network):
     fast = dataclasses.replace(config.mcts, num_simulations=2, root=tz.PlainRoot())
-    config = dataclasses.replace(config, fast_mcts=fast, fast_share=0.5, testers=(), warmup_steps=0)
+    config = dataclasses.replace(config, fast_mcts=fast, fast_fraction=0.5, testers=(), warmup_moves=0)
     state = init_loop(config, env, network, key=jax.random.key(0))
     rows = []
     state = train_loop(config, env, state, num_epochs=5, sinks=[rows.append], progress=False)
@@ -307,16 +307,16 @@ def test_more_simulations_later_are_another_call_of_the_loop(config, env, networ
     ("options", "message"),
     [
         ({"fast_mcts": tz.MCTS(2, 9)}, "found max_nodes=9, expected 14"),
-        ({"fast_share": 1.5}, "fast_share must be from 0 to 1, found 1.5"),
-        ({"testers": 2 * (tz.TwoPlayerTester(num_episodes=8),)}, r"names of their own.*\['best', 'best'\]"),
+        ({"fast_fraction": 1.5}, "fast_fraction must be from 0 to 1, found 1.5"),
+        ({"testers": 2 * (tz.TwoPlayerTester(num_games=8),)}, r"names of their own.*\['best', 'best'\]"),
         ({"average_decay": -0.1}, "average_decay must be from 0 to 1, found -0.1"),
-        ({"batch_size": 0}, "batch_size must be at least 1, found 0"),
+        ({"num_games": 0}, "num_games must be at least 1, found 0"),
         ({"train_batch_size": -3}, "train_batch_size must be at least 1"),
         ({"epochs_per_test": 0}, "epochs_per_test must be at least 1"),
-        ({"warmup_steps": -1}, "warmup_steps must be 0 or more"),
-        ({"collection_steps_per_epoch": 41}, r"capacity=40 is less than .* \(41 moves a game"),
-        ({"max_episode_steps": 50}, r"capacity=40 is less than .* \(50 moves a game"),
-        ({"max_episode_steps": 0}, "max_episode_steps must be at least 1"),
+        ({"warmup_moves": -1}, "warmup_moves must be 0 or more"),
+        ({"moves_per_epoch": 41}, r"capacity=40 is less than .* \(41 moves a game"),
+        ({"max_episode_moves": 50}, r"capacity=40 is less than .* \(50 moves a game"),
+        ({"max_episode_moves": 0}, "max_episode_moves must be at least 1"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(config, options, message):

@@ -12,7 +12,7 @@ from tz.runs.memory_plan import check_memory, plan_memory
 
 ENV = tz.from_pgx("tic_tac_toe")
 CONFIG = dataclasses.replace(
-    trainer.config(), testers=(tz.TwoPlayerTester(num_episodes=4, max_steps=9), tz.ApproxEloTester(3, 4, 2))
+    trainer.config(), testers=(tz.TwoPlayerTester(num_games=4, max_moves=9), tz.ApproxEloTester(3, 4, 2))
 )
 
 
@@ -41,8 +41,8 @@ def test_the_state_takes_what_was_said(num_devices):
 @pytest.mark.parametrize(
     ("changes", "advice"),
     [
-        ({"replay": tz.EpisodeReplayBuffer(10**10)}, "Lower the buffer's capacity or batch_size"),
-        ({"mcts": tz.MCTS(3, 10**9)}, "Lower batch_size or the search's max_nodes"),
+        ({"replay": tz.EpisodeReplayBuffer(10**10)}, "Lower the buffer's capacity or num_games"),
+        ({"mcts": tz.MCTS(3, 10**9)}, "Lower num_games or the search's max_nodes"),
         ({"testers": (tz.ApproxEloTester(10**8, 4, 2),)}, r"Lower the testers' pool of networks \(total_epochs\)"),
     ],
 )

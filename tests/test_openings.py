@@ -56,7 +56,7 @@ def test_self_play_goes_on_from_the_given_positions(env, openings):
     @eqx.filter_jit
     def play(env):
         start = tz.init_collect(mcts, env, key=jax.random.key(0))
-        return tz.collect(mcts, env, tz.uniform_evaluator, start, num_steps=24)[1]
+        return tz.collect(mcts, env, tz.uniform_evaluator, start, num_moves=24)[1]
 
     rows = play(given)
     first = np.concatenate([[True], np.asarray(rows.terminated)[:-1]])
@@ -78,7 +78,7 @@ def test_positions_of_games_are_those_in_which_a_move_was_made(env):
 
 def test_positions_of_a_match_are_openings_for_self_play(env):
     player = tz.random_player()
-    match = eqx.filter_jit(tz.play_match)(env, player, player, num_games=8, max_steps=9, key=jax.random.key(0))
+    match = eqx.filter_jit(tz.play_match)(env, player, player, num_games=8, max_moves=9, key=jax.random.key(0))
     found = tz.games.played_positions(env, match.opening, match.actions, 16, key=jax.random.key(1))
     chex.assert_equal(len(found[1].terminated), 16)
     assert (num_stones(found) >= 4).all()  # the opening's
@@ -95,7 +95,7 @@ def test_a_game_that_begins_in_the_middle_begins_without_a_reward():
     assert openings[1].rewards.any()
     for game in tz.games.starts_from(env, openings, 1.0), tz.random_starts(env, 2):
         assert not jax.vmap(game.init)(jax.random.split(jax.random.key(0), 4))[1].rewards.any()
-    tz.check_env(tz.games.starts_from(env, openings, 1.0), num_games=2, max_steps=48)
+    tz.check_env(tz.games.starts_from(env, openings, 1.0), num_games=2, max_moves=48)
 
 
 def test_games_without_a_move_have_no_positions(env, openings):

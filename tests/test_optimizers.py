@@ -80,7 +80,7 @@ class Small(eqx.Module):
 class OneBatch(tz.EpisodeReplayBuffer):
     """In the place of what is drawn from a buffer, to keep the compiled step small."""
 
-    def sample_shares(self, state, num_samples, *, keys, window=None):
+    def sample_parts(self, state, num_samples, *, keys, window=None):
         row = tz.Sample(jnp.ones(2), jnp.ones(3, bool), jnp.ones(3) / 3, jnp.float32(1), jnp.float32(1), jnp.float32(1))
         return jax.tree.map(lambda x: jnp.stack([x] * num_samples), row)
 
@@ -98,11 +98,11 @@ def replay():
     return jax.tree.map(lambda x: x[None], ring)
 
 
-def take_steps(optimizer, replay, num_steps=3):
+def take_steps(optimizer, replay, num_moves=3):
     config = tz.TrainConfig(tz.MCTS(2), optimizer, OneBatch(1), 1, 2, 1, 1, loss=squares)
     state = tz.init_train(optimizer, Small(jnp.linspace(-1, 1, 6).reshape(3, 2), jnp.zeros(3)))
     losses, finite = [], []
-    for _ in range(num_steps):
+    for _ in range(num_moves):
         state, metrics, is_finite = gradient_step((config, replay, jax.random.key(0), None, MESH), state)
         losses.append(float(metrics["loss"]))
         finite.append(bool(is_finite))
@@ -134,7 +134,7 @@ def test_an_optimiser_is_told_the_loss_of_the_batch_and_can_ask_for_it_elsewhere
         return updates, tuple(jnp.abs(a - b).max() for a, b in zip(found, expected, strict=True))
 
     probe = optax.GradientTransformationExtraArgs(lambda params: 6 * (jnp.float32(1),), update)
-    state, *_ = take_steps(probe, replay, num_steps=1)
+    state, *_ = take_steps(probe, replay, num_moves=1)
     np.testing.assert_allclose(jax.device_get(state.opt_state), 0, atol=1e-5)
 
 

@@ -252,8 +252,8 @@ def test_the_animation_shows_the_search_that_search_would_run():
 def tic_tac_toe_match():
     env = tz.from_pgx("tic_tac_toe")
     player = tz.Player(tz.MCTS(8, root=tz.PlainRoot(), temperature=0.0), tz.uniform_evaluator)
-    match = tz.match_on_mesh(
-        env, player, tz.random_player(), num_games=8, opening_plies=1, key=jax.random.key(0), mesh=one_device()
+    match = tz.play_match(
+        env, player, tz.random_player(), num_games=8, opening_moves=1, key=jax.random.key(0), mesh=one_device()
     )
     return env, player, match
 

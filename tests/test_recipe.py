@@ -105,7 +105,7 @@ def test_each_phase_is_compiled_once_also_where_the_learning_rate_is_set(compile
             "symmetry": "none",
             "random_starts": 0,
             "td_lambda": 1.0,
-            "search_value_share": 0.5,
+            "search_value_fraction": 0.5,
             "weight_decay": 0.1,
             "q_scale": 0.5,
             "fast_simulations": 2,

@@ -98,28 +98,28 @@ step_strategy = st.fixed_dictionaries(
 
 
 @pytest.mark.parametrize(
-    ("capacity", "num_steps"),
+    ("capacity", "num_moves"),
     [(7, 3), (8, 4), (4, 4), (5, 1), (1, 1)],
     ids=["wraps", "divides", "chunk_is_capacity", "single_steps", "one_slot"],
 )
 @settings(deadline=None, max_examples=25)
 @given(data=st.data())
-def test_ring_equals_a_plain_list(capacity, num_steps, data):
+def test_ring_equals_a_plain_list(capacity, num_moves, data):
     """Any sequence of adds leaves in each ring the last steps of that game, with the targets of the definition."""
     num_adds = data.draw(st.integers(0, 6), label="num_adds")
     discount = data.draw(st.sampled_from([1.0, 0.9, 0.5, 0.0]), label="discount")
-    length = num_adds * num_steps
+    length = num_adds * num_moves
     games = [data.draw(st.lists(step_strategy, min_size=length, max_size=length)) for _ in range(NUM_GAMES)]
 
     buffer = EpisodeReplayBuffer(capacity)
-    blank = np.zeros((NUM_GAMES, num_steps), int)
+    blank = np.zeros((NUM_GAMES, num_moves), int)
     state = empty_state(
         buffer, make_trajectory(blank, blank, np.zeros((*blank.shape, 2)), blank, blank), num_games=NUM_GAMES
     )
-    for start in range(0, length, num_steps):
-        rows = [game[start : start + num_steps] for game in games]
+    for start in range(0, length, num_moves):
+        rows = [game[start : start + num_moves] for game in games]
         field = {name: [[step[name] for step in row] for row in rows] for name in rows[0][0]}
-        identity = 1 + start + np.arange(num_steps) + 1000 * np.arange(NUM_GAMES)[:, None]
+        identity = 1 + start + np.arange(num_moves) + 1000 * np.arange(NUM_GAMES)[:, None]
         state = compiled_add(capacity)(state, make_trajectory(**field, identity=identity), discount)
 
     for game, steps in enumerate(games):
@@ -156,7 +156,7 @@ def model_lambda_returns(steps, discount, lambda_, share):
 
 def test_the_lambda_return_and_the_share_of_the_search_value_are_their_definitions():
     """Random episodes in chunks, over and over longer than the ring, at several settings in one compiled program."""
-    rng, num_games, length, num_steps = np.random.default_rng(0), 64, 24, 4
+    rng, num_games, length, num_moves = np.random.default_rng(0), 64, 24, 4
     shape = num_games, length
     field = {
         "player": rng.integers(0, 2, shape),
@@ -181,8 +181,8 @@ def test_the_lambda_return_and_the_share_of_the_search_value_are_their_definitio
         (0.4, 1.0, 1.0),
     ]:
         buffer, state = EpisodeReplayBuffer(10, lambda_, share), None
-        for start in range(0, length, num_steps):
-            part = slice(None), slice(start, start + num_steps)
+        for start in range(0, length, num_moves):
+            part = slice(None), slice(start, start + num_moves)
             rows = make_trajectory(**{name: x[part] for name, x in field.items()}, identity=identity[part])
             state = empty_state(buffer, rows, num_games) if state is None else state
             state = add(state, rows, lambda_, share, discount)
@@ -197,7 +197,7 @@ def test_the_lambda_return_and_the_share_of_the_search_value_are_their_definitio
     assert num_known > 5 * num_games * 4
 
 
-@pytest.mark.parametrize("name", ["td_lambda", "search_value_share"])
+@pytest.mark.parametrize("name", ["td_lambda", "search_value_fraction"])
 def test_a_share_out_of_range_is_refused(name):
     with pytest.raises(ValueError, match=f"{name} is 1.5, expected a share from 0 to 1"):
         EpisodeReplayBuffer(10, **{name: 1.5})
@@ -283,7 +283,7 @@ def test_sample_is_uniform_over_known_rows(uneven):
 
 def test_a_window_draws_uniformly_from_the_newest_known_rows_of_each_game(uneven):
     buffer, state, known = uneven
-    draw = eqx.filter_jit(lambda window, key: buffer.sample_shares(state, 6000, keys=key[None], window=window))
+    draw = eqx.filter_jit(lambda window, key: buffer.sample_parts(state, 6000, keys=key[None], window=window))
     for window in (1, 3, 100):
         expected = [name for game in range(3) for name in sorted(n for n in known if n // 1000 == game)[-window:]]
         sample = draw(jnp.int32(window), jax.random.key(window))
@@ -300,7 +300,7 @@ def test_shares_are_drawn_from_equally_and_their_weights_make_up_for_it(uneven):
     """Within a share rows are equally likely, and a share's weights add up to its part of all known rows."""
     buffer, state, known = uneven
     num_samples = 3 * 4000
-    sample = eqx.filter_jit(buffer.sample_shares)(state, num_samples, keys=jax.random.split(jax.random.key(0), 3))
+    sample = eqx.filter_jit(buffer.sample_parts)(state, num_samples, keys=jax.random.split(jax.random.key(0), 3))
     names = np.asarray(sample.observation)[:, 0].astype(int).reshape(3, -1)
     weights = np.asarray(sample.weight, float).reshape(3, -1)
     num_known = [sum(name // 1000 == game for name in known) for game in range(3)]
@@ -318,18 +318,18 @@ def test_shares_are_drawn_from_equally_and_their_weights_make_up_for_it(uneven):
 def test_a_share_does_not_depend_on_the_others(uneven):
     buffer, state, _ = uneven
     keys = jax.random.split(jax.random.key(0), 3)
-    whole = buffer.sample_shares(state, 30, keys=keys)
+    whole = buffer.sample_parts(state, 30, keys=keys)
     for share in range(3):
         part = jax.tree.map(lambda x, share=share: x[share : share + 1], state)
-        alone = buffer.sample_shares(part, 10, keys=keys[share : share + 1])
+        alone = buffer.sample_parts(part, 10, keys=keys[share : share + 1])
         chex.assert_trees_all_equal(alone, jax.tree.map(lambda x, share=share: x[10 * share : 10 * share + 10], whole))
 
 
-@pytest.mark.parametrize(("num_samples", "num_shares"), [(30, 2), (31, 3)])
-def test_shares_that_do_not_divide_are_refused(uneven, num_samples, num_shares):
+@pytest.mark.parametrize(("num_samples", "num_parts"), [(30, 2), (31, 3)])
+def test_shares_that_do_not_divide_are_refused(uneven, num_samples, num_parts):
     buffer, state, _ = uneven
-    with pytest.raises(ValueError, match=f"3 games and {num_samples} samples .* into {num_shares} equal shares"):
-        buffer.sample_shares(state, num_samples, keys=jax.random.split(jax.random.key(0), num_shares))
+    with pytest.raises(ValueError, match=f"3 games and {num_samples} samples .* into {num_parts} equal shares"):
+        buffer.sample_parts(state, num_samples, keys=jax.random.split(jax.random.key(0), num_parts))
 
 
 def test_sample_keeps_rows_together(uneven):

@@ -67,7 +67,7 @@ def test_a_run_leaves_metrics_settings_and_an_agent_that_plays(run):
     assert card["script"].startswith("python ") and "versions" in card
     assert list((run / "tensorboard").iterdir())
     env, player = tz.from_pgx("tic_tac_toe"), tz.load_agent(run / "agent.tz")
-    match = tz.play_match(env, player, tz.random_player(), num_games=2, max_steps=9, key=jax.random.key(0))
+    match = tz.play_match(env, player, tz.random_player(), num_games=2, max_moves=9, key=jax.random.key(0))
     assert int(match.wins + match.draws + match.losses) == 2
 
 
@@ -117,7 +117,7 @@ def test_a_fork_begins_with_the_run_and_its_settings_but_for_those_given(run, tm
         (["--epochs", "3", "--norm", "group"], "norm"),
         (["--epochs", "3", "--cold-after", "3"], "no temperature; leave cold_after None"),
         (["--epochs", "3", "--env", "tictactoe"], "Did you mean 'tic_tac_toe'"),
-        (["--epochs", "3", "--num-games", "7"], "batch_size=7 cannot be split evenly over 8 devices"),
+        (["--epochs", "3", "--num-games", "7"], "num_games=7 cannot be split evenly over 8 devices"),
         (["--epochs", "3", "--capacity", "4"], "replay.capacity=4 is less than"),
         (
             ["--epochs", "3", "--symmetry", "mirror"],

@@ -22,9 +22,9 @@ def start(keys):
 
 
 @eqx.filter_jit
-def play(games, num_steps, max_episode_steps=None):
+def play(games, num_moves, max_episode_moves=None):
     def one(game):
-        return tz.collect(MCTS, ENV, EVALUATOR, game, num_steps=num_steps, max_episode_steps=max_episode_steps)
+        return tz.collect(MCTS, ENV, EVALUATOR, game, num_moves=num_moves, max_episode_moves=max_episode_moves)
 
     return jax.vmap(one)(games)
 
@@ -34,9 +34,9 @@ def keys():
     return jax.random.split(jax.random.key(0), 6)
 
 
-@pytest.mark.parametrize("max_episode_steps", [None, 3])
-def test_the_record_is_what_was_played(keys, max_episode_steps):
-    _, record = jax.device_get(play(start(keys), 40, max_episode_steps))
+@pytest.mark.parametrize("max_episode_moves", [None, 3])
+def test_the_record_is_what_was_played(keys, max_episode_moves):
+    _, record = jax.device_get(play(start(keys), 40, max_episode_moves))
     tables = jax.tree.map(np.asarray, TABLES)
     num_ends = np.zeros(2, int)
     for game in range(len(keys)):
@@ -52,13 +52,13 @@ def test_the_record_is_what_was_played(keys, max_episode_steps):
             np.testing.assert_array_equal(record.rewards[game, t], tables.rewards[row, action])  # the last one too
             row, length = tables.next_state[row, action], length + 1
             terminated = tables.terminated[row]
-            truncated = not terminated and length == max_episode_steps
+            truncated = not terminated and length == max_episode_moves
             assert (record.terminated[game, t], record.truncated[game, t]) == (terminated, truncated)
             num_ends += terminated, truncated
             if terminated or truncated:
                 row, length = 0, 0
     assert num_ends[0] > 5
-    assert (num_ends[1] > 5) == (max_episode_steps is not None)
+    assert (num_ends[1] > 5) == (max_episode_moves is not None)
 
 
 def test_the_action_value_of_a_last_move_is_its_reward(keys):
@@ -87,7 +87,7 @@ def test_fast_moves_are_those_of_the_fast_search_and_are_no_targets(keys):
 
     @eqx.filter_jit
     def play_with(mcts, is_fast, fast=None):
-        options = {"num_steps": 12} | ({} if fast is None else {"fast_mcts": fast, "is_fast": is_fast})
+        options = {"num_moves": 12} | ({} if fast is None else {"fast_mcts": fast, "is_fast": is_fast})
         games = jax.vmap(lambda key: tz.init_collect(mcts, ENV, key=key))(keys)
         return jax.vmap(lambda game: tz.collect(mcts, ENV, EVALUATOR, game, **options)[1])(games)
 
@@ -115,14 +115,14 @@ def test_a_fast_search_that_does_not_fit_is_refused(keys):
         ({"fast_mcts": MCTS}, "fast_mcts and is_fast go together"),
     ]:
         with pytest.raises(ValueError, match=message):
-            tz.collect(MCTS, ENV, EVALUATOR, game, num_steps=3, **options)
+            tz.collect(MCTS, ENV, EVALUATOR, game, num_moves=3, **options)
 
 
 def test_the_temperature_may_depend_on_the_number_of_the_move(keys):
     """At first every move comes up; from the third on only the most visited, in whatever chunk the move is."""
     cool = dataclasses.replace(MCTS, temperature=lambda num_moves: jnp.where(num_moves < 2, 1e6, 0.0))
     games = jax.vmap(lambda key: tz.init_collect(cool, ENV, key=key))(keys)
-    play_cool = eqx.filter_jit(jax.vmap(lambda game: tz.collect(cool, ENV, EVALUATOR, game, num_steps=7)))
+    play_cool = eqx.filter_jit(jax.vmap(lambda game: tz.collect(cool, ENV, EVALUATOR, game, num_moves=7)))
     steps, best = np.zeros(len(keys), int), {True: [], False: []}
     for _ in range(5):
         games, record = play_cool(games)
@@ -148,7 +148,7 @@ def test_no_tree_leaks_into_the_next_game(keys):
             tree = jax.tree.map(lambda x, game=game: x[game], games.search.tree)
             sizes[bool(ended[game])].append(int(tree.size))
             if ended[game]:
-                assert int(tree.state[0]) == 0 and int(games.episode_steps[game]) == 0
+                assert int(tree.state[0]) == 0 and int(games.episode_moves[game]) == 0
                 assert not tree.visits.any() and (tree.children == -1).all()
     assert set(sizes[True]) == {1} and max(sizes[False]) > 1
 
@@ -165,7 +165,7 @@ def test_no_key_is_used_twice(keys):
         jax.debug.callback(lambda data: seen.append(tuple(np.asarray(data))), jax.random.key_data(key))
         return TABLES.logits[row], TABLES.values[row]
 
-    play = lambda game: tz.collect(MCTS, ENV, evaluator, game, num_steps=5)
+    play = lambda game: tz.collect(MCTS, ENV, evaluator, game, num_moves=5)
     jax.block_until_ready(jax.jit(jax.vmap(play))(start(keys[:3])))
     jax.effects_barrier()
     assert len(seen) == len(set(seen)) == 3 * 5 * (1 + MCTS.num_simulations)
@@ -180,7 +180,7 @@ def test_values_have_the_perspective_of_the_player_to_move():
     env, evaluator = tabular_env(tables), tabular_evaluator(tables)
     mcts = tz.MCTS(16)
     game = tz.init_collect(mcts, env, key=jax.random.key(0))
-    _, record = jax.jit(lambda game: tz.collect(mcts, env, evaluator, game, num_steps=30))(game)
+    _, record = jax.jit(lambda game: tz.collect(mcts, env, evaluator, game, num_moves=30))(game)
     np.testing.assert_allclose(record.value, np.where(record.player == 0, 1, -1), atol=1e-5)
     assert 0 < int((record.player == 0).sum()) < 30
     assert (np.diff(record.player) == 0).any(), "some player moves twice in a row"
@@ -203,8 +203,8 @@ def test_a_state_may_hold_keys_and_keys_may_be_of_the_old_kind():
     @jax.jit
     def play(key):
         game = tz.init_collect(MCTS, env, key=key)
-        _, record = tz.collect(MCTS, env, evaluator, game, num_steps=6)
-        return record, tz.play_match(env, *[tz.Player(MCTS, evaluator)] * 2, num_games=2, max_steps=6, key=key)
+        _, record = tz.collect(MCTS, env, evaluator, game, num_moves=6)
+        return record, tz.play_match(env, *[tz.Player(MCTS, evaluator)] * 2, num_games=2, max_moves=6, key=key)
 
     for make in (jax.random.key, jax.random.PRNGKey):
         record, match = play(make(0))

@@ -49,11 +49,11 @@ def config():
         mcts=tz.MCTS(8),
         optimizer=optax.adam(1e-2),
         replay=tz.EpisodeReplayBuffer(30),
-        batch_size=16,
+        num_games=16,
         train_batch_size=32,
-        collection_steps_per_epoch=12,
+        moves_per_epoch=12,
         train_steps_per_epoch=5,
-        testers=(tz.TwoPlayerTester(num_episodes=16, opening_plies=1, max_steps=9),),
+        testers=(tz.TwoPlayerTester(num_games=16, opening_moves=1, max_moves=9),),
         augment=tz.random_dihedral,
     )
 
@@ -100,7 +100,7 @@ def test_other_evaluators_and_searches_too(env, name):
     where it is as large as 8 to 16.
     """
     if name == "rollouts":
-        mcts, evaluator = tz.MCTS(6), tz.RolloutEvaluator(env, max_steps=9)
+        mcts, evaluator = tz.MCTS(6), tz.RolloutEvaluator(env, max_moves=9)
     else:
         tables = draw_tables(3)
         mcts, env, evaluator = tz.gumbel_mcts(6), tabular_env(tables), tabular_evaluator(tables)
@@ -109,7 +109,7 @@ def test_other_evaluators_and_searches_too(env, name):
         mcts, env, evaluator = shared
 
         def one(key):
-            return tz.collect(mcts, env, evaluator, tz.init_collect(mcts, env, key=key), num_steps=10)
+            return tz.collect(mcts, env, evaluator, tz.init_collect(mcts, env, key=key), num_moves=10)
 
         return jax.vmap(one)(keys)
 
@@ -128,7 +128,7 @@ def test_with_a_network_games_agree_but_for_near_ties(env):
     def play(shared, keys):
         mcts, env, evaluator = shared
         start = jax.vmap(lambda key: tz.init_collect(mcts, env, key=key))(keys)
-        return jax.vmap(lambda game: tz.collect(mcts, env, evaluator, game, num_steps=12)[1])(start)
+        return jax.vmap(lambda game: tz.collect(mcts, env, evaluator, game, num_moves=12)[1])(start)
 
     keys = jax.random.split(jax.random.key(0), 64)
     run = lambda mesh: eqx.filter_jit(tz.over_games)(mesh, play, (mcts, env, evaluator), keys)
@@ -146,7 +146,7 @@ def test_three_lines_shard_the_plain_functions():
 
     def play(keys):
         start = jax.vmap(lambda key: tz.init_collect(mcts, env, key=key))(keys)
-        return jax.vmap(lambda game: tz.collect(mcts, env, evaluator, game, num_steps=5)[1])(start)
+        return jax.vmap(lambda game: tz.collect(mcts, env, evaluator, game, num_moves=5)[1])(start)
 
     keys = jax.random.split(jax.random.key(0), 8)
     mesh, spec = tz.data_mesh(), PartitionSpec("data")
@@ -253,8 +253,8 @@ def test_nothing_batched_leaves_its_device(env, config):
 def test_explicit_axes_and_openings_from_other_devices_change_nothing(env, config):
     """A mesh as `jax.make_mesh` makes it, and starts and a network that were left on devices that are not in it."""
     openings = jax.vmap(lambda moves: tz.play_moves(env, moves))(jnp.arange(8)[:, None])
-    testers = (tz.TwoPlayerTester(num_episodes=16, opening_plies=1, max_steps=2),)
-    changes = {"mcts": tz.MCTS(2), "testers": testers, "collection_steps_per_epoch": 9, "train_steps_per_epoch": 1}
+    testers = (tz.TwoPlayerTester(num_games=16, opening_moves=1, max_moves=2),)
+    changes = {"mcts": tz.MCTS(2), "testers": testers, "moves_per_epoch": 9, "train_steps_per_epoch": 1}
     small, found = dataclasses.replace(config, **changes), []
     explicit = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:2])
     for mesh, device in (mesh_of(2), None), (explicit, jax.devices()[5]):
@@ -264,8 +264,8 @@ def test_explicit_axes_and_openings_from_other_devices_change_nothing(env, confi
         state = tz.init_loop(small, game, Constant(value), key=jax.random.key(0), mesh=mesh)
         state = tz.train_loop(small, game, state, num_epochs=1, mesh=mesh, sinks=[], progress=False)
         player = tz.Player(tz.MCTS(2), tz.uniform_evaluator)
-        options = {"num_games": 16, "max_steps": 2, "mesh": mesh, "key": jax.random.key(0)}
-        match = tz.match_on_mesh(game, player, player, openings=placed, **options)
+        options = {"num_games": 16, "max_moves": 2, "mesh": mesh, "key": jax.random.key(0)}
+        match = tz.play_match(game, player, player, openings=placed, **options)
         found.append(arrays((state.games, state.replay, match.actions)))
     chex.assert_trees_all_equal(*found)
 
@@ -273,29 +273,29 @@ def test_explicit_axes_and_openings_from_other_devices_change_nothing(env, confi
 def test_a_mesh_that_does_not_fit_is_refused(env, config):
     start = functools.partial(tz.init_loop, env=env, network=network(env)[0], key=jax.random.key(0))
     refused = lambda message: pytest.raises(ValueError, match=message)
-    with refused("batch_size=20 cannot be split evenly over 8 devices; the nearest that can is 16"):
-        start(dataclasses.replace(config, batch_size=20))
+    with refused("num_games=20 cannot be split evenly over 8 devices; the nearest that can is 16"):
+        start(dataclasses.replace(config, num_games=20))
     with refused("train_batch_size=3 cannot .* the nearest that can is 8"):
         start(dataclasses.replace(config, train_batch_size=3))
-    with refused("num_episodes=20 cannot be split evenly over 8 devices.* the nearest that can is 16"):
-        start(dataclasses.replace(config, testers=(tz.TwoPlayerTester(num_episodes=20),)))
+    with refused("num_games=20 cannot be split evenly over 8 devices.* the nearest that can is 16"):
+        start(dataclasses.replace(config, testers=(tz.TwoPlayerTester(num_games=20),)))
     rival = tz.random_player()
     for tester, name in [
-        (tz.OpponentTester(rival, "random", num_episodes=20), "num_episodes"),
-        (tz.matches.LadderTester((rival,), num_episodes=20), "num_episodes"),
-        (tz.ApproxEloTester(2, 20, 1), "episodes_per_opponent"),
+        (tz.OpponentTester(rival, "random", num_games=20), "num_games"),
+        (tz.matches.LadderTester((rival,), num_games=20), "num_games"),
+        (tz.ApproxEloTester(2, 20, 1), "games_per_opponent"),
     ]:
         with refused(f"{name}=20 cannot be split evenly over 8 devices"):
             start(dataclasses.replace(config, testers=(tester,)))
     with refused("num_games=20 cannot be split evenly over 8 devices"):
-        tz.match_on_mesh(env, rival, rival, num_games=20, key=jax.random.key(0))
+        tz.play_match(env, rival, rival, num_games=20, key=jax.random.key(0), mesh=tz.data_mesh())
     other = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
     with refused(r"the axes \('batch',\), expected the one axis \(\"data\",\)"):
         start(config, mesh=other)
     with refused("devices is empty"):
         tz.data_mesh([])
     state = tz.init_loop(config, env, network(env)[0], key=jax.random.key(0), mesh=mesh_of(1))
-    with refused("batch_size=16 cannot be split evenly over 3 devices; the nearest that can is 15"):
+    with refused("num_games=16 cannot be split evenly over 3 devices; the nearest that can is 15"):
         tz.train_loop(config, env, state, num_epochs=1, mesh=mesh_of(3))
 
 

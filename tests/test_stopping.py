@@ -38,10 +38,10 @@ CONFIG = tz.TrainConfig(
     mcts=tz.MCTS(3, 6, root=tz.Dirichlet()),
     optimizer=optax.adam(1e-2),
     replay=tz.EpisodeReplayBuffer(40),
-    batch_size=4,
+    num_games=4,
     train_batch_size=8,
-    warmup_steps=8,
-    collection_steps_per_epoch=4,
+    warmup_moves=8,
+    moves_per_epoch=4,
     train_steps_per_epoch=2,
     testers=(Calling(TESTS),),
 )
@@ -83,7 +83,7 @@ def assert_sound(state, epochs):
     assert not dead(state) and int(state.epoch) == epochs
     ring = state.replay
     assert (ring.size < 40).all(), "else the next line says nothing"
-    np.testing.assert_array_equal(ring.size - ring.num_known, state.games.episode_steps)
+    np.testing.assert_array_equal(ring.size - ring.num_known, state.games.episode_moves)
     assert int(train_loop(state, num_epochs=1).epoch) == epochs + 1
 
 
@@ -166,7 +166,7 @@ def test_games_that_a_failing_call_took_are_begun_anew_and_their_open_moves_left
     assert any("begun anew" in note for note in error.value.__notes__)
     np.testing.assert_array_equal(state.replay.num_known, known)
     np.testing.assert_array_equal(state.replay.size, known)
-    assert (state.games.episode_steps == 0).all()
+    assert (state.games.episode_moves == 0).all()
     jax.tree.map(np.testing.assert_array_equal, arrays(state.train), weights)
     values = np.array(state.replay.value.offset)
     state = train_loop(state, num_epochs=3)
@@ -355,7 +355,7 @@ def test_nothing_that_the_caller_gave_is_used_up(tmp_path):
         testers=(Remembering(jnp.ones(3)),),
         average_decay=0.9,
         test_env=ENV,
-        warmup_steps=0,
+        warmup_moves=0,
     )
     key, checkpoints = jax.random.key(1), tz.Checkpoints(tmp_path)
     given = (config, env, model, norm_state, key, rate, starts)

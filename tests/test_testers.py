@@ -23,7 +23,7 @@ class Skilled(eqx.Module):
     skill: jax.Array
 
     def __call__(self, env_state, metadata, key):
-        logits, value = tz.RolloutEvaluator(self.env, num_rollouts=8, max_steps=9)(env_state, metadata, key)
+        logits, value = tz.RolloutEvaluator(self.env, num_rollouts=8, max_moves=9)(env_state, metadata, key)
         return logits, self.skill * value
 
 
@@ -34,7 +34,7 @@ NUM_GAMES = 20  # one number, and so one program for each pair of players
 
 def test_the_elo_tester_rates_networks_and_anchors_on_two_scales(env):
     """Three networks of growing skill in a pool for two: ratings rise, results are booked on the right rows."""
-    tester = tz.ApproxEloTester(2, NUM_GAMES, 2, anchors=(tz.random_player(),), opening_plies=2, max_steps=9)
+    tester = tz.ApproxEloTester(2, NUM_GAMES, 2, anchors=(tz.random_player(),), opening_moves=2, max_moves=9)
     state, found = tester.init(Skilled(env, jnp.float32(-1)), mesh=MESH), []
     for index, skill in enumerate((0.0, 1.0, 1.0)):
         evaluator = Skilled(env, jnp.float32(skill))
@@ -59,24 +59,24 @@ def test_the_elo_tester_rates_networks_and_anchors_on_two_scales(env):
 
 
 def test_games_cut_off_are_counted_and_rate_nobody(env):
-    cut = tz.OpponentTester(tz.random_player(), "random", num_episodes=8, opening_plies=0, max_steps=4)
+    cut = tz.OpponentTester(tz.random_player(), "random", num_games=8, opening_moves=0, max_moves=4)
     evaluator = Skilled(env, jnp.float32(1))
     _, metrics = cut.test(env, SMALL, evaluator, None, key=jax.random.key(0), mesh=MESH)
     assert metrics["random_unfinished"] == 8 and metrics["random_score"] == 0.5
-    tester = tz.ApproxEloTester(2, 8, 2, anchors=(tz.random_player(),), opening_plies=0, max_steps=4)
-    with pytest.warns(UserWarning, match=r"elo(_anchored)?: no rating, for too few games end in max_steps=4"):
+    tester = tz.ApproxEloTester(2, 8, 2, anchors=(tz.random_player(),), opening_moves=0, max_moves=4)
+    with pytest.warns(UserWarning, match=r"elo(_anchored)?: no rating, for too few games end in max_moves=4"):
         state, metrics = tester.test(
             env, SMALL, evaluator, tester.init(evaluator, mesh=MESH), key=jax.random.key(0), mesh=MESH
         )
     assert metrics == {} and int(state.size) == 2
-    whole = tz.ApproxEloTester(2, NUM_GAMES, 1, anchors=(tz.random_player(),), opening_plies=2, max_steps=9)
+    whole = tz.ApproxEloTester(2, NUM_GAMES, 1, anchors=(tz.random_player(),), opening_moves=2, max_moves=9)
     state, metrics = whole.test(env, SMALL, evaluator, state, key=jax.random.key(1), mesh=MESH)
     assert metrics["elo_low"] < metrics["elo"] < metrics["elo_high"], "the one without games does not stand in the way"
 
 
 def test_the_ladder_is_climbed_by_winning(env):
     rungs = tz.Player(SMALL, Skilled(env, jnp.float32(-1))), tz.random_player()
-    tester = tz.matches.LadderTester(rungs, num_episodes=NUM_GAMES, opening_plies=2, max_steps=9)
+    tester = tz.matches.LadderTester(rungs, num_games=NUM_GAMES, opening_moves=2, max_moves=9)
     state = tester.init(Skilled(env, jnp.float32(0)), mesh=MESH)
     test = lambda skill, state: tester.test(
         env, SMALL, Skilled(env, jnp.float32(skill)), state, key=jax.random.key(0), mesh=MESH
@@ -94,12 +94,15 @@ def test_testers_refuse_settings_without_sense():
     for make, message in [
         (lambda: tz.matches.LadderTester(()), "rungs is empty"),
         (lambda: tz.matches.LadderTester((tz.random_player(),), threshold=0.3), "threshold must be from 0.5"),
-        (lambda: tz.matches.LadderTester((tz.random_player(),), num_episodes=5), "num_episodes must be even"),
-        (lambda: tz.TwoPlayerTester(0), "num_episodes must be even"),
-        (lambda: tz.OpponentTester(tz.random_player(), "random", 7), "num_episodes must be even"),
+        (
+            lambda: tz.matches.LadderTester((tz.random_player(),), num_games=5),
+            r"found num_games=\d, expected an even",
+        ),
+        (lambda: tz.TwoPlayerTester(0), r"found num_games=\d, expected an even"),
+        (lambda: tz.OpponentTester(tz.random_player(), "random", 7), r"found num_games=\d, expected an even"),
         (lambda: tz.ApproxEloTester(0, 16, 2), "total_epochs must be at least 1, found 0"),
         (lambda: tz.ApproxEloTester(5, 16, 0), "num_opponents must be at least 1, found 0"),
-        (lambda: tz.ApproxEloTester(5, 3, 1), "episodes_per_opponent must be even"),
+        (lambda: tz.ApproxEloTester(5, 3, 1), "found games_per_opponent=3, expected an even number"),
     ]:
         with pytest.raises(ValueError, match=message):
             make()
@@ -107,7 +110,7 @@ def test_testers_refuse_settings_without_sense():
 
 def test_the_best_network_is_replaced_only_by_a_better_one(env):
     strong, weak = Skilled(env, jnp.float32(1)), Skilled(env, jnp.float32(-1))
-    tester = tz.TwoPlayerTester(num_episodes=NUM_GAMES, opening_plies=2, max_steps=9)
+    tester = tz.TwoPlayerTester(num_games=NUM_GAMES, opening_moves=2, max_moves=9)
     test = lambda new, best: tester.test(env, SMALL, new, best, key=jax.random.key(0), mesh=MESH)
     best, metrics = test(strong, tester.init(weak, mesh=MESH))
     assert metrics["best_replaced"] == 1 and metrics["best_score"] > 0.6 and best.skill == 1

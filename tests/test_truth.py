@@ -61,7 +61,7 @@ def test_a_trained_network_with_search_plays_tic_tac_toe_perfectly(env):
         replay=tz.EpisodeReplayBuffer(200),
         batch_size=64,
         train_batch_size=256,
-        collection_steps_per_epoch=20,
+        moves_per_epoch=20,
         train_steps_per_epoch=50,
         augment=tz.random_dihedral,
     )

@@ -62,11 +62,11 @@ CONFIG = tz.TrainConfig(
     mcts=tz.MCTS(4, selector=WideSelector()),
     optimizer=optax.adam(1e-2),
     replay=tz.EpisodeReplayBuffer(14, td_lambda=0.8),
-    batch_size=2,
+    num_games=2,
     train_batch_size=4,
-    collection_steps_per_epoch=7,
+    moves_per_epoch=7,
     train_steps_per_epoch=2,
-    testers=(tz.OpponentTester(tz.random_player(), "random", num_episodes=2, opening_plies=0, max_steps=7),),
+    testers=(tz.OpponentTester(tz.random_player(), "random", num_games=2, opening_moves=0, max_moves=7),),
     augment=blank_some,
     average_decay=0.9,
 )
@@ -108,14 +108,14 @@ def assert_close(found, expected):
 
 
 def test_old_style_keys_work_wherever_a_key_goes(two_epochs, tmp_path):
-    tz.check_env(ENV, key=jax.random.PRNGKey(0), num_games=2, max_steps=8)
+    tz.check_env(ENV, key=jax.random.PRNGKey(0), num_games=2, max_moves=8)
     state = named(resumed(jax.random.PRNGKey(1), tmp_path))
     assert_close(state, two_epochs)
 
 
 def test_float64_mode_learns_the_same_from_the_check_of_a_game_to_a_resumed_run(two_epochs, tmp_path):
     with enable_x64():
-        tz.check_env(ENV, num_games=2, max_steps=8)
+        tz.check_env(ENV, num_games=2, max_moves=8)
         state = named(resumed(jax.random.key(1), tmp_path))
         wide = {name for name, x in state.items() if x.dtype.itemsize == 8}
         assert ".games.search.metadata.rewards" in wide

@@ -43,7 +43,7 @@ def write_positions():
     def play(keys):
         def one(key):
             start = tz.init_collect(mcts, ENV, key=key)
-            return tz.collect(mcts, ENV, evaluator, start, num_steps=28)[1]
+            return tz.collect(mcts, ENV, evaluator, start, num_moves=28)[1]
 
         return jax.vmap(one)(keys)
 
@@ -128,7 +128,7 @@ def test_self_play_records_the_value_of_the_root_policy():
         game = tz.init_collect(mcts, TABULAR, key=key)
         search_key = jax.random.split(jax.random.fold_in(game.key, 0), 3)[0]
         state = tz.search(mcts, TABULAR, EVALUATOR, game.search, key=search_key)
-        record = tz.collect(mcts, TABULAR, EVALUATOR, game, num_steps=1)[1]
+        record = tz.collect(mcts, TABULAR, EVALUATOR, game, num_moves=1)[1]
         return record.value[0], tz.root_value(mcts, state), state.root.value
 
     recorded, expected, mean = jax.vmap(run)(jax.random.split(jax.random.key(0), 16))

@@ -298,7 +298,7 @@ def test_root_returns_are_those_of_the_simulations(searched):
 
 def test_the_lower_confidence_bound_chooses_the_move_that_is_surely_good(searched):
     mcts, first, returns = searched
-    mcts = dataclasses.replace(mcts, final_move=tz.mcts.LowerConfidenceBound(z=2.0, min_share=0.25))
+    mcts = dataclasses.replace(mcts, final_move=tz.mcts.LowerConfidenceBound(z=2.0, min_fraction=0.25))
     moves = jax.vmap(lambda state: tz.choose_action(mcts, state, key=jax.random.key(0)))(first)
     most = first.tree.visits[:, 0].argmax(axis=1)
     for game, move in enumerate(moves):

@@ -24,7 +24,6 @@ from tz.matches import ApproxEloTester as ApproxEloTester
 from tz.matches import OpponentTester as OpponentTester
 from tz.matches import Player as Player
 from tz.matches import TwoPlayerTester as TwoPlayerTester
-from tz.matches import match_on_mesh as match_on_mesh
 from tz.matches import play_match as play_match
 from tz.matches import random_player as random_player
 from tz.matches import replay_game as replay_game

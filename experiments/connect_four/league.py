@@ -22,7 +22,7 @@ def player(name: str, num_simulations: int) -> tz.Player:
         return tz.random_player()
     if kind == "rollouts":
         search = tz.MCTS(int(number), root=tz.PlainRoot(), temperature=0.0, persist_tree=False)
-        return tz.Player(search, tz.RolloutEvaluator(tz.from_pgx("connect_four"), max_steps=42))
+        return tz.Player(search, tz.RolloutEvaluator(tz.from_pgx("connect_four"), max_moves=42))
     return tz.load_agent(name, mcts=tz.without_exploration(tz.gumbel_mcts(num_simulations, 7)))
 
 
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("players", nargs="+", help="files or names of agents, random, rollouts:N")
     parser.add_argument("--games", type=int, default=200, help="of each pair")
     parser.add_argument("--simulations", type=int, default=32, help="of the agents, a move")
-    parser.add_argument("--opening-plies", type=int, default=5, help="random moves that games begin with")
+    parser.add_argument("--opening-moves", type=int, default=5, help="random moves that games begin with")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--devices", type=int, default=2, help="two use the cores of a CPU better than one")
     parser.add_argument("--out", type=pathlib.Path, help="a file for the table")
@@ -39,8 +39,8 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", args.devices)
     env, key = tz.from_pgx("connect_four"), jax.random.key(args.seed)
     players = [player(name, args.simulations) for name in args.players]
-    options = {"num_games": args.games, "opening_plies": args.opening_plies, "max_steps": 42}
-    league = tz.round_robin(env, players, key=key, **options)
+    options = {"num_games": args.games, "opening_moves": args.opening_moves, "max_moves": 42}
+    league = tz.round_robin(env, players, key=key, mesh=tz.data_mesh(), **options)
     ratings = league.ratings()
     lines = [
         f"`python {shlex.join(sys.argv)}`, {jax.device_count()} x {jax.devices()[0].device_kind}, "

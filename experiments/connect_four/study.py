@@ -26,13 +26,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import tz
-from tz.matches.league import check_split
 
 VARIANTS = {
     "value target: the outcome alone": {"td_lambda": 1.0},
-    "value target: half outcome, half search": {"td_lambda": 1.0, "search_value_share": 0.5},
+    "value target: half outcome, half search": {"td_lambda": 1.0, "search_value_fraction": 0.5},
     "value target: lambda 0.5": {"td_lambda": 0.5},
-    "value target: lambda 0.8, and half of it the search's value": {"search_value_share": 0.5},
+    "value target: lambda 0.8, and half of it the search's value": {"search_value_fraction": 0.5},
     "no random starts": {"random_starts": 0},
     "PUCT with Dirichlet noise": {"search": "puct"},
     "PUCT with Dirichlet noise, 32 simulations": {"search": "puct", "num_simulations": 32},
@@ -58,19 +57,19 @@ VARIANTS = {
     "4 blocks": {"num_blocks": 4},
     "2 blocks of 48 channels": {"num_blocks": 2, "num_channels": 48},
     "batch norm": {"norm": "batch"},
-    "half of a position's weight by how its policy surprises": {"surprise_share": 0.5},
+    "half of a position's weight by how its policy surprises": {"surprise_fraction": 0.5},
     "games cut after 8 moves, their value bootstrapped": {"cut_after": 8},
     "games cut after 8 moves, called drawn": {"drawn_after": 8},
     "a constant learning rate, and targets of half outcome, half search": {
         "anneal": 0.0,
         "td_lambda": 1.0,
-        "search_value_share": 0.5,
+        "search_value_fraction": 0.5,
     },
     "a constant learning rate, and twice the gradient steps": {"anneal": 0.0, "train_steps_per_epoch": 24},
 }
 
 
-NOT_OF_THE_RECIPE = ("simulations_at_first", "cut_after", "drawn_after", "surprise_share")
+NOT_OF_THE_RECIPE = ("simulations_at_first", "cut_after", "drawn_after", "surprise_fraction")
 MEAN_SURPRISE = 0.7
 """In nats; that of a batch falls from 0.9 to 0.65 in the first twenty epochs."""
 
@@ -124,10 +123,10 @@ def trained(name: str, seeds: range, length: dict[str, float], out: pathlib.Path
     if not missing:
         return paths
     env, config = recipe.build()
-    config = dataclasses.replace(config, max_episode_steps=others["cut_after"])
+    config = dataclasses.replace(config, max_episode_moves=others["cut_after"])
     if others["drawn_after"] is not None:
         env = drawn_after(env, others["drawn_after"])
-    if (share := others["surprise_share"]) is not None:
+    if (share := others["surprise_fraction"]) is not None:
         loss = functools.partial(surprising_loss, share=share, l2=recipe.l2)
         config = dataclasses.replace(config, loss=loss)
     if others["simulations_at_first"] is not None and "num_epochs" in length:
@@ -161,8 +160,8 @@ def scores(
     rows = []
     for seed, pair in enumerate(zip(agents, rivals, strict=True)):
         players = [tz.load_agent(path, mcts=mcts) for path in pair]
-        options = {"num_games": num_games, "opening_plies": 5, "max_steps": 42}
-        match = tz.match_on_mesh(env, *players, key=jax.random.key(seed), **options)
+        options = {"num_games": num_games, "opening_moves": 5, "max_moves": 42}
+        match = tz.play_match(env, *players, key=jax.random.key(seed), mesh=tz.data_mesh(), **options)
         rows.append((float(match.score), *map(float, match.interval())))
     record.write_text(json.dumps({"match": match_of, "scores": rows}))
     return rows
@@ -196,7 +195,7 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/study"))
     args = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", args.devices)
-    check_split(args.games, tz.data_mesh(), "--games")  # now, not after the training
+    tz.matches.check_split("--games", args.games, tz.data_mesh())  # now, not after the training
     args.out.mkdir(parents=True, exist_ok=True)
     lines = [
         f"`python {shlex.join(sys.argv)}`, {jax.device_count()} x {jax.devices()[0].device_kind}, "

@@ -13,11 +13,11 @@ from tz.games._random_games import check_record, play_random_games
 from tz.games.env import Env, StepMetadata
 
 
-def check_env(env: Env, *, key: PRNGKeyArray | None = None, num_games: int = 8, max_steps: int = 512) -> None:
+def check_env(env: Env, *, key: PRNGKeyArray | None = None, num_games: int = 8, max_moves: int = 512) -> None:
     """Check a game against what tz asks of one, by tracing it and by playing random legal moves.
 
     It compiles one program, in which all games are played at once. Run it in the tests of a game of your own. It warns
-    when no game ended within `max_steps`, since what follows the end of a game could then not be checked. It also warns
+    when no game ended within `max_moves`, since what follows the end of a game could then not be checked. It also warns
     when what the game shows depends on a random key in its state, since a search would foresee what is drawn with it;
     to find that, it makes the same moves in two copies of each game that differ in the key.
 
@@ -26,21 +26,21 @@ def check_env(env: Env, *, key: PRNGKeyArray | None = None, num_games: int = 8, 
     - `env`: the game.
     - `key`: decides the games and the moves; `jax.random.key(0)` unless given.
     - `num_games`: how many games are played.
-    - `max_steps`: how many moves are made in each, those after its end included.
+    - `max_moves`: how many moves are made in each, those after its end included.
 
     **Raises:** `ValueError` for the first broken rule, with what was found, what is expected and how to mend it.
     """
-    check_ints("check_env", num_games=num_games, max_steps=max_steps)
-    if num_games < 1 or max_steps < 1:
+    check_ints("check_env", num_games=num_games, max_moves=max_moves)
+    if num_games < 1 or max_moves < 1:
         raise ValueError(
-            f"check_env: found num_games={num_games} and max_steps={max_steps}, expected at least 1; raise what is "
+            f"check_env: found num_games={num_games} and max_moves={max_moves}, expected at least 1; raise what is "
             "less."
         )
     key = jax.random.key(0) if key is None else key
     check_one_key("check_env", key)
     check_types(env)
     try:
-        sample, record, keys = play_random_games(env, key=key, num_games=num_games, num_moves=max_steps)
+        sample, record, keys = play_random_games(env, key=key, num_games=num_games, num_moves=max_moves)
     except Exception as error:
         where = "under `jax.jit`, `jax.vmap` and `jax.lax.scan`"
         raise _failure(env, f"that a random game fails {where}", error) from error
@@ -48,8 +48,8 @@ def check_env(env: Env, *, key: PRNGKeyArray | None = None, num_games: int = 8, 
     _check_purity(env, sample)
     if not record.terminated.any():
         warnings.warn(
-            f"{env.name}: found no end in {num_games} random games of {max_steps} moves, expected one to check that "
-            "terminated states stay terminated; raise `max_steps`.",
+            f"{env.name}: found no end in {num_games} random games of {max_moves} moves, expected one to check that "
+            "terminated states stay terminated; raise `max_moves`.",
             stacklevel=2,
         )
 

@@ -24,7 +24,7 @@ def play_moves(env: Env, moves: Int[Array, " T"], *, key: PRNGKeyArray | None = 
     if key is not None:
         check_one_key("play_moves", key)
 
-    def ply(carry, action):
+    def play(carry, action):
         _, metadata = carry
         is_move, num_actions = action != -1, metadata.action_mask.shape[0]
         there_is = (action >= 0) & (action < num_actions)
@@ -34,7 +34,7 @@ def play_moves(env: Env, moves: Int[Array, " T"], *, key: PRNGKeyArray | None = 
         after = env.step(carry[0], action)
         return jax.tree.map(lambda new, old: jnp.where(is_move, new, old), after, carry), None
 
-    return lax.scan(ply, env.init(jax.random.key(0) if key is None else key), moves)[0]
+    return lax.scan(play, env.init(jax.random.key(0) if key is None else key), moves)[0]
 
 
 def follow_moves(

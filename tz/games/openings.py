@@ -14,42 +14,42 @@ from tz.games.env import Env, StepMetadata
 
 
 def random_opening(
-    env: Env, max_plies: int, num_plies: int | Int[Array, ""] | None = None, *, key: PRNGKeyArray
+    env: Env, max_moves: int, num_moves: int | Int[Array, ""] | None = None, *, key: PRNGKeyArray
 ) -> tuple[PyTree, StepMetadata]:
-    """A new game after `num_plies` random legal moves, by default `max_plies`; one that would end it is not made."""
+    """A new game after `num_moves` random legal moves, by default `max_moves`; one that would end it is not made."""
 
-    check_ints("random_opening", max_plies=max_plies)
+    check_ints("random_opening", max_moves=max_moves)
     check_one_key("random_opening", key)
 
-    def ply(carry, key_and_index):
+    def play(carry, key_and_index):
         (env_state, metadata), (key, index) = carry, key_and_index
         logits = jnp.where(metadata.action_mask, jnp.float32(0), -jnp.inf)
         action = jax.random.categorical(key, logits).astype(jnp.int32)
         after = env.step(env_state, action)
-        stays = after[1].terminated if num_plies is None else after[1].terminated | (index >= num_plies)
+        stays = after[1].terminated if num_moves is None else after[1].terminated | (index >= num_moves)
         return jax.tree.map(lambda new, old: jnp.where(stays, old, new), after, carry), None
 
     init_key, key = jax.random.split(key)
     return lax.scan(
-        ply, env.init(init_key), (jax.random.split(key, max_plies), jnp.arange(max_plies, dtype=jnp.int32))
+        play, env.init(init_key), (jax.random.split(key, max_moves), jnp.arange(max_moves, dtype=jnp.int32))
     )[0]
 
 
-def random_starts(env: Env, max_plies: int) -> Env:
-    """The same game, begun after a random number of random legal moves, from 0 to `max_plies`, for varied self-play.
+def random_starts(env: Env, max_moves: int) -> Env:
+    """The same game, begun after a random number of random legal moves, from 0 to `max_moves`, for varied self-play.
 
-    Each start costs `max_plies` steps of the game.
+    Each start costs `max_moves` steps of the game.
 
-    **Raises:** `ValueError` if `max_plies` is below 1.
+    **Raises:** `ValueError` if `max_moves` is below 1.
     """
-    check_ints("random_starts", max_plies=max_plies)
-    if max_plies < 1:
-        raise ValueError(f"random_starts: found max_plies={max_plies}, expected at least 1; raise it.")
+    check_ints("random_starts", max_moves=max_moves)
+    if max_moves < 1:
+        raise ValueError(f"random_starts: found max_moves={max_moves}, expected at least 1; raise it.")
 
     def init(key: PRNGKeyArray) -> tuple[PyTree, StepMetadata]:
         number_key, key = jax.random.split(key)
-        num_plies = jax.random.randint(number_key, (), 0, max_plies + 1, jnp.int32)
-        return _as_new(*random_opening(env, max_plies, num_plies, key=key))
+        num_moves = jax.random.randint(number_key, (), 0, max_moves + 1, jnp.int32)
+        return _as_new(*random_opening(env, max_moves, num_moves, key=key))
 
     return dataclasses.replace(env, init=init)
 
@@ -64,29 +64,29 @@ class _StartsFrom(eqx.Module):
 
     init: Callable
     openings: tuple[PyTree, StepMetadata]
-    share: float
+    fraction: float
 
     def __call__(self, key: PRNGKeyArray) -> tuple[PyTree, StepMetadata]:
         share_key, index_key, init_key = jax.random.split(key, 3)
         index = jax.random.randint(index_key, (), 0, len(self.openings[1].terminated))
         given = _as_new(*jax.tree.map(lambda x: x[index], self.openings))
-        is_given = jax.random.bernoulli(share_key, self.share)
+        is_given = jax.random.bernoulli(share_key, self.fraction)
         return jax.tree.map(lambda one, other: jnp.where(is_given, one, other), given, self.init(init_key))
 
 
-def starts_from(env: Env, openings: tuple[PyTree, StepMetadata], share: float = 0.5) -> Env:
-    """The same game, a share of whose episodes begin in given positions, each as likely as any other.
+def starts_from(env: Env, openings: tuple[PyTree, StepMetadata], fraction: float = 0.5) -> Env:
+    """The same game, a fraction of whose episodes begin in given positions, each as likely as any other.
 
     For self-play from where it does not go by itself, such as positions of games against another player, see
     [`tz.games.played_positions`][]. How many there are is part of what is compiled, which they are is not.
 
     **Arguments:** `openings`, the environment's states and metadata, `[N, ...]`, none of them over.
 
-    **Raises:** `ValueError` if there is no opening, one is over or of another game, or the share is not from 0 to 1.
+    **Raises:** `ValueError` if there is no opening, one is over or of another game, or the fraction is not from 0 to 1.
     """
-    if not 0 <= share <= 1:
+    if not 0 <= fraction <= 1:
         raise ValueError(
-            f"starts_from: found share={share}, expected a number from 0 to 1; give the fraction of games."
+            f"starts_from: found fraction={fraction}, expected a number from 0 to 1; give the fraction of games."
         )
     over = openings[1].terminated
     if over.ndim != 1 or not len(over):
@@ -105,7 +105,7 @@ def starts_from(env: Env, openings: tuple[PyTree, StepMetadata], share: float = 
             f"starts_from: found openings of another game, expected positions of {env.name}; make them with its `init` "
             "and `step`."
         )
-    return dataclasses.replace(env, init=_StartsFrom(env.init, openings, share))
+    return dataclasses.replace(env, init=_StartsFrom(env.init, openings, fraction))
 
 
 def _shapes(tree: PyTree) -> PyTree:

@@ -50,14 +50,14 @@ class EpisodeReplayBuffer(eqx.Module):
     - `capacity`: the size of the ring of one game; `B` games hold `B * capacity` positions.
     - `td_lambda`: of the λ-return, see [`tz.learn.lambda_returns`][]; at 1 the outcome of the episode, below it a
         mixture with the search's values of the positions that follow.
-    - `search_value_share`: how much of the target is the search's value of the position itself, and not the return.
+    - `search_value_fraction`: how much of the target is the search's value of the position itself, and not the return.
 
     **Raises:** `ValueError` if `capacity` is below 1, or one of the others is not from 0 to 1.
     """
 
     capacity: int = eqx.field(static=True)
     td_lambda: float | Float[Array, ""] = 1.0
-    search_value_share: float | Float[Array, ""] = 0.0
+    search_value_fraction: float | Float[Array, ""] = 0.0
 
     def __post_init__(self):
         check_fields(self)
@@ -65,10 +65,10 @@ class EpisodeReplayBuffer(eqx.Module):
     def __check_init__(self):
         if self.capacity < 1:
             raise ValueError(f"capacity is {self.capacity}, but each game needs room for at least 1 position.")
-        for name in ("td_lambda", "search_value_share"):
-            share = getattr(self, name)
-            if isinstance(share, int | float) and not 0 <= share <= 1:
-                raise ValueError(f"{name} is {share}, expected a share from 0 to 1.")
+        for name in ("td_lambda", "search_value_fraction"):
+            fraction = getattr(self, name)
+            if isinstance(fraction, int | float) and not 0 <= fraction <= 1:
+                raise ValueError(f"{name} is {fraction}, expected a fraction from 0 to 1.")
 
     def init(self, example: Trajectory) -> ReplayState:
         """An empty ring for one game.
@@ -132,8 +132,8 @@ class EpisodeReplayBuffer(eqx.Module):
         )
         # The rows still open continue with the first step of this chunk. Known rows have coefficient 0: they stay.
         settled = compose(state.value, compose(change_of_side(state.last_player, player[0]), first))
-        share, value = jnp.float32(self.search_value_share), trajectory.value.astype(jnp.float32)
-        targets = compose(Affine(share * value, jnp.full_like(value, 1 - share)), returns)
+        fraction, value = jnp.float32(self.search_value_fraction), trajectory.value.astype(jnp.float32)
+        targets = compose(Affine(fraction * value, jnp.full_like(value, 1 - fraction)), returns)
 
         num_steps = len(player)
         slots = (state.position + jnp.arange(num_steps, dtype=jnp.int32)) % self.capacity
@@ -224,12 +224,12 @@ class EpisodeReplayBuffer(eqx.Module):
             state.num_known,
             self.num_known(state) == 0,
             "no finished episode in the buffer: no value target is known yet, so there is nothing to sample. "
-            "Collect more steps, or lower max_episode_steps so that episodes end sooner.",
+            "Collect more steps, or lower max_episode_moves so that episodes end sooner.",
         )
         state = eqx.tree_at(lambda state: state.num_known, state, num_known)
-        return self.sample_shares(state, num_samples, keys=key[None])
+        return self.sample_parts(state, num_samples, keys=key[None])
 
-    def sample_shares(
+    def sample_parts(
         self,
         state: ReplayState,
         num_samples: int,
@@ -237,27 +237,27 @@ class EpisodeReplayBuffer(eqx.Module):
         keys: Shaped[PRNGKeyArray, " S"],
         window: int | Int[Array, ""] | None = None,
     ) -> Sample:
-        """Draws equally many positions from each of `S` shares of the games, for buffers that are split over devices.
+        """Draws equally many positions from each of `S` parts of the games, for buffers that are split over devices.
 
-        A share is `B / S` neighbouring games; what is drawn from it depends on it and its key alone. Shares with fewer
+        A part is `B / S` neighbouring games; what is drawn from it depends on it and its key alone. Parts with fewer
         known positions would be drawn from too often, and the weights of the samples make up for that: a weighted mean
-        over the batch has the expectation of a mean over all positions. Nothing known at all in a share has weight 0.
+        over the batch has the expectation of a mean over all positions. Nothing known at all in a part has weight 0.
 
-        **Arguments:** `state`, the rings of the games, with the leading axis `B`; `keys`, one a share; `window`, how
+        **Arguments:** `state`, the rings of the games, with the leading axis `B`; `keys`, one a part; `window`, how
         many positions of each game to draw from, the newest with a known value target; by default all.
 
-        **Returns:** `num_samples` samples along a leading axis, share after share.
+        **Returns:** `num_samples` samples along a leading axis, part after part.
 
         **Raises:** `ValueError` if `S` does not divide `B` and `num_samples`, or the rings have another capacity.
         """
         self._check_capacity(state)
-        num_shares, num_games = keys.shape[0], state.position.shape[0]
-        if num_games % num_shares or num_samples % num_shares:
+        num_parts, num_games = keys.shape[0], state.position.shape[0]
+        if num_games % num_parts or num_samples % num_parts:
             raise ValueError(
-                f"{num_games} games and {num_samples} samples cannot both be split into {num_shares} equal shares."
+                f"{num_games} games and {num_samples} samples cannot both be split into {num_parts} equal parts."
             )
-        shares = jax.tree.map(lambda x: x.reshape(num_shares, -1, *x.shape[1:]), state)
-        samples = jax.vmap(lambda share, key: self._draw(share, num_samples // num_shares, key, window))(shares, keys)
+        parts = jax.tree.map(lambda x: x.reshape(num_parts, -1, *x.shape[1:]), state)
+        samples = jax.vmap(lambda part, key: self._draw(part, num_samples // num_parts, key, window))(parts, keys)
         return jax.tree.map(lambda x: x.reshape(num_samples, *x.shape[2:]), samples)
 
     def _draw(self, state: ReplayState, num_samples: int, key: PRNGKeyArray, window) -> Sample:

@@ -19,13 +19,13 @@ from tz.mcts.simulation import Evaluator, SearchState, advance, check_trees, ini
 class CollectState(eqx.Module):
     """One game in progress.
 
-    **Fields:** `search`, whose root is the position to move in; `episode_steps`, moves made in this episode; `step`,
+    **Fields:** `search`, whose root is the position to move in; `episode_moves`, moves made in this episode; `step`,
     moves made since the beginning; `key`, of this game. The randomness of move `step` depends on these two alone, so a
     batch plays the same games however it is split over devices, as long as numbers are rounded in the same way.
     """
 
     search: SearchState
-    episode_steps: Int[Array, ""]
+    episode_moves: Int[Array, ""]
     step: Int[Array, ""]
     key: PRNGKeyArray
 
@@ -46,15 +46,15 @@ def collect(
     evaluator: Evaluator,
     state: CollectState,
     *,
-    num_steps: int,
-    max_episode_steps: int | None = None,
+    num_moves: int,
+    max_episode_moves: int | None = None,
     fast_mcts: MCTS | None = None,
     is_fast: Bool[Array, " T"] | None = None,
 ) -> tuple[CollectState, Trajectory]:
-    """Plays `num_steps` moves of one game, beginning a new episode wherever one ends.
+    """Plays `num_moves` moves of one game, beginning a new episode wherever one ends.
 
-    **Arguments:** `max_episode_steps`, after which an episode is truncated; None lets every game end on its own.
-    `fast_mcts`, the search of those of the `num_steps` moves that are True in `is_fast`, which is for all games of a
+    **Arguments:** `max_episode_moves`, after which an episode is truncated; None lets every game end on its own.
+    `fast_mcts`, the search of those of the `num_moves` moves that are True in `is_fast`, which is for all games of a
     batch the same: fewer simulations, to have more games, whose policies are no targets (playout cap randomisation, Wu,
     *Accelerating self-play learning in Go*, 2019).
 
@@ -66,7 +66,7 @@ def collect(
     """
     check_one_game("collect", state.search.metadata)
     check_evaluator("collect", evaluator)
-    check_ints("collect", num_steps=num_steps)
+    check_ints("collect", num_moves=num_moves)
     if (fast_mcts is None) != (is_fast is None):
         raise ValueError("collect: fast_mcts and is_fast go together, but only one of them was given.")
     if fast_mcts is not None:
@@ -75,7 +75,7 @@ def collect(
 
     def find_move(mcts: MCTS, state: CollectState, search_key, action_key):
         searched = search(mcts, env, evaluator, state.search, key=search_key)
-        action = choose_action(mcts, searched, key=action_key, num_moves=state.episode_steps)
+        action = choose_action(mcts, searched, key=action_key, num_moves=state.episode_moves)
         return searched.tree, action, action_weights(mcts, searched), root_value(mcts, searched)
 
     def move(state: CollectState, fast):
@@ -91,8 +91,8 @@ def collect(
         root, before = searched.root, searched.metadata
         env_state = jax.tree.map(lambda x: x[0], searched.tree.state)
         next_state, after = env.step(env_state, action)
-        episode_steps = state.episode_steps + 1
-        out_of_time = False if max_episode_steps is None else episode_steps >= max_episode_steps
+        episode_moves = state.episode_moves + 1
+        out_of_time = False if max_episode_moves is None else episode_moves >= max_episode_moves
         truncated = ~after.terminated & out_of_time
         ended = after.terminated | truncated
 
@@ -115,6 +115,6 @@ def collect(
         moved = advance(mcts, searched, action, next_state, after, reset=ended)
         # Notes mean nothing between searches, but their shapes must stay, even those of a call with other settings.
         moved = SearchState(moved.tree, moved.metadata, state.search.notes)
-        return CollectState(moved, jnp.where(ended, 0, episode_steps), state.step + 1, state.key), record
+        return CollectState(moved, jnp.where(ended, 0, episode_moves), state.step + 1, state.key), record
 
-    return lax.scan(move, state, is_fast, length=num_steps)
+    return lax.scan(move, state, is_fast, length=num_moves)

@@ -49,7 +49,7 @@ class Sample(eqx.Module):
     - `policy`: `[A]`, the policy target; probabilities.
     - `value`: the value target, for the player to move.
     - `weight`: how much the sample counts in the mean loss of its batch. Where all samples are drawn from all games it
-        is the same for all; see [`tz.EpisodeReplayBuffer.sample_shares`][].
+        is the same for all; see [`tz.EpisodeReplayBuffer.sample_parts`][].
     - `policy_weight`: how much its policy counts beside its value; 1 but for fast searches, see [`tz.collect`][].
     """
 

@@ -2,12 +2,12 @@
 
 Imports from `tz.games`, `tz.mcts` and `tz.sharding`."""
 
+from tz.matches._playing import MatchResult as MatchResult
 from tz.matches.elo import Ratings as Ratings
 from tz.matches.elo import fit_elo as fit_elo
 from tz.matches.league import RoundRobin as RoundRobin
-from tz.matches.league import match_on_mesh as match_on_mesh
 from tz.matches.league import round_robin as round_robin
-from tz.matches.match import MatchResult as MatchResult
+from tz.matches.match import check_split as check_split
 from tz.matches.match import play_match as play_match
 from tz.matches.match import replay_game as replay_game
 from tz.matches.match import replay_values as replay_values

@@ -25,8 +25,8 @@ def fit_elo(wins: np.ndarray, draws: np.ndarray, *, confidence: float = 0.95) ->
 
     That is the model of Bradley and Terry (1952) with a draw as half a win, and the weak prior of one more game that
     each player drew, spread over the opponents it had; without it a player that won every game would have no rating.
-    A pair that draws often scatters less than its wins and losses would, which narrows the intervals; by the share of
-    its draws among its games and two more without one, so that few games never look certain. Games count as
+    A pair that draws often scatters less than its wins and losses would, which narrows the intervals; by the fraction
+    of its draws among its games and two more without one, so that few games never look certain. Games count as
     independent, those of one opening included.
 
     **Arguments:** `wins`, `[n, n]`, games that row won against column; `draws`, `[n, n]`, symmetric; `confidence`, of

@@ -14,8 +14,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 from tz._arguments import check_fields, shown
 from tz.games.env import Env
 from tz.matches.elo import connected, fit_elo
-from tz.matches.league import check_even, check_split, match_on_mesh
-from tz.matches.match import MatchResult
+from tz.matches.match import MatchResult, check_even, check_split, play_match
 from tz.matches.players import Player, check_is_player
 from tz.mcts.settings import MCTS
 from tz.mcts.simulation import Evaluator
@@ -54,14 +53,14 @@ def _check_players(where: str, name: str, players: Sequence[Player]) -> None:
 
 
 def _match_options(tester: Any) -> dict[str, Any]:
-    return {"num_games": tester.num_episodes, "opening_plies": tester.opening_plies, "max_steps": tester.max_steps}
+    return {"num_games": tester.num_games, "opening_moves": tester.opening_moves, "max_moves": tester.max_moves}
 
 
 class OpponentTester(eqx.Module):
     """Plays the newest network against a fixed opponent.
 
     **Fields:** `opponent`, a [`tz.Player`][] with its own search; `name`, which the metrics begin with;
-    `num_episodes`, even; `opening_plies` and `max_steps`, of [`tz.play_match`][].
+    `num_games`, even; `opening_moves` and `max_moves`, of [`tz.play_match`][].
 
     **Metrics:** `{name}_score` (wins and half the draws, of the finished games), `{name}_wins`, `{name}_draws`,
     `{name}_losses`, `{name}_unfinished` (games that count in none of the others, see [`tz.matches.MatchResult`][]).
@@ -69,26 +68,26 @@ class OpponentTester(eqx.Module):
 
     opponent: Player
     name: str = eqx.field(static=True)
-    num_episodes: int = eqx.field(static=True, default=32)
-    opening_plies: int = eqx.field(static=True, default=4)
-    max_steps: int = eqx.field(static=True, default=1024)
+    num_games: int = eqx.field(static=True, default=32)
+    opening_moves: int = eqx.field(static=True, default=4)
+    max_moves: int = eqx.field(static=True, default=1024)
 
     def __post_init__(self):
         check_is_player("OpponentTester", "opponent", self.opponent)
         check_fields(self)
-        check_even(self.num_episodes, "num_episodes")
+        check_even(type(self).__name__, self.num_games)
 
     def init(self, evaluator: Evaluator, *, mesh: Mesh) -> None:
         """A fixed opponent has no state."""
         del evaluator
-        check_split(self.num_episodes, mesh, "num_episodes")
+        check_split(type(self).__name__, self.num_games, mesh)
 
     def match(
         self, env: Env, mcts: MCTS, evaluator: Evaluator, *, key: PRNGKeyArray, mesh: Mesh | None = None
     ) -> MatchResult:
-        """The match itself, from the agent's point of view; compiled once. By default on all devices."""
+        """The match itself, from the agent's point of view; compiled once."""
         options = _match_options(self)
-        return match_on_mesh(env, Player(mcts, evaluator), self.opponent, key=key, mesh=mesh, **options)
+        return play_match(env, Player(mcts, evaluator), self.opponent, key=key, mesh=mesh, **options)
 
     def test(
         self, env: Env, mcts: MCTS, evaluator: Evaluator, state: PyTree, *, key: PRNGKeyArray, mesh: Mesh
@@ -100,24 +99,24 @@ class OpponentTester(eqx.Module):
 class TwoPlayerTester(eqx.Module):
     """Plays the newest network against the best so far, and replaces it where the newest scores more than half.
 
-    **Fields:** `num_episodes`, even; `opening_plies` and `max_steps`, of [`tz.play_match`][]; `name`, which the metrics
+    **Fields:** `num_games`, even; `opening_moves` and `max_moves`, of [`tz.play_match`][]; `name`, which the metrics
     begin with.
 
     **Metrics:** as [`tz.OpponentTester`][], and `{name}_replaced` (0 or 1).
     """
 
-    num_episodes: int = eqx.field(static=True)
-    opening_plies: int = eqx.field(static=True, default=4)
-    max_steps: int = eqx.field(static=True, default=1024)
+    num_games: int = eqx.field(static=True)
+    opening_moves: int = eqx.field(static=True, default=4)
+    max_moves: int = eqx.field(static=True, default=1024)
     name: str = eqx.field(static=True, default="best")
 
     def __post_init__(self):
         check_fields(self)
-        check_even(self.num_episodes, "num_episodes")
+        check_even(type(self).__name__, self.num_games)
 
     def init(self, evaluator: Evaluator, *, mesh: Mesh) -> Evaluator:
         """The first network is the best so far."""
-        check_split(self.num_episodes, mesh, "num_episodes")
+        check_split(type(self).__name__, self.num_games, mesh)
         return _copy(evaluator)
 
     def test(
@@ -125,7 +124,7 @@ class TwoPlayerTester(eqx.Module):
     ) -> tuple[PyTree, TesterMetrics]:
         """Plays the match and returns the best evaluator so far and the metrics."""
         options = _match_options(self)
-        match = match_on_mesh(env, Player(mcts, evaluator), Player(mcts, state), key=key, mesh=mesh, **options)
+        match = play_match(env, Player(mcts, evaluator), Player(mcts, state), key=key, mesh=mesh, **options)
         better = bool(match.score > 0.5)
         metrics = _metrics(self.name, match) | {f"{self.name}_replaced": float(better)}
         return _copy(evaluator) if better else state, metrics
@@ -154,8 +153,8 @@ class ApproxEloTester(eqx.Module):
     nearly all of these.
 
     **Fields:** `total_epochs`, for how many networks the pool has room; then the oldest but the untrained one is left
-    out; `episodes_per_opponent`, even; `num_opponents`, earlier networks a test; `anchors`, fixed players, the first of
-    which is the zero of the anchored scale; `opening_plies` and `max_steps`, of [`tz.play_match`][]; `name`, which the
+    out; `games_per_opponent`, even; `num_opponents`, earlier networks a test; `anchors`, fixed players, the first of
+    which is the zero of the anchored scale; `opening_moves` and `max_moves`, of [`tz.play_match`][]; `name`, which the
     metrics begin with.
 
     **Metrics:** `{name}`, `{name}_low` and `{name}_high`: the rating of the newest network among networks and its 95 %
@@ -164,24 +163,24 @@ class ApproxEloTester(eqx.Module):
     """
 
     total_epochs: int = eqx.field(static=True)
-    episodes_per_opponent: int = eqx.field(static=True)
+    games_per_opponent: int = eqx.field(static=True)
     num_opponents: int = eqx.field(static=True)
     anchors: tuple[Player, ...] = ()
-    opening_plies: int = eqx.field(static=True, default=4)
-    max_steps: int = eqx.field(static=True, default=1024)
+    opening_moves: int = eqx.field(static=True, default=4)
+    max_moves: int = eqx.field(static=True, default=1024)
     name: str = eqx.field(static=True, default="elo")
 
     def __post_init__(self):
         check_fields(self)
         _check_players("ApproxEloTester", "anchors", self.anchors)
-        check_even(self.episodes_per_opponent, "episodes_per_opponent")
+        check_even(type(self).__name__, self.games_per_opponent, "games_per_opponent")
         for name in ("total_epochs", "num_opponents"):
             if getattr(self, name) < 1:
                 raise ValueError(f"ApproxEloTester: {name} must be at least 1, found {getattr(self, name)}.")
 
     def init(self, evaluator: Evaluator, *, mesh: Mesh) -> EloState:
         """The pool with the untrained network alone."""
-        check_split(self.episodes_per_opponent, mesh, "episodes_per_opponent")
+        check_split(type(self).__name__, self.games_per_opponent, mesh, "games_per_opponent")
         capacity = self.total_epochs + 1
         pool = jax.tree.map(lambda x: jnp.repeat(x[None], capacity, axis=0) if eqx.is_array(x) else x, evaluator)
         results = jnp.zeros((len(self.anchors) + capacity,) * 2, jnp.int32)
@@ -198,11 +197,11 @@ class ApproxEloTester(eqx.Module):
         opponents = {num_anchors + i: Player(mcts, _pick(state.pool, i)) for i in earlier.tolist()}
         opponents |= dict(enumerate(self.anchors))
         wins, draws, newest = np.array(state.wins), np.array(state.draws), num_anchors + size
-        options: dict[str, Any] = {"opening_plies": self.opening_plies, "max_steps": self.max_steps, "mesh": mesh}
+        options: dict[str, Any] = {"opening_moves": self.opening_moves, "max_moves": self.max_moves, "mesh": mesh}
         for index, opponent in opponents.items():
             match_key = jax.random.fold_in(key, index)
-            agent, num_games = Player(mcts, evaluator), self.episodes_per_opponent
-            match = match_on_mesh(env, agent, opponent, num_games=num_games, key=match_key, **options)
+            agent, num_games = Player(mcts, evaluator), self.games_per_opponent
+            match = play_match(env, agent, opponent, num_games=num_games, key=match_key, **options)
             wins[newest, index], wins[index, newest] = int(match.wins), int(match.losses)
             draws[newest, index] = draws[index, newest] = int(match.draws)
         networks = slice(num_anchors, newest + 1)
@@ -214,7 +213,7 @@ class ApproxEloTester(eqx.Module):
         for name, results in leagues.items():
             met = connected(*results)
             if not met[-1]:
-                warnings.warn(f"{name}: no rating, for too few games end in max_steps={self.max_steps}.", stacklevel=2)
+                warnings.warn(f"{name}: no rating, for too few games end in max_moves={self.max_moves}.", stacklevel=2)
                 continue
             ratings = fit_elo(*(x[met][:, met] for x in results))
             metrics |= {name: ratings.elo[-1], f"{name}_low": ratings.low[-1], f"{name}_high": ratings.high[-1]}
@@ -242,7 +241,7 @@ class LadderTester(eqx.Module):
     Above the last rung the opponent is the network that climbed last, so that the ladder has no end.
 
     **Fields:** `rungs`, players from weak to strong, such as [`tz.random_player`][] and searches with rollouts;
-    `num_episodes`, even; `threshold`, the score above which it climbs; `opening_plies` and `max_steps`, of
+    `num_games`, even; `threshold`, the score above which it climbs; `opening_moves` and `max_moves`, of
     [`tz.play_match`][]; `name`, which the metrics begin with.
 
     **Metrics:** `{name}_rung`, how many were climbed, and `{name}_score` and so on of the last match, as
@@ -250,16 +249,16 @@ class LadderTester(eqx.Module):
     """
 
     rungs: tuple[Player, ...]
-    num_episodes: int = eqx.field(static=True, default=32)
+    num_games: int = eqx.field(static=True, default=32)
     threshold: float = eqx.field(static=True, default=0.55)
-    opening_plies: int = eqx.field(static=True, default=4)
-    max_steps: int = eqx.field(static=True, default=1024)
+    opening_moves: int = eqx.field(static=True, default=4)
+    max_moves: int = eqx.field(static=True, default=1024)
     name: str = eqx.field(static=True, default="ladder")
 
     def __post_init__(self):
         check_fields(self)
         _check_players("LadderTester", "rungs", self.rungs)
-        check_even(self.num_episodes, "num_episodes")
+        check_even(type(self).__name__, self.num_games)
         if not self.rungs:
             raise ValueError("LadderTester: rungs is empty, expected at least one player.")
         if not 0.5 <= self.threshold < 1:
@@ -267,7 +266,7 @@ class LadderTester(eqx.Module):
 
     def init(self, evaluator: Evaluator, *, mesh: Mesh) -> tuple[Int[Array, ""], Evaluator]:
         """At the foot of the ladder."""
-        check_split(self.num_episodes, mesh, "num_episodes")
+        check_split(type(self).__name__, self.num_games, mesh)
         return jnp.int32(0), _copy(evaluator)
 
     def test(
@@ -281,7 +280,7 @@ class LadderTester(eqx.Module):
             fixed = rung < len(self.rungs)
             opponent = self.rungs[rung] if fixed else Player(mcts, best)
             match_key = jax.random.fold_in(key, rung)
-            match = match_on_mesh(env, Player(mcts, evaluator), opponent, key=match_key, mesh=mesh, **options)
+            match = play_match(env, Player(mcts, evaluator), opponent, key=match_key, mesh=mesh, **options)
             climbs = bool(match.score > self.threshold)
             if climbs and rung + 1 >= len(self.rungs):
                 best = _copy(evaluator)

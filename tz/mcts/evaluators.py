@@ -76,23 +76,23 @@ def uniform_evaluator(
 class RolloutEvaluator(eqx.Module):
     """Values a position by the mean result of games played on at random; every action is as likely as another.
 
-    **Fields:** `env`; `num_rollouts`, games a position; `max_steps`, after which a game counts as what it has brought
+    **Fields:** `env`; `num_rollouts`, games a position; `max_moves`, after which a game counts as what it has brought
     so far; `discount`, of the return, a step.
     """
 
     env: Env
     num_rollouts: int = eqx.field(static=True, default=1)
-    max_steps: int = eqx.field(static=True, default=512)
+    max_moves: int = eqx.field(static=True, default=512)
     discount: float | Float[Array, ""] = 1.0
 
     def __post_init__(self):
         check_fields(self)
 
     def __check_init__(self):
-        if self.num_rollouts < 1 or self.max_steps < 1:
+        if self.num_rollouts < 1 or self.max_moves < 1:
             raise ValueError(
-                f"RolloutEvaluator: num_rollouts and max_steps must be at least 1, found {self.num_rollouts} and "
-                f"{self.max_steps}."
+                f"RolloutEvaluator: num_rollouts and max_moves must be at least 1, found {self.num_rollouts} and "
+                f"{self.max_moves}."
             )
 
     def __call__(
@@ -115,7 +115,7 @@ class RolloutEvaluator(eqx.Module):
                 return env_state, metadata, total, weight * jnp.float32(self.discount), step + 1
 
             def unfinished(carry):
-                return any_game(~carry[1].terminated) & (carry[-1] < self.max_steps)
+                return any_game(~carry[1].terminated) & (carry[-1] < self.max_moves)
 
             one = jnp.ones((), jnp.float32)
             return lax.while_loop(unfinished, body, (env_state, metadata, 0 * one, one, jnp.int32(0)))[2]

@@ -57,16 +57,16 @@ def root_returns(
 class LowerConfidenceBound(eqx.Module):
     """Chooses the move with the largest `q - z * sqrt(variance / visits)`: good, and surely so.
 
-    Only moves with `min_share` of the most visits, and at least two, are looked at; if there is none, the weights
+    Only moves with `min_fraction` of the most visits, and at least two, are looked at; if there is none, the weights
     decide.
 
-    **Fields:** `z`, standard errors to subtract; `min_share`, from 0 to 1.
+    **Fields:** `z`, standard errors to subtract; `min_fraction`, from 0 to 1.
 
     The final move of KataGo, whose settings are the defaults, and of Leela Zero, where it comes from.
     """
 
     z: float | Float[Array, ""] = 5.0
-    min_share: float | Float[Array, ""] = 0.15
+    min_fraction: float | Float[Array, ""] = 0.15
 
     def __call__(
         self, tree: Tree, discount: float | Float[Array, ""], log_weights: Float[Array, " A"]
@@ -75,7 +75,7 @@ class LowerConfidenceBound(eqx.Module):
         count, mean, variance = root_returns(tree, discount)
         count = count.astype(jnp.float32)
         bound = mean - jnp.float32(self.z) * jnp.sqrt(variance / jnp.maximum(count, 1))
-        eligible = (count >= 2) & (count >= jnp.float32(self.min_share) * jnp.max(count))
+        eligible = (count >= 2) & (count >= jnp.float32(self.min_fraction) * jnp.max(count))
         best = best_action(jnp.where(eligible, bound, -jnp.inf))
         is_best = jnp.arange(len(bound), dtype=jnp.int32) == best
         return jnp.where(jnp.any(eligible), jnp.where(is_best, 0.0, -jnp.inf), log_weights)

@@ -136,7 +136,7 @@ class Dirichlet(RootPolicy):
     In the value they count by `prior / noisy prior` where the noise has raised the prior, as if it had not.
 
     **Fields:** `alpha`, the concentration, above 0 (the paper: 0.3 in chess, 0.03 in Go, about 10 divided by the usual
-    number of legal moves); `epsilon`, the share of the noise, from 0 to 1.
+    number of legal moves); `epsilon`, the fraction of the noise, from 0 to 1.
 
     Silver et al., *A general reinforcement learning algorithm that masters chess, shogi, and Go through self-play*,
     Science 2018.

@@ -128,8 +128,8 @@ class CompletedQ(eqx.Module):
 class ImprovedPolicy(eqx.Module):
     """Gumbel AlphaZero's selection below the root: brings the visits into the proportions of the improved policy.
 
-    The improved policy is the softmax of `logits + completed q`; the action chosen is the one whose share of the visits
-    falls furthest short of it. Nothing is random.
+    The improved policy is the softmax of `logits + completed q`; the action chosen is the one whose fraction of the
+    visits falls furthest short of it. Nothing is random.
 
     **Fields:** `completed_q`, a [`tz.mcts.CompletedQ`][].
 

@@ -65,11 +65,18 @@ def _bars(root, columns, names, max_actions, ax) -> "Figure":
     place = np.arange(len(order))
     (ax,) = new_axes(1, (9.0, 3.2)) if ax is None else (ax,)
     looks = {"prior": ("white", None), "visits": (BLUE, None), "improved policy": (ORANGE, "///")}
-    for shift, (name, share) in zip((-0.27, 0, 0.27), columns.items(), strict=True):
+    for shift, (name, fraction) in zip((-0.27, 0, 0.27), columns.items(), strict=True):
         color, hatch = looks[name]
         label = "improved policy" if name == "policy" else name
         ax.bar(
-            place + shift, share[order], 0.27, color=color, hatch=hatch, edgecolor="black", linewidth=0.6, label=label
+            place + shift,
+            fraction[order],
+            0.27,
+            color=color,
+            hatch=hatch,
+            edgecolor="black",
+            linewidth=0.6,
+            label=label,
         )
     for x, action in enumerate(order):
         text, height = (
@@ -79,7 +86,7 @@ def _bars(root, columns, names, max_actions, ax) -> "Figure":
         ax.text(x, height + 0.01, text, ha="center", va="bottom", fontsize=9)
     ax.set_xticks(place, [names[action] for action in order])
     title = f"{root.visits.sum()} visits; above the bars: value (q) for the player to move"
-    ax.set(xlabel="action", ylabel="share", title=title)
+    ax.set(xlabel="action", ylabel="fraction", title=title)
     ax.margins(y=0.15)
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False)
@@ -102,9 +109,9 @@ def _maps(root, columns, board) -> "Figure":
         low, high = (-1, 1) if is_value else (0, max(np.nanmax(cells, initial=0), 1e-9))
         ax.imshow(cells, cmap="cividis", vmin=low, vmax=high)
         for row, column in np.argwhere(~np.isnan(cells)):
-            share = cells[row, column]
-            text = f"{share:+.1f}" if is_value else f"{100 * share:.0f}"
-            ink = "black" if (share - low) / (high - low) > 0.5 else "white"
+            fraction = cells[row, column]
+            text = f"{fraction:+.1f}" if is_value else f"{100 * fraction:.0f}"
+            ink = "black" if (fraction - low) / (high - low) > 0.5 else "white"
             ax.text(column, row, text, ha="center", va="center", color=ink, fontsize=min(9, 60 / width))
         ax.set_xticks(range(width), [chr(ord("a") + c) for c in range(width)])
         ax.set_yticks(range(rows), [str(r + 1) for r in range(rows)])

@@ -58,7 +58,7 @@ def plot_tree(
     """Draws a search tree: as many of its most visited nodes as are readable.
 
     A node shows its visits, its value (also its colour) *for the player to move at the root*, and how many nodes below
-    it are left out; an edge the action and its prior, its width the share of the visits. The principal variation, of
+    it are left out; an edge the action and its prior, its width the fraction of the visits. The principal variation, of
     the most visited edges, is black and runs down the left. A node with a double frame ends the game.
 
     **Arguments:** `state`, as [`tz.search`][] returns it; `labels`, the names of all `A` actions; `draw`,
@@ -136,10 +136,10 @@ def draw_tree(
     bar.ax.tick_params(labelsize=7)
 
 
-def _draw_edge(ax: "Axes", node: ShownNode, layout: Layout, name: str, share: float) -> None:
+def _draw_edge(ax: "Axes", node: ShownNode, layout: Layout, name: str, fraction: float) -> None:
     (x0, y0), (x1, y1), height = layout.place[node.parent], layout.place[node.number], layout.box[1]
     top = y1 + height / 2
-    color, width = ("black", 0.8 + 5 * share**0.5) if node.principal else (GREY, 0.4 + 5 * share**0.5)
+    color, width = ("black", 0.8 + 5 * fraction**0.5) if node.principal else (GREY, 0.4 + 5 * fraction**0.5)
     ax.plot([x0, x1, x1], [y0 - height / 2, top + 0.16, top + 0.12], color=color, linewidth=width, zorder=1)
     ax.text(
         *(x1, top + 0.04),

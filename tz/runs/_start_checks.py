@@ -9,16 +9,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from tz.runs.settings import TrainConfig
+from tz._arguments import check_instance, shown, takes
+from tz.games._random_games import GameRecord, check_record, largest_return, play_random_games
 from tz.games.conformance import check_types
 from tz.games.env import Env
-from tz.mcts.evaluators import NetworkEvaluator
-from tz._arguments import check_instance, shown, takes
-from tz.nn.networks import MLP, AZResNet
-from tz.matches.players import Player, check_player
-from tz.games._random_games import GameRecord, check_record, largest_return, play_random_games
-from tz.matches.testers import ApproxEloTester, LadderTester, OpponentTester, TwoPlayerTester
 from tz.learn.trajectory import Sample
+from tz.matches.players import Player, check_player
+from tz.matches.testers import ApproxEloTester, LadderTester, OpponentTester, TwoPlayerTester
+from tz.mcts.evaluators import NetworkEvaluator
+from tz.nn.networks import MLP, AZResNet
+from tz.runs.settings import TrainConfig
 
 NUM_GAMES, NUM_MOVES = 4, 128
 
@@ -38,7 +38,7 @@ def check_start(config: TrainConfig, env: Env, network: PyTree, norm_state: eqx.
         _check_augment(env, config.augment)
     _check_testers(env if config.test_env is None else config.test_env, config.testers)
     _, record, keys = play_random_games(env, key=jax.random.key(0), num_games=NUM_GAMES, num_moves=NUM_MOVES)
-    check_record(env, record, keys, may_go_on=env.num_players == 1 and config.max_episode_steps is not None)
+    check_record(env, record, keys, may_go_on=env.num_players == 1 and config.max_episode_moves is not None)
     _check_range(config, env, network, record)
 
 

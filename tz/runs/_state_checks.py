@@ -7,13 +7,13 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from tz.runs.settings import LoopState, TrainConfig
 from tz.games.env import Env
-from tz.runs.phases import evaluator_of
-from tz.runs.checkpoint_format import describe, differences
-from tz.mcts.simulation import Evaluator
-from tz.matches.testers import Tester
 from tz.learn.training import init_train
+from tz.matches.testers import Tester
+from tz.mcts.simulation import Evaluator
+from tz.runs.checkpoint_format import describe, differences
+from tz.runs.phases import evaluator_of
+from tz.runs.settings import LoopState, TrainConfig
 
 
 def check_state(config: TrainConfig, env: Env, state: LoopState, *, mesh: Mesh) -> None:
@@ -42,7 +42,7 @@ def _numbers(config: TrainConfig, state: LoopState) -> dict[str, tuple[Any, Any]
     num_actions = state.games.search.metadata.action_mask.shape[-1]
     has_average = state.train.average is not None
     return {
-        "games (batch_size)": (state.games.step.shape[0], config.batch_size),
+        "games (num_games)": (state.games.step.shape[0], config.num_games),
         "nodes of a tree (max_nodes of mcts)": (tree.parent.shape[-1], mcts.num_nodes),
         "actions that a node keeps (max_actions of mcts)": (tree.logits.shape[-1], mcts.max_actions or num_actions),
         "positions of a game in the buffer (capacity of replay)": (capacity, config.replay.capacity),

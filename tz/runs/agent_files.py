@@ -17,10 +17,10 @@ from jaxtyping import PyTree
 from tz._arrays import data_of, has_shape, named_arrays, with_data
 from tz.games.env import Env
 from tz.games.pgx_games import from_pgx
+from tz.matches.players import Player
 from tz.mcts.evaluators import NetworkEvaluator
 from tz.mcts.settings import MCTS, gumbel_mcts, without_exploration
 from tz.nn.networks import MLP, AZResNet
-from tz.matches.players import Player
 
 _FORMAT = 1
 _MAX_HEADER = 2**20

@@ -15,8 +15,6 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from tz.runs.settings import LoopState
-from tz.runs.sinks import plain
 from tz.runs.checkpoint_format import (
     FORMAT,
     SavedRun,
@@ -29,6 +27,8 @@ from tz.runs.checkpoint_format import (
     release,
     with_arrays,
 )
+from tz.runs.settings import LoopState
+from tz.runs.sinks import plain
 
 
 class Checkpoints:

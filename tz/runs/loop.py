@@ -15,14 +15,13 @@ from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray, PyTree
 from tqdm import tqdm
 
-from tz.runs.checkpoints import Checkpoints
+from tz._arguments import check_one_key
+from tz.games.env import Env
+from tz.learn.training import init_train
+from tz.mcts.settings import without_exploration
 from tz.runs._start_checks import check_start
 from tz.runs._state_checks import check_state
-from tz.runs.settings import LoopState, TrainConfig
-from tz.games.env import Env
-from tz._arguments import check_one_key
-from tz.runs.sinks import Sink, bar, console_sink
-from tz.mcts.settings import without_exploration
+from tz.runs.checkpoints import Checkpoints
 from tz.runs.memory_plan import check_memory, plan_memory
 from tz.runs.phases import (
     NotFiniteError,
@@ -34,9 +33,10 @@ from tz.runs.phases import (
     test_phase,
     train_phase,
 )
-from tz.sharding import check_mesh, place, usable_mesh
+from tz.runs.settings import LoopState, TrainConfig
+from tz.runs.sinks import Sink, bar, console_sink
 from tz.runs.stopping import Newest, StopTraining, agreed, keeping_state, noted_signals
-from tz.learn.training import init_train
+from tz.sharding import check_mesh, place, usable_mesh
 
 
 def init_loop(
@@ -61,7 +61,7 @@ def init_loop(
     evenly over the devices, or it cannot all fit into memory.
     """
     mesh = usable_mesh(mesh)
-    check_mesh(mesh, batch_size=config.batch_size, train_batch_size=config.train_batch_size)
+    check_mesh(mesh, num_games=config.num_games, train_batch_size=config.train_batch_size)
     check_one_key("init_loop", key)
     config, env, network, norm_state = place((config, env, network, norm_state), mesh, split=False)
     check_start(config, env, network, norm_state)
@@ -120,7 +120,7 @@ def train_loop(
     checkpoint cannot be written.
     """
     mesh = usable_mesh(mesh)
-    check_mesh(mesh, batch_size=config.batch_size, train_batch_size=config.train_batch_size)
+    check_mesh(mesh, num_games=config.num_games, train_batch_size=config.train_batch_size)
     check_state(config, env, state, mesh=mesh)
     if num_epochs is not None and num_epochs < 0:
         raise ValueError(f"train_loop: num_epochs: found {num_epochs}, expected 0 or more; pass None for no end.")
@@ -207,12 +207,12 @@ def _set_aside(checkpoints: Checkpoints | None) -> Iterator[None]:
 
 def _warm_up(config: TrainConfig, env: Env, newest: Newest, mesh: Mesh, epochs: tqdm) -> None:
     """Makes the moves before the first epoch that are still missing."""
-    if config.warmup_steps == 0 or int(newest.state.epoch) > 0:
+    if config.warmup_moves == 0 or int(newest.state.epoch) > 0:
         return
     epochs.set_description("warm-up")
-    for done in range(int(newest.state.games.step.max()), config.warmup_steps, config.collection_steps_per_epoch):
-        num_steps = min(config.collection_steps_per_epoch, config.warmup_steps - done)  # in chunks compiled anyway
-        _advance(newest, collect_phase, config, env, newest.state, num_steps, mesh)
+    for done in range(int(newest.state.games.step.max()), config.warmup_moves, config.moves_per_epoch):
+        num_moves = min(config.moves_per_epoch, config.warmup_moves - done)  # in chunks compiled anyway
+        _advance(newest, collect_phase, config, env, newest.state, num_moves, mesh)
     epochs.set_description("")
 
 
@@ -222,8 +222,8 @@ def _epoch(config: TrainConfig, env: Env, newest: Newest, mesh: Mesh, shown: boo
     tests = (epoch + 1) % config.epochs_per_test == 0 and len(config.testers) > 0
     with bar(2 + tests, "phase", shown, leave=False) as phases:
         phases.set_description("self-play")
-        num_steps = config.collection_steps_per_epoch
-        metrics = _advance(newest, collect_phase, config, env, newest.state, num_steps, mesh)
+        num_moves = config.moves_per_epoch
+        metrics = _advance(newest, collect_phase, config, env, newest.state, num_moves, mesh)
         phases.update()
         phases.set_description("training")
         metrics |= _advance(newest, train_phase, config, newest.state, mesh)
@@ -253,7 +253,7 @@ def on_mesh(state: LoopState, mesh: Mesh) -> LoopState:
 
     **Raises:** `ValueError` if the games cannot be split evenly.
     """
-    check_mesh(mesh, batch_size=state.games.step.shape[0])
+    check_mesh(mesh, num_games=state.games.step.shape[0])
     games, replay = place((state.games, state.replay), mesh, split=True)
     train, testers, epoch, key = place((state.train, state.testers, state.epoch, state.key), mesh, split=False)
     return LoopState(train, games, replay, testers, epoch, key)

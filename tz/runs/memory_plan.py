@@ -10,13 +10,13 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from tz.runs.settings import TrainConfig
 from tz.games.env import Env
-from tz.runs.phases import evaluator_of, start_games
-from tz.mcts.simulation import Evaluator
-from tz.sharding import DATA, data_mesh, usable_mesh
-from tz.matches.testers import Tester
 from tz.learn.training import init_train
+from tz.matches.testers import Tester
+from tz.mcts.simulation import Evaluator
+from tz.runs.phases import evaluator_of, start_games
+from tz.runs.settings import TrainConfig
+from tz.sharding import DATA, data_mesh, usable_mesh
 
 _PRODUCTS = "dot_general", "conv_general_dilated"
 
@@ -58,7 +58,7 @@ def plan_memory(
     the results of all layers on a batch (both measured, see `experiments/memory.py`).
     """
     mesh = usable_mesh(mesh)
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), config.batch_size))
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), config.num_games))
     one_device = data_mesh(list(mesh.devices.flat)[:1])
     games, buffer = eqx.filter_eval_shape(start_games, config, env, one_device, keys)
     average = config.average_decay is not None
@@ -94,8 +94,8 @@ def check_memory(plan: MemoryPlan, mesh: Mesh, limit: int | None = None) -> None
     if limit is None or needed <= limit:
         return
     advice = {
-        "games": "batch_size or the search's max_nodes (for games of many actions, max_actions helps most)",
-        "buffer": "the buffer's capacity or batch_size",
+        "games": "num_games or the search's max_nodes (for games of many actions, max_actions helps most)",
+        "buffer": "the buffer's capacity or num_games",
         "network": "the size of the network",
         "testers": "the testers' pool of networks (total_epochs)",
     }

@@ -12,16 +12,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
 
 from tz._arrays import named_arrays
-from tz.runs.settings import LoopState, TrainConfig, num_shares
 from tz.games.env import Env
-from tz.mcts.evaluators import NetworkEvaluator, uniform_evaluator
-from tz.mcts.settings import MCTS
 from tz.learn.replay import ReplayState
 from tz.learn.self_play import CollectState, collect, init_collect
-from tz.sharding import DATA, over_games, place
-from tz.runs.stopping import any_deleted
 from tz.learn.training import Metrics, TrainState, train_step
 from tz.learn.trajectory import Sample, Trajectory
+from tz.mcts.evaluators import NetworkEvaluator, uniform_evaluator
+from tz.mcts.settings import MCTS
+from tz.runs.settings import LoopState, TrainConfig, num_parts
+from tz.runs.stopping import any_deleted
+from tz.sharding import DATA, over_games, place
 
 
 class NotFiniteError(FloatingPointError):
@@ -33,16 +33,16 @@ class NotFiniteError(FloatingPointError):
 
 
 def collect_phase(
-    config: TrainConfig, env: Env, state: LoopState, num_steps: int, mesh: Mesh
+    config: TrainConfig, env: Env, state: LoopState, num_moves: int, mesh: Mesh
 ) -> tuple[LoopState, dict[str, int | float]]:
-    """Plays `num_steps` moves in every game with the newest weights and adds them to the buffer."""
+    """Plays `num_moves` moves in every game with the newest weights and adds them to the buffer."""
     started = time.perf_counter()
     evaluator = evaluator_of(config, env, state.train)
     is_fast = None
     if config.fast_mcts is not None:  # drawn for all games alike, so that it is a branch and not a choice of results
         key = jax.random.fold_in(jax.random.fold_in(state.key, 2), int(state.games.step.max()))
-        is_fast = jax.random.bernoulli(key, config.fast_share, (num_steps,))
-    games, (trajectory, counts) = collect_games((config, env, evaluator, is_fast, num_steps, mesh), state.games)
+        is_fast = jax.random.bernoulli(key, config.fast_fraction, (num_moves,))
+    games, (trajectory, counts) = collect_games((config, env, evaluator, is_fast, num_moves, mesh), state.games)
     episodes, truncated, moves_of_episodes, num_bad = (int(count) for count in jax.device_get(_sums(counts)))
     if num_bad:
         state = dataclasses.replace(state, games=games, replay=_without_open_moves(state.replay))
@@ -50,24 +50,24 @@ def collect_phase(
     replay = add_games((config, trajectory, mesh), state.replay)
     num_known = int(config.replay.num_known(replay))
     seconds = time.perf_counter() - started
-    moves = config.batch_size * num_steps
+    moves = config.num_games * num_moves
     metrics = {
         "episodes": episodes,
         "truncated": truncated,
         "mean_length": moves_of_episodes / max(episodes, 1),
         "moves_per_second": moves / seconds,
-        "simulations_per_second": config.batch_size * _num_simulations(config, is_fast, num_steps) / seconds,
+        "simulations_per_second": config.num_games * _num_simulations(config, is_fast, num_moves) / seconds,
         "replay_known": num_known,
     }
     return eqx.tree_at(lambda state: (state.games, state.replay), state, (games, replay)), metrics
 
 
-def _num_simulations(config: TrainConfig, is_fast: Array | None, num_steps: int) -> int:
+def _num_simulations(config: TrainConfig, is_fast: Array | None, num_moves: int) -> int:
     """Of all the moves that one game makes."""
     if config.fast_mcts is None or is_fast is None:
-        return num_steps * config.mcts.num_simulations
+        return num_moves * config.mcts.num_simulations
     num_fast = int(jnp.sum(is_fast))
-    return num_fast * config.fast_mcts.num_simulations + (num_steps - num_fast) * config.mcts.num_simulations
+    return num_fast * config.fast_mcts.num_simulations + (num_moves - num_fast) * config.mcts.num_simulations
 
 
 def train_phase(config: TrainConfig, state: LoopState, mesh: Mesh) -> tuple[LoopState, dict[str, int | float]]:
@@ -77,7 +77,7 @@ def train_phase(config: TrainConfig, state: LoopState, mesh: Mesh) -> tuple[Loop
         return state, {}
     window = None
     if config.replay_window is not None:
-        moves = config.warmup_steps + (int(state.epoch) + 1) * config.collection_steps_per_epoch
+        moves = config.warmup_moves + (int(state.epoch) + 1) * config.moves_per_epoch
         window = jnp.int32(max(1, config.replay_window(moves)))
     # The steps take arrays of their own: one that fails would take the weights with it.
     train = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, state.train)
@@ -116,7 +116,7 @@ def test_phase(
 
 def new_games(config: TrainConfig, env: Env, mesh: Mesh, key: PRNGKeyArray) -> tuple[CollectState, ReplayState]:
     """New games and empty rings, split over the mesh."""
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(config.batch_size))
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(config.num_games))
     return start_games(config, env, mesh, place(keys, mesh, split=True))
 
 
@@ -153,7 +153,7 @@ def start_games(config: TrainConfig, env: Env, mesh: Mesh, keys: Array) -> tuple
         config, env = shared
         games = jax.vmap(lambda key: init_collect(config.mcts, env, key=key))(keys)
         one = jax.tree.map(lambda x: x[0], games)
-        steps = jax.eval_shape(lambda: collect(config.mcts, env, uniform_evaluator, one, num_steps=1)[1])
+        steps = jax.eval_shape(lambda: collect(config.mcts, env, uniform_evaluator, one, num_moves=1)[1])
         rings = jax.vmap(lambda _: config.replay.init(steps))(keys)
         return games, rings
 
@@ -163,9 +163,9 @@ def start_games(config: TrainConfig, env: Env, mesh: Mesh, keys: Array) -> tuple
 def check_types(config: TrainConfig, env: Env, state: LoopState, mesh: Mesh) -> None:
     """Raises `ValueError` if moves, `add` or a gradient step change the type of what they work on. Compiles nothing."""
     evaluator = evaluator_of(config, env, state.train)
-    num_steps, window = config.collection_steps_per_epoch, None if config.replay_window is None else jnp.int32(1)
-    is_fast = None if config.fast_mcts is None else jnp.zeros(num_steps, bool)
-    inputs = config, env, evaluator, is_fast, num_steps, mesh
+    num_moves, window = config.moves_per_epoch, None if config.replay_window is None else jnp.int32(1)
+    is_fast = None if config.fast_mcts is None else jnp.zeros(num_moves, bool)
+    inputs = config, env, evaluator, is_fast, num_moves, mesh
     trajectory = eqx.filter_eval_shape(collect_games, inputs, state.games)[1][0]
     eqx.filter_eval_shape(add_games, (config, trajectory, mesh), state.replay)
     eqx.filter_eval_shape(gradient_step, (config, state.replay, state.key, window, mesh), state.train)
@@ -193,17 +193,17 @@ def _type(x: Array) -> str:
 def collect_games(
     inputs: tuple[TrainConfig, Env, NetworkEvaluator, Array | None, int, Mesh], games: CollectState
 ) -> tuple[CollectState, tuple[Trajectory, tuple[Array, ...]]]:
-    """The games after `num_steps` moves; the moves; and, a device, the numbers of episodes, of truncated ones, of moves
+    """The games after `num_moves` moves; the moves; and, a device, the numbers of episodes, of truncated ones, of moves
     in them, and of positions without a legal action or a finite value."""
-    config, env, evaluator, is_fast, num_steps, mesh = inputs
+    config, env, evaluator, is_fast, num_moves, mesh = inputs
 
     def play(shared, games):
         config, env, evaluator, is_fast = shared
-        options = {"num_steps": num_steps, "max_episode_steps": config.max_episode_steps}
+        options = {"num_moves": num_moves, "max_episode_moves": config.max_episode_moves}
         options |= {"fast_mcts": config.fast_mcts, "is_fast": is_fast}
         after, trajectory = jax.vmap(lambda game: collect(config.mcts, env, evaluator, game, **options))(games)
         ended = trajectory.terminated | trajectory.truncated  # [B, T]
-        moves_of_episodes = games.episode_steps + num_steps - after.episode_steps
+        moves_of_episodes = games.episode_moves + num_moves - after.episode_moves
         counts = ended, trajectory.truncated, moves_of_episodes, _is_bad(trajectory)
         _check_same_types("a move of self-play", games, after)
         return after, (trajectory, jax.tree.map(lambda x: jnp.sum(x, dtype=jnp.int32)[None], counts))
@@ -218,6 +218,7 @@ def _sums(counts: tuple[Array, ...]) -> tuple[Array, ...]:
 
 @eqx.filter_jit(donate="all-except-first")
 def add_games(inputs: tuple[TrainConfig, Trajectory, Mesh], replay: ReplayState) -> ReplayState:
+    """The rings with the moves of a trajectory added."""
     config, trajectory, mesh = inputs
 
     def add(config, games):
@@ -235,8 +236,8 @@ def gradient_step(
     """The state after a step, its metrics, and whether it was made: not if something in them is not finite."""
     config, replay, key, window, mesh = inputs
     step_key = jax.random.fold_in(jax.random.fold_in(key, 0), train.step)
-    shares = num_shares(config, mesh.shape[DATA])
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(shares))
+    parts = num_parts(config, mesh.shape[DATA])
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(parts))
     batch = draw(config, replay, keys, mesh, window)
     options = {} if config.average_decay is None else {"average_decay": config.average_decay}
     after, metrics = train_step(config.optimizer, config.loss, train, batch, **options)
@@ -260,16 +261,16 @@ def _is_finite(before: TrainState, after: TrainState, metrics: Metrics) -> Bool[
 
 
 def draw(config: TrainConfig, replay: ReplayState, keys: Array, mesh: Mesh, window: Array | None = None) -> Sample:
-    """A batch to train on: each device draws from the shares of the buffer that it keeps; `keys`, one a share."""
-    per_share = config.train_batch_size // len(keys)
+    """A batch to train on: each device draws from the parts of the buffer that it keeps; `keys`, one a part."""
+    per_part = config.train_batch_size // len(keys)
 
     def local(shared, games):
         (config, window), (replay, keys) = shared, games
         sample_keys, augment_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-        batch = config.replay.sample_shares(replay, per_share * len(keys), keys=sample_keys, window=window)
+        batch = config.replay.sample_parts(replay, per_part * len(keys), keys=sample_keys, window=window)
         if config.augment is None:
             return batch
-        keys = jax.vmap(lambda key: jax.random.split(key, per_share))(augment_keys)
+        keys = jax.vmap(lambda key: jax.random.split(key, per_part))(augment_keys)
         keys = keys.reshape(-1, *keys.shape[2:])  # an old-style key has an axis of its own
         return jax.vmap(lambda sample, key: config.augment(sample, key=key))(batch, keys)
 

@@ -13,20 +13,20 @@ import numpy as np
 import optax
 from jax.experimental import multihost_utils
 
-from tz.runs.checkpoints import Checkpoints
-from tz.runs.settings import LoopState, TrainConfig
 from tz.games.env import Env
-from tz.games.pgx_games import from_pgx
-from tz.runs.loop import init_loop, train_loop
-from tz.mcts.settings import MCTS, gumbel_mcts
-from tz.nn.networks import AZResNet
 from tz.games.openings import random_starts
+from tz.games.pgx_games import from_pgx
 from tz.learn.replay import EpisodeReplayBuffer
-from tz.mcts.root_policies import Dirichlet
-from tz.mcts.selectors import CompletedQ
-from tz.runs.stopping import StopTraining
 from tz.learn.symmetries import random_dihedral, random_mirror
 from tz.learn.training import az_loss
+from tz.mcts.root_policies import Dirichlet
+from tz.mcts.selectors import CompletedQ
+from tz.mcts.settings import MCTS, gumbel_mcts
+from tz.nn.networks import AZResNet
+from tz.runs.checkpoints import Checkpoints
+from tz.runs.loop import init_loop, train_loop
+from tz.runs.settings import LoopState, TrainConfig
+from tz.runs.stopping import StopTraining
 
 _SYMMETRIES = {"none": None, "mirror": random_mirror, "dihedral": random_dihedral}
 _KNOWN = {"connect_four": "mirror"} | dict.fromkeys(("go_9x9", "go_19x19", "othello", "tic_tac_toe"), "dihedral")
@@ -72,19 +72,19 @@ class Recipe:
     capacity: int = 500
     """Positions that the buffer keeps of each game."""
     window: float | None = 0.5
-    """The share of all moves made, the newest, that samples are drawn from; None for the whole buffer."""
+    """The fraction of all moves made, the newest, that samples are drawn from; None for the whole buffer."""
     learning_rate: float = 3e-3
     """Of Adam, at first."""
     anneal: float = 0.3
-    """The share of the time, its last part, in which the learning rate falls to nothing like half a cosine wave."""
+    """The fraction of the time, its last part, in which the learning rate falls to nothing like half a cosine wave."""
     weight_decay: float = 0.0
     """Apart from the gradient, as in AdamW."""
     l2: float = 1e-4
     """Weight of the sum of all squared weights in the loss."""
     td_lambda: float = 0.8
     """Of the value targets: 1 for the outcome of the game, less for a mixture with the search's values on the way."""
-    search_value_share: float = 0.0
-    """The share of the search's value of the position itself in its value target."""
+    search_value_fraction: float = 0.0
+    """The fraction of the search's value of the position itself in its value target."""
     average_decay: float | None = None
     """Of a running average of the weights, which then plays; None for none."""
     random_starts: int = 20
@@ -107,11 +107,11 @@ class Recipe:
             mcts=mcts,
             fast_mcts=None if fast is None else dataclasses.replace(mcts, num_simulations=fast, root=mcts.root.quiet()),
             optimizer=optax.named_chain(("clip", optax.clip_by_global_norm(1.0)), ("adam", adam)),
-            replay=EpisodeReplayBuffer(self.capacity, self.td_lambda, self.search_value_share),
-            batch_size=self.num_games,
+            replay=EpisodeReplayBuffer(self.capacity, self.td_lambda, self.search_value_fraction),
+            num_games=self.num_games,
             train_batch_size=self.train_batch_size,
-            warmup_steps=3 * self.moves_per_epoch,
-            collection_steps_per_epoch=self.moves_per_epoch,
+            warmup_moves=3 * self.moves_per_epoch,
+            moves_per_epoch=self.moves_per_epoch,
             train_steps_per_epoch=self.train_steps_per_epoch,
             loss=functools.partial(az_loss, l2_reg_lambda=self.l2),
             augment=_SYMMETRIES[symmetry],
@@ -169,7 +169,7 @@ def train_for(
 
     **Arguments:** `env` and `config`, from `recipe.build`, perhaps with testers; `state`, from `recipe.start` or
     `checkpoints.restore`, which is donated; `seconds` or `num_epochs`, of the whole training, what was done before the
-    state was restored included; `part`, which part of the time this is, as two shares: the learning rate falls with
+    state was restored included; `part`, which part of the time this is, as two fractions: the learning rate falls with
     the whole. All else goes to [`tz.train_loop`][].
     """
     if (seconds is None) == (num_epochs is None):
@@ -185,20 +185,20 @@ def train_for(
             longest = max(longest, now - last)
         last = now
         if seconds is not None:
-            share, done = now / seconds, now + longest >= part[1] * seconds
+            fraction, done = now / seconds, now + longest >= part[1] * seconds
         else:
-            share, done = epoch / (num_epochs or 1), epoch >= (num_epochs or 0)
+            fraction, done = epoch / (num_epochs or 1), epoch >= (num_epochs or 0)
         if done:
             raise StopTraining
-        return _with_learning_rate(state, recipe.learning_rate * annealed(recipe.anneal, share))
+        return _with_learning_rate(state, recipe.learning_rate * annealed(recipe.anneal, fraction))
 
     ends = {"num_epochs": None, "before_epoch": before_epoch}
     return train_loop(config, env, state, **ends, checkpoints=checkpoints, **options)
 
 
-def annealed(part: float, share: float) -> float:
-    """The factor of the learning rate when a share of the time is over: 1, and in the last part down to 0.01."""
-    fallen = (share - (1 - part)) / part if part else 0.0
+def annealed(part: float, fraction: float) -> float:
+    """The factor of the learning rate when a fraction of the time is over: 1, and in the last part down to 0.01."""
+    fallen = (fraction - (1 - part)) / part if part else 0.0
     return 0.505 + 0.495 * math.cos(math.pi * min(max(fallen, 0.0), 1.0))
 
 

@@ -8,14 +8,14 @@ import equinox as eqx
 import optax
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
-from tz.games.env import Env
 from tz._arguments import check_fields, check_sequence
-from tz.mcts.settings import MCTS, on_trees_of
+from tz.games.env import Env
 from tz.learn.replay import EpisodeReplayBuffer, ReplayState
 from tz.learn.self_play import CollectState
-from tz.matches.testers import Tester
 from tz.learn.training import Loss, TrainState, az_loss
 from tz.learn.trajectory import Sample
+from tz.matches.testers import Tester
+from tz.mcts.settings import MCTS, on_trees_of
 
 
 class TrainConfig(eqx.Module):
@@ -23,15 +23,15 @@ class TrainConfig(eqx.Module):
 
     **Fields:**
 
-    - `mcts`: the search of self-play; `fast_mcts`, a faster one for a random `fast_share` of the moves, see
+    - `mcts`: the search of self-play; `fast_mcts`, a faster one for a random `fast_fraction` of the moves, see
         [`tz.collect`][].
     - `optimizer`: any optax optimiser.
-    - `replay`: the buffer; its `capacity` is positions a game, `batch_size * capacity` in all.
-    - `batch_size`: games played at once.
+    - `replay`: the buffer; its `capacity` is positions a game, `num_games * capacity` in all.
+    - `num_games`: games played at once.
     - `train_batch_size`: samples a gradient step.
-    - `collection_steps_per_epoch`, `train_steps_per_epoch`: moves a game and gradient steps an epoch.
-    - `warmup_steps`: moves a game before the first epoch, to fill the buffer.
-    - `max_episode_steps`: a longer episode is truncated and its value bootstrapped; None lets every game end.
+    - `moves_per_epoch`, `train_steps_per_epoch`: moves a game and gradient steps an epoch.
+    - `warmup_moves`: moves a game before the first epoch, to fill the buffer.
+    - `max_episode_moves`: a longer episode is truncated and its value bootstrapped; None lets every game end.
     - `loss`: of one sample, such as [`tz.az_loss`][].
     - `augment`: `(sample, *, key) -> sample`, applied as samples are drawn, or None.
     - `testers`: such as [`tz.TwoPlayerTester`][]; `epochs_per_test`: how often they play.
@@ -51,12 +51,12 @@ class TrainConfig(eqx.Module):
     mcts: MCTS
     optimizer: optax.GradientTransformation
     replay: EpisodeReplayBuffer
-    batch_size: int = eqx.field(static=True)
+    num_games: int = eqx.field(static=True)
     train_batch_size: int = eqx.field(static=True)
-    collection_steps_per_epoch: int = eqx.field(static=True)
+    moves_per_epoch: int = eqx.field(static=True)
     train_steps_per_epoch: int = eqx.field(static=True)
-    warmup_steps: int = eqx.field(static=True, default=0)
-    max_episode_steps: int | None = eqx.field(static=True, default=None)
+    warmup_moves: int = eqx.field(static=True, default=0)
+    max_episode_moves: int | None = eqx.field(static=True, default=None)
     loss: Loss = az_loss
     augment: Callable[..., Sample] | None = None
     testers: Sequence[Tester] = ()
@@ -64,7 +64,7 @@ class TrainConfig(eqx.Module):
     test_mcts: MCTS | None = None
     test_env: Env | None = None
     fast_mcts: MCTS | None = None
-    fast_share: float = 0.75
+    fast_fraction: float = 0.75
     replay_window: Callable[[int], int] | None = None
     average_decay: float | None = None
     skip_nonfinite: bool = eqx.field(static=True, default=False)
@@ -77,30 +77,30 @@ class TrainConfig(eqx.Module):
     def __check_init__(self):
         if self.fast_mcts is not None:
             on_trees_of(self.mcts, self.fast_mcts)
-        for name in ("fast_share", "average_decay"):
-            share = getattr(self, name)
-            if share is not None and not 0 <= share <= 1:
-                raise ValueError(f"TrainConfig: {name} must be from 0 to 1, found {share}.")
-        per_epoch = ("collection_steps_per_epoch", "train_steps_per_epoch", "epochs_per_test")
-        for name in ("batch_size", "train_batch_size", *per_epoch):
+        for name in ("fast_fraction", "average_decay"):
+            fraction = getattr(self, name)
+            if fraction is not None and not 0 <= fraction <= 1:
+                raise ValueError(f"TrainConfig: {name} must be from 0 to 1, found {fraction}.")
+        per_epoch = ("moves_per_epoch", "train_steps_per_epoch", "epochs_per_test")
+        for name in ("num_games", "train_batch_size", *per_epoch):
             if getattr(self, name) < 1:
                 raise ValueError(f"TrainConfig: {name} must be at least 1, found {getattr(self, name)}.")
-        if self.warmup_steps < 0:
-            raise ValueError(f"TrainConfig: warmup_steps must be 0 or more, found {self.warmup_steps}.")
+        if self.warmup_moves < 0:
+            raise ValueError(f"TrainConfig: warmup_moves must be 0 or more, found {self.warmup_moves}.")
         names = [name for tester in self.testers if (name := getattr(tester, "name", None)) is not None]
         if len(set(names)) < len(names):
             raise ValueError(
                 f"TrainConfig: testers need names of their own, which their metrics begin with, found {names}."
             )
-        longest = max(self.collection_steps_per_epoch, self.max_episode_steps or 0)
+        longest = max(self.moves_per_epoch, self.max_episode_moves or 0)
         if self.replay.capacity < longest:
             raise ValueError(
                 f"TrainConfig: replay.capacity={self.replay.capacity} is less than an episode or a collection needs "
-                f"({longest} moves a game, the larger of collection_steps_per_epoch and max_episode_steps). Positions "
+                f"({longest} moves a game, the larger of moves_per_epoch and max_episode_moves). Positions "
                 "would be overwritten before their outcome is known; raise the capacity."
             )
-        if self.max_episode_steps is not None and self.max_episode_steps < 1:
-            raise ValueError(f"TrainConfig: max_episode_steps must be at least 1, found {self.max_episode_steps}.")
+        if self.max_episode_moves is not None and self.max_episode_moves < 1:
+            raise ValueError(f"TrainConfig: max_episode_moves must be at least 1, found {self.max_episode_moves}.")
 
 
 class LoopState(eqx.Module):
@@ -118,6 +118,6 @@ class LoopState(eqx.Module):
     key: PRNGKeyArray
 
 
-def num_shares(config: TrainConfig, num_devices: int) -> int:
-    """Into how many shares the buffer is split for sampling: 8 where that fits, so that 1, 2, 4 and 8 devices agree."""
-    return math.gcd(config.batch_size, config.train_batch_size, math.lcm(8, num_devices))
+def num_parts(config: TrainConfig, num_devices: int) -> int:
+    """Into how many parts the buffer is split for sampling: 8 where that fits, so that 1, 2, 4 and 8 devices agree."""
+    return math.gcd(config.num_games, config.train_batch_size, math.lcm(8, num_devices))

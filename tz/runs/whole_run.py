@@ -10,17 +10,19 @@ import time
 import uuid
 from typing import Any
 
+from tz.games.env import Env
+from tz.matches.players import random_player
+from tz.matches.testers import OpponentTester
 from tz.runs.agent_files import agent_card, save_agent
 from tz.runs.checkpoints import Checkpoints
-from tz.runs.settings import LoopState, TrainConfig
-from tz.games.env import Env
 from tz.runs.forking import fork
-from tz.runs.sinks import JsonLinesSink, Sink, TensorBoardSink, WandbSink, console_sink, run_facts
 from tz.runs.memory_plan import plan_memory
-from tz.matches.players import random_player
 from tz.runs.recipes import Recipe, train_for
+from tz.runs.settings import LoopState, TrainConfig
+from tz.runs.sinks import JsonLinesSink, Sink, TensorBoardSink, WandbSink, console_sink, run_facts
 from tz.sharding import data_mesh
-from tz.matches.testers import OpponentTester
+
+_RENAMED = {"search_value_share": "search_value_fraction"}  # settings of earlier versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +77,7 @@ def train_run(recipe: Recipe, settings: RunSettings) -> LoopState:
     begun = time.perf_counter()
     env, config = recipe.build()
     per_device = math.ceil(16 / data_mesh().size)  # openings
-    tester = OpponentTester(random_player(), "random", num_episodes=2 * per_device * data_mesh().size)
+    tester = OpponentTester(random_player(), "random", num_games=2 * per_device * data_mesh().size)
     options = {"testers": (tester,), "epochs_per_test": settings.test_epochs}
     config = dataclasses.replace(config, **options, skip_nonfinite=settings.skip_nonfinite)
     path, metrics = settings.out / "settings.json", settings.out / "metrics.jsonl"
@@ -126,7 +128,8 @@ def saved_settings(folder: str | os.PathLike) -> tuple[Recipe, RunSettings]:
     try:
         found = json.loads(path.read_text())
         run = {name: value for name, value in found["run"].items() if name not in ("out", "fork")}
-        return Recipe(**found["recipe"]), RunSettings(out=pathlib.Path(folder), **run)
+        recipe: dict[str, Any] = {_RENAMED.get(name, name): value for name, value in found["recipe"].items()}
+        return Recipe(**recipe), RunSettings(out=pathlib.Path(folder), **run)
     except OSError as error:
         raise ValueError(f"There is no run in {folder}: {error}.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

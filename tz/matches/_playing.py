@@ -1,0 +1,193 @@
+"""The moves of a match: two players, many games at once, each opening played from both sides."""
+
+import functools
+import statistics
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+from tz.games.env import Env, StepMetadata
+from tz.games.openings import random_opening
+from tz.matches.players import Player, check_player
+from tz.mcts.results import choose_action
+from tz.mcts.simulation import SearchState, advance, init_search, search
+
+
+class MatchResult(eqx.Module):
+    """The games of a match, `G` of them; game `2 i` and game `2 i + 1` share an opening with the sides swapped.
+
+    **Fields:**
+
+    - `returns`: `[G]`, the sum of the first player's rewards.
+    - `finished`: `[G]`, False where a game was cut off at `max_moves`, or over before a move was made in it; it counts
+        in none of wins, draws and losses.
+    - `player_id`: `[G]`, the id that the first player had.
+    - `opening`: the environment's states and metadata, a pair, after the opening, `[G, ...]`.
+    - `actions`: `[G, max_moves]`, the moves from there, -1 after the end.
+    """
+
+    returns: Float[Array, " G"]
+    finished: Bool[Array, " G"]
+    player_id: Int[Array, " G"]
+    opening: PyTree
+    actions: Int[Array, "G T"]
+
+    def _count(self, games: Bool[Array, " G"]) -> Int[Array, ""]:
+        return jnp.sum(games & self.finished, dtype=jnp.int32)
+
+    @property
+    def wins(self) -> Int[Array, ""]:
+        """Finished games that the first player won."""
+        return self._count(self.returns > 0)
+
+    @property
+    def draws(self) -> Int[Array, ""]:
+        """Finished games without a winner."""
+        return self._count(self.returns == 0)
+
+    @property
+    def losses(self) -> Int[Array, ""]:
+        """Finished games that the second player won."""
+        return self._count(self.returns < 0)
+
+    @property
+    def score(self) -> Float[Array, ""]:
+        """Wins and half the draws, of all finished games; 0.5, the middle of its interval, where there are none."""
+        points, num_finished = self._points().sum(), self.finished.sum(dtype=jnp.float32)
+        return jnp.where(num_finished == 0, 0.5, points / jnp.maximum(num_finished, 1))
+
+    def _points(self) -> Float[Array, " G"]:
+        """1 for a win, half for a draw, 0 for a loss and for a game that was not finished."""
+        return jnp.where(self.finished, 0.5 + 0.5 * jnp.sign(self.returns), 0.0)
+
+    def interval(self, confidence: float = 0.95) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """A confidence interval of the score, the openings being a sample of all that there are.
+
+        The two games of an opening depend on one another, so an opening counts as one observation. To be right also
+        where all games are won, two openings are added, one won twice and one lost twice: what Agresti and Coull,
+        *Approximate is better than "exact"* (1998), do for proportions.
+        """
+        points = jnp.append(self._points().reshape(-1, 2).sum(1), jnp.array([0, 2], jnp.float32))
+        games = jnp.append(self.finished.reshape(-1, 2).sum(1, dtype=jnp.float32), jnp.array([2, 2], jnp.float32))
+        score = points.sum() / games.sum()
+        deviation = jnp.sqrt(jnp.sum((points - score * games) ** 2) * len(points) / (len(points) - 1)) / games.sum()
+        margin = statistics.NormalDist().inv_cdf((1 + confidence) / 2) * deviation
+        return jnp.maximum(score - margin, 0.0), jnp.minimum(score + margin, 1.0)
+
+
+class _Games(eqx.Module):
+    """One side's half of a match in progress, `[G / 2, ...]`; `trees` are the two players'."""
+
+    env_state: PyTree
+    metadata: StepMetadata
+    trees: tuple[SearchState, SearchState]
+    returns: Array
+    keys: Array
+
+
+def _search_if_to_move(
+    env: Env, player: Player, tree: SearchState, to_move: Array, keys: Array, step: Array
+) -> tuple[Array, SearchState]:
+    """The moves and trees of a player who searches where it is to move; no search at all if that is nowhere."""
+
+    def run(tree):
+        def one(tree, to_move, key):
+            search_key, action_key = jax.random.split(key)
+            searched = search(player.mcts, env, player.evaluator, tree, key=search_key)
+            action = choose_action(player.mcts, searched, key=action_key, num_moves=step)
+            return action, jax.tree.map(lambda new, old: jnp.where(to_move, new, old), searched, tree)
+
+        return jax.vmap(one)(tree, to_move, keys)
+
+    return lax.cond(jnp.any(to_move), run, lambda tree: (jnp.zeros(to_move.shape, jnp.int32), tree), tree)
+
+
+def _play_move(env: Env, players: tuple[Player, Player], games: _Games, player_id, step) -> tuple[_Games, Array]:
+    """One move in every unfinished game of one half; `step` is the move's number, from after the opening."""
+    live = ~games.metadata.terminated
+    first_to_move = games.metadata.cur_player_id == player_id
+    keys = jax.vmap(jax.random.fold_in, (0, None))(games.keys, step)
+    action_0, tree_0 = _search_if_to_move(env, players[0], games.trees[0], live & first_to_move, keys, step)
+    action_1, tree_1 = _search_if_to_move(env, players[1], games.trees[1], live & ~first_to_move, keys, step)
+    action = jnp.where(first_to_move, action_0, action_1)
+    env_state, metadata = jax.vmap(env.step)(games.env_state, action)
+
+    def follow(player: Player, tree: SearchState) -> SearchState:
+        return jax.vmap(lambda *after: advance(player.mcts, *after))(tree, action, env_state, metadata)
+
+    trees = follow(players[0], tree_0), follow(players[1], tree_1)
+    reward = jax.vmap(lambda rewards, player: rewards[player])(metadata.rewards, player_id)
+    returns = games.returns + jnp.where(live, reward.astype(jnp.float32), 0)
+    return _Games(env_state, metadata, trees, returns, games.keys), jnp.where(live, action, -1)
+
+
+def _both_sides(
+    players: tuple[Player, Player], openings: tuple[PyTree, StepMetadata], key: PRNGKeyArray, numbers: Int[Array, " G"]
+) -> tuple[_Games, Int[Array, "2 G"]]:
+    """The two halves of a match before their first move, and the first player's ids: it moves first in one of them."""
+    env_state, metadata = jax.tree.map(lambda x: jnp.stack([x, x]), openings)
+    new_trees = [jax.vmap(jax.vmap(functools.partial(init_search, player.mcts))) for player in players]
+    trees = new_trees[0](env_state, metadata), new_trees[1](env_state, metadata)
+    keys = jnp.stack([jax.vmap(jax.random.fold_in, (None, 0))(key, 2 * numbers + side) for side in (0, 1)])
+    mover = metadata.cur_player_id[0]
+    games = _Games(env_state, metadata, trees, jnp.zeros((2, *numbers.shape), jnp.float32), keys)
+    return games, jnp.stack([mover, 1 - mover])
+
+
+def play_openings(
+    env: Env,
+    first: Player,
+    second: Player,
+    *,
+    num_games: int,
+    key: PRNGKeyArray,
+    opening_moves: int,
+    openings: tuple[PyTree, StepMetadata] | None,
+    max_moves: int,
+    first_opening: int | Int[Array, ""] = 0,
+) -> MatchResult:
+    """Plays a match, or a part of one, as [`tz.play_match`][] says. All games advance together, and a player's search
+    runs only when it is to move in some game of the half in question.
+
+    **Arguments:** `first_opening`, the number of the first opening. With `key`, it decides the randomness of the games,
+    so that a match may be split into several of consecutive openings.
+    """
+    for player in (first, second):  # here, where it is done once for each program
+        check_player(env, player)
+    opening_key, play_key = jax.random.split(key)
+    numbers = first_opening + jnp.arange(num_games // 2, dtype=jnp.int32)
+    if openings is None:
+        opening_keys = jax.vmap(jax.random.fold_in, (None, 0))(opening_key, numbers)
+        openings = jax.vmap(lambda key: random_opening(env, opening_moves, key=key))(opening_keys)
+    start, player_ids = _both_sides((first, second), openings, play_key, numbers)
+
+    def unfinished(carry: Any):
+        games, _, move = carry
+        return jnp.any(~games.metadata.terminated) & (move < max_moves)
+
+    def play(carry: Any):
+        games, actions, move = carry
+
+        def one_half(half):
+            return _play_move(env, (first, second), half[0], half[1], move)
+
+        games, action = lax.map(one_half, (games, player_ids))
+        return games, actions.at[:, :, move].set(action), move + 1
+
+    actions = jnp.full((2, num_games // 2, max_moves), -1, jnp.int32)
+    games, actions, _ = lax.while_loop(unfinished, play, (start, actions, jnp.int32(0)))
+
+    def interleaved(x):
+        return jnp.swapaxes(x, 0, 1).reshape(num_games, *x.shape[2:])
+
+    return MatchResult(
+        returns=interleaved(games.returns),
+        finished=interleaved(games.metadata.terminated & ~start.metadata.terminated),
+        player_id=interleaved(player_ids),
+        opening=jax.tree.map(interleaved, (start.env_state, start.metadata)),
+        actions=interleaved(actions),
+    )
