@@ -25,8 +25,8 @@ def main() -> None:
     args = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", args.devices)
     recipe = tz.Recipe(anneal=0.0)
-    env, config = recipe.build()
-    state = tz.train_loop(config, env, recipe.start(env, config, seed=0), num_epochs=3, sinks=[], progress=False)
+    config, env = recipe.build()
+    state = tz.train_loop(config, env, recipe.start(config, env, seed=0), num_epochs=3, sinks=[], progress=False)
     ways = {"no checkpoints": None, "after every tenth epoch": 10, "after every epoch": 1}
     times, blocked = {name: [] for name in ways}, []
     with tempfile.TemporaryDirectory() as folder:

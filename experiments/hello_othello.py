@@ -75,7 +75,7 @@ def main() -> None:
 
     evaluator = tz.NetworkEvaluator(state.train.network, env.observe)
     for tester in testers:
-        matches = [tester.match(env, config.test_mcts, evaluator, key=key) for key in jax.random.split(match_key, 3)]
+        matches = [tester.match(config.test_mcts, env, evaluator, key=key) for key in jax.random.split(match_key, 3)]
         match = jax.tree.map(lambda *parts: jnp.concatenate(parts), *matches)
         low, high = match.interval()
         counts = f"{match.wins} wins, {match.draws} draws, {match.losses} losses"

@@ -22,8 +22,8 @@ MOST_LEGAL = {"chess": 218, "shogi": 593}  # the most legal moves that any posit
 
 def planned_and_taken(name: str, changes: dict) -> str:
     recipe = dataclasses.replace(tz.Recipe(name, symmetry="none"), **changes)
-    env, config = recipe.build()
-    mesh, state = tz.data_mesh(), recipe.start(env, config, seed=0)
+    config, env = recipe.build()
+    mesh, state = tz.data_mesh(), recipe.start(config, env, seed=0)
     plan = tz.runs.plan_memory(config, env, state.train.network, mesh=mesh)
     evaluator = evaluator_of(config, env, state.train)
     play = collect_games.lower((config, env, evaluator, None, config.moves_per_epoch, mesh), state.games)

@@ -56,8 +56,8 @@ def train(
     recipe: tz.Recipe, minutes: float, num_agents: int, seed: int, starts: str, share: float, out: pathlib.Path
 ) -> list[pathlib.Path]:
     """The files of the agents, from early to late; the time is that of the whole process."""
-    env, config = recipe.build()
-    state = recipe.start(env, config, seed=seed)
+    config, env = recipe.build()
+    state = recipe.start(config, env, seed=seed)
     seconds, paths = 60 * minutes - (time.perf_counter() - STARTED), []
     sinks, find_starts = [tz.console_sink, tz.JsonLinesSink(out / "metrics.jsonl")], STARTS[starts]
     search = dataclasses.replace(tz.without_exploration(config.mcts), persist_tree=False)
@@ -68,7 +68,7 @@ def train(
             found = find_starts(config.test_env, player, jax.random.fold_in(jax.random.key(seed), index))
             played = env if found is None else tz.games.starts_from(env, found, share)
         part[0] += (time.perf_counter() - begun) / seconds
-        state = tz.runs.train_for(recipe, played, config, state, seconds=seconds, part=tuple(part), sinks=sinks)
+        state = tz.runs.train_for(recipe, config, played, state, seconds=seconds, part=tuple(part), sinks=sinks)
         if (index + 1) % NUM_DRAWN:
             continue
         paths.append(out / f"agent_{len(paths) + 1}.tz")
@@ -81,7 +81,7 @@ def train(
 def agent(path: pathlib.Path, num_simulations: int) -> tz.Player:
     """The agent of a file, with the search of its training but for the number of simulations."""
     recipe = tz.Recipe(**tz.runs.agent_card(path)["recipe"] | {"num_simulations": num_simulations})
-    search = dataclasses.replace(tz.without_exploration(recipe.build()[1].mcts), persist_tree=False, max_nodes=None)
+    search = dataclasses.replace(tz.without_exploration(recipe.build()[0].mcts), persist_tree=False, max_nodes=None)
     return tz.load_agent(path, mcts=search)
 
 

@@ -33,7 +33,7 @@ def train(minutes: float, warm_up: float, folder: pathlib.Path) -> dict[str, np.
         lambda event, seconds, **_: compiled.append(event) if event.endswith("backend_compile_duration") else None
     )
     recipe = tz.Recipe()
-    env, config = recipe.build()
+    config, env = recipe.build()
     testers = tz.OpponentTester(tz.random_player(), "random"), tz.TwoPlayerTester(num_games=32)
     config = dataclasses.replace(config, testers=testers, epochs_per_test=10)
 
@@ -43,10 +43,10 @@ def train(minutes: float, warm_up: float, folder: pathlib.Path) -> dict[str, np.
             checkpoints.every_epochs = None
         rows.append((minute, resident_megabytes(), speed, metrics["seconds"], len(compiled), "random_score" in metrics))
 
-    state = recipe.start(env, config, seed=0)
+    state = recipe.start(config, env, seed=0)
     checkpoints = tz.Checkpoints(folder, every_epochs=1, every_minutes=5)
     sinks = [watch, tz.JsonLinesSink(folder / "metrics.jsonl")]
-    tz.runs.train_for(recipe, env, config, state, seconds=60 * minutes, sinks=sinks, checkpoints=checkpoints)
+    tz.runs.train_for(recipe, config, env, state, seconds=60 * minutes, sinks=sinks, checkpoints=checkpoints)
     names = "minute", "memory", "speed", "seconds", "compiled", "tested"
     return dict(zip(names, np.array(rows, float).T, strict=True))
 

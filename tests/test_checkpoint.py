@@ -123,7 +123,7 @@ class Scored(eqx.Module):
     def init(self, evaluator, *, mesh):
         return jax.numpy.int32(0)
 
-    def test(self, env, mcts, evaluator, state, *, key, mesh):
+    def test(self, mcts, env, evaluator, state, *, key, mesh):
         return state + 1, {"given_score": self.scores[int(state)]}
 
 

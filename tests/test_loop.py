@@ -339,7 +339,7 @@ class FirstMoves(eqx.Module):
     def init(self, evaluator, *, mesh):
         return None
 
-    def test(self, env, mcts, evaluator, state, *, key, mesh):
+    def test(self, mcts, env, evaluator, state, *, key, mesh):
         _, metadata = jax.vmap(env.init)(jax.random.split(key, 32))
         return state, {"legal": float(metadata.action_mask.sum(1).mean())}
 

@@ -44,12 +44,12 @@ def test_training_for_a_time_makes_epochs_and_lets_the_learning_rate_fall_in_its
         seen.append(metrics["epoch"])
 
     recipe = dataclasses.replace(TINY, anneal=0.5)
-    env, config = recipe.build()
+    config, env = recipe.build()
     state, options = tiny_start(env, config, mesh), {"seconds": 100.0, "sinks": [sink], "mesh": mesh}
     with pytest.raises(ValueError, match="found seconds=100.0 and num_epochs=4"):
-        tz.runs.train_for(recipe, env, config, state, num_epochs=4, **options)
+        tz.runs.train_for(recipe, config, env, state, num_epochs=4, **options)
     for part in ((0.0, 0.5), (0.5, 1.0)):
-        state = tz.runs.train_for(recipe, env, config, state, part=part, **options)
+        state = tz.runs.train_for(recipe, config, env, state, part=part, **options)
         rates.append(float(state.train.opt_state["adam"].hyperparams["learning_rate"]))
     assert seen == list(range(7 + 12)), "begun at 0, 24, 28, ... 44 and at 50, 54, ... 94: another would end too late"
     assert rates == pytest.approx([recipe.learning_rate, recipe.learning_rate * annealed(0.5, 0.94)])
@@ -79,13 +79,13 @@ def compiled():
 
 
 def test_each_phase_is_compiled_once_also_where_the_learning_rate_is_set(compiled):
-    env, config = TINY.build()
+    config, env = TINY.build()
     mesh, seen = tz.data_mesh(jax.devices()[:2]), []
     state = tz.train_loop(config, env, tiny_start(env, config, mesh), num_epochs=2, sinks=[], mesh=mesh)
     phases = {"jit(collect_games)", "jit(add_games)", "jit(gradient_step)"}
     assert all(compiled.count(phase) == 1 for phase in phases)
     compiled.clear()
-    state = tz.runs.train_for(TINY, env, config, state, num_epochs=6, sinks=[seen.append], mesh=mesh)
+    state = tz.runs.train_for(TINY, config, env, state, num_epochs=6, sinks=[seen.append], mesh=mesh)
     assert int(state.epoch) == 6 and len(seen) == 4
     assert not phases & set(compiled)
 
@@ -114,8 +114,8 @@ def test_each_phase_is_compiled_once_also_where_the_learning_rate_is_set(compile
 )
 def test_every_setting_builds_a_loop(change):
     recipe = dataclasses.replace(TINY, **change)
-    env, config = recipe.build()
-    state = recipe.start(env, config, seed=0)
+    config, env = recipe.build()
+    state = recipe.start(config, env, seed=0)
     assert config.mcts.num_simulations == 4 and int(state.epoch) == 0
     _, begun = jax.vmap(config.test_env.init)(jax.random.split(jax.random.key(0), 16))
     assert begun.action_mask.all(), "tests begin at the beginning"

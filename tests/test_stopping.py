@@ -27,7 +27,7 @@ class Calling(eqx.Module):
     def init(self, evaluator, *, mesh):
         return jnp.int32(0)
 
-    def test(self, env, mcts, evaluator, state, *, key, mesh):
+    def test(self, mcts, env, evaluator, state, *, key, mesh):
         for call in self.calls:
             call()
         return state + 1, {"given": float(state)}
@@ -332,7 +332,7 @@ class Remembering(eqx.Module):
     def init(self, evaluator, *, mesh):
         return self.weights, evaluator
 
-    def test(self, env, mcts, evaluator, state, *, key, mesh):
+    def test(self, mcts, env, evaluator, state, *, key, mesh):
         return (state[0], evaluator), {}
 
 

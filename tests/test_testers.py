@@ -38,7 +38,7 @@ def test_the_elo_tester_rates_networks_and_anchors_on_two_scales(env):
     state, found = tester.init(Skilled(env, jnp.float32(-1)), mesh=MESH), []
     for index, skill in enumerate((0.0, 1.0, 1.0)):
         evaluator = Skilled(env, jnp.float32(skill))
-        state, metrics = tester.test(env, SMALL, evaluator, state, key=jax.random.key(index), mesh=MESH)
+        state, metrics = tester.test(SMALL, env, evaluator, state, key=jax.random.key(index), mesh=MESH)
         found.append(metrics)
         games = state.wins + state.wins.T + state.draws
         assert games[0, 0] == 0 and set(np.unique(games)) <= {0, NUM_GAMES}
@@ -61,16 +61,16 @@ def test_the_elo_tester_rates_networks_and_anchors_on_two_scales(env):
 def test_games_cut_off_are_counted_and_rate_nobody(env):
     cut = tz.OpponentTester(tz.random_player(), "random", num_games=8, opening_moves=0, max_moves=4)
     evaluator = Skilled(env, jnp.float32(1))
-    _, metrics = cut.test(env, SMALL, evaluator, None, key=jax.random.key(0), mesh=MESH)
+    _, metrics = cut.test(SMALL, env, evaluator, None, key=jax.random.key(0), mesh=MESH)
     assert metrics["random_unfinished"] == 8 and metrics["random_score"] == 0.5
     tester = tz.ApproxEloTester(2, 8, 2, anchors=(tz.random_player(),), opening_moves=0, max_moves=4)
     with pytest.warns(UserWarning, match=r"elo(_anchored)?: no rating, for too few games end in max_moves=4"):
         state, metrics = tester.test(
-            env, SMALL, evaluator, tester.init(evaluator, mesh=MESH), key=jax.random.key(0), mesh=MESH
+            SMALL, env, evaluator, tester.init(evaluator, mesh=MESH), key=jax.random.key(0), mesh=MESH
         )
     assert metrics == {} and int(state.size) == 2
     whole = tz.ApproxEloTester(2, NUM_GAMES, 1, anchors=(tz.random_player(),), opening_moves=2, max_moves=9)
-    state, metrics = whole.test(env, SMALL, evaluator, state, key=jax.random.key(1), mesh=MESH)
+    state, metrics = whole.test(SMALL, env, evaluator, state, key=jax.random.key(1), mesh=MESH)
     assert metrics["elo_low"] < metrics["elo"] < metrics["elo_high"], "the one without games does not stand in the way"
 
 
@@ -79,7 +79,7 @@ def test_the_ladder_is_climbed_by_winning(env):
     tester = tz.matches.LadderTester(rungs, num_games=NUM_GAMES, opening_moves=2, max_moves=9)
     state = tester.init(Skilled(env, jnp.float32(0)), mesh=MESH)
     test = lambda skill, state: tester.test(
-        env, SMALL, Skilled(env, jnp.float32(skill)), state, key=jax.random.key(0), mesh=MESH
+        SMALL, env, Skilled(env, jnp.float32(skill)), state, key=jax.random.key(0), mesh=MESH
     )
     state, metrics = test(-1.0, state)
     assert int(state[0]) == metrics["ladder_rung"] == 0 and metrics["ladder_score"] < 0.7
@@ -111,7 +111,7 @@ def test_testers_refuse_settings_without_sense():
 def test_the_best_network_is_replaced_only_by_a_better_one(env):
     strong, weak = Skilled(env, jnp.float32(1)), Skilled(env, jnp.float32(-1))
     tester = tz.TwoPlayerTester(num_games=NUM_GAMES, opening_moves=2, max_moves=9)
-    test = lambda new, best: tester.test(env, SMALL, new, best, key=jax.random.key(0), mesh=MESH)
+    test = lambda new, best: tester.test(SMALL, env, new, best, key=jax.random.key(0), mesh=MESH)
     best, metrics = test(strong, tester.init(weak, mesh=MESH))
     assert metrics["best_replaced"] == 1 and metrics["best_score"] > 0.6 and best.skill == 1
     best, metrics = test(weak, strong)

@@ -40,7 +40,7 @@ class Sum(eqx.Module):
     def init(self, evaluator, *, mesh):
         return jnp.float32(0)
 
-    def test(self, env, mcts, evaluator, state, *, key, mesh):
+    def test(self, mcts, env, evaluator, state, *, key, mesh):
         state = state + evaluator.network.policy_linear.bias.sum() + jax.random.uniform(key)
         return state, {"sum": float(state)}
 

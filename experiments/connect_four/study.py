@@ -122,7 +122,7 @@ def trained(name: str, seeds: range, length: dict[str, float], out: pathlib.Path
             raise SystemExit(f"{path} was trained with other settings or for another time; choose another --out.")
     if not missing:
         return paths
-    env, config = recipe.build()
+    config, env = recipe.build()
     config = dataclasses.replace(config, max_episode_moves=others["cut_after"])
     if others["drawn_after"] is not None:
         env = drawn_after(env, others["drawn_after"])
@@ -135,12 +135,12 @@ def trained(name: str, seeds: range, length: dict[str, float], out: pathlib.Path
     if (at_first := others["simulations_at_first"]) is not None:
         stages.insert(0, dataclasses.replace(config, mcts=dataclasses.replace(config.mcts, num_simulations=at_first)))
     for stage in stages:
-        tz.train_loop(stage, env, recipe.start(env, config, seed=0), num_epochs=1, sinks=[], progress=False)  # compiles
+        tz.train_loop(stage, env, recipe.start(config, env, seed=0), num_epochs=1, sinks=[], progress=False)  # compiles
     for seed, path in missing:
-        state = recipe.start(env, config, seed=seed)
+        state = recipe.start(config, env, seed=seed)
         for index, stage in enumerate(stages):
             part = index / len(stages), (index + 1) / len(stages)
-            state = tz.runs.train_for(recipe, env, stage, state, part=part, **length, progress=False)
+            state = tz.runs.train_for(recipe, stage, env, state, part=part, **length, progress=False)
         card = made_with | {"seed": seed, "epochs": int(state.epoch)}
         tz.save_agent(path, env, state.train.playing, state.train.playing_norm_state, card=card)
     jax.clear_caches()

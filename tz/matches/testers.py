@@ -31,7 +31,7 @@ class Tester(Protocol):
         ...
 
     def test(
-        self, env: Env, mcts: MCTS, evaluator: Evaluator, state: PyTree, *, key: PRNGKeyArray, mesh: Mesh
+        self, mcts: MCTS, env: Env, evaluator: Evaluator, state: PyTree, *, key: PRNGKeyArray, mesh: Mesh
     ) -> tuple[PyTree, TesterMetrics]:
         """Plays the agent (`mcts` and `evaluator`) and returns the next state and the metrics."""
         ...
@@ -83,17 +83,17 @@ class OpponentTester(eqx.Module):
         check_split(type(self).__name__, self.num_games, mesh)
 
     def match(
-        self, env: Env, mcts: MCTS, evaluator: Evaluator, *, key: PRNGKeyArray, mesh: Mesh | None = None
+        self, mcts: MCTS, env: Env, evaluator: Evaluator, *, key: PRNGKeyArray, mesh: Mesh | None = None
     ) -> MatchResult:
         """The match itself, from the agent's point of view; compiled once."""
         options = _match_options(self)
         return play_match(env, Player(mcts, evaluator), self.opponent, key=key, mesh=mesh, **options)
 
     def test(
-        self, env: Env, mcts: MCTS, evaluator: Evaluator, state: PyTree, *, key: PRNGKeyArray, mesh: Mesh
+        self, mcts: MCTS, env: Env, evaluator: Evaluator, state: PyTree, *, key: PRNGKeyArray, mesh: Mesh
     ) -> tuple[PyTree, TesterMetrics]:
         """Plays the match and returns the state and the metrics."""
-        return state, _metrics(self.name, self.match(env, mcts, evaluator, key=key, mesh=mesh))
+        return state, _metrics(self.name, self.match(mcts, env, evaluator, key=key, mesh=mesh))
 
 
 class TwoPlayerTester(eqx.Module):
@@ -120,7 +120,7 @@ class TwoPlayerTester(eqx.Module):
         return _copy(evaluator)
 
     def test(
-        self, env: Env, mcts: MCTS, evaluator: Evaluator, state: PyTree, *, key: PRNGKeyArray, mesh: Mesh
+        self, mcts: MCTS, env: Env, evaluator: Evaluator, state: PyTree, *, key: PRNGKeyArray, mesh: Mesh
     ) -> tuple[PyTree, TesterMetrics]:
         """Plays the match and returns the best evaluator so far and the metrics."""
         options = _match_options(self)
@@ -187,7 +187,7 @@ class ApproxEloTester(eqx.Module):
         return EloState(pool, jnp.int32(1), results, results.copy())
 
     def test(
-        self, env: Env, mcts: MCTS, evaluator: Evaluator, state: EloState, *, key: PRNGKeyArray, mesh: Mesh
+        self, mcts: MCTS, env: Env, evaluator: Evaluator, state: EloState, *, key: PRNGKeyArray, mesh: Mesh
     ) -> tuple[EloState, TesterMetrics]:
         """Adds the network to the pool and returns the league and the newest rating."""
         state = self._make_room(state)
@@ -270,7 +270,7 @@ class LadderTester(eqx.Module):
         return jnp.int32(0), _copy(evaluator)
 
     def test(
-        self, env: Env, mcts: MCTS, evaluator: Evaluator, state: PyTree, *, key: PRNGKeyArray, mesh: Mesh
+        self, mcts: MCTS, env: Env, evaluator: Evaluator, state: PyTree, *, key: PRNGKeyArray, mesh: Mesh
     ) -> tuple[PyTree, TesterMetrics]:
         """Climbs as far as it goes, past the last rung by one, and returns the rung and the metrics."""
         rung, best = int(state[0]), state[1]

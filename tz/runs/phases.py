@@ -108,7 +108,7 @@ def test_phase(
     keys = _tester_keys(state.key, state.epoch, len(config.testers))
     states, metrics = [], {}
     for tester, tester_state, key in zip(config.testers, state.testers, keys, strict=True):
-        tester_state, tested = tester.test(env, test_mcts, evaluator, tester_state, key=key, mesh=mesh)
+        tester_state, tested = tester.test(test_mcts, env, evaluator, tester_state, key=key, mesh=mesh)
         states.append(tester_state)
         metrics |= tested
     return eqx.tree_at(lambda state: state.testers, state, tuple(states)), metrics

@@ -90,8 +90,11 @@ class Recipe:
     random_starts: int = 20
     """The most random moves that a game begins with; 0 for none."""
 
-    def build(self) -> tuple[Env, TrainConfig]:
-        """The game, as it is played in training, and the settings of the loop.
+    @functools.lru_cache(maxsize=4)  # noqa: B019, as recipes are small
+    def build(self) -> tuple[TrainConfig, Env]:
+        """The settings of the loop, and the game as it is played in training.
+
+        Equal recipes build the same objects, so that what was compiled for one is there for the next.
 
         **Raises:** `ValueError` for a setting that one of its parts refuses.
         """
@@ -119,7 +122,7 @@ class Recipe:
             average_decay=self.average_decay,
             test_env=env,
         )
-        return random_starts(env, self.random_starts) if self.random_starts else env, config
+        return config, random_starts(env, self.random_starts) if self.random_starts else env
 
     def _search(self, env: Env) -> MCTS:
         cold, max_nodes = self.cold_after, 2 * self.num_simulations
@@ -137,7 +140,7 @@ class Recipe:
         temperature = 1.0 if cold is None else optax.piecewise_constant_schedule(1.0, {cold: 0.25})
         return MCTS(self.num_simulations, max_nodes, root=Dirichlet(), temperature=temperature)
 
-    def start(self, env: Env, config: TrainConfig, *, seed: int) -> LoopState:
+    def start(self, config: TrainConfig, env: Env, *, seed: int) -> LoopState:
         """A new network and new games, for [`tz.runs.train_for`][] or [`tz.train_loop`][]."""
         network_key, loop_key = jax.random.split(jax.random.key(seed))
         network, norm_state = eqx.nn.make_with_state(AZResNet)(
@@ -155,8 +158,8 @@ class Recipe:
 
 def train_for(
     recipe: Recipe,
-    env: Env,
     config: TrainConfig,
+    env: Env,
     state: LoopState,
     *,
     seconds: float | None = None,
@@ -167,7 +170,7 @@ def train_for(
 ) -> LoopState:
     """Trains for a time, or rather, until another epoch would not fit into it; or up to a number of epochs.
 
-    **Arguments:** `env` and `config`, from `recipe.build`, perhaps with testers; `state`, from `recipe.start` or
+    **Arguments:** `config` and `env`, from `recipe.build`, perhaps with testers; `state`, from `recipe.start` or
     `checkpoints.restore`, which is donated; `seconds` or `num_epochs`, of the whole training, what was done before the
     state was restored included; `part`, which part of the time this is, as two fractions: the learning rate falls with
     the whole. All else goes to [`tz.train_loop`][].

@@ -75,7 +75,7 @@ def train_run(recipe: Recipe, settings: RunSettings) -> LoopState:
     raises, such as `SystemExit` after a signal to stop.
     """
     begun = time.perf_counter()
-    env, config = recipe.build()
+    config, env = recipe.build()
     per_device = math.ceil(16 / data_mesh().size)  # openings
     tester = OpponentTester(random_player(), "random", num_games=2 * per_device * data_mesh().size)
     options = {"testers": (tester,), "epochs_per_test": settings.test_epochs}
@@ -97,7 +97,7 @@ def train_run(recipe: Recipe, settings: RunSettings) -> LoopState:
         on_save=lambda state: _save_agent(settings.out, facts, env, state, checkpoints),
         resume=settings.resume,
     )
-    state = recipe.start(env, config, seed=settings.seed)
+    state = recipe.start(config, env, seed=settings.seed)
     print(plan_memory(config, env, state.train.network, state.train.norm_state, mesh=data_mesh()), flush=True)
     facts = {"recipe": dataclasses.asdict(recipe), "run": _plain(settings), **_origin(settings), **run_facts()}
     state, sinks = _begin(checkpoints, settings, config, env, state), []
@@ -108,7 +108,7 @@ def train_run(recipe: Recipe, settings: RunSettings) -> LoopState:
             checkpoints.finish(state)
         seconds = None if settings.minutes is None else 60 * settings.minutes - (time.perf_counter() - begun)
         length = {"num_epochs": settings.epochs, "seconds": seconds}
-        return train_for(recipe, env, config, state, **length, sinks=sinks, checkpoints=checkpoints)
+        return train_for(recipe, config, env, state, **length, sinks=sinks, checkpoints=checkpoints)
     except BaseException:
         if not (settings.resume or checkpoints.epochs or metrics.exists()):
             path.unlink(missing_ok=True)  # nothing was learned, and the same command can be given again
@@ -128,7 +128,8 @@ def saved_settings(folder: str | os.PathLike) -> tuple[Recipe, RunSettings]:
     try:
         found = json.loads(path.read_text())
         run = {name: value for name, value in found["run"].items() if name not in ("out", "fork")}
-        recipe: dict[str, Any] = {_RENAMED.get(name, name): value for name, value in found["recipe"].items()}
+        recipe = dict(found["recipe"])
+        recipe |= {new: recipe.pop(old) for old, new in _RENAMED.items() if old in recipe}
         return Recipe(**recipe), RunSettings(out=pathlib.Path(folder), **run)
     except OSError as error:
         raise ValueError(f"There is no run in {folder}: {error}.") from error
