@@ -158,6 +158,16 @@ def test_a_folder_with_a_run_is_not_begun_anew(run, tmp_path):
     assert sorted(folder.rglob("*")) == before
 
 
+def test_a_checkpoint_of_before_the_renaming_is_read(run, tmp_path, monkeypatch):
+    state = run[1]
+    old_name = lambda name: ".games.episode_steps" if name == ".games.episode_moves" else name
+    with monkeypatch.context() as patch:
+        named = tz.runs.checkpoints.named
+        patch.setattr(tz.runs.checkpoints, "named", lambda state: {old_name(n): x for n, x in named(state).items()})
+        tz.Checkpoints(tmp_path).finish(state)
+    assert_same(tz.Checkpoints(tmp_path, resume=True).restore(start()), state)
+
+
 def test_other_settings_are_refused_with_the_difference(run):
     folder, _ = run
     checkpoints = tz.Checkpoints(folder, resume=True)
@@ -208,7 +218,7 @@ def test_a_best_that_is_no_number_is_refused(value, run, tmp_path):
 def test_a_number_in_the_state_of_a_tester_is_refused(tmp_path, run):
     state = eqx.tree_at(lambda state: state.testers, run[1], ({"count": 3},))
     with pytest.raises(ValueError, match=r"testers' state has 3 at \[0\]\['count'\]"):
-        tz.Checkpoints(tmp_path).save(state)
+        tz.Checkpoints(tmp_path).finish(state)
 
 
 def test_a_metric_that_no_tester_has_is_named(tmp_path):

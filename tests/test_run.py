@@ -247,6 +247,13 @@ def test_a_folder_with_a_run_is_not_begun_anew(run, tmp_path):
         main(options(tmp_path, "--epochs", "4"))
 
 
+def test_settings_of_before_the_renaming_are_read(run, tmp_path):
+    text = (run / "settings.json").read_text()
+    assert "search_value_fraction" in text
+    (tmp_path / "settings.json").write_text(text.replace("search_value_fraction", "search_value_share"))
+    assert whole_run.saved_settings(tmp_path)[0] == whole_run.saved_settings(run)[0]
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"recipe": {"num_layers": 3}, "run": {}}', "\xff", '{"recipe": 3}'])
 def test_settings_that_are_damaged_are_refused(text, tmp_path):
     (tmp_path / "settings.json").write_text(text, encoding="latin-1")

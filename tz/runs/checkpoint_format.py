@@ -17,6 +17,7 @@ from tz._arrays import data_of, named_arrays, with_data
 from tz.runs.settings import LoopState
 
 FORMAT = 1
+_RENAMED = {".games.episode_steps": ".games.episode_moves"}  # arrays of checkpoints of earlier versions
 
 
 class SavedRun:
@@ -58,6 +59,8 @@ class SavedRun:
             facts = json.loads(sealed["text"])
             version, facts["epoch"], facts["seconds"] = facts["format"], int(facts["epoch"]), float(facts["seconds"])
             described = {name: (list(shape), str(dtype), int(x)) for name, (shape, dtype, x) in facts["arrays"].items()}
+            stored = {new: old for old, new in _RENAMED.items() if old in described}
+            described = {_RENAMED.get(name, name): x for name, x in described.items()}
             _, _ = facts["best"]
         except Exception as error:  # whatever orbax meets in a damaged file
             raise self._damaged(epoch, error) from error
@@ -68,16 +71,18 @@ class SavedRun:
             )
         if facts["epoch"] != epoch:
             raise self._damaged(epoch, f"it is that of epoch {facts['epoch']}")
-        return epoch, facts | {"arrays": described}
+        return epoch, facts | {"arrays": described, "stored": stored}
 
     def read(self, epoch: int, facts: Mapping[str, Any], templates: dict[str, Any]) -> dict[str, Array]:
         """The arrays of a checkpoint by name, with shapes, dtypes and places of the templates, see `like`.
 
         **Raises:** `ValueError` if the checkpoint is damaged.
         """
+        stored = facts["stored"]  # under which name, where that is another
         try:
+            templates = {stored.get(name, name): x for name, x in templates.items()}
             arrays = self._restore(epoch, state=self._ocp.args.StandardRestore(templates))["state"]
-            arrays = {name: jnp.asarray(x) for name, x in arrays.items()}
+            arrays = {_RENAMED.get(name, name): jnp.asarray(x) for name, x in arrays.items()}
             sums = jax.device_get(checksums(arrays))
         except Exception as error:
             raise self._damaged(epoch, error) from error
