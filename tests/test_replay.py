@@ -198,8 +198,8 @@ def test_the_lambda_return_and_the_share_of_the_search_value_are_their_definitio
 
 
 @pytest.mark.parametrize("name", ["td_lambda", "search_value_fraction"])
-def test_a_share_out_of_range_is_refused(name):
-    with pytest.raises(ValueError, match=f"{name} is 1.5, expected a share from 0 to 1"):
+def test_a_fraction_out_of_range_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name} is 1.5, expected a fraction from 0 to 1"):
         EpisodeReplayBuffer(10, **{name: 1.5})
 
 
@@ -326,9 +326,9 @@ def test_a_share_does_not_depend_on_the_others(uneven):
 
 
 @pytest.mark.parametrize(("num_samples", "num_parts"), [(30, 2), (31, 3)])
-def test_shares_that_do_not_divide_are_refused(uneven, num_samples, num_parts):
+def test_parts_that_do_not_divide_are_refused(uneven, num_samples, num_parts):
     buffer, state, _ = uneven
-    with pytest.raises(ValueError, match=f"3 games and {num_samples} samples .* into {num_parts} equal shares"):
+    with pytest.raises(ValueError, match=f"3 games and {num_samples} samples .* into {num_parts} equal parts"):
         buffer.sample_parts(state, num_samples, keys=jax.random.split(jax.random.key(0), num_parts))
 
 

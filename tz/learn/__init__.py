@@ -15,6 +15,8 @@ from tz.learn.targets import lambda_returns as lambda_returns
 from tz.learn.training import TrainState as TrainState
 from tz.learn.training import az_loss as az_loss
 from tz.learn.training import init_train as init_train
+from tz.learn.training import ownership_loss as ownership_loss
 from tz.learn.training import train_step as train_step
+from tz.learn.trajectory import EpisodeEnd as EpisodeEnd
 from tz.learn.trajectory import Sample as Sample
 from tz.learn.trajectory import Trajectory as Trajectory

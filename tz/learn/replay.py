@@ -3,11 +3,12 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from tz._arguments import check_fields, check_ints, check_one, check_one_key
+from tz.learn._ends import EndColumns, empty_ends, end_of, rows_of_ends, settled_ends
 from tz.learn.targets import Affine, change_of_side, compose, lambda_returns
-from tz.learn.trajectory import Sample, Trajectory, check_trajectory
+from tz.learn.trajectory import Sample, Trajectory, check_records, check_trajectory
 
 
 class ReplayState(eqx.Module):
@@ -26,6 +27,8 @@ class ReplayState(eqx.Module):
     - `size`: how many rows are in the ring, from 0 to `capacity`.
     - `num_known`: how many of them have a known value target.
     - `last_player`: the mover of the newest row.
+    - `extra`: `[capacity, ...]`, the records of the positions, or None.
+    - `ends`: what is known of the ends of the rows' episodes, or None.
     """
 
     observation: Shaped[Array, "capacity ..."]
@@ -37,6 +40,8 @@ class ReplayState(eqx.Module):
     size: Int[Array, ""]
     num_known: Int[Array, ""]
     last_player: Int[Array, ""]
+    extra: PyTree = None
+    ends: EndColumns | None = None
 
 
 class EpisodeReplayBuffer(eqx.Module):
@@ -99,6 +104,8 @@ class EpisodeReplayBuffer(eqx.Module):
             size=jnp.zeros((), jnp.int32),
             num_known=jnp.zeros((), jnp.int32),
             last_player=jnp.zeros((), jnp.int32),
+            extra=jax.tree.map(column, example.extra),
+            ends=empty_ends(example, self.capacity),
         )
 
     def add(self, state: ReplayState, trajectory: Trajectory, *, discount: float | Float[Array, ""]) -> ReplayState:
@@ -120,8 +127,9 @@ class EpisodeReplayBuffer(eqx.Module):
         self._check_fits(state, trajectory)
         closed = trajectory.terminated | trajectory.truncated
         player = trajectory.player.astype(jnp.int32)
+        reward = jnp.take_along_axis(trajectory.rewards, player[:, None], axis=1)[:, 0]
         returns, first = lambda_returns(
-            jnp.take_along_axis(trajectory.rewards, player[:, None], axis=1)[:, 0],
+            reward,
             trajectory.value,
             trajectory.action_value,
             player,
@@ -141,6 +149,13 @@ class EpisodeReplayBuffer(eqx.Module):
         still_open = state.size - state.num_known + num_steps
         num_open = jnp.where(jnp.any(closed), jnp.argmax(closed[::-1]).astype(jnp.int32), still_open)
 
+        ends, rows = state.ends, None
+        if ends is not None:
+            rows, first_outcome = rows_of_ends(trajectory, reward, discount)
+            age = (state.position - 1 - jnp.arange(self.capacity, dtype=jnp.int32)) % self.capacity
+            age = jnp.where(age < state.size - state.num_known, age, -1)
+            ends = settled_ends(ends, first_outcome, closed, age, state.last_player, player[0])
+
         def write(column, rows):
             return column.at[slots].set(rows, mode="promise_in_bounds", unique_indices=True)
 
@@ -154,13 +169,15 @@ class EpisodeReplayBuffer(eqx.Module):
             size=size,
             num_known=jnp.maximum(size - num_open, 0),
             last_player=player[-1],
+            extra=jax.tree.map(write, state.extra, trajectory.extra),
+            ends=jax.tree.map(write, ends, rows),
         )
 
     def resize(self, state: ReplayState) -> ReplayState:
         """The ring of one game, of another capacity, as one of this capacity, with the newest rows that fit."""
         size = jnp.minimum(state.size, self.capacity)
         slots = (state.position - size + jnp.arange(self.capacity, dtype=jnp.int32)) % len(state.policy_weight)
-        names = "observation", "action_mask", "policy", "value", "policy_weight"
+        names = "observation", "action_mask", "policy", "value", "policy_weight", "extra", "ends"
         rows = {name: jax.tree.map(lambda x: x[slots], getattr(state, name)) for name in names}
         num_known = jnp.maximum(state.num_known - (state.size - size), 0)
         return ReplayState(
@@ -186,6 +203,8 @@ class EpisodeReplayBuffer(eqx.Module):
                     f"trajectory.{name} has rows of {row.dtype}{list(row.shape[1:])}, but the buffer was made for "
                     f"{column.dtype}{list(column.shape[1:])}. Make it with `init` from a trajectory of the same game."
                 )
+        check_records("extra", trajectory.extra, state.extra)
+        check_records("final", trajectory.final, None if state.ends is None else state.ends.final)
         num_steps = trajectory.player.shape[0]
         if num_steps > self.capacity:
             raise ValueError(
@@ -277,6 +296,8 @@ class EpisodeReplayBuffer(eqx.Module):
                 value=state.value.offset[game, slot],
                 weight=weight,
                 policy_weight=state.policy_weight[game, slot],
+                extra=jax.tree.map(lambda column: column[game, slot], state.extra),
+                end=None if state.ends is None else end_of(state.ends, game, slot),
             )
 
         return jax.vmap(one)(jax.random.randint(key, (num_samples,), 0, jnp.maximum(ends[-1], 1), jnp.int32))

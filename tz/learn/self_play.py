@@ -1,19 +1,27 @@
 """Self-play without end: search, move, record, and start anew where a game is over."""
 
 import functools
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 
 from tz._arguments import check_evaluator, check_ints, check_one_game, check_one_key
-from tz.games.env import Env
+from tz.games.env import Env, StepMetadata
 from tz.learn.trajectory import Trajectory
 from tz.mcts.results import action_weights, choose_action, root_value
 from tz.mcts.settings import MCTS, on_trees_of
 from tz.mcts.simulation import Evaluator, SearchState, advance, check_trees, init_search, search
+from tz.mcts.tree import strong
+
+Record = Callable[[PyTree, SearchState, StepMetadata], PyTree]
+"""`(env_state, searched, metadata) -> arrays`, of a position after its search."""
+
+EndRecord = Callable[[PyTree, StepMetadata], PyTree]
+"""`(env_state, metadata) -> arrays`, of the state that a move led to."""
 
 
 class CollectState(eqx.Module):
@@ -50,13 +58,22 @@ def collect(
     max_episode_moves: int | None = None,
     fast_mcts: MCTS | None = None,
     is_fast: Bool[Array, " T"] | None = None,
+    record: Record | None = None,
+    record_end: EndRecord | None = None,
 ) -> tuple[CollectState, Trajectory]:
     """Plays `num_moves` moves of one game, beginning a new episode wherever one ends.
 
-    **Arguments:** `max_episode_moves`, after which an episode is truncated; None lets every game end on its own.
-    `fast_mcts`, the search of those of the `num_moves` moves that are True in `is_fast`, which is for all games of a
-    batch the same: fewer simulations, to have more games, whose policies are no targets (playout cap randomisation, Wu,
-    *Accelerating self-play learning in Go*, 2019).
+    **Arguments:**
+
+    - `max_episode_moves`: after which an episode is truncated; None lets every game end on its own.
+    - `fast_mcts`: the search of those of the `num_moves` moves that are True in `is_fast`, which is for all games of a
+        batch the same: fewer simulations, to have more games, whose policies are no targets (playout cap randomisation,
+        Wu, *Accelerating self-play learning in Go*, 2019).
+    - `record`: `(env_state, searched, metadata) -> arrays`, called for each position after its search. What it returns
+        reaches the loss as `extra` of its sample.
+    - `record_end`: `(env_state, metadata) -> arrays`, called for the state after each move. What it returns for the
+        last state of an episode reaches all its samples, as `end.final`, and with it the number of moves to the end and
+        the outcome. It may return `()`, for these two alone. See [`tz.learn.EpisodeEnd`][].
 
     **Returns:** the state to go on from and the [`tz.learn.Trajectory`][], `[T, ...]`. The last move of an episode is
     part of it, with its reward; the row after it belongs to a new game.
@@ -76,16 +93,18 @@ def collect(
     def find_move(mcts: MCTS, state: CollectState, search_key, action_key):
         searched = search(mcts, env, evaluator, state.search, key=search_key)
         action = choose_action(mcts, searched, key=action_key, num_moves=state.episode_moves)
-        return searched.tree, action, action_weights(mcts, searched), root_value(mcts, searched)
+        env_state = jax.tree.map(lambda x: x[0], searched.tree.state)
+        extra = None if record is None else strong(record(env_state, searched, searched.metadata))
+        return searched.tree, action, action_weights(mcts, searched), root_value(mcts, searched), extra
 
     def move(state: CollectState, fast):
         search_key, action_key, init_key = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
         inputs = state, search_key, action_key
         if fast_mcts is None:
-            tree, action, policy, value = find_move(mcts, *inputs)
+            tree, action, policy, value, extra = find_move(mcts, *inputs)
         else:
             searches = (functools.partial(find_move, settings) for settings in (fast_mcts, mcts))
-            tree, action, policy, value = lax.cond(fast, *searches, *inputs)
+            tree, action, policy, value, extra = lax.cond(fast, *searches, *inputs)
         searched = SearchState(tree, state.search.metadata, state.search.notes)
 
         root, before = searched.root, searched.metadata
@@ -96,7 +115,7 @@ def collect(
         truncated = ~after.terminated & out_of_time
         ended = after.terminated | truncated
 
-        record = Trajectory(
+        made = Trajectory(
             observation=env.observe(env_state),
             action_mask=before.action_mask,
             policy=policy,
@@ -108,6 +127,8 @@ def collect(
             terminated=after.terminated,
             truncated=truncated,
             policy_weight=jnp.float32(1) if fast is None else 1 - jnp.float32(fast),
+            extra=extra,
+            final=None if record_end is None else strong(record_end(next_state, after)),
         )
         next_state, after = jax.tree.map(
             lambda new, old: jnp.where(ended, new, old), env.init(init_key), (next_state, after)
@@ -115,6 +136,6 @@ def collect(
         moved = advance(mcts, searched, action, next_state, after, reset=ended)
         # Notes mean nothing between searches, but their shapes must stay, even those of a call with other settings.
         moved = SearchState(moved.tree, moved.metadata, state.search.notes)
-        return CollectState(moved, jnp.where(ended, 0, episode_moves), state.step + 1, state.key), record
+        return CollectState(moved, jnp.where(ended, 0, episode_moves), state.step + 1, state.key), made
 
     return lax.scan(move, state, is_fast, length=num_moves)

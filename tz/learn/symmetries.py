@@ -5,6 +5,7 @@ policy together and leaves the value, so it is right only for games whose rules 
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,28 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from tz.learn.trajectory import Sample
 
+Turn = Callable[[Array], Array]
+"""Turns an array whose first axes are the rows and columns of the board as the observation was turned."""
 
-def dihedral(sample: Sample, index: Int[Array, ""]) -> Sample:
+TurnRecords = Callable[[Sample, Turn], Sample]
+"""`(sample, turn) -> sample`, which turns `extra` and `end.final` of a sample that is turned otherwise."""
+
+
+def _with_records(name: str, sample: Sample, turn: Turn, turn_records: TurnRecords | None) -> Sample:
+    """The sample with its records turned too, as the user says how."""
+    if turn_records is not None:
+        return turn_records(sample, turn)
+    final = None if sample.end is None else sample.end.final
+    if jax.tree.leaves((sample.extra, final)):
+        raise ValueError(
+            f"{name}: found a sample with records, expected turn_records, which turns them with the board; pass "
+            f"functools.partial(tz.learn.{name}, turn_records=...), a function (sample, turn) -> sample. One that "
+            "returns the sample as it is says that they need no turning."
+        )
+    return sample
+
+
+def dihedral(sample: Sample, index: Int[Array, ""], *, turn_records: TurnRecords | None = None) -> Sample:
     """Turns a square board, with one action for each cell, by one of the eight symmetries of the square.
 
     **Arguments:**
@@ -22,10 +43,14 @@ def dihedral(sample: Sample, index: Int[Array, ""]) -> Sample:
     - `sample`: `observation` is `[S, S, C]`; the first `S * S` of the `A` actions are the cells, row by row. Actions
         after these, such as a pass, stay where they are.
     - `index`: from 0 to 7. `index % 4` quarter turns, counter-clockwise, after a left-right mirror if `index >= 4`.
+    - `turn_records`: for samples with records, `(sample, turn) -> sample`, such as
+        `lambda sample, turn: dataclasses.replace(sample, extra=turn(sample.extra))`. `turn` turns any array whose first
+        two axes are the board, `[S, S, ...]`.
 
     **Returns:** the turned sample, with the same value.
 
-    **Raises:** `ValueError` if the board is not square, or has more cells than there are actions.
+    **Raises:** `ValueError` if the board is not square, or has more cells than there are actions, or the sample has
+    records and it is not said how to turn them.
     """
     shape = sample.observation.shape
     num_actions = sample.policy.shape[0]
@@ -38,41 +63,50 @@ def dihedral(sample: Sample, index: Int[Array, ""]) -> Sample:
             f"{num_cells} cells."
         )
     board = np.arange(num_cells).reshape(shape[:2])
-    turned = [np.rot90(side, turns) for side in (board, board[:, ::-1]) for turns in range(4)]
-    cells = np.stack(turned).reshape(8, num_cells)
+    sides = [np.rot90(side, turns) for side in (board, board[:, ::-1]) for turns in range(4)]
+    cells = np.stack(sides).reshape(8, num_cells)
     others = np.broadcast_to(np.arange(num_cells, num_actions), (8, num_actions - num_cells))
     source = jnp.asarray(np.concatenate([cells, others], axis=1), jnp.int32)[index]
-    observation = sample.observation.reshape(num_cells, shape[2])[source[:num_cells]].reshape(shape)
-    return dataclasses.replace(
-        sample, observation=observation, action_mask=sample.action_mask[source], policy=sample.policy[source]
+
+    def turn(board):
+        return board.reshape(num_cells, *board.shape[2:])[source[:num_cells]].reshape(board.shape)
+
+    turned = dataclasses.replace(
+        sample,
+        observation=turn(sample.observation),
+        action_mask=sample.action_mask[source],
+        policy=sample.policy[source],
     )
+    return _with_records("dihedral", turned, turn, turn_records)
 
 
-def random_dihedral(sample: Sample, *, key: PRNGKeyArray) -> Sample:
+def random_dihedral(sample: Sample, *, key: PRNGKeyArray, turn_records: TurnRecords | None = None) -> Sample:
     """Applies one of the eight symmetries of a square board, all equally likely; see [`tz.learn.dihedral`][].
 
     **Arguments:**
 
-    - `sample`: as for `dihedral`.
+    - `sample`, `turn_records`: as for `dihedral`.
     - `key`: decides which symmetry.
 
     **Returns:** the turned sample, with the same value.
 
     **Raises:** `ValueError` as `dihedral`.
     """
-    return dihedral(sample, jax.random.randint(key, (), 0, 8, jnp.int32))
+    return dihedral(sample, jax.random.randint(key, (), 0, 8, jnp.int32), turn_records=turn_records)
 
 
-def mirror(sample: Sample) -> Sample:
+def mirror(sample: Sample, *, turn_records: TurnRecords | None = None) -> Sample:
     """Exchanges left and right on a board whose actions are its columns.
 
     **Arguments:**
 
     - `sample`: `observation` is `[H, W, C]`, and the `A = W` actions are the columns from left to right.
+    - `turn_records`: as for [`tz.learn.dihedral`][]; `turn` mirrors any array `[H, W, ...]`.
 
     **Returns:** the mirrored sample, with the same value.
 
-    **Raises:** `ValueError` if the number of actions is not the number of columns.
+    **Raises:** `ValueError` if the number of actions is not the number of columns, or the sample has records and it is
+    not said how to turn them.
     """
     shape = sample.observation.shape
     num_actions = sample.policy.shape[0]
@@ -81,20 +115,21 @@ def mirror(sample: Sample) -> Sample:
             f"observation has shape {list(shape)}, expected [H, {num_actions}, C]: one column for each of the "
             f"{num_actions} actions."
         )
-    return dataclasses.replace(
+    turned = dataclasses.replace(
         sample,
         observation=sample.observation[:, ::-1],
         action_mask=sample.action_mask[::-1],
         policy=sample.policy[::-1],
     )
+    return _with_records("mirror", turned, lambda board: board[:, ::-1], turn_records)
 
 
-def random_mirror(sample: Sample, *, key: PRNGKeyArray) -> Sample:
+def random_mirror(sample: Sample, *, key: PRNGKeyArray, turn_records: TurnRecords | None = None) -> Sample:
     """Applies [`tz.learn.mirror`][] with probability one half.
 
     **Arguments:**
 
-    - `sample`: as for `mirror`.
+    - `sample`, `turn_records`: as for `mirror`.
     - `key`: decides whether.
 
     **Returns:** the sample or its mirror image, with the same value.
@@ -102,4 +137,6 @@ def random_mirror(sample: Sample, *, key: PRNGKeyArray) -> Sample:
     **Raises:** `ValueError` as `mirror`.
     """
     flipped = jax.random.bernoulli(key)
-    return jax.tree.map(lambda there, here: jnp.where(flipped, there, here), mirror(sample), sample)
+    return jax.tree.map(
+        lambda there, here: jnp.where(flipped, there, here), mirror(sample, turn_records=turn_records), sample
+    )

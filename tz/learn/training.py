@@ -15,10 +15,11 @@ from jaxtyping import Array, Float, Int, PyTree
 from tz._promotion import standard_promotion
 from tz.learn.trajectory import Sample
 from tz.nn.layers import widened
+from tz.nn.outputs import policy_and_value
 
 Metrics = dict[str, Float[Array, ""]]
-Loss = Callable[[PyTree, tuple[Array, Array], Sample], tuple[Float[Array, ""], Metrics]]
-"""`(network, (logits, value), sample) -> (loss, metrics)`, of one sample."""
+Loss = Callable[[PyTree, Any, Sample], tuple[Float[Array, ""], Metrics]]
+"""`(network, output, sample) -> (loss, metrics)`, of one sample; `output` is all that the network returns."""
 
 _ADVICE = (
     "an optimiser is given one network, and gradients of the mean loss of a batch, so use none that needs a pair of "
@@ -92,19 +93,19 @@ def _like(x: Any, other: Any) -> Any:
 
 
 def az_loss(
-    network: PyTree, output: tuple[Float[Array, " A"], Float[Array, ""]], sample: Sample, *, l2_reg_lambda: float = 1e-4
+    network: PyTree, output: Any, sample: Sample, *, l2_reg_lambda: float = 1e-4
 ) -> tuple[Float[Array, ""], Metrics]:
     """AlphaZero's loss of one sample: policy cross-entropy over legal actions, squared value error, L2 of the weights.
 
-    **Arguments:** `network`, for its weights; `output`, its logits and value for this sample; `l2_reg_lambda`, the
-    weight of the L2 term (the sum of all squared parameters).
+    **Arguments:** `network`, for its weights; `output`, what it returned for this sample, see
+    [`tz.nn.policy_and_value`][]; `l2_reg_lambda`, the weight of the L2 term (the sum of all squared parameters).
 
     **Returns:** the loss and the three parts that it is the sum of, `policy_loss` (0 after a fast search, whose policy
     is no target), `value_loss` and `l2_loss`.
 
     Silver et al., *Mastering the game of Go without human knowledge*, Nature 2017.
     """
-    logits, value = (x.astype(jnp.float32) for x in output)
+    logits, value = (x.astype(jnp.float32) for x in policy_and_value(output))
     log_policy = jax.nn.log_softmax(jnp.where(sample.action_mask, logits, jnp.finfo(logits.dtype).min))
     policy_loss = -sample.policy_weight * jnp.sum(jnp.where(sample.action_mask, sample.policy * log_policy, 0.0))
     value_loss = jnp.square(value - sample.value)
@@ -113,6 +114,32 @@ def az_loss(
     l2_loss = jnp.float32(l2_reg_lambda) * sum(squares, jnp.float32(0))
     parts = {"policy_loss": policy_loss, "value_loss": value_loss, "l2_loss": l2_loss}
     return policy_loss + value_loss + l2_loss, parts
+
+
+def ownership_loss(
+    network: PyTree, output: Any, sample: Sample, *, weight: float = 0.25, l2_reg_lambda: float = 1e-4
+) -> tuple[Float[Array, ""], Metrics]:
+    """[`tz.az_loss`][], and the squared error of a prediction of the final board.
+
+    **Arguments:** `output`, `(logits, value, planes)`, such as that of [`tz.AZResNet`][] with `num_planes`; the
+    prediction is the tanh of the planes. `sample`, whose `end.final` says who holds each point of the final board, in
+    the shape of the planes: 1 for player 0, -1 for player 1, 0 for neither; it is turned to the player to move.
+    `weight`, of the mean over the board; an episode that was cut off has none.
+
+    **Returns:** the loss, and the parts of `az_loss` with `ownership_loss`.
+
+    Wu, *Accelerating self-play learning in Go*, 2019, section 4.1.
+    """
+    loss, parts = az_loss(network, output, sample, l2_reg_lambda=l2_reg_lambda)
+    end, planes = sample.end, output[2]
+    if end is None:
+        raise AttributeError("sample.end is None")
+    if planes.shape != end.final.shape:
+        raise TypeError(f"the planes have shape {planes.shape}, but end.final {end.final.shape}")
+    held = end.final.astype(jnp.float32) * jnp.where(end.player == 0, 1.0, -1.0)
+    error = jnp.mean(jnp.square(jnp.tanh(planes.astype(jnp.float32)) - held))
+    parts["ownership_loss"] = jnp.where(end.truncated, 0.0, jnp.float32(weight) * error)
+    return loss + parts["ownership_loss"], parts
 
 
 def _of_targets(sample: Sample) -> Metrics:
@@ -152,7 +179,7 @@ def train_step(
         else:
             apply = jax.vmap(network, in_axes=(0, None), out_axes=(0, None), axis_name="batch")
             outputs, norm_state = apply(batch.observation, state.norm_state)
-        losses, metrics = jax.vmap(loss, in_axes=(None, 0, 0))(network, outputs, batch)
+        losses, metrics = _losses(loss, network, outputs, batch)
         metrics, weight = {"loss": losses} | metrics, batch.weight
         metrics, floors = jax.tree.map(
             lambda x: jnp.sum(weight * x.astype(weight.dtype)) / jnp.sum(weight),
@@ -179,6 +206,21 @@ def train_step(
 
         average = jax.tree.map(mix, average, (network, norm_state))
     return TrainState(network, norm_state, opt_state, state.step + 1, *average), metrics
+
+
+def _losses(
+    loss: Loss, network: PyTree, outputs: PyTree, batch: Sample
+) -> tuple[Float[Array, " B"], dict[str, Float[Array, " B"]]]:
+    """The loss of each sample. An output or a record that a loss asks for and does not find is named."""
+    try:
+        return jax.vmap(loss, in_axes=(None, 0, 0))(network, outputs, batch)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        shapes = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape[1:])}", (outputs, batch.extra, batch.end))
+        raise ValueError(
+            f"train_step: the loss raised {error!r:.300}. It is given what the network returns, found {shapes[0]}, and "
+            f"a sample, whose extra is {shapes[1]} and whose end is {shapes[2]}; let the network return what the loss "
+            "asks for, and give self-play the `record` or `record_end` that makes the rest."
+        ) from error
 
 
 def _update(

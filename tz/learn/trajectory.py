@@ -1,7 +1,9 @@
 """What self-play records, and what training learns from."""
 
 import equinox as eqx
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
+
+from tz._arrays import named_arrays
 
 
 class Trajectory(eqx.Module):
@@ -24,6 +26,9 @@ class Trajectory(eqx.Module):
     - `terminated`: `[T]`, the move ended the episode.
     - `truncated`: `[T]`, the episode was cut off after this move without an end. Never together with `terminated`.
     - `policy_weight`: `[T]`, how much the policy target counts: 1, or 0 after a fast search, see [`tz.collect`][].
+    - `extra`: arrays `[T, ...]`, what the `record` of [`tz.collect`][] returned for each position; None without one.
+    - `final`: arrays `[T, ...]`, what its `record_end` returned for the state after each move, the one that ended an
+        episode included; None without one.
     """
 
     observation: Shaped[Array, "..."]
@@ -37,6 +42,28 @@ class Trajectory(eqx.Module):
     terminated: Bool[Array, "*T"]
     truncated: Bool[Array, "*T"]
     policy_weight: Float[Array, "*T"]
+    extra: PyTree = None
+    final: PyTree = None
+
+
+class EpisodeEnd(eqx.Module):
+    """How the episode of a sample went on, known only after its last move.
+
+    **Fields:**
+
+    - `moves_left`: moves from this position to the last of its episode, both included; at least 1.
+    - `outcome`: the discounted return from this position to the end, from the perspective of the player to move in it.
+        Where the episode was truncated, the return is bootstrapped.
+    - `truncated`: whether the episode was cut off.
+    - `player`: the player to move in this position, to turn `final` to that player's perspective.
+    - `final`: what `record_end` returned for the last state of the episode.
+    """
+
+    moves_left: Int[Array, ""]
+    outcome: Float[Array, ""]
+    truncated: Bool[Array, ""]
+    player: Int[Array, ""]
+    final: PyTree
 
 
 class Sample(eqx.Module):
@@ -51,6 +78,8 @@ class Sample(eqx.Module):
     - `weight`: how much the sample counts in the mean loss of its batch. Where all samples are drawn from all games it
         is the same for all; see [`tz.EpisodeReplayBuffer.sample_parts`][].
     - `policy_weight`: how much its policy counts beside its value; 1 but for fast searches, see [`tz.collect`][].
+    - `extra`: what `record` returned for this position; None without one.
+    - `end`: a [`tz.learn.EpisodeEnd`][], where moves were collected with `record_end`; None otherwise.
     """
 
     observation: Shaped[Array, "..."]
@@ -59,6 +88,8 @@ class Sample(eqx.Module):
     value: Float[Array, ""]
     weight: Float[Array, ""]
     policy_weight: Float[Array, ""]
+    extra: PyTree = None
+    end: EpisodeEnd | None = None
 
 
 def check_trajectory(trajectory: Trajectory) -> None:
@@ -85,7 +116,25 @@ def check_trajectory(trajectory: Trajectory) -> None:
                 f"trajectory.{name} has shape {list(found)}, but {list(shape)} fits its {num_steps} steps (by "
                 f"`player`) and {num_actions} actions (by `action_mask`)."
             )
+    for name, x in named_arrays({"extra": trajectory.extra, "final": trajectory.final}):
+        if x.shape[:1] != (num_steps,):
+            raise ValueError(
+                f"trajectory{name}: found an array of shape {list(x.shape)}, expected [{num_steps}, ...], one row for "
+                "each move; jax.vmap what makes it."
+            )
     if num_players > 2:
         raise ValueError(
             f"trajectory.rewards has {num_players} players, but a value that changes sign with the side needs 1 or 2."
+        )
+
+
+def check_records(name: str, rows: PyTree, columns: PyTree) -> None:
+    """Raises `ValueError` unless the records of new moves have the shapes and dtypes of those in a ring."""
+    found, expected = (
+        {path: f"{x.dtype}{list(x.shape[1:])}" for path, x in named_arrays({name: tree})} for tree in (rows, columns)
+    )
+    if found != expected or (rows is None) != (columns is None):
+        raise ValueError(
+            f"add: found records of trajectory.{name} with rows {found or rows}, expected {expected or columns} as in "
+            "the ring; let `record` and `record_end` return what they returned before, or make a new ring with `init`."
         )

@@ -1,6 +1,6 @@
 """The search of one game: its settings and plug-ins, the tree, evaluators, and how a result is read.
 
-Imports from `tz.games`."""
+Imports from `tz.games` and `tz.nn`."""
 
 from tz.mcts.backups import MaxBackup as MaxBackup
 from tz.mcts.backups import MeanBackup as MeanBackup

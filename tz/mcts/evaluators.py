@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 from tz._arguments import check_fields, check_instance, check_one_game, check_one_key
 from tz.games.env import Env, StepMetadata
 from tz.mcts.tree import any_game
+from tz.nn.outputs import policy_and_value
 
 
 class NetworkEvaluator(eqx.Module):
@@ -22,7 +23,8 @@ class NetworkEvaluator(eqx.Module):
     **Fields:**
 
     - `network`: `obs -> (logits [A], value [])`, or with `norm_state` the stateful form
-        `(obs, norm_state) -> ((logits, value), norm_state)`. It is put in inference mode.
+        `(obs, norm_state) -> ((logits, value), norm_state)`. It is put in inference mode. It may return more, see
+        [`tz.nn.policy_and_value`][].
     - `observe`: `env_state -> obs`, usually `env.observe`.
     - `norm_state`: the `eqx.nn.State` of a stateful network, or None.
 
@@ -58,10 +60,10 @@ class NetworkEvaluator(eqx.Module):
         return self.predict(self.observe(env_state))
 
     def predict(self, observation: Shaped[Array, "..."]) -> tuple[Float[Array, " A"], Float[Array, ""]]:
-        """The same of an observation."""
+        """The network's logits and value for an observation."""
         if self.norm_state is None:
-            return self.network(observation)
-        return self.network(observation, self.norm_state)[0]
+            return policy_and_value(self.network(observation))
+        return policy_and_value(self.network(observation, self.norm_state)[0])
 
 
 def uniform_evaluator(

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 from tz._arguments import check_ints
 from tz.nn.layers import NORMS, ConvNorm, Linear
 
-Prediction = tuple[Float[Array, " A"], Float[Array, ""]]
+Prediction = tuple[Float[Array, " A"], Float[Array, ""]] | tuple[Float[Array, " A"], Float[Array, ""], Array]
 
 
 def _check(observation: Array, shape: tuple[int, ...]) -> None:
@@ -54,6 +54,7 @@ class AZResNet(eqx.Module):
     value_conv: ConvNorm
     value_hidden: Linear
     value_linear: Linear
+    planes_conv: ConvNorm | None
     observation_shape: tuple[int, int, int] = eqx.field(static=True)
     norm: str = eqx.field(static=True)
 
@@ -67,6 +68,7 @@ class AZResNet(eqx.Module):
         *,
         num_policy_channels: int = 2,
         num_value_channels: int = 1,
+        num_planes: int = 0,
         key: PRNGKeyArray,
     ) -> None:
         """**Arguments:**
@@ -79,6 +81,8 @@ class AZResNet(eqx.Module):
             blocks no norm played as well as the others (`experiments/results/normalisation_cpu.md`) and is the fastest.
         - `num_policy_channels`, `num_value_channels`: channels that the heads' 1x1 convolutions leave; as few
             as in the paper by default.
+        - `num_planes`: channels of a third output, one number for each point of the board, for what else there is to
+            learn, such as who will hold it in the end; see [`tz.learn.ownership_loss`][].
         - `key`: for the initial parameters.
 
         **Raises:** `ValueError` if a size is too small, the observation is not of rank 3, or the norm is unknown.
@@ -90,7 +94,7 @@ class AZResNet(eqx.Module):
             )
         if norm not in NORMS:
             raise ValueError(f"found norm={norm!r}, but expected one of {', '.join(map(repr, NORMS))}")
-        _check_at_least(0, num_blocks=num_blocks)
+        _check_at_least(0, num_blocks=num_blocks, num_planes=num_planes)
         _check_at_least(1, num_channels=num_channels, num_actions=num_actions)
         _check_at_least(1, num_policy_channels=num_policy_channels, num_value_channels=num_value_channels)
         height, width, num_features = observation_shape
@@ -110,6 +114,7 @@ class AZResNet(eqx.Module):
             )
             for _ in range(num_blocks)
         )
+        self.planes_conv = ConvNorm(1, num_channels, num_planes, "none", key=next(keys)) if num_planes else None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -122,6 +127,7 @@ class AZResNet(eqx.Module):
             "norm": self.norm,
             "num_policy_channels": self.policy_conv.weight.shape[-1],
             "num_value_channels": self.value_conv.weight.shape[-1],
+            "num_planes": 0 if self.planes_conv is None else self.planes_conv.weight.shape[-1],
         }
 
     def __call__(
@@ -135,7 +141,8 @@ class AZResNet(eqx.Module):
         - `state`: the running statistics of batch norm; other norms pass it through.
 
         **Returns:** `(logits, value)`: float32 logits `[A]`, not masked, and a float32 value in (-1, 1), of the
-        player to move. Called with a state, `((logits, value), state)`.
+        player to move. With `num_planes`, `(logits, value, planes)`, the last float32 `[H, W, num_planes]` in any
+        range. Called with a state, the pair of this and the state.
 
         **Raises:** `ValueError` if the observation has another shape than the network was built for; and with batch
         norm, if there is no state, or in training no axis named "batch".
@@ -152,7 +159,10 @@ class AZResNet(eqx.Module):
         value, new_state = self.value_conv(x, new_state)
         value = jax.nn.relu(self.value_hidden(jax.nn.relu(value).ravel()))
         value = jnp.tanh(self.value_linear(value)[0].astype(jnp.float32))
-        return (logits, value) if new_state is None else ((logits, value), new_state)
+        output: Prediction = (logits, value)
+        if self.planes_conv is not None:
+            output = (logits, value, self.planes_conv(x, None)[0].astype(jnp.float32))
+        return output if new_state is None else (output, new_state)
 
 
 class MLP(eqx.Module):

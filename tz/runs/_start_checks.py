@@ -13,10 +13,11 @@ from tz._arguments import check_instance, shown, takes
 from tz.games._random_games import GameRecord, check_record, largest_return, play_random_games
 from tz.games.conformance import check_types
 from tz.games.env import Env
+from tz.learn.self_play import collect, init_collect
 from tz.learn.trajectory import Sample
 from tz.matches.players import Player, check_player
 from tz.matches.testers import ApproxEloTester, LadderTester, OpponentTester, TwoPlayerTester
-from tz.mcts.evaluators import NetworkEvaluator
+from tz.mcts.evaluators import NetworkEvaluator, uniform_evaluator
 from tz.nn.networks import MLP, AZResNet
 from tz.runs.settings import TrainConfig
 
@@ -35,7 +36,7 @@ def check_start(config: TrainConfig, env: Env, network: PyTree, norm_state: eqx.
     if config.test_env is not None:
         _check_test_env(env, config.test_env)
     if config.augment is not None:
-        _check_augment(env, config.augment)
+        _check_augment(config, env, config.augment)
     _check_testers(env if config.test_env is None else config.test_env, config.testers)
     _, record, keys = play_random_games(env, key=jax.random.key(0), num_games=NUM_GAMES, num_moves=NUM_MOVES)
     check_record(env, record, keys, may_go_on=env.num_players == 1 and config.max_episode_moves is not None)
@@ -78,8 +79,17 @@ def _check_test_env(env: Env, test_env: Env) -> None:
         )
 
 
-def _check_augment(env: Env, augment: Callable[..., Sample]) -> None:
+def _check_augment(config: TrainConfig, env: Env, augment: Callable[..., Sample]) -> None:
+    def with_records(key):
+        options = {"num_moves": 1, "record": config.record, "record_end": config.record_end}
+        moves = collect(config.mcts, env, uniform_evaluator, init_collect(config.mcts, env, key=key), **options)[1]
+        rings = jax.tree.map(lambda x: x[None], config.replay.init(moves))
+        sample = jax.tree.map(lambda x: x[0], config.replay.sample_parts(rings, 1, keys=key[None]))
+        return sample, augment(sample, key=key)
+
     def drawn(key):
+        if config.record is not None or config.record_end is not None:
+            return with_records(key)
         env_state, metadata = env.init(key)
         one = jnp.float32(1)
         policy = jnp.zeros(env.num_actions, jnp.float32)

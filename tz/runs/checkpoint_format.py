@@ -17,7 +17,7 @@ from tz._arrays import data_of, named_arrays, with_data
 from tz.runs.settings import LoopState
 
 FORMAT = 1
-_RENAMED = {".games.episode_steps": ".games.episode_moves"}  # arrays of checkpoints of earlier versions
+_RENAMED: dict[str, str] = {".games.episode_steps": ".games.episode_moves"}  # arrays of checkpoints of earlier versions
 
 
 class SavedRun:
@@ -60,7 +60,7 @@ class SavedRun:
             version, facts["epoch"], facts["seconds"] = facts["format"], int(facts["epoch"]), float(facts["seconds"])
             described = {name: (list(shape), str(dtype), int(x)) for name, (shape, dtype, x) in facts["arrays"].items()}
             stored = {new: old for old, new in _RENAMED.items() if old in described}
-            described = {_RENAMED.get(name, name): x for name, x in described.items()}
+            described = {_now(name): x for name, x in described.items()}
             _, _ = facts["best"]
         except Exception as error:  # whatever orbax meets in a damaged file
             raise self._damaged(epoch, error) from error
@@ -82,7 +82,7 @@ class SavedRun:
         try:
             templates = {stored.get(name, name): x for name, x in templates.items()}
             arrays = self._restore(epoch, state=self._ocp.args.StandardRestore(templates))["state"]
-            arrays = {_RENAMED.get(name, name): jnp.asarray(x) for name, x in arrays.items()}
+            arrays = {_now(name): jnp.asarray(x) for name, x in arrays.items()}
             sums = jax.device_get(checksums(arrays))
         except Exception as error:
             raise self._damaged(epoch, error) from error
@@ -100,6 +100,11 @@ class SavedRun:
             f"The checkpoint of epoch {epoch} in {self.folder} is damaged: {str(reason)[:500]}. "
             + (f"Begin a run from another with tz.fork, of {others}." if others else "It is the only one.")
         )
+
+
+def _now(name: str) -> str:
+    """The name of an array in this version of tz."""
+    return _RENAMED.get(name, name)
 
 
 def with_arrays(state: PyTree, arrays: Mapping[str, Array]) -> PyTree:

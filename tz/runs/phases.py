@@ -153,7 +153,8 @@ def start_games(config: TrainConfig, env: Env, mesh: Mesh, keys: Array) -> tuple
         config, env = shared
         games = jax.vmap(lambda key: init_collect(config.mcts, env, key=key))(keys)
         one = jax.tree.map(lambda x: x[0], games)
-        steps = jax.eval_shape(lambda: collect(config.mcts, env, uniform_evaluator, one, num_moves=1)[1])
+        options = {"num_moves": 1, "record": config.record, "record_end": config.record_end}
+        steps = jax.eval_shape(lambda: collect(config.mcts, env, uniform_evaluator, one, **options)[1])
         rings = jax.vmap(lambda _: config.replay.init(steps))(keys)
         return games, rings
 
@@ -201,6 +202,7 @@ def collect_games(
         config, env, evaluator, is_fast = shared
         options = {"num_moves": num_moves, "max_episode_moves": config.max_episode_moves}
         options |= {"fast_mcts": config.fast_mcts, "is_fast": is_fast}
+        options |= {"record": config.record, "record_end": config.record_end}
         after, trajectory = jax.vmap(lambda game: collect(config.mcts, env, evaluator, game, **options))(games)
         ended = trajectory.terminated | trajectory.truncated  # [B, T]
         moves_of_episodes = games.episode_moves + num_moves - after.episode_moves

@@ -11,7 +11,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 from tz._arguments import check_fields, check_sequence
 from tz.games.env import Env
 from tz.learn.replay import EpisodeReplayBuffer, ReplayState
-from tz.learn.self_play import CollectState
+from tz.learn.self_play import CollectState, EndRecord, Record
 from tz.learn.training import Loss, TrainState, az_loss
 from tz.learn.trajectory import Sample
 from tz.matches.testers import Tester
@@ -43,6 +43,7 @@ class TrainConfig(eqx.Module):
     - `average_decay`: of a running average of the weights, which then plays instead of the newest; None for none.
     - `skip_nonfinite`: what is done about a gradient step whose loss or result is not finite: True leaves it out and
         counts it (the metric `skipped_steps`), False stops the training with the state before that step.
+    - `record`, `record_end`: what each sample brings to the loss beside policy and value, see [`tz.collect`][].
     - `search_dtype`: what the network is cast to for self-play and tests, such as `jnp.bfloat16`; None leaves it.
 
     **Raises:** `ValueError` if a number is out of its range or two do not fit together.
@@ -69,6 +70,8 @@ class TrainConfig(eqx.Module):
     average_decay: float | None = None
     skip_nonfinite: bool = eqx.field(static=True, default=False)
     search_dtype: Any = eqx.field(static=True, default=None)
+    record: Record | None = None
+    record_end: EndRecord | None = None
 
     def __post_init__(self):
         check_fields(self)
