@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from tz._promotion import standard_promotion
 from tz.learn.trajectory import Sample
 from tz.nn.layers import widened
-from tz.nn.outputs import policy_and_value
+from tz.nn.outputs import apply, policy_and_value, takes_key
 
 Metrics = dict[str, Float[Array, ""]]
 Loss = Callable[[PyTree, Any, Sample], tuple[Float[Array, ""], Metrics]]
@@ -64,9 +64,9 @@ def init_train(
 ) -> TrainState:
     """The state before the first step.
 
-    **Arguments:** `network`, any Equinox module `obs -> (logits, value)`; with `norm_state` (both from
-    `eqx.nn.make_with_state`) the stateful form `(obs, norm_state) -> ((logits, value), norm_state)`; `average`, whether
-    to keep a running average of the weights.
+    **Arguments:** `network`, any Equinox module `obs -> (logits, value)`, which may take a `key=`; with `norm_state`
+    (both from `eqx.nn.make_with_state`) the stateful form `(obs, norm_state) -> ((logits, value), norm_state)`;
+    `average`, whether to keep a running average of the weights.
 
     **Returns:** the state, in memory of its own: the network given stays usable when the state is donated.
 
@@ -154,11 +154,13 @@ def train_step(
     state: TrainState,
     batch: Sample,
     *,
+    key: PRNGKeyArray | None = None,
     average_decay: float | Float[Array, ""] = 0.999,
 ) -> tuple[TrainState, Metrics]:
     """One gradient step on the mean loss of a batch, in which each sample has its weight.
 
-    **Arguments:** `loss`, of one sample, such as [`tz.az_loss`][]; `batch`, samples with a leading batch axis;
+    **Arguments:** `loss`, of one sample, such as [`tz.az_loss`][]; `batch`, samples with a leading batch axis; `key`,
+    for a network that takes one, such as one with dropout: each sample gets a key of its own;
     `average_decay`, of the running average of the weights and norm statistics, where the state has one: how much of it
     a step keeps, less in the first steps, so that the initial weights are soon forgotten.
 
@@ -167,18 +169,29 @@ def train_step(
     network has a smaller policy loss. `value_loss_floor` is the variance of the value targets: the least value loss of
     a network that gives every position the same value.
 
-    **Raises:** `ValueError` if the optimiser needs more than gradients, parameters and the mean loss of a batch.
+    **Raises:** `ValueError` if the optimiser needs more than gradients, parameters and the mean loss of a batch, the
+    network takes a key and there is none, or the loss asks for what neither network nor sample has.
     """
 
     parameters, static = eqx.partition(state.network, eqx.is_inexact_array)
+    keys = None
+    if takes_key(state.network):
+        if key is None:
+            raise ValueError(
+                f"train_step: found no key, but {type(state.network).__name__} takes one, expected a random key; pass "
+                "another in each step, key=jax.random.fold_in(key, state.step)."
+            )
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(batch.weight)))
 
     def mean_loss(parameters: PyTree):
         network = eqx.combine(parameters, static)
-        if state.norm_state is None:
-            outputs, norm_state = jax.vmap(network)(batch.observation), None
-        else:
-            apply = jax.vmap(network, in_axes=(0, None), out_axes=(0, None), axis_name="batch")
-            outputs, norm_state = apply(batch.observation, state.norm_state)
+        call = jax.vmap(
+            lambda observation, key, norm_state: apply(network, observation, norm_state, key=key),
+            in_axes=(0, 0, None),
+            out_axes=(0, None),
+            axis_name="batch",
+        )
+        outputs, norm_state = call(batch.observation, keys, state.norm_state)
         losses, metrics = _losses(loss, network, outputs, batch)
         metrics, weight = {"loss": losses} | metrics, batch.weight
         metrics, floors = jax.tree.map(

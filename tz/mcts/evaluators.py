@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 from tz._arguments import check_fields, check_instance, check_one_game, check_one_key
 from tz.games.env import Env, StepMetadata
 from tz.mcts.tree import any_game
-from tz.nn.outputs import policy_and_value
+from tz.nn.outputs import apply, policy_and_value
 
 
 class NetworkEvaluator(eqx.Module):
@@ -24,7 +24,7 @@ class NetworkEvaluator(eqx.Module):
 
     - `network`: `obs -> (logits [A], value [])`, or with `norm_state` the stateful form
         `(obs, norm_state) -> ((logits, value), norm_state)`. It is put in inference mode. It may return more, see
-        [`tz.nn.policy_and_value`][].
+        [`tz.nn.policy_and_value`][], and may take a `key=`.
     - `observe`: `env_state -> obs`, usually `env.observe`.
     - `norm_state`: the `eqx.nn.State` of a stateful network, or None.
 
@@ -55,15 +55,15 @@ class NetworkEvaluator(eqx.Module):
         self, env_state: PyTree, metadata: StepMetadata, key: PRNGKeyArray
     ) -> tuple[Float[Array, " A"], Float[Array, ""]]:
         """The network's logits and value for the player to move."""
-        del key
         check_one_game("NetworkEvaluator", metadata)
-        return self.predict(self.observe(env_state))
+        return self.predict(self.observe(env_state), key=key)
 
-    def predict(self, observation: Shaped[Array, "..."]) -> tuple[Float[Array, " A"], Float[Array, ""]]:
+    def predict(
+        self, observation: Shaped[Array, "..."], *, key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, " A"], Float[Array, ""]]:
         """The network's logits and value for an observation."""
-        if self.norm_state is None:
-            return policy_and_value(self.network(observation))
-        return policy_and_value(self.network(observation, self.norm_state)[0])
+        key = jax.random.key(0) if key is None else key  # in inference mode it decides nothing
+        return policy_and_value(apply(self.network, observation, self.norm_state, key=key)[0])
 
 
 def uniform_evaluator(

@@ -1,9 +1,11 @@
-"""What a network returns: logits and a value first, and whatever else its loss asks for."""
+"""How a network is called, and what it returns: logits and a value first, and whatever else its loss asks for."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from jaxtyping import Array, Float
+import equinox as eqx
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 
 def policy_and_value(output: Any) -> tuple[Float[Array, " A"], Float[Array, ""]]:
@@ -28,3 +30,25 @@ def policy_and_value(output: Any) -> tuple[Float[Array, " A"], Float[Array, ""]]
         f"network: found an output that is {found}, expected (logits, value, ...), or one with the names `logits` and "
         "`value`; return these two first."
     )
+
+
+def takes_key(network: PyTree) -> bool:
+    """Whether a network is called with `key=`, as one with dropout is."""
+    try:
+        parameters = inspect.signature(network).parameters
+    except (TypeError, ValueError):  # it has no signature to be found
+        return False
+    return "key" in parameters
+
+
+def apply(
+    network: PyTree, observation: PyTree, norm_state: eqx.nn.State | None = None, *, key: PRNGKeyArray | None
+) -> tuple[Any, eqx.nn.State | None]:
+    """Calls a network on one observation, with a state or a key where it takes them.
+
+    **Returns:** its output, and its next state, or None.
+    """
+    keys = {"key": key} if takes_key(network) else {}
+    if norm_state is None:
+        return network(observation, **keys), None
+    return network(observation, norm_state, **keys)

@@ -19,7 +19,7 @@ from tz.runs.phases import evaluator_of
 from tz.runs.settings import LoopState, TrainConfig
 from tz.sharding import usable_mesh
 
-_ROWS = tuple(f".replay.{name}" for name in ("observation", "action_mask", "policy", "value"))  # and policy_weight
+_ROWS = tuple(f".replay.{name}" for name in ("observation", "action_mask", "policy", "value", "extra", "ends"))
 _POSITION = ".games.search.tree.state"
 
 

@@ -14,6 +14,7 @@ from tz.games.env import Env
 from tz.learn.training import init_train
 from tz.matches.testers import Tester
 from tz.mcts.simulation import Evaluator
+from tz.nn.outputs import apply
 from tz.runs.phases import evaluator_of, start_games
 from tz.runs.settings import TrainConfig
 from tz.sharding import DATA, data_mesh, usable_mesh
@@ -65,13 +66,15 @@ def plan_memory(
     train = eqx.filter_eval_shape(lambda: init_train(config.optimizer, network, norm_state, average=average))
     evaluator = evaluator_of(config, env, train)
 
-    def outputs(observation):
-        if norm_state is None:
-            return jax.vmap(network)(observation)
-        return jax.vmap(network, in_axes=(0, None), out_axes=(0, None), axis_name="batch")(observation, norm_state)
+    def output(observation, norm_state):
+        return apply(network, observation, norm_state, key=jax.random.key(0))
 
-    batch = jax.ShapeDtypeStruct((config.train_batch_size, *env.observation.shape), env.observation.dtype)
-    layers = _bytes_of_products(jax.make_jaxpr(outputs)(batch).jaxpr)
+    def batched(x):
+        return jax.ShapeDtypeStruct((config.train_batch_size, *x.shape), x.dtype)
+
+    outputs = jax.vmap(output, in_axes=(0, None), out_axes=(0, None), axis_name="batch")
+    batch = jax.tree.map(batched, env.observation)
+    layers = _bytes_of_products(jax.make_jaxpr(outputs)(batch, norm_state).jaxpr)
     size = mesh.shape[DATA]
     return MemoryPlan(
         games=_bytes(games) // size,

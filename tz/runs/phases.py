@@ -242,7 +242,8 @@ def gradient_step(
     keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(parts))
     batch = draw(config, replay, keys, mesh, window)
     options = {} if config.average_decay is None else {"average_decay": config.average_decay}
-    after, metrics = train_step(config.optimizer, config.loss, train, batch, **options)
+    network_key = jax.random.fold_in(step_key, parts)  # the others are those of the parts
+    after, metrics = train_step(config.optimizer, config.loss, train, batch, key=network_key, **options)
     _check_same_types("a gradient step", train, after)
     is_finite = _is_finite(train, after, metrics)
     after = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old) if eqx.is_array(new) else new, after, train)
