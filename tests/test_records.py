@@ -263,3 +263,24 @@ def test_an_output_or_a_record_that_a_loss_asks_for_in_vain_is_named():
     ]:
         with pytest.raises(ValueError, match=f"train_step: the loss raised .*{words}.*whose end is None"):
             tz.train_step(optax.sgd(0.1), loss, state, batch)
+
+
+def test_a_ring_of_another_size_keeps_the_ends_of_its_rows():
+    """Larger, every known row stays; smaller, the newest do. Each sample still has the end of its own episode."""
+    _, _, _, states = games_and_rings()
+    rings = states[-1]
+    for capacity in (10, 40):
+        other = tz.EpisodeReplayBuffer(capacity, td_lambda=0.7)
+        resized = jax.vmap(other.resize)(rings)
+        before, after = (
+            jax.device_get(buffer.sample(ring, 400, key=jax.random.key(0)))
+            for buffer, ring in ((tz.EpisodeReplayBuffer(CAPACITY), rings), (other, resized))
+        )
+        rows = [
+            {
+                (x.extra["weights"][i].tobytes(), *(leaf[i].tobytes() for leaf in jax.tree.leaves(x.end)))
+                for i in range(400)
+            }
+            for x in (before, after)
+        ]
+        assert len(rows[1]) > 10 and (rows[1] == rows[0] if capacity == 40 else rows[1] < rows[0])
