@@ -190,13 +190,13 @@ BROKEN = {
         ),
         r"found the state to have the structure PyTreeDef\(\[\*, \*\]\) from `init` and PyTreeDef\(\(\*, \*\)\)",
     ),
-    "observation in two parts": (
-        lambda: countdown(observe=lambda state: (state["left"], state["player"])),
-        "found a tuple returned by `observe`, expected one array",
+    "nothing to see": (
+        lambda: countdown(observe=lambda state: ()),
+        "found a tuple returned by `observe`, expected an array of numbers or booleans",
     ),
     "observation is a key": (
         lambda: countdown(observe=lambda state: jax.random.key(0)),
-        r"found key<fry>\[\] returned by `observe`, expected one array of numbers or booleans",
+        r"found key<fry>\[\] returned by `observe`, expected an array of numbers or booleans",
     ),
     "observation changes its shape": (
         lambda: countdown(observe=growing),

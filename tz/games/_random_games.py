@@ -84,13 +84,13 @@ def _play(env: Env, keys: tuple[str, ...], init_key: PRNGKeyArray, chances: Floa
         return (afters, metadata.terminated, last), record
 
     unseen = jax.eval_shape(env.observe, first[0])
-    none_yet = (first[0], jnp.int32(0), jnp.zeros(unseen.shape, unseen.dtype), first)
+    none_yet = (first[0], jnp.int32(0), jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), unseen), first)
     inputs = jnp.arange(chances.shape[0], dtype=jnp.int32), chances
     (*_, last), record = jax.lax.scan(move, (starts, jnp.bool_(False), none_yet), inputs)
     return (init_key, first, last), record
 
 
-def _differences(metadata: StepMetadata, observations: Shaped[Array, "2 ..."]) -> dict[str, Bool[Array, ""]]:
+def _differences(metadata: StepMetadata, observations: PyTree) -> dict[str, Bool[Array, ""]]:
     """What differs between two copies of a game, in a leading axis."""
     shows = {
         "the rewards": metadata.rewards,
@@ -99,19 +99,26 @@ def _differences(metadata: StepMetadata, observations: Shaped[Array, "2 ..."]) -
         "the player to move": metadata.cur_player_id,
         "the observation": observations,
     }
-    is_close = functools.partial(jnp.allclose, rtol=1e-4, atol=1e-4, equal_nan=True)
-    return {name: ~is_close(x[0].astype(jnp.float32), x[1].astype(jnp.float32)) for name, x in shows.items()}
+
+    def differ(x):
+        one, other = x.astype(jnp.float32)
+        return ~jnp.allclose(one, other, rtol=1e-4, atol=1e-4, equal_nan=True)
+
+    return {name: jnp.stack([differ(x) for x in jax.tree.leaves(tree)]).any() for name, tree in shows.items()}
 
 
 def _broken_rules(
-    metadata: StepMetadata, observation: Shaped[Array, "..."], *, is_new: Bool[Array, ""], was_over: Bool[Array, ""]
+    metadata: StepMetadata, observation: PyTree, *, is_new: Bool[Array, ""], was_over: Bool[Array, ""]
 ) -> dict[str, Bool[Array, ""]]:
     """For each rule of a single state, in words, whether it is broken; `was_over` tells of the state before it."""
     rewards, player, over = metadata.rewards, metadata.cur_player_id, metadata.terminated
     num_players = rewards.shape[0]
     pays = (rewards != 0).any()
     unbalanced = jnp.abs(rewards.sum()) > 1e-4 * jnp.maximum(1, jnp.abs(rewards).max())
-    is_finite = [jnp.isfinite(x).all() for x in (rewards, observation)]
+    is_finite = (
+        jnp.isfinite(rewards).all(),
+        jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(observation)]).all(),
+    )
     return {
         "a new game that is over, expected one to move in; let `init` return a state that is not terminated": is_new
         & over,

@@ -84,19 +84,22 @@ def check_types(env: Env) -> None:
     for part, first, second in zip(("state", "metadata"), start, after, strict=True):
         _check_same(env, part, first, second)
     first, second = _trace(env, "observe", start[0]), _trace(env, "observe", after[0])
-    if not isinstance(first, jax.ShapeDtypeStruct) or jnp.issubdtype(first.dtype, jax.dtypes.extended):
+    leaves = jax.tree.leaves(first)
+    if not leaves or any(jnp.issubdtype(leaf.dtype, jax.dtypes.extended) for leaf in leaves):
         raise ValueError(
-            f"{env.name}: found {_describe(first)} returned by `observe`, expected one array of numbers or booleans; "
-            "stack the parts, for instance with `jnp.stack`."
+            f"{env.name}: found {_describe(first)} returned by `observe`, expected an array of numbers or booleans, or "
+            "a PyTree of such arrays; return what the network is to see."
         )
     if _describe(first) != _describe(second):
         raise ValueError(
             f"{env.name}: found {_describe(first)} from `observe` in an initial state and {_describe(second)} after a "
-            "move, expected one shape and dtype; let both depend on constants only."
+            "move, expected one tree of the same shapes and dtypes; let them depend on constants only."
         )
 
 
 def _describe(leaf: Any) -> str:
+    if jax.tree.leaves(leaf) not in ([], [leaf]):
+        return str(jax.tree.map(_describe, leaf))
     if not isinstance(leaf, jax.ShapeDtypeStruct):
         return f"a {type(leaf).__name__}"
     return f"{leaf.dtype}{list(leaf.shape)}"

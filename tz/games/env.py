@@ -5,7 +5,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 
 class StepMetadata(eqx.Module):
@@ -36,7 +36,8 @@ class Env(eqx.Module):
     - `init`: `key -> (state, StepMetadata)`, a new game. `state` is any PyTree of arrays.
     - `step`: `(state, action) -> (state, StepMetadata)`. `action` is an integer scalar. A step from a terminated state
         must leave it terminated, with rewards of zero.
-    - `observe`: `state -> array`, the network's input, seen by the player to move.
+    - `observe`: `state -> observation`, the network's input, seen by the player to move: an array, or a PyTree of
+        arrays.
     - `name`: for messages and file names.
     - `draw`: `state -> SVG text` or image `[H, W, 3]`, a picture of one position for [`tz.plot.plot_tree`][] and
         [`tz.plot.render_game`][]; not needed for anything else.
@@ -46,7 +47,7 @@ class Env(eqx.Module):
 
     init: Callable[[PRNGKeyArray], tuple[PyTree, StepMetadata]]
     step: Callable[[PyTree, Int[Array, ""]], tuple[PyTree, StepMetadata]]
-    observe: Callable[[PyTree], Shaped[Array, "..."]]
+    observe: Callable[[PyTree], PyTree]
     name: str = eqx.field(static=True, default="env")
     draw: Callable[[PyTree], Any] | None = None
 
@@ -64,6 +65,6 @@ class Env(eqx.Module):
         return self._initial()[1].rewards.shape[0]
 
     @property
-    def observation(self) -> jax.ShapeDtypeStruct:
-        """Shape and dtype of one observation."""
+    def observation(self) -> Any:
+        """Shape and dtype of one observation, or a PyTree of them, as `jax.ShapeDtypeStruct`."""
         return jax.eval_shape(lambda key: self.observe(self.init(key)[0]), jax.random.key(0))

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 from tz._arguments import check_fields, check_ints, check_one, check_one_key
 from tz.learn._ends import EndColumns, empty_ends, end_of, rows_of_ends, settled_ends
 from tz.learn.targets import Affine, change_of_side, compose, lambda_returns
-from tz.learn.trajectory import Sample, Trajectory, check_records, check_trajectory
+from tz.learn.trajectory import Sample, Trajectory, check_rows, check_trajectory
 
 
 class ReplayState(eqx.Module):
@@ -31,7 +31,7 @@ class ReplayState(eqx.Module):
     - `ends`: what is known of the ends of the rows' episodes, or None.
     """
 
-    observation: Shaped[Array, "capacity ..."]
+    observation: PyTree[Shaped[Array, "capacity ..."]]
     action_mask: Bool[Array, "capacity A"]
     policy: Float[Array, "capacity A"]
     value: Affine
@@ -95,7 +95,7 @@ class EpisodeReplayBuffer(eqx.Module):
             return jnp.zeros((self.capacity, *rows.shape[1:]), rows.dtype)
 
         return ReplayState(
-            observation=column(example.observation),
+            observation=jax.tree.map(column, example.observation),
             action_mask=column(example.action_mask),
             policy=column(example.policy),
             value=Affine(jnp.zeros(self.capacity, jnp.float32), jnp.zeros(self.capacity, jnp.float32)),
@@ -160,7 +160,7 @@ class EpisodeReplayBuffer(eqx.Module):
             return column.at[slots].set(rows, mode="promise_in_bounds", unique_indices=True)
 
         return ReplayState(
-            observation=write(state.observation, trajectory.observation),
+            observation=jax.tree.map(write, state.observation, trajectory.observation),
             action_mask=write(state.action_mask, trajectory.action_mask),
             policy=write(state.policy, trajectory.policy),
             value=jax.tree.map(write, settled, targets),
@@ -197,14 +197,12 @@ class EpisodeReplayBuffer(eqx.Module):
         self._check_capacity(state)
         check_trajectory(trajectory)
         for name in ("observation", "action_mask", "policy"):
-            row, column = getattr(trajectory, name), getattr(state, name)
-            if row.shape[1:] != column.shape[1:] or row.dtype != column.dtype:
-                raise ValueError(
-                    f"trajectory.{name} has rows of {row.dtype}{list(row.shape[1:])}, but the buffer was made for "
-                    f"{column.dtype}{list(column.shape[1:])}. Make it with `init` from a trajectory of the same game."
-                )
-        check_records("extra", trajectory.extra, state.extra)
-        check_records("final", trajectory.final, None if state.ends is None else state.ends.final)
+            advice = "make the ring with `init` from a trajectory of the same game"
+            check_rows(name, getattr(trajectory, name), getattr(state, name), advice)
+        final = None if state.ends is None else state.ends.final
+        for name, rows, columns in (("extra", trajectory.extra, state.extra), ("final", trajectory.final, final)):
+            advice = "let `record` and `record_end` return what they did, or make a new ring with `init`"
+            check_rows(name, rows, columns, advice)
         num_steps = trajectory.player.shape[0]
         if num_steps > self.capacity:
             raise ValueError(
@@ -290,7 +288,7 @@ class EpisodeReplayBuffer(eqx.Module):
             age_order = rank - (ends[game] - state.num_known[game])
             slot = (state.position[game] - state.size[game] + age_order) % self.capacity
             return Sample(
-                observation=state.observation[game, slot],
+                observation=jax.tree.map(lambda column: column[game, slot], state.observation),
                 action_mask=state.action_mask[game, slot],
                 policy=state.policy[game, slot],
                 value=state.value.offset[game, slot],

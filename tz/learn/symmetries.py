@@ -35,6 +35,15 @@ def _with_records(name: str, sample: Sample, turn: Turn, turn_records: TurnRecor
     return sample
 
 
+def _shape(sample: Sample) -> tuple[int, ...]:
+    if not hasattr(sample.observation, "shape"):
+        raise ValueError(
+            f"found an observation that is a {type(sample.observation).__name__}, expected one array; write a function "
+            "(sample, *, key) -> sample that turns its parts."
+        )
+    return sample.observation.shape
+
+
 def dihedral(sample: Sample, index: Int[Array, ""], *, turn_records: TurnRecords | None = None) -> Sample:
     """Turns a square board, with one action for each cell, by one of the eight symmetries of the square.
 
@@ -52,7 +61,7 @@ def dihedral(sample: Sample, index: Int[Array, ""], *, turn_records: TurnRecords
     **Raises:** `ValueError` if the board is not square, or has more cells than there are actions, or the sample has
     records and it is not said how to turn them.
     """
-    shape = sample.observation.shape
+    shape = _shape(sample)
     num_actions = sample.policy.shape[0]
     if len(shape) != 3 or shape[0] != shape[1]:
         raise ValueError(f"observation has shape {list(shape)}, expected a square board [S, S, C].")
@@ -108,7 +117,7 @@ def mirror(sample: Sample, *, turn_records: TurnRecords | None = None) -> Sample
     **Raises:** `ValueError` if the number of actions is not the number of columns, or the sample has records and it is
     not said how to turn them.
     """
-    shape = sample.observation.shape
+    shape = _shape(sample)
     num_actions = sample.policy.shape[0]
     if len(shape) != 3 or shape[1] != num_actions:
         raise ValueError(

@@ -14,7 +14,8 @@ class Trajectory(eqx.Module):
 
     **Fields:**
 
-    - `observation`: `[T, ...]`, what the network saw before the move, in the view of the mover.
+    - `observation`: `[T, ...]`, what the network saw before the move, in the view of the mover: an array, or a PyTree
+        of arrays.
     - `action_mask`: `[T, A]`, True where an action was legal.
     - `policy`: `[T, A]`, the policy target of the search; probabilities.
     - `value`: `[T]`, the search's value of the position, for the mover.
@@ -31,7 +32,7 @@ class Trajectory(eqx.Module):
         episode included; None without one.
     """
 
-    observation: Shaped[Array, "..."]
+    observation: PyTree[Shaped[Array, "..."]]
     action_mask: Bool[Array, "*T A"]
     policy: Float[Array, "*T A"]
     value: Float[Array, "*T"]
@@ -82,7 +83,7 @@ class Sample(eqx.Module):
     - `end`: a [`tz.learn.EpisodeEnd`][], where moves were collected with `record_end`; None otherwise.
     """
 
-    observation: Shaped[Array, "..."]
+    observation: PyTree[Shaped[Array, "..."]]
     action_mask: Bool[Array, " A"]
     policy: Float[Array, " A"]
     value: Float[Array, ""]
@@ -103,7 +104,6 @@ def check_trajectory(trajectory: Trajectory) -> None:
     num_actions = trajectory.action_mask.shape[-1] if trajectory.action_mask.ndim else 0
     num_players = trajectory.rewards.shape[1] if trajectory.rewards.ndim == 2 else 2
     expected = {
-        "observation": (num_steps, *trajectory.observation.shape[1:]),
         "action_mask": (num_steps, num_actions),
         "policy": (num_steps, num_actions),
         "rewards": (num_steps, num_players),
@@ -116,25 +116,30 @@ def check_trajectory(trajectory: Trajectory) -> None:
                 f"trajectory.{name} has shape {list(found)}, but {list(shape)} fits its {num_steps} steps (by "
                 f"`player`) and {num_actions} actions (by `action_mask`)."
             )
-    for name, x in named_arrays({"extra": trajectory.extra, "final": trajectory.final}):
-        if x.shape[:1] != (num_steps,):
-            raise ValueError(
-                f"trajectory{name}: found an array of shape {list(x.shape)}, expected [{num_steps}, ...], one row for "
-                "each move; jax.vmap what makes it."
-            )
+    for name in ("observation", "extra", "final"):
+        for path, x in named_arrays(getattr(trajectory, name)):
+            if x.shape[:1] != (num_steps,):
+                raise ValueError(
+                    f"trajectory.{name}{path} has shape {list(x.shape)}, but [{num_steps}, ...] fits its {num_steps} "
+                    "steps (by `player`)."
+                )
     if num_players > 2:
         raise ValueError(
             f"trajectory.rewards has {num_players} players, but a value that changes sign with the side needs 1 or 2."
         )
 
 
-def check_records(name: str, rows: PyTree, columns: PyTree) -> None:
-    """Raises `ValueError` unless the records of new moves have the shapes and dtypes of those in a ring."""
+def check_rows(name: str, rows: PyTree, columns: PyTree, advice: str) -> None:
+    """Raises `ValueError` unless the rows of new moves have the shapes and dtypes of those in a ring."""
     found, expected = (
         {path: f"{x.dtype}{list(x.shape[1:])}" for path, x in named_arrays({name: tree})} for tree in (rows, columns)
     )
     if found != expected or (rows is None) != (columns is None):
         raise ValueError(
-            f"add: found records of trajectory.{name} with rows {found or rows}, expected {expected or columns} as in "
-            "the ring; let `record` and `record_end` return what they returned before, or make a new ring with `init`."
+            f"add: found trajectory.{name} with rows of {_listed(found)}, expected {_listed(expected)} as in the ring; "
+            f"{advice}."
         )
+
+
+def _listed(rows: dict[str, str]) -> str:
+    return ", ".join(f"{path.partition(']')[2]} {text}".strip() for path, text in rows.items()) or "nothing"

@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from tz._arguments import check_fields, check_instance, check_one_game, check_one_key
 from tz.games.env import Env, StepMetadata
@@ -32,13 +32,13 @@ class NetworkEvaluator(eqx.Module):
     """
 
     network: PyTree
-    observe: Callable[[PyTree], Array]
+    observe: Callable[[PyTree], PyTree]
     norm_state: eqx.nn.State | None
 
     def __init__(
         self,
         network: PyTree,
-        observe: Callable[[PyTree], Array],
+        observe: Callable[[PyTree], PyTree],
         norm_state: eqx.nn.State | None = None,
         *,
         dtype: jax.typing.DTypeLike | None = None,
@@ -59,7 +59,7 @@ class NetworkEvaluator(eqx.Module):
         return self.predict(self.observe(env_state), key=key)
 
     def predict(
-        self, observation: Shaped[Array, "..."], *, key: PRNGKeyArray | None = None
+        self, observation: PyTree, *, key: PRNGKeyArray | None = None
     ) -> tuple[Float[Array, " A"], Float[Array, ""]]:
         """The network's logits and value for an observation."""
         key = jax.random.key(0) if key is None else key  # in inference mode it decides nothing

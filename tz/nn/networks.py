@@ -7,7 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, Shaped
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
 from tz._arguments import check_ints
 from tz.nn.layers import NORMS, ConvNorm, Linear
@@ -15,7 +15,12 @@ from tz.nn.layers import NORMS, ConvNorm, Linear
 Prediction = tuple[Float[Array, " A"], Float[Array, ""]] | tuple[Float[Array, " A"], Float[Array, ""], Array]
 
 
-def _check(observation: Array, shape: tuple[int, ...]) -> None:
+def _check(observation: Any, shape: tuple[int, ...]) -> None:
+    if not hasattr(observation, "shape"):
+        raise ValueError(
+            f"found an observation that is a {type(observation).__name__}, but expected one array {shape}; join its "
+            "parts in env.observe, or write a network that takes them"
+        )
     if observation.shape != shape:
         if observation.shape[1:] == shape:
             fix = "a network sees one observation: for a batch, call jax.vmap(network)(observations)"
@@ -131,7 +136,7 @@ class AZResNet(eqx.Module):
         }
 
     def __call__(
-        self, observation: Shaped[Array, "..."], state: eqx.nn.State | None = None
+        self, observation: PyTree[Shaped[Array, "..."]], state: eqx.nn.State | None = None
     ) -> Prediction | tuple[Prediction, eqx.nn.State]:
         """Evaluates one observation.
 
@@ -213,7 +218,7 @@ class MLP(eqx.Module):
             "depth": len(self.hidden),
         }
 
-    def __call__(self, observation: Shaped[Array, "..."]) -> Prediction:
+    def __call__(self, observation: PyTree[Shaped[Array, "..."]]) -> Prediction:
         """Evaluates one observation.
 
         **Arguments:**

@@ -70,7 +70,10 @@ def _check_testers(env: Env, testers: Any) -> None:
 
 
 def _check_test_env(env: Env, test_env: Env) -> None:
-    found, expected = ((game.num_actions, game.observation.shape) for game in (test_env, env))
+    def shapes(observation):
+        return str(jax.tree.map(lambda x: x.shape, observation))
+
+    found, expected = ((game.num_actions, shapes(game.observation)) for game in (test_env, env))
     if found != expected:
         raise ValueError(
             f"TrainConfig: found test_env={test_env.name} of {found[0]} actions and observations {found[1]}, expected "

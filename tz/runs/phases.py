@@ -303,7 +303,7 @@ def _describe_bad(env: Env, evaluator: NetworkEvaluator, trajectory: Trajectory,
     where = f"at self-play step {step} of epoch {epoch} (game {game})"
     if not bool(trajectory.action_mask[game, step].any()):
         return f"{env.name}: no action is legal in a live state {where}. Run tz.check_env on it."
-    logits, value = evaluator.predict(trajectory.observation[game, step])
+    logits, value = evaluator.predict(jax.tree.map(lambda x: x[game, step], trajectory.observation))
     logits = jnp.where(trajectory.action_mask[game, step] & ~jnp.isneginf(logits), logits, 0)  # -inf: never chosen
     names = [name for name, x in {"logits": logits, "value": value}.items() if not bool(jnp.isfinite(x).all())]
     found = f"the network's {' and '.join(names)}" if names else "an output of the network below the root"
