@@ -13,6 +13,8 @@ from packaging.requirements import Requirement
 
 nox.options.sessions = ["tests"]
 
+# Files keep their order: else those of one long test come last, and one process waits for the other.
+TWO_PROCESSES = "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"
 PROJECT = nox.project.load_toml("pyproject.toml")["project"]
 
 
@@ -88,7 +90,7 @@ def run_pytest(session: nox.Session, python: str, *arguments: str) -> None:
     session.run(python, "-c", show)
     with tempfile.TemporaryDirectory() as cache:
         environment = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}
-        session.run(python, "-m", "pytest", "-n", "2", "--dist", "loadfile", *arguments, env=environment)
+        session.run(python, "-m", "pytest", *TWO_PROCESSES, *arguments, env=environment)
 
 
 def environment(session: nox.Session, interpreter: str) -> str:

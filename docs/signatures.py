@@ -76,7 +76,11 @@ def tidy_shapes(annotation: str | griffe.Expr | None) -> None:
     """Takes the space out of `" A"`, which is there for linters, and writes all shapes in double quotes."""
     if not isinstance(annotation, griffe.Expr):
         return
-    if isinstance(annotation, griffe.ExprSubscript) and annotation.canonical_path.startswith("jaxtyping."):
+    if (
+        isinstance(annotation, griffe.ExprSubscript)
+        and annotation.canonical_path.startswith("jaxtyping.")
+        and isinstance(annotation.slice, griffe.ExprTuple)  # not of PyTree[...]
+    ):
         kind, shape = annotation.slice.elements
         annotation.slice.elements = [kind, f'"{str(shape).strip(QUOTES)}"']
         return

@@ -26,12 +26,12 @@ def num_stones(position):
     return np.asarray((position[0]._x.board != -1).sum(-1))
 
 
-def test_a_share_of_the_games_begins_in_the_given_positions(env, openings):
+def test_a_fraction_of_the_games_begins_in_the_given_positions(env, openings):
     init = eqx.filter_jit(lambda env, keys: jax.vmap(env.init)(keys))
     keys = jax.random.split(jax.random.key(0), 400)
     counts = np.bincount(num_stones(init(tz.games.starts_from(env, openings, 0.6), keys)), minlength=4)
-    shares = np.array([0.4, 0.2, 0.2, 0.2])
-    assert len(counts) == 4 and (abs(counts - 400 * shares) < 4 * np.sqrt(400 * shares * (1 - shares))).all()
+    fractions = np.array([0.4, 0.2, 0.2, 0.2])
+    assert len(counts) == 4 and (abs(counts - 400 * fractions) < 4 * np.sqrt(400 * fractions * (1 - fractions))).all()
     assert set(num_stones(init(tz.games.starts_from(env, openings, 1.0), keys))) == {1, 2, 3}
     assert set(num_stones(init(tz.games.starts_from(env, openings, 0.0), keys))) == {0}
 
@@ -109,12 +109,12 @@ def test_openings_that_cannot_begin_a_game_are_refused(env, openings):
     none = jax.tree.map(lambda x: x[:0], openings)
     ended = jax.tree.map(lambda *x: jnp.stack(x), one, over)
     other = jax.vmap(tz.from_pgx("connect_four").init)(jax.random.split(jax.random.key(0), 2))
-    for given, share, message in [
-        (openings, 1.5, "found share=1.5, expected a number from 0 to 1"),
+    for given, fraction, message in [
+        (openings, 1.5, "found fraction=1.5, expected a number from 0 to 1"),
         (one, 0.5, r"found openings with `terminated` of shape \(\), expected \[N\]"),
         (none, 0.5, r"found openings with `terminated` of shape \(0,\)"),
         (ended, 0.5, "found 1 openings in which the game is over"),
         (other, 0.5, "of another game, expected positions of tic_tac_toe"),
     ]:
         with pytest.raises(ValueError, match=message):
-            tz.games.starts_from(env, given, share)
+            tz.games.starts_from(env, given, fraction)

@@ -15,7 +15,7 @@ from jax.sharding import AxisType, PartitionSpec
 from tabular import draw_tables, tabular_env, tabular_evaluator
 
 import tz
-from tz.matches import league
+from tz.matches import match
 from tz.runs import phases
 from tz.runs.loop import on_mesh
 from tz.sharding import check_mesh
@@ -191,10 +191,10 @@ def test_only_the_gradients_are_communicated(env, config):
     trajectory = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), trajectory)
     add = text(phases.add_games, (config, trajectory, mesh), state.replay)
     agent = tz.Player(config.mcts, evaluator)
-    match = text(league._play, env, agent, agent, jax.random.key(0), None, (16, 2, 9), mesh)
+    played = text(match._play, env, agent, agent, jax.random.key(0), None, (16, 2, 9), mesh)
     keys = jax.random.split(jax.random.key(0), 8)
     sample = text(eqx.filter_jit(phases.draw), config, state.replay, keys, mesh, jnp.int32(9))
-    for name, program in {"collect": collect, "add": add, "match": match, "sample": sample}.items():
+    for name, program in {"collect": collect, "add": add, "match": played, "sample": sample}.items():
         assert not COLLECTIVE.search(program), name
 
     learn = text(phases.gradient_step, (config, state.replay, state.key, jnp.int32(9), mesh), state.train)

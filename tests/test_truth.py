@@ -59,7 +59,7 @@ def test_a_trained_network_with_search_plays_tic_tac_toe_perfectly(env):
         mcts=tz.MCTS(32, 64),
         optimizer=optax.adam(3e-3),
         replay=tz.EpisodeReplayBuffer(200),
-        batch_size=64,
+        num_games=64,
         train_batch_size=256,
         moves_per_epoch=20,
         train_steps_per_epoch=50,
