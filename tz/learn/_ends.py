@@ -1,4 +1,4 @@
-"""What a ring keeps of how episodes end, for each of its rows."""
+"""Columns of a replay ring for the end of each row's episode."""
 
 import equinox as eqx
 import jax
@@ -73,7 +73,7 @@ def settled_ends(
 
 
 def end_of(columns: EndColumns, game: Int[Array, ""], slot: Int[Array, ""]) -> EpisodeEnd:
-    """How the episode of one row ended. The last row of an episode is newer than the others, so it is in the ring."""
+    """Returns the end of one row's episode. Its last row is newer than the others, so it is still in the ring."""
     moves_left = columns.moves_left[game, slot]
     last = (slot + moves_left - 1) % columns.moves_left.shape[1]
     return EpisodeEnd(

@@ -28,7 +28,7 @@ class ReplayState(eqx.Module):
     - `num_known`: how many of them have a known value target.
     - `last_player`: the mover of the newest row.
     - `extra`: `[capacity, ...]`, the records of the positions, or None.
-    - `ends`: what is known of the ends of the rows' episodes, or None.
+    - `ends`: the ends of the rows' episodes, as far as they are known, or None.
     """
 
     observation: PyTree[Shaped[Array, "capacity ..."]]

@@ -48,7 +48,7 @@ class Trajectory(eqx.Module):
 
 
 class EpisodeEnd(eqx.Module):
-    """How the episode of a sample went on, known only after its last move.
+    """The rest of the episode of a sample, known only after its last move.
 
     **Fields:**
 

@@ -14,7 +14,7 @@ from tz.matches.players import Player
 
 
 class RoundRobin(eqx.Module):
-    """What `n` players scored against each other.
+    """The results of `n` players against each other.
 
     **Fields:** `wins`, `[n, n]`, games that row won against column; `draws`, `[n, n]`, symmetric.
     """
@@ -23,7 +23,7 @@ class RoundRobin(eqx.Module):
     draws: Int[np.ndarray, "n n"]
 
     def ratings(self, confidence: float = 0.95) -> Ratings:
-        """Elo ratings, that of the first player 0; see [`tz.matches.fit_elo`][]."""
+        """Returns Elo ratings, with the first player at 0; see [`tz.matches.fit_elo`][]."""
         return fit_elo(self.wins, self.draws, confidence=confidence)
 
 

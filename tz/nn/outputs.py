@@ -1,4 +1,4 @@
-"""How a network is called, and what it returns: logits and a value first, and whatever else its loss asks for."""
+"""Calling a network, and reading its output: logits and a value, and whatever else its loss asks for."""
 
 import inspect
 from collections.abc import Mapping
