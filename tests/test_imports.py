@@ -49,7 +49,7 @@ def test_no_module_imports_itself_by_way_of_others():
 
 
 def test_packages_re_export_and_do_nothing_else():
-    """What is public is one object, under each of its names; a package says in words what lives there."""
+    """A public object is the same under each of its names, and a package has a docstring that says what lives there."""
     for path in PACKAGE.rglob("__init__.py"):
         text, *body = ast.parse(path.read_text()).body
         assert isinstance(text, ast.Expr) and all(isinstance(node, ast.ImportFrom) for node in body)

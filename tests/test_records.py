@@ -1,4 +1,4 @@
-"""What the user records travels from self-play to the loss, with what is known only at the end of an episode."""
+"""Records of the user travel from self-play to the loss, with what is known only at the end of an episode."""
 
 import dataclasses
 import functools
@@ -192,7 +192,7 @@ def test_records_that_nobody_says_how_to_turn_are_refused(augment):
 
 
 def three_in_a_row(state, metadata):
-    """Who holds each cell in the end, from the perspective of player 0."""
+    """The holder of each cell of a board, from the perspective of player 0."""
     board = state._x.board.reshape(3, 3)  # whoever began, not player 0, has the colour 0
     began = (state.current_player + state._x.color) % 2
     return jnp.where(board < 0, 0, jnp.where(board == began, 1, -1)).astype(jnp.int8)[..., None]

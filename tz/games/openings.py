@@ -1,4 +1,4 @@
-"""Where games begin: after random moves, or after given ones."""
+"""Starting positions of games: after random moves, or after given ones."""
 
 import dataclasses
 from collections.abc import Callable

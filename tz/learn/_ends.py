@@ -4,9 +4,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
-from tz.learn.targets import Affine, change_of_side, compose, lambda_returns
+from tz.learn.targets import Affine, change_of_side, compose
 from tz.learn.trajectory import EpisodeEnd, Trajectory
 
 
@@ -34,27 +34,16 @@ def empty_ends(example: Trajectory, capacity: int) -> EndColumns | None:
     return EndColumns(numbers, Affine(zeros, zeros), jnp.zeros(capacity, bool), numbers, final)
 
 
-def rows_of_ends(
-    trajectory: Trajectory, reward: Float[Array, " T"], discount: float | Float[Array, ""]
-) -> tuple[EndColumns, Affine]:
-    """The rows of new moves, and the function that settles the outcomes of the rows before them.
+def rows_of_ends(trajectory: Trajectory, outcome: Affine) -> EndColumns:
+    """Returns the rows of new moves.
 
-    **Arguments:** `reward`, of the mover of each row.
+    **Arguments:** `outcome`, the returns of the moves without any bootstrapping but that of truncated episodes.
     """
     closed = trajectory.terminated | trajectory.truncated
-    slots, player = jnp.arange(len(closed), dtype=jnp.int32), trajectory.player.astype(jnp.int32)
+    slots = jnp.arange(len(closed), dtype=jnp.int32)
     end = lax.cummin(jnp.where(closed, slots, len(closed)), reverse=True)
     moves_left = jnp.where(end < len(closed), end - slots + 1, 0)
-    outcome, first = lambda_returns(
-        reward,
-        trajectory.value,
-        trajectory.action_value,
-        player,
-        trajectory.terminated,
-        trajectory.truncated,
-        discount=discount,
-    )
-    return EndColumns(moves_left, outcome, trajectory.truncated, player, trajectory.final), first
+    return EndColumns(moves_left, outcome, trajectory.truncated, trajectory.player.astype(jnp.int32), trajectory.final)
 
 
 def settled_ends(
@@ -62,9 +51,9 @@ def settled_ends(
 ) -> EndColumns:
     """The columns of the rows before new moves, as far as these settle them.
 
-    **Arguments:** `first`, of `rows_of_ends`; `closed`, whether a new move ended an episode; `age`, how many rows are
-    newer than a row, -1 for rows whose episode has ended; `last_player`, the mover of the newest row, and `player`, the
-    mover of the first new one.
+    **Arguments:** `first`, the function that settles the outcomes of the rows before; `closed`, whether a new move
+    ended an episode; `age`, how many rows are newer than a row, -1 for rows whose episode has ended; `last_player`,
+    the mover of the newest row, and `player`, the mover of the first new one.
     """
     ended, end = jnp.any(closed), jnp.argmax(closed).astype(jnp.int32)
     moves_left = jnp.where((age >= 0) & ended, age + end + 2, columns.moves_left)

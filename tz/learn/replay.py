@@ -1,5 +1,7 @@
 """The ring of recent positions that training samples from."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -128,7 +130,8 @@ class EpisodeReplayBuffer(eqx.Module):
         closed = trajectory.terminated | trajectory.truncated
         player = trajectory.player.astype(jnp.int32)
         reward = jnp.take_along_axis(trajectory.rewards, player[:, None], axis=1)[:, 0]
-        returns, first = lambda_returns(
+        returns_of = functools.partial(
+            lambda_returns,
             reward,
             trajectory.value,
             trajectory.action_value,
@@ -136,8 +139,8 @@ class EpisodeReplayBuffer(eqx.Module):
             trajectory.terminated,
             trajectory.truncated,
             discount=discount,
-            lambda_=self.td_lambda,
         )
+        returns, first = returns_of(lambda_=self.td_lambda)
         # The rows still open continue with the first step of this chunk. Known rows have coefficient 0: they stay.
         settled = compose(state.value, compose(change_of_side(state.last_player, player[0]), first))
         fraction, value = jnp.float32(self.search_value_fraction), trajectory.value.astype(jnp.float32)
@@ -151,7 +154,8 @@ class EpisodeReplayBuffer(eqx.Module):
 
         ends, rows = state.ends, None
         if ends is not None:
-            rows, first_outcome = rows_of_ends(trajectory, reward, discount)
+            outcome, first_outcome = returns_of(lambda_=1.0)
+            rows = rows_of_ends(trajectory, outcome)
             age = (state.position - 1 - jnp.arange(self.capacity, dtype=jnp.int32)) % self.capacity
             age = jnp.where(age < state.size - state.num_known, age, -1)
             ends = settled_ends(ends, first_outcome, closed, age, state.last_player, player[0])

@@ -145,7 +145,7 @@ def _think(env: Env, player: Player, env_state: PyTree, metadata: StepMetadata, 
 
 
 def replay_values(env: Env, match: MatchResult, game: int, player: Player, *, key: PRNGKeyArray) -> Float[Array, " T"]:
-    """What a player thinks of each position of a game: the value of its search, for the *first* player of the match.
+    """Values that a player's search gives the positions of a game, from the perspective of the match's *first* player.
 
     **Arguments:** those of [`tz.replay_game`][]; `player`, who need not have played; `key`, of its searches.
 

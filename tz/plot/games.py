@@ -35,8 +35,8 @@ def render_game(
 
     **Arguments:** `states`, with a leading axis of positions, such as [`tz.replay_game`][] returns; `draw`,
     `state -> SVG text or image [H, W, 3]`, such as `env.draw` of a game of pgx; `values`, by each player's name its
-    estimate at every position, all in the eyes of the same player, such as [`tz.matches.replay_values`][] returns;
-    `title`; `seconds_per_move`.
+    estimate at every position, all from the perspective of the same player, such as [`tz.matches.replay_values`][]
+    returns; `title`; `seconds_per_move`.
 
     **Returns:** the animation. As the value of a notebook's cell it is a player that needs nothing else, and
     `animation.save("game.gif")` writes a file.
