@@ -15,7 +15,8 @@ import pgx
 from timing import heading
 
 import tz
-from tz.runs.phases import collect_games, evaluator_of, gradient_step
+from tz.learn.epochs import evaluator_of, self_play_settings
+from tz.runs.phases import compiled_play, compiled_step
 
 MOST_LEGAL = {"chess": 218, "shogi": 593}  # the most legal moves that any position has
 
@@ -26,8 +27,9 @@ def planned_and_taken(name: str, changes: dict) -> str:
     mesh, state = tz.data_mesh(), recipe.start(config, env, seed=0)
     plan = tz.runs.plan_memory(config, env, state.train.network, mesh=mesh)
     evaluator = evaluator_of(config, env, state.train)
-    play = collect_games.lower((config, env, evaluator, None, config.moves_per_epoch, mesh), state.games)
-    learn = gradient_step.lower((config, state.replay, state.key, None, mesh), state.train)
+    inputs = self_play_settings(config), env, evaluator, None, config.moves_per_epoch, mesh
+    play = compiled_play.lower(inputs, state.games)
+    learn = compiled_step.lower((config, state.replay, state.key, None, mesh), state.train)
     taken = [x.compile().compiled.memory_analysis().temp_size_in_bytes for x in (play, learn)]
     numbers = plan.games, plan.self_play, taken[0], plan.gradient, taken[1]
     about = ", ".join([name, *(f"{key}={value}" for key, value in changes.items())])

@@ -34,7 +34,7 @@ CONFIG = tz.TrainConfig(
 MATCH = tz.MCTS(num_simulations=32, root=tz.PlainRoot(), temperature=0.0)
 
 
-def train(norm: str, seed: int, num_epochs: int) -> tuple[tz.runs.LoopState, list[dict]]:
+def train(norm: str, seed: int, num_epochs: int) -> tuple[tz.learn.LoopState, list[dict]]:
     shape, keys = ENV.observation.shape, jax.random.split(jax.random.key(seed))
     network, norm_state = eqx.nn.make_with_state(tz.AZResNet)(shape, ENV.num_actions, norm=norm, key=keys[0])
     state = tz.init_loop(CONFIG, ENV, network, norm_state if norm == "batch" else None, key=keys[1])

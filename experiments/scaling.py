@@ -19,6 +19,7 @@ import optax
 from timing import heading
 
 import tz
+from tz.learn.epochs import evaluator_of, self_play_settings
 from tz.runs import phases
 
 
@@ -42,12 +43,12 @@ def programs(env, network, config, mesh):
     """The compiled programs of self-play and of a gradient step, and the seconds each took to compile."""
     jax.clear_caches()
     state = tz.init_loop(config, env, network, key=jax.random.key(1), mesh=mesh)
-    evaluator = phases.evaluator_of(config, env, state.train)
+    evaluator = evaluator_of(config, env, state.train)
     steps = config.moves_per_epoch
     found = []
     for function, inputs in (
-        (phases.collect_games, ((config, env, evaluator, None, steps, mesh), state.games)),
-        (phases.gradient_step, ((config, state.replay, state.key, None, mesh), state.train)),
+        (phases.compiled_play, ((self_play_settings(config), env, evaluator, None, steps, mesh), state.games)),
+        (phases.compiled_step, ((config, state.replay, state.key, None, mesh), state.train)),
     ):
         start = time.perf_counter()
         compiled = function.lower(*inputs).compile().compiled

@@ -42,11 +42,11 @@ ENVIRONMENT = os.environ | {
 
 
 @functools.cache
-def first() -> tz.runs.LoopState:
+def first() -> tz.learn.LoopState:
     return trainer.start(ENV, CONFIG, MESH)
 
 
-def start() -> tz.runs.LoopState:
+def start() -> tz.learn.LoopState:
     """A state of arrays that may be given up."""
     return jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, first())
 

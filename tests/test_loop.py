@@ -12,7 +12,8 @@ import optax
 import pytest
 
 import tz
-from tz.runs.phases import NotFiniteError, evaluator_of
+from tz.learn.epochs import evaluator_of
+from tz.runs.phases import NotFiniteError
 
 TRACES = []
 MESH = tz.data_mesh(jax.devices()[:1])

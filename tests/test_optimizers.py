@@ -13,7 +13,7 @@ import pytest
 
 import tz
 from tz.learn.targets import Affine
-from tz.runs.phases import gradient_step
+from tz.runs.phases import compiled_step
 
 MESH = tz.data_mesh(jax.devices()[:1])
 SGD = optax.sgd(0.1)
@@ -103,7 +103,7 @@ def take_steps(optimizer, replay, num_moves=3):
     state = tz.init_train(optimizer, Small(jnp.linspace(-1, 1, 6).reshape(3, 2), jnp.zeros(3)))
     losses, finite = [], []
     for _ in range(num_moves):
-        state, metrics, is_finite = gradient_step((config, replay, jax.random.key(0), None, MESH), state)
+        state, metrics, is_finite = compiled_step((config, replay, jax.random.key(0), None, MESH), state)
         losses.append(float(metrics["loss"]))
         finite.append(bool(is_finite))
     return state, losses, finite

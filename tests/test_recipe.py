@@ -82,7 +82,7 @@ def test_each_phase_is_compiled_once_also_where_the_learning_rate_is_set(compile
     config, env = TINY.build()
     mesh, seen = tz.data_mesh(jax.devices()[:2]), []
     state = tz.train_loop(config, env, tiny_start(env, config, mesh), num_epochs=2, sinks=[], mesh=mesh)
-    phases = {"jit(collect_games)", "jit(add_games)", "jit(gradient_step)"}
+    phases = {"jit(compiled_play)", "jit(compiled_add)", "jit(compiled_step)"}
     assert all(compiled.count(phase) == 1 for phase in phases)
     compiled.clear()
     state = tz.runs.train_for(TINY, config, env, state, num_epochs=6, sinks=[seen.append], mesh=mesh)

@@ -15,6 +15,7 @@ from jax.sharding import AxisType, PartitionSpec
 from tabular import draw_tables, tabular_env, tabular_evaluator
 
 import tz
+from tz.learn import epochs
 from tz.matches import match
 from tz.runs import phases
 from tz.runs.loop import on_mesh
@@ -183,21 +184,21 @@ def test_only_the_gradients_are_communicated(env, config):
     fast = dataclasses.replace(config.mcts, num_simulations=2)
     config = dataclasses.replace(config, fast_mcts=fast, replay_window=lambda moves: 9, average_decay=0.9)
     state = tz.init_loop(config, env, model, key=jax.random.key(1), mesh=mesh)
-    evaluator = phases.evaluator_of(config, env, state.train)
-    text = lambda function, *inputs: function.lower(*inputs).compile().compiled.as_text()
-    inputs = config, env, evaluator, jnp.arange(12) % 2 > 0, 12, mesh
-    collect = text(phases.collect_games, inputs, state.games)
-    trajectory = eqx.filter_eval_shape(phases.collect_games, inputs, state.games)[1][0]
+    evaluator = epochs.evaluator_of(config, env, state.train)
+    text = lambda function, *inputs, **options: function.lower(*inputs, **options).compile().compiled.as_text()
+    inputs = epochs.self_play_settings(config), env, evaluator, jnp.arange(12) % 2 > 0, 12, mesh
+    collect = text(phases.compiled_play, inputs, state.games)
+    trajectory = eqx.filter_eval_shape(phases.compiled_play, inputs, state.games)[1][0]
     trajectory = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), trajectory)
-    add = text(phases.add_games, (config, trajectory, mesh), state.replay)
+    add = text(phases.compiled_add, (config.replay, config.mcts.discount, trajectory, mesh), state.replay)
     agent = tz.Player(config.mcts, evaluator)
     played = text(match._play, env, agent, agent, jax.random.key(0), None, (16, 2, 9), mesh)
     keys = jax.random.split(jax.random.key(0), 8)
-    sample = text(eqx.filter_jit(phases.draw), config, state.replay, keys, mesh, jnp.int32(9))
+    sample = text(eqx.filter_jit(epochs.draw), config, state.replay, keys, jnp.int32(9), mesh=mesh)
     for name, program in {"collect": collect, "add": add, "match": played, "sample": sample}.items():
         assert not COLLECTIVE.search(program), name
 
-    learn = text(phases.gradient_step, (config, state.replay, state.key, jnp.int32(9), mesh), state.train)
+    learn = text(phases.compiled_step, (config, state.replay, state.key, jnp.int32(9), mesh), state.train)
     lines = [line for line in learn.splitlines() if COLLECTIVE.search(line)]
     assert lines and all("all-reduce" in line for line in lines)
     results = " ".join(re.search(r"= (.*?) all-reduce", line).group(1) for line in lines)

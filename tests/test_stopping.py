@@ -121,10 +121,10 @@ def after_a_call(monkeypatch, name):
     monkeypatch.setattr(phases, name, call)
 
 
-@pytest.mark.parametrize("place", ["collect_games", "add_games", "gradient_step", "sink", "test", "before_epoch"])
+@pytest.mark.parametrize("place", ["compiled_play", "compiled_add", "compiled_step", "sink", "test", "before_epoch"])
 def test_a_second_ctrl_c_stops_at_once_with_a_living_state(place, start, monkeypatch):
     options = {}
-    if place.startswith(("collect_games", "add_games", "gradient_step")):
+    if place.startswith(("compiled_play", "compiled_add", "compiled_step")):
         after_a_call(monkeypatch, place)
     elif place == "sink":
         options["sinks"] = [lambda metrics: twice()]
@@ -189,13 +189,13 @@ def test_a_gradient_step_that_raises_leaves_the_weights(start):
 
 
 def test_a_buffer_that_a_failing_call_took_is_begun_anew(start, monkeypatch):
-    add = phases.add_games
+    add = phases.compiled_add
 
     def failing(inputs, replay):
         add(inputs, replay)
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(phases, "add_games", failing)
+    monkeypatch.setattr(phases, "compiled_add", failing)
     with pytest.raises(RuntimeError, match="out of memory") as error:
         train_loop(start, num_epochs=1)
     monkeypatch.undo()
@@ -278,7 +278,7 @@ def test_a_before_epoch_that_raises_stop_training_ends_the_loop_and_saves(start,
 def test_no_epochs_do_nothing(network, monkeypatch, tmp_path):
     state = tz.init_loop(CONFIG, ENV, network, key=jax.random.key(1), mesh=MESH)
     with monkeypatch.context() as patch:
-        for name in ("collect_games", "gradient_step"):
+        for name in ("compiled_play", "compiled_step"):
             patch.setattr(phases, name, raising)
         checkpoints = tz.Checkpoints(tmp_path)
         assert train_loop(state, num_epochs=0, checkpoints=checkpoints) is state and checkpoints.epochs == []

@@ -29,7 +29,7 @@ def config() -> tz.TrainConfig:
     )
 
 
-def start(env: tz.Env, config: tz.TrainConfig, mesh: jax.sharding.Mesh) -> tz.runs.LoopState:
+def start(env: tz.Env, config: tz.TrainConfig, mesh: jax.sharding.Mesh) -> tz.learn.LoopState:
     network = tz.MLP(env.observation.shape, env.num_actions, width=8, key=jax.random.key(0))
     return tz.init_loop(config, env, network, key=jax.random.key(1), mesh=mesh)
 

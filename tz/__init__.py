@@ -13,6 +13,7 @@ from tz.games import random_opening as random_opening
 from tz.games import random_starts as random_starts
 from tz.learn import EpisodeReplayBuffer as EpisodeReplayBuffer
 from tz.learn import Sample as Sample
+from tz.learn import TrainConfig as TrainConfig
 from tz.learn import az_loss as az_loss
 from tz.learn import collect as collect
 from tz.learn import init_collect as init_collect
@@ -53,7 +54,6 @@ from tz.nn import AZResNet as AZResNet
 from tz.runs import Checkpoints as Checkpoints
 from tz.runs import JsonLinesSink as JsonLinesSink
 from tz.runs import Recipe as Recipe
-from tz.runs import TrainConfig as TrainConfig
 from tz.runs import console_sink as console_sink
 from tz.runs import fork as fork
 from tz.runs import init_loop as init_loop

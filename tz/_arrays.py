@@ -5,7 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 
 def has_shape(x: Any) -> bool:
@@ -32,3 +32,21 @@ def data_of(x: Any) -> Any:
 def with_data(x: Any, data: Any) -> Any:
     """Returns the data of a file as an array like `x`: as typed keys where `x` has them."""
     return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x)) if is_key(x) else data
+
+
+def check_same_types(what: str, before: PyTree, after: PyTree) -> None:
+    """Raises `ValueError` if an array has another shape or dtype than before, or comes or goes; all known as traced."""
+    old, new = ({name: _type(x) for name, x in named_arrays(tree)} for tree in (before, after))
+    for name in old | new:
+        found, expected = new.get(name, "nothing"), old.get(name, "nothing")
+        if found != expected:
+            raise ValueError(
+                f"{what}: found {found} at {name}, expected {expected} as before; "
+                "give every array a dtype where it is made, such as jnp.zeros(3, jnp.float32), and let what is changed "
+                "keep its own (`x.astype(old.dtype)`)."
+            )
+
+
+def _type(x: Array) -> str:
+    weak = " of a weak type, as Python's numbers have" if jax.typeof(x).weak_type else ""
+    return f"{x.dtype}{list(x.shape)}{weak}"

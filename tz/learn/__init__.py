@@ -1,12 +1,19 @@
-"""Learning from self-play: recording moves, value targets, the replay buffer, symmetries, and gradient steps.
+"""Learning from self-play: recording moves, value targets, the replay buffer, symmetries, gradient steps, settings, and
+the epoch as a pure function.
 
-Imports from `tz.games`, `tz.nn` and `tz.mcts`."""
+Imports from `tz.games`, `tz.nn`, `tz.mcts` and `tz.matches`."""
 
+from tz.learn.epochs import epoch as epoch
+from tz.learn.epochs import gradient_phase as gradient_phase
+from tz.learn.epochs import init_epoch as init_epoch
+from tz.learn.epochs import self_play_phase as self_play_phase
 from tz.learn.replay import EpisodeReplayBuffer as EpisodeReplayBuffer
 from tz.learn.replay import ReplayState as ReplayState
 from tz.learn.self_play import CollectState as CollectState
 from tz.learn.self_play import collect as collect
 from tz.learn.self_play import init_collect as init_collect
+from tz.learn.settings import LoopState as LoopState
+from tz.learn.settings import TrainConfig as TrainConfig
 from tz.learn.symmetries import dihedral as dihedral
 from tz.learn.symmetries import mirror as mirror
 from tz.learn.symmetries import random_dihedral as random_dihedral

@@ -1,4 +1,4 @@
-"""A training run: settings, the loop, checkpoints, forks, sinks, memory, recipes, and agents as files.
+"""A training run: the loop, checkpoints, forks, sinks, memory, recipes, and agents as files.
 
 Imports from every package but `tz.plot`."""
 
@@ -13,8 +13,6 @@ from tz.runs.memory_plan import MemoryPlan as MemoryPlan
 from tz.runs.memory_plan import plan_memory as plan_memory
 from tz.runs.recipes import Recipe as Recipe
 from tz.runs.recipes import train_for as train_for
-from tz.runs.settings import LoopState as LoopState
-from tz.runs.settings import TrainConfig as TrainConfig
 from tz.runs.sinks import JsonLinesSink as JsonLinesSink
 from tz.runs.sinks import Sink as Sink
 from tz.runs.sinks import TensorBoardSink as TensorBoardSink

@@ -14,12 +14,12 @@ from tz.games._random_games import GameRecord, check_record, largest_return, pla
 from tz.games.conformance import check_types
 from tz.games.env import Env
 from tz.learn.self_play import collect, init_collect
+from tz.learn.settings import TrainConfig
 from tz.learn.trajectory import Sample
 from tz.matches.players import Player, check_player
 from tz.matches.testers import ApproxEloTester, LadderTester, OpponentTester, TwoPlayerTester
 from tz.mcts.evaluators import NetworkEvaluator, uniform_evaluator
 from tz.nn.networks import MLP, AZResNet
-from tz.runs.settings import TrainConfig
 
 NUM_GAMES, NUM_MOVES = 4, 128
 

@@ -8,12 +8,12 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from tz.games.env import Env
+from tz.learn.epochs import evaluator_of
+from tz.learn.settings import LoopState, TrainConfig
 from tz.learn.training import init_train
 from tz.matches.testers import Tester
 from tz.mcts.simulation import Evaluator
 from tz.runs.checkpoint_format import describe, differences
-from tz.runs.phases import evaluator_of
-from tz.runs.settings import LoopState, TrainConfig
 
 
 def check_state(config: TrainConfig, env: Env, state: LoopState, *, mesh: Mesh) -> None:

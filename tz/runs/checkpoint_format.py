@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, PyTree, UInt32
 
 from tz._arrays import data_of, named_arrays, with_data
-from tz.runs.settings import LoopState
+from tz.learn.settings import LoopState
 
 FORMAT = 1
 _RENAMED: dict[str, str] = {".games.episode_steps": ".games.episode_moves"}  # arrays of checkpoints of earlier versions

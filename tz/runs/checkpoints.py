@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from tz.learn.settings import LoopState
 from tz.runs.checkpoint_format import (
     FORMAT,
     SavedRun,
@@ -27,7 +28,6 @@ from tz.runs.checkpoint_format import (
     release,
     with_arrays,
 )
-from tz.runs.settings import LoopState
 from tz.runs.sinks import plain
 
 

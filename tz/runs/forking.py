@@ -11,12 +11,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tz.games.env import Env
+from tz.learn.epochs import evaluator_of
 from tz.learn.self_play import CollectState
+from tz.learn.settings import LoopState, TrainConfig
 from tz.mcts.simulation import init_search
 from tz.runs.checkpoint_format import SavedRun, describe, differences, named, release, with_arrays
 from tz.runs.loop import on_mesh
-from tz.runs.phases import evaluator_of
-from tz.runs.settings import LoopState, TrainConfig
 from tz.sharding import usable_mesh
 
 _ROWS = tuple(f".replay.{name}" for name in ("observation", "action_mask", "policy", "value", "extra", "ends"))

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from tz._arguments import check_one_key
 from tz.games.env import Env
+from tz.learn.settings import LoopState, TrainConfig
 from tz.learn.training import init_train
 from tz.mcts.settings import without_exploration
 from tz.runs._start_checks import check_start
@@ -33,7 +34,6 @@ from tz.runs.phases import (
     test_phase,
     train_phase,
 )
-from tz.runs.settings import LoopState, TrainConfig
 from tz.runs.sinks import Sink, bar, console_sink
 from tz.runs.stopping import Newest, StopTraining, agreed, keeping_state, noted_signals
 from tz.sharding import check_mesh, place, usable_mesh

@@ -11,13 +11,13 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from tz.games.env import Env
+from tz.learn.epochs import evaluator_of, start_games
+from tz.learn.settings import TrainConfig
 from tz.learn.training import init_train
 from tz.matches.testers import Tester
 from tz.mcts.simulation import Evaluator
 from tz.nn.outputs import apply
-from tz.runs.phases import evaluator_of, start_games
-from tz.runs.settings import TrainConfig
-from tz.sharding import DATA, data_mesh, usable_mesh
+from tz.sharding import DATA, usable_mesh
 
 _PRODUCTS = "dot_general", "conv_general_dilated"
 
@@ -60,8 +60,7 @@ def plan_memory(
     """
     mesh = usable_mesh(mesh)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), config.num_games))
-    one_device = data_mesh(list(mesh.devices.flat)[:1])
-    games, buffer = eqx.filter_eval_shape(start_games, config, env, one_device, keys)
+    games, buffer = eqx.filter_eval_shape(start_games, config, env, keys)
     average = config.average_decay is not None
     train = eqx.filter_eval_shape(lambda: init_train(config.optimizer, network, norm_state, average=average))
     evaluator = evaluator_of(config, env, train)

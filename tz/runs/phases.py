@@ -3,25 +3,37 @@
 import dataclasses
 import functools
 import time
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, PRNGKeyArray
 
-from tz._arrays import named_arrays
 from tz.games.env import Env
-from tz.learn.replay import ReplayState
-from tz.learn.self_play import CollectState, collect, init_collect
-from tz.learn.training import Metrics, TrainState, train_step
-from tz.learn.trajectory import Sample, Trajectory
-from tz.mcts.evaluators import NetworkEvaluator, uniform_evaluator
+from tz.learn.epochs import (
+    add,
+    evaluator_of,
+    fast_moves,
+    game_keys,
+    gradient_step,
+    is_bad,
+    play,
+    self_play_settings,
+    start_games,
+    window_of,
+)
+from tz.learn.replay import EpisodeReplayBuffer, ReplayState
+from tz.learn.self_play import CollectState
+from tz.learn.settings import LoopState, TrainConfig
+from tz.learn.training import Metrics, TrainState
+from tz.learn.trajectory import Trajectory
+from tz.mcts.evaluators import NetworkEvaluator
 from tz.mcts.settings import MCTS
-from tz.runs.settings import LoopState, TrainConfig, num_parts
 from tz.runs.stopping import any_deleted
-from tz.sharding import DATA, over_games, place
+from tz.sharding import place
 
 
 class NotFiniteError(FloatingPointError):
@@ -37,17 +49,14 @@ def collect_phase(
 ) -> tuple[LoopState, dict[str, int | float]]:
     """Plays `num_moves` moves in every game with the newest weights and adds them to the buffer."""
     started = time.perf_counter()
-    evaluator = evaluator_of(config, env, state.train)
-    is_fast = None
-    if config.fast_mcts is not None:  # drawn for all games alike, so that it is a branch and not a choice of results
-        key = jax.random.fold_in(jax.random.fold_in(state.key, 2), int(state.games.step.max()))
-        is_fast = jax.random.bernoulli(key, config.fast_fraction, (num_moves,))
-    games, (trajectory, counts) = collect_games((config, env, evaluator, is_fast, num_moves, mesh), state.games)
+    evaluator, is_fast = evaluator_of(config, env, state.train), fast_moves(config, state, num_moves)
+    inputs = self_play_settings(config), env, evaluator, is_fast, num_moves, mesh
+    games, (trajectory, counts) = compiled_play(inputs, state.games)
     episodes, truncated, moves_of_episodes, num_bad = (int(count) for count in jax.device_get(_sums(counts)))
     if num_bad:
         state = dataclasses.replace(state, games=games, replay=_without_open_moves(state.replay))
         raise NotFiniteError(_describe_bad(env, evaluator, trajectory, int(state.epoch)), state)
-    replay = add_games((config, trajectory, mesh), state.replay)
+    replay = compiled_add((config.replay, config.mcts.discount, trajectory, mesh), state.replay)
     num_known = int(config.replay.num_known(replay))
     seconds = time.perf_counter() - started
     moves = config.num_games * num_moves
@@ -75,14 +84,11 @@ def train_phase(config: TrainConfig, state: LoopState, mesh: Mesh) -> tuple[Loop
     history = []
     if int(config.replay.num_known(state.replay)) == 0:
         return state, {}
-    window = None
-    if config.replay_window is not None:
-        moves = config.warmup_moves + (int(state.epoch) + 1) * config.moves_per_epoch
-        window = jnp.int32(max(1, config.replay_window(moves)))
+    window = window_of(config, int(state.epoch))
     # The steps take arrays of their own: one that fails would take the weights with it.
     train = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, state.train)
     for _ in range(config.train_steps_per_epoch):
-        train, metrics, is_finite = gradient_step((config, state.replay, state.key, window, mesh), train)
+        train, metrics, is_finite = compiled_step((config, state.replay, state.key, window, mesh), train)
         history.append((metrics, is_finite))
     state = eqx.tree_at(lambda state: state.train, state, train)
     rows, good = zip(*jax.device_get(history), strict=True)
@@ -116,8 +122,7 @@ def test_phase(
 
 def new_games(config: TrainConfig, env: Env, mesh: Mesh, key: PRNGKeyArray) -> tuple[CollectState, ReplayState]:
     """New games and empty rings, split over the mesh."""
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(config.num_games))
-    return start_games(config, env, mesh, place(keys, mesh, split=True))
+    return compiled_start(config, env, mesh, place(game_keys(config, key), mesh, split=True))
 
 
 def revive(config: TrainConfig, env: Env, state: LoopState, mesh: Mesh) -> tuple[LoopState, str]:
@@ -146,71 +151,16 @@ def _without_open_moves(replay: ReplayState) -> ReplayState:
 
 
 @eqx.filter_jit
-def start_games(config: TrainConfig, env: Env, mesh: Mesh, keys: Array) -> tuple[CollectState, ReplayState]:
-    """A new game and an empty ring for each key, each made on the device that keeps it."""
-
-    def start(shared, keys):
-        config, env = shared
-        games = jax.vmap(lambda key: init_collect(config.mcts, env, key=key))(keys)
-        one = jax.tree.map(lambda x: x[0], games)
-        options = {"num_moves": 1, "record": config.record, "record_end": config.record_end}
-        steps = jax.eval_shape(lambda: collect(config.mcts, env, uniform_evaluator, one, **options)[1])
-        rings = jax.vmap(lambda _: config.replay.init(steps))(keys)
-        return games, rings
-
-    return over_games(mesh, start, (config, env), keys)
-
-
-def check_types(config: TrainConfig, env: Env, state: LoopState, mesh: Mesh) -> None:
-    """Raises `ValueError` if moves, `add` or a gradient step change the type of what they work on. Compiles nothing."""
-    evaluator = evaluator_of(config, env, state.train)
-    num_moves, window = config.moves_per_epoch, None if config.replay_window is None else jnp.int32(1)
-    is_fast = None if config.fast_mcts is None else jnp.zeros(num_moves, bool)
-    inputs = config, env, evaluator, is_fast, num_moves, mesh
-    trajectory = eqx.filter_eval_shape(collect_games, inputs, state.games)[1][0]
-    eqx.filter_eval_shape(add_games, (config, trajectory, mesh), state.replay)
-    eqx.filter_eval_shape(gradient_step, (config, state.replay, state.key, window, mesh), state.train)
-
-
-def _check_same_types(what: str, before: PyTree, after: PyTree) -> None:
-    """Raises `ValueError` if an array has another shape or dtype than before, or comes or goes; all known as traced."""
-    old, new = ({name: _type(x) for name, x in named_arrays(tree)} for tree in (before, after))
-    for name in old | new:
-        found, expected = new.get(name, "nothing"), old.get(name, "nothing")
-        if found != expected:
-            raise ValueError(
-                f"{what}: found {found} at {name}, expected {expected} as before; "
-                "give every array a dtype where it is made, such as jnp.zeros(3, jnp.float32), and let what is changed "
-                "keep its own (`x.astype(old.dtype)`)."
-            )
-
-
-def _type(x: Array) -> str:
-    weak = " of a weak type, as Python's numbers have" if jax.typeof(x).weak_type else ""
-    return f"{x.dtype}{list(x.shape)}{weak}"
+def compiled_start(config: TrainConfig, env: Env, mesh: Mesh, keys: Array) -> tuple[CollectState, ReplayState]:
+    """New games and empty rings, see `tz.learn.epochs.start_games`."""
+    return start_games(config, env, keys, mesh=mesh)
 
 
 @eqx.filter_jit(donate="all-except-first")
-def collect_games(
-    inputs: tuple[TrainConfig, Env, NetworkEvaluator, Array | None, int, Mesh], games: CollectState
-) -> tuple[CollectState, tuple[Trajectory, tuple[Array, ...]]]:
-    """The games after `num_moves` moves; the moves; and, a device, the numbers of episodes, of truncated ones, of moves
-    in them, and of positions without a legal action or a finite value."""
-    config, env, evaluator, is_fast, num_moves, mesh = inputs
-
-    def play(shared, games):
-        config, env, evaluator, is_fast = shared
-        options = {"num_moves": num_moves, "max_episode_moves": config.max_episode_moves}
-        options |= {"fast_mcts": config.fast_mcts, "is_fast": is_fast}
-        options |= {"record": config.record, "record_end": config.record_end}
-        after, trajectory = jax.vmap(lambda game: collect(config.mcts, env, evaluator, game, **options))(games)
-        ended = trajectory.terminated | trajectory.truncated  # [B, T]
-        moves_of_episodes = games.episode_moves + num_moves - after.episode_moves
-        counts = ended, trajectory.truncated, moves_of_episodes, _is_bad(trajectory)
-        _check_same_types("a move of self-play", games, after)
-        return after, (trajectory, jax.tree.map(lambda x: jnp.sum(x, dtype=jnp.int32)[None], counts))
-
-    return over_games(mesh, play, (config, env, evaluator, is_fast), games)
+def compiled_play(inputs: tuple[dict[str, Any], Env, NetworkEvaluator, Array | None, int, Mesh], games: CollectState):
+    """The games after some moves, see `tz.learn.epochs.play`."""
+    settings, env, evaluator, is_fast, num_moves, mesh = inputs
+    return play(settings, env, evaluator, is_fast, games, num_moves=num_moves, mesh=mesh)
 
 
 @jax.jit
@@ -219,65 +169,30 @@ def _sums(counts: tuple[Array, ...]) -> tuple[Array, ...]:
 
 
 @eqx.filter_jit(donate="all-except-first")
-def add_games(inputs: tuple[TrainConfig, Trajectory, Mesh], replay: ReplayState) -> ReplayState:
-    """The rings with the moves of a trajectory added."""
-    config, trajectory, mesh = inputs
-
-    def add(config, games):
-        return jax.vmap(lambda ring, steps: config.replay.add(ring, steps, discount=config.mcts.discount))(*games)
-
-    after = over_games(mesh, add, config, (replay, trajectory))
-    _check_same_types("replay.add", replay, after)
-    return after
+def compiled_add(inputs: tuple[EpisodeReplayBuffer, Any, Trajectory, Mesh], replay: ReplayState) -> ReplayState:
+    """The rings with the moves of a trajectory added, see `tz.learn.epochs.add`."""
+    buffer, discount, trajectory, mesh = inputs
+    return add(buffer, discount, trajectory, replay, mesh=mesh)
 
 
 @eqx.filter_jit(donate="all-except-first")
-def gradient_step(
+def compiled_step(
     inputs: tuple[TrainConfig, ReplayState, PRNGKeyArray, Array | None, Mesh], train: TrainState
 ) -> tuple[TrainState, Metrics, Bool[Array, ""]]:
-    """The state after a step, its metrics, and whether it was made: not if something in them is not finite."""
+    """The state after a gradient step, see `tz.learn.epochs.gradient_step`."""
     config, replay, key, window, mesh = inputs
-    step_key = jax.random.fold_in(jax.random.fold_in(key, 0), train.step)
-    parts = num_parts(config, mesh.shape[DATA])
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(parts))
-    batch = draw(config, replay, keys, mesh, window)
-    options = {} if config.average_decay is None else {"average_decay": config.average_decay}
-    network_key = jax.random.fold_in(step_key, parts)  # the others are those of the parts
-    after, metrics = train_step(config.optimizer, config.loss, train, batch, key=network_key, **options)
-    _check_same_types("a gradient step", train, after)
-    is_finite = _is_finite(train, after, metrics)
-    after = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old) if eqx.is_array(new) else new, after, train)
-    if config.skip_nonfinite:  # else the same batch comes again, and the state stays what it was before it
-        after = eqx.tree_at(lambda train: train.step, after, train.step + 1)
-    result = after, metrics, is_finite
-    return result if mesh.size == 1 else eqx.filter_shard(result, NamedSharding(mesh, PartitionSpec()))
+    return gradient_step(config, replay, key, window, train, mesh=mesh)
 
 
-def _is_finite(before: TrainState, after: TrainState, metrics: Metrics) -> Bool[Array, ""]:
-    """Whether the metrics are finite, and all numbers of the state that were so before the step.
-
-    The state of an optimiser may hold infinity from its beginning, such as the best loss so far.
-    """
-    olds, news = (jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array)) for tree in (before, after))
-    good = [jnp.all(jnp.isfinite(new) | ~jnp.isfinite(old)) for old, new in zip(olds, news, strict=True)]
-    return jnp.stack(good + [jnp.isfinite(x) for x in metrics.values()]).all()
-
-
-def draw(config: TrainConfig, replay: ReplayState, keys: Array, mesh: Mesh, window: Array | None = None) -> Sample:
-    """A batch to train on: each device draws from the parts of the buffer that it keeps; `keys`, one a part."""
-    per_part = config.train_batch_size // len(keys)
-
-    def local(shared, games):
-        (config, window), (replay, keys) = shared, games
-        sample_keys, augment_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-        batch = config.replay.sample_parts(replay, per_part * len(keys), keys=sample_keys, window=window)
-        if config.augment is None:
-            return batch
-        keys = jax.vmap(lambda key: jax.random.split(key, per_part))(augment_keys)
-        keys = keys.reshape(-1, *keys.shape[2:])  # an old-style key has an axis of its own
-        return jax.vmap(lambda sample, key: config.augment(sample, key=key))(batch, keys)
-
-    return over_games(mesh, local, (config, window), (replay, keys))
+def check_types(config: TrainConfig, env: Env, state: LoopState, mesh: Mesh) -> None:
+    """Raises `ValueError` if moves, `add` or a gradient step change the type of what they work on. Compiles nothing."""
+    evaluator = evaluator_of(config, env, state.train)
+    num_moves, window = config.moves_per_epoch, None if config.replay_window is None else jnp.int32(1)
+    is_fast = None if config.fast_mcts is None else jnp.zeros(num_moves, bool)
+    inputs = self_play_settings(config), env, evaluator, is_fast, num_moves, mesh
+    trajectory = eqx.filter_eval_shape(compiled_play, inputs, state.games)[1][0]
+    eqx.filter_eval_shape(compiled_add, (config.replay, config.mcts.discount, trajectory, mesh), state.replay)
+    eqx.filter_eval_shape(compiled_step, (config, state.replay, state.key, window, mesh), state.train)
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -286,19 +201,9 @@ def _tester_keys(key: PRNGKeyArray, epoch: Array, number: int) -> list[PRNGKeyAr
     return [jax.random.fold_in(key, index) for index in range(number)]
 
 
-def evaluator_of(config: TrainConfig, env: Env, train: TrainState) -> NetworkEvaluator:
-    """What self-play and tests evaluate by: the network as it is now, or the average of its weights."""
-    return NetworkEvaluator(train.playing, env.observe, train.playing_norm_state, dtype=config.search_dtype)
-
-
-def _is_bad(trajectory: Trajectory) -> Bool[Array, "B T"]:
-    """Positions from which nothing can be learned: no action is legal, or the search met a NaN."""
-    return ~jnp.isfinite(trajectory.value) | ~jnp.any(trajectory.action_mask, axis=-1)
-
-
 def _describe_bad(env: Env, evaluator: NetworkEvaluator, trajectory: Trajectory, epoch: int) -> str:
     """Where a search of this collection first met a NaN, and which output it was."""
-    bad = _is_bad(trajectory)  # [B, T]
+    bad = is_bad(trajectory)  # [B, T]
     step, game = (int(i) for i in jnp.unravel_index(jnp.argmax(bad.T), bad.T.shape))
     where = f"at self-play step {step} of epoch {epoch} (game {game})"
     if not bool(trajectory.action_mask[game, step].any()):

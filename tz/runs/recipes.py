@@ -17,6 +17,7 @@ from tz.games.env import Env
 from tz.games.openings import random_starts
 from tz.games.pgx_games import from_pgx
 from tz.learn.replay import EpisodeReplayBuffer
+from tz.learn.settings import LoopState, TrainConfig
 from tz.learn.symmetries import random_dihedral, random_mirror
 from tz.learn.training import az_loss
 from tz.mcts.root_policies import Dirichlet
@@ -25,7 +26,6 @@ from tz.mcts.settings import MCTS, gumbel_mcts
 from tz.nn.networks import AZResNet
 from tz.runs.checkpoints import Checkpoints
 from tz.runs.loop import init_loop, train_loop
-from tz.runs.settings import LoopState, TrainConfig
 from tz.runs.stopping import StopTraining
 
 _SYMMETRIES = {"none": None, "mirror": random_mirror, "dihedral": random_dihedral}
@@ -118,7 +118,7 @@ class Recipe:
             train_steps_per_epoch=self.train_steps_per_epoch,
             loss=functools.partial(az_loss, l2_reg_lambda=self.l2),
             augment=_SYMMETRIES[symmetry],
-            replay_window=None if window is None else lambda moves: max(100, int(window * moves)),
+            replay_window=None if window is None else lambda moves: jnp.maximum(100, window * jnp.float32(moves)),
             average_decay=self.average_decay,
             test_env=env,
         )

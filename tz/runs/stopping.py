@@ -12,7 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
-from tz.runs.settings import LoopState
+from tz.learn.settings import LoopState
 
 
 class StopTraining(Exception):  # noqa: N818, as StopIteration

@@ -11,6 +11,7 @@ import uuid
 from typing import Any
 
 from tz.games.env import Env
+from tz.learn.settings import LoopState, TrainConfig
 from tz.matches.players import random_player
 from tz.matches.testers import OpponentTester
 from tz.runs.agent_files import agent_card, save_agent
@@ -18,7 +19,6 @@ from tz.runs.checkpoints import Checkpoints
 from tz.runs.forking import fork
 from tz.runs.memory_plan import plan_memory
 from tz.runs.recipes import Recipe, train_for
-from tz.runs.settings import LoopState, TrainConfig
 from tz.runs.sinks import JsonLinesSink, Sink, TensorBoardSink, WandbSink, console_sink, run_facts
 from tz.sharding import data_mesh
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import equinox as eqx
 import optax
-from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from tz._arguments import check_fields, check_sequence
 from tz.games.env import Env
@@ -39,7 +39,8 @@ class TrainConfig(eqx.Module):
     - `test_env`: the game as it is played in tests, by default that of self-play. For where that one's games begin
         elsewhere, as those of [`tz.random_starts`][].
     - `replay_window`: `moves -> rows`, how many of the newest known positions of a game to draw samples from, as a
-        function of the moves that were made in it; by default all that the buffer has.
+        function of the moves that were made in it; by default all that the buffer has. [`tz.train_loop`][] calls it
+        with an int, [`tz.learn.epoch`][] with an array, on which it must not use `max` or `int`.
     - `average_decay`: of a running average of the weights, which then plays instead of the newest; None for none.
     - `skip_nonfinite`: what is done about a gradient step whose loss or result is not finite: True leaves it out and
         counts it (the metric `skipped_steps`), False stops the training with the state before that step.
@@ -65,9 +66,9 @@ class TrainConfig(eqx.Module):
     test_mcts: MCTS | None = None
     test_env: Env | None = None
     fast_mcts: MCTS | None = None
-    fast_fraction: float = 0.75
-    replay_window: Callable[[int], int] | None = None
-    average_decay: float | None = None
+    fast_fraction: float | Float[Array, ""] = 0.75
+    replay_window: Callable[[Any], Any] | None = None
+    average_decay: float | Float[Array, ""] | None = None
     skip_nonfinite: bool = eqx.field(static=True, default=False)
     search_dtype: Any = eqx.field(static=True, default=None)
     record: Record | None = None
@@ -82,7 +83,7 @@ class TrainConfig(eqx.Module):
             on_trees_of(self.mcts, self.fast_mcts)
         for name in ("fast_fraction", "average_decay"):
             fraction = getattr(self, name)
-            if fraction is not None and not 0 <= fraction <= 1:
+            if isinstance(fraction, int | float) and not 0 <= fraction <= 1:
                 raise ValueError(f"TrainConfig: {name} must be from 0 to 1, found {fraction}.")
         per_epoch = ("moves_per_epoch", "train_steps_per_epoch", "epochs_per_test")
         for name in ("num_games", "train_batch_size", *per_epoch):

@@ -1,0 +1,163 @@
+"""The epoch as a pure function: the numbers of the loop, many seeds and settings in one program, and bad input."""
+
+import dataclasses
+import functools
+
+import chex
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import tz
+
+MESH = tz.data_mesh(jax.devices()[:1])
+SEEDS = jnp.arange(4)
+
+
+@pytest.fixture(scope="module")
+def env():
+    return tz.from_pgx("tic_tac_toe")
+
+
+def settings(rate=1e-2, c=1.25, noise=0.25, td_lambda=0.8, fast=0.5, decay=0.9) -> tz.TrainConfig:
+    """Tic-tac-toe in small shapes, with all that an epoch can have; the arguments may be traced."""
+    mcts = tz.MCTS(4, 8, selector=tz.PUCT(c), root=tz.Dirichlet(epsilon=noise))
+    return tz.TrainConfig(
+        mcts=mcts,
+        optimizer=optax.adam(rate),
+        replay=tz.EpisodeReplayBuffer(24, td_lambda),
+        num_games=4,
+        train_batch_size=8,
+        warmup_moves=8,
+        moves_per_epoch=8,
+        train_steps_per_epoch=3,
+        fast_mcts=dataclasses.replace(mcts, num_simulations=2),
+        fast_fraction=fast,
+        replay_window=lambda moves: jnp.maximum(5, moves // 2),
+        average_decay=decay,
+        augment=tz.random_dihedral,
+        loss=functools.partial(tz.az_loss, l2_reg_lambda=1e-3),
+    )
+
+
+@pytest.fixture(scope="module")
+def config():
+    return settings()
+
+
+def start(config, env, seed):
+    network_key, key = jax.random.split(jax.random.key(seed))
+    network = tz.MLP(env.observation.shape, env.num_actions, width=8, key=network_key)
+    return tz.learn.init_epoch(config, env, network, key=key)
+
+
+@eqx.filter_jit
+def warm_up(config, env, state):
+    return tz.learn.self_play_phase(config, env, state, num_moves=config.warmup_moves)[0]
+
+
+compiled_epoch = eqx.filter_jit(tz.learn.epoch)
+
+
+@eqx.filter_jit
+def start_many(config, env, seeds):
+    return eqx.filter_vmap(lambda seed: warm_up(config, env, start(config, env, seed)))(seeds)
+
+
+def arrays(tree):
+    return jax.tree.map(lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x,
+                        eqx.filter(tree, eqx.is_array))  # fmt: skip
+
+
+def assert_same(one, other, **tolerance):
+    chex.assert_trees_all_close(arrays(one), arrays(other), **tolerance)
+
+
+def test_it_has_the_numbers_of_the_loop(config, env):
+    network_key, key = jax.random.split(jax.random.key(3))
+    network, rows = tz.MLP(env.observation.shape, env.num_actions, width=8, key=network_key), []
+    looped = tz.init_loop(config, env, network, key=key, mesh=MESH)
+    looped = tz.train_loop(config, env, looped, num_epochs=3, sinks=[rows.append], progress=False, mesh=MESH)
+    state = warm_up(config, env, start(config, env, 3))
+    for row in rows:
+        state, metrics = compiled_epoch(config, env, state)
+        assert set(metrics) - set(row) == {"bad_positions", "skipped_steps"}
+        assert int(metrics["bad_positions"]) == int(metrics["skipped_steps"]) == 0
+        for name in set(metrics) & set(row):
+            np.testing.assert_allclose(float(metrics[name]), row[name], rtol=1e-5, atol=1e-6, err_msg=name)
+    chex.assert_trees_all_equal(state.games.search.tree.state, looped.games.search.tree.state)
+    assert_same(state, looped, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def four_seeds(config, env):
+    """Four seeds in one program: their states after the warm-up and after two epochs, and the metrics of the last."""
+    before = states = start_many(config, env, SEEDS)
+    step = eqx.filter_jit(eqx.filter_vmap(lambda state: tz.learn.epoch(config, env, state)))
+    for _ in range(2):
+        states, metrics = step(states)
+    return before, states, metrics
+
+
+def of_seed(tree, seed):
+    return jax.tree.map(lambda x: x[seed] if eqx.is_array(x) else x, tree)
+
+
+def test_four_seeds_in_one_program_are_the_four_one_by_one(config, env, four_seeds):
+    before, after, metrics = four_seeds
+    for seed in range(4):
+        state = warm_up(config, env, start(config, env, seed))
+        assert_same(of_seed(before, seed), state, rtol=1e-5, atol=1e-6)
+        for _ in range(2):
+            state, expected = compiled_epoch(config, env, state)
+        chex.assert_trees_all_equal(of_seed(after, seed).games.search.tree.state, state.games.search.tree.state)
+        assert_same(of_seed(after, seed), state, rtol=1e-4, atol=1e-5)
+        assert_same(of_seed(metrics, seed), expected, rtol=1e-4, atol=1e-5)
+    assert len({float(x) for x in metrics["loss"]}) == 4, "seeds differ"
+
+
+def test_seeds_are_spread_over_devices(config, env, four_seeds):
+    before, after, _ = four_seeds
+
+    @eqx.filter_jit
+    def two_epochs(states):
+        dynamic, static = eqx.partition(states, eqx.is_array)
+
+        def local(shared, dynamic):
+            config, env = shared
+            epoch = lambda state: tz.learn.epoch(config, env, eqx.combine(state, static))[0]
+            step = lambda state: eqx.filter(epoch(eqx.filter(epoch(state), eqx.is_array)), eqx.is_array)
+            return jax.vmap(step)(dynamic)
+
+        return tz.over_games(tz.data_mesh(jax.devices()[:2]), local, (config, env), dynamic)
+
+    assert_same(two_epochs(before), after, rtol=1e-4, atol=1e-5)
+
+
+SWEPT = {
+    "rate": [1e-3, 1e-1],
+    "c": [0.5, 4.0],
+    "noise": [0.0, 0.9],
+    "td_lambda": [0.0, 1.0],
+    "fast": [0.0, 1.0],
+    "decay": [0.0, 0.99],
+}
+
+
+def test_hyper_parameters_are_swept_in_one_program(config, env):
+    state = warm_up(config, env, start(config, env, 0))
+    swept = {name: jnp.array(values, jnp.float32) for name, values in SWEPT.items()}
+    step = eqx.filter_jit(
+        eqx.filter_vmap(lambda swept, state: tz.learn.epoch(settings(**swept), env, state), in_axes=(0, None))
+    )
+    both, metrics = step(swept, state)
+    one = eqx.filter_jit(lambda swept, state: tz.learn.epoch(settings(**swept), env, state))
+    for index in range(2):
+        expected, row = one({name: x[index] for name, x in swept.items()}, state)
+        assert_same(of_seed(both, index), expected, rtol=1e-4, atol=1e-5)
+        assert_same(of_seed(metrics, index), row, rtol=1e-4, atol=1e-5)
+    weights = both.train.network.policy_linear.weight
+    assert not np.allclose(weights[0], weights[1], atol=1e-3)

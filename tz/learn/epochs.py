@@ -1,0 +1,297 @@
+"""An epoch as a pure function: self-play, the buffer, gradient steps. All of it can be compiled, sharded and mapped."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, Shaped
+
+from tz._arrays import check_same_types
+from tz.games.env import Env
+from tz.learn.replay import EpisodeReplayBuffer, ReplayState
+from tz.learn.self_play import CollectState, collect, init_collect
+from tz.learn.settings import LoopState, TrainConfig, num_parts
+from tz.learn.training import Metrics, TrainState, init_train, train_step
+from tz.learn.trajectory import Sample, Trajectory
+from tz.mcts.evaluators import NetworkEvaluator, uniform_evaluator
+from tz.mcts.simulation import Evaluator
+from tz.sharding import DATA, over_games
+
+
+def init_epoch(
+    config: TrainConfig, env: Env, network: PyTree, norm_state: eqx.nn.State | None = None, *, key: PRNGKeyArray
+) -> LoopState:
+    """Returns the state before the first epoch, on one device, with the same numbers as [`tz.init_loop`][].
+
+    Unlike `init_loop` it checks nothing and makes no testers, so it can be compiled, and mapped over keys.
+
+    **Arguments:** `network` and `norm_state`, as [`tz.init_train`][] takes them; `key`, of the games.
+    """
+    games_key, key = jax.random.split(key)
+    games, replay = start_games(config, env, game_keys(config, games_key))
+    train = init_train(config.optimizer, network, norm_state, average=config.average_decay is not None)
+    return LoopState(train, games, replay, (), jnp.int32(0), key)
+
+
+def epoch(
+    config: TrainConfig, env: Env, state: LoopState, *, mesh: Mesh | None = None
+) -> tuple[LoopState, dict[str, Array]]:
+    """One epoch as [`tz.train_loop`][] makes it, as one pure function: [`tz.learn.self_play_phase`][], then
+    [`tz.learn.gradient_phase`][].
+
+    It has no effects and never looks at a number on the host. So it can be compiled with `eqx.filter_jit`, mapped over
+    states by `eqx.filter_vmap` to train many seeds, and mapped over a hyper-parameter where the mapped function builds
+    the settings from it: `lambda rate, state: tz.learn.epoch(settings_of(rate), env, state)`. The warm-up
+    (`config.warmup_moves`) and the testers are not part of it.
+
+    On a CPU, XLA runs the gradients of ordinary convolutions slowly inside a loop, and the gradient steps are one (17
+    times as slow for `eqx.nn.Conv2d`, see `experiments/results/epoch_cpu.md`). [`tz.AZResNet`][] is not affected.
+    [`tz.train_loop`][] calls one compiled step after another, and so is no network there.
+
+    **Arguments:** `state`, from [`tz.learn.init_epoch`][] or [`tz.init_loop`][]; `mesh`, over which the games are
+    split, by default one device. A mesh needs `jax.jit`.
+
+    **Returns:** the next state, and the metrics of both phases.
+    """
+    state, played = self_play_phase(config, env, state, num_moves=config.moves_per_epoch, mesh=mesh)
+    state, learned = gradient_phase(config, state, mesh=mesh)
+    return eqx.tree_at(lambda state: state.epoch, state, state.epoch + 1), played | learned
+
+
+def self_play_phase(
+    config: TrainConfig, env: Env, state: LoopState, *, num_moves: int, mesh: Mesh | None = None
+) -> tuple[LoopState, dict[str, Array]]:
+    """Plays `num_moves` moves in every game with the newest weights and adds them to the buffer.
+
+    **Returns:** the next state and, over all games: `episodes`, how many ended; `truncated`, how many of these were cut
+    off; `mean_length`, in moves; `replay_known`, how many positions can be sampled; and `bad_positions`, how many had
+    no legal action or no finite value. Where `bad_positions` is not 0, nothing after it can be trusted.
+    """
+    evaluator, is_fast = evaluator_of(config, env, state.train), fast_moves(config, state, num_moves)
+    inputs = self_play_settings(config), env, evaluator, is_fast, state.games
+    games, (trajectory, counts) = play(*inputs, num_moves=num_moves, mesh=mesh)
+    replay = add(config.replay, config.mcts.discount, trajectory, state.replay, mesh=mesh)
+    episodes, truncated, moves_of_episodes, num_bad = jax.tree.map(lambda x: jnp.sum(x, dtype=jnp.int32), counts)
+    metrics = {
+        "episodes": episodes,
+        "truncated": truncated,
+        "mean_length": moves_of_episodes.astype(jnp.float32) / jnp.maximum(episodes, 1).astype(jnp.float32),
+        "replay_known": config.replay.num_known(replay),
+        "bad_positions": num_bad,
+    }
+    return eqx.tree_at(lambda state: (state.games, state.replay), state, (games, replay)), metrics
+
+
+def gradient_phase(
+    config: TrainConfig, state: LoopState, *, mesh: Mesh | None = None
+) -> tuple[LoopState, dict[str, Array]]:
+    """Makes `train_steps_per_epoch` gradient steps, each on fresh samples.
+
+    A step whose loss or result is not finite leaves the weights as they were. As long as no position can be sampled,
+    the whole phase does.
+
+    **Returns:** the next state; the means of the metrics of [`tz.train_step`][] over the steps that were made, NaN if
+    none was; and `skipped_steps`, the number of the others.
+    """
+    window, steps = window_of(config, state.epoch), config.train_steps_per_epoch
+    arrays, static = eqx.partition(state.train, eqx.is_array)
+
+    def step(arrays, _):
+        train = eqx.combine(arrays, static)
+        train, metrics, is_finite = gradient_step(config, state.replay, state.key, window, train, mesh=mesh)
+        return eqx.filter(train, eqx.is_array), (metrics, is_finite)
+
+    def learn(arrays):
+        arrays, (metrics, is_finite) = lax.scan(step, arrays, length=steps)
+        num_made = jnp.sum(is_finite, dtype=jnp.int32)
+
+        def mean(x):
+            total = jnp.sum(jnp.where(is_finite, x, 0))
+            return jnp.where(num_made > 0, total / jnp.maximum(num_made, 1).astype(x.dtype), jnp.nan)
+
+        return arrays, jax.tree.map(mean, metrics), steps - num_made
+
+    def wait(arrays):
+        metrics = jax.eval_shape(learn, arrays)[1]
+        return arrays, jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), metrics), jnp.int32(steps)
+
+    arrays, metrics, num_skipped = lax.cond(config.replay.num_known(state.replay) > 0, learn, wait, arrays)
+    state = eqx.tree_at(lambda state: state.train, state, eqx.combine(arrays, static))
+    return state, metrics | {"skipped_steps": num_skipped}
+
+
+# The parts of the two phases, which the training loop compiles one by one.
+
+
+def evaluator_of(config: TrainConfig, env: Env, train: TrainState) -> NetworkEvaluator:
+    """What self-play and tests evaluate by: the network as it is now, or the average of its weights."""
+    return NetworkEvaluator(train.playing, env.observe, train.playing_norm_state, dtype=config.search_dtype)
+
+
+def game_keys(config: TrainConfig, key: PRNGKeyArray) -> Shaped[PRNGKeyArray, " B"]:
+    """The keys of all games."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(config.num_games))
+
+
+def start_games(
+    config: TrainConfig, env: Env, keys: Shaped[PRNGKeyArray, " B"], *, mesh: Mesh | None = None
+) -> tuple[CollectState, ReplayState]:
+    """A new game and an empty ring for each key, each made on the device that keeps it."""
+
+    def start(shared, keys):
+        config, env = shared
+        games = jax.vmap(lambda key: init_collect(config.mcts, env, key=key))(keys)
+        one = jax.tree.map(lambda x: x[0], games)
+        options = {"num_moves": 1, "record": config.record, "record_end": config.record_end}
+        steps = jax.eval_shape(lambda: collect(config.mcts, env, uniform_evaluator, one, **options)[1])
+        rings = jax.vmap(lambda _: config.replay.init(steps))(keys)
+        return games, rings
+
+    return _over(mesh, start, (config, env), keys)
+
+
+def self_play_settings(config: TrainConfig) -> dict[str, Any]:
+    """The settings that self-play depends on. While they stay, another optimiser compiles no self-play again."""
+    names = "mcts", "max_episode_moves", "fast_mcts", "record", "record_end"
+    return {name: getattr(config, name) for name in names}
+
+
+def fast_moves(config: TrainConfig, state: LoopState, num_moves: int) -> Bool[Array, " T"] | None:
+    """Which of the next moves have the fast search: the same in all games, so that it is a branch."""
+    if config.fast_mcts is None:
+        return None
+    key = jax.random.fold_in(jax.random.fold_in(state.key, 2), state.games.step.max())
+    return jax.random.bernoulli(key, config.fast_fraction, (num_moves,))
+
+
+def play(
+    settings: dict[str, Any],
+    env: Env,
+    evaluator: Evaluator,
+    is_fast: Bool[Array, " T"] | None,
+    games: CollectState,
+    *,
+    num_moves: int,
+    mesh: Mesh | None = None,
+) -> tuple[CollectState, tuple[Trajectory, tuple[Array, ...]]]:
+    """The games after `num_moves` moves; the moves; and, a device, the numbers of episodes, of truncated ones, of moves
+    in them, and of positions without a legal action or a finite value."""
+
+    def local(shared, games):
+        settings, env, evaluator, is_fast = shared
+        options = dict(settings) | {"is_fast": is_fast, "num_moves": num_moves}
+        mcts = options.pop("mcts")
+        after, trajectory = jax.vmap(lambda game: collect(mcts, env, evaluator, game, **options))(games)
+        ended = trajectory.terminated | trajectory.truncated  # [B, T]
+        moves_of_episodes = games.episode_moves + num_moves - after.episode_moves
+        counts = ended, trajectory.truncated, moves_of_episodes, is_bad(trajectory)
+        check_same_types("a move of self-play", games, after)
+        return after, (trajectory, jax.tree.map(lambda x: jnp.sum(x, dtype=jnp.int32)[None], counts))
+
+    return _over(mesh, local, (settings, env, evaluator, is_fast), games)
+
+
+def is_bad(trajectory: Trajectory) -> Bool[Array, "B T"]:
+    """Positions from which nothing can be learned: no action is legal, or the search met a NaN."""
+    return ~jnp.isfinite(trajectory.value) | ~jnp.any(trajectory.action_mask, axis=-1)
+
+
+def add(
+    buffer: EpisodeReplayBuffer, discount: Any, trajectory: Trajectory, replay: ReplayState, *, mesh: Mesh | None = None
+) -> ReplayState:
+    """The rings with the moves of a trajectory added."""
+
+    def local(shared, games):
+        buffer, discount = shared
+        return jax.vmap(lambda ring, steps: buffer.add(ring, steps, discount=discount))(*games)
+
+    after = _over(mesh, local, (buffer, discount), (replay, trajectory))
+    check_same_types("replay.add", replay, after)
+    return after
+
+
+def window_of(config: TrainConfig, epoch: int | Int[Array, ""]) -> Int[Array, ""] | None:
+    """How many of the newest positions of a game an epoch draws samples from; None for all.
+
+    **Raises:** `ValueError` if `config.replay_window` needs a number, and the number of the epoch is traced.
+    """
+    if config.replay_window is None:
+        return None
+    try:
+        rows = config.replay_window(config.warmup_moves + (epoch + 1) * config.moves_per_epoch)
+    except jax.errors.JAXTypeError as error:
+        raise ValueError(
+            "epoch: found a replay_window that cannot be traced, expected a function that takes an array as well as an "
+            "int; write jnp.maximum in place of max, and leave out int(...)."
+        ) from error
+    return jnp.maximum(jnp.asarray(rows).astype(jnp.int32), 1)
+
+
+def gradient_step(
+    config: TrainConfig,
+    replay: ReplayState,
+    key: PRNGKeyArray,
+    window: Int[Array, ""] | None,
+    train: TrainState,
+    *,
+    mesh: Mesh | None = None,
+) -> tuple[TrainState, Metrics, Bool[Array, ""]]:
+    """The state after a step, its metrics, and whether it was made: not if something in them is not finite."""
+    step_key = jax.random.fold_in(jax.random.fold_in(key, 0), train.step)
+    parts = num_parts(config, 1 if mesh is None else mesh.shape[DATA])
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(parts))
+    batch = draw(config, replay, keys, window, mesh=mesh)
+    options = {} if config.average_decay is None else {"average_decay": config.average_decay}
+    network_key = jax.random.fold_in(step_key, parts)  # the others are those of the parts
+    after, metrics = train_step(config.optimizer, config.loss, train, batch, key=network_key, **options)
+    check_same_types("a gradient step", train, after)
+    is_finite = _is_finite(train, after, metrics)
+    after = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old) if eqx.is_array(new) else new, after, train)
+    if config.skip_nonfinite:  # else the same batch comes again, and the state stays what it was before it
+        after = eqx.tree_at(lambda train: train.step, after, train.step + 1)
+    result = after, metrics, is_finite
+    if mesh is None or mesh.size == 1:
+        return result
+    return eqx.filter_shard(result, NamedSharding(mesh, PartitionSpec()))
+
+
+def _is_finite(before: TrainState, after: TrainState, metrics: Metrics) -> Bool[Array, ""]:
+    """Whether the metrics are finite, and all numbers of the state that were so before the step.
+
+    The state of an optimiser may hold infinity from its beginning, such as the best loss so far.
+    """
+    olds, news = (jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array)) for tree in (before, after))
+    good = [jnp.all(jnp.isfinite(new) | ~jnp.isfinite(old)) for old, new in zip(olds, news, strict=True)]
+    return jnp.stack(good + [jnp.isfinite(x) for x in metrics.values()]).all()
+
+
+def draw(
+    config: TrainConfig,
+    replay: ReplayState,
+    keys: Shaped[PRNGKeyArray, " S"],
+    window: Int[Array, ""] | None = None,
+    *,
+    mesh: Mesh | None = None,
+) -> Sample:
+    """A batch to train on: each device draws from the parts of the buffer that it keeps; `keys`, one a part."""
+    per_part = config.train_batch_size // len(keys)
+
+    def local(shared, games):
+        (config, window), (replay, keys) = shared, games
+        sample_keys, augment_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        batch = config.replay.sample_parts(replay, per_part * len(keys), keys=sample_keys, window=window)
+        if config.augment is None:
+            return batch
+        keys = jax.vmap(lambda key: jax.random.split(key, per_part))(augment_keys)
+        keys = keys.reshape(-1, *keys.shape[2:])  # an old-style key has an axis of its own
+        return jax.vmap(lambda sample, key: config.augment(sample, key=key))(batch, keys)
+
+    return _over(mesh, local, (config, window), (replay, keys))
+
+
+def _over(mesh: Mesh | None, function: Callable[[Any, Any], Any], shared: PyTree, games: PyTree) -> PyTree:
+    return function(shared, games) if mesh is None else over_games(mesh, function, shared, games)
