@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
 import pytest
+import scipy.stats
 from matplotlib.testing.compare import compare_images
 from matplotlib.text import Text
 from packaging.version import Version
@@ -348,6 +349,21 @@ def test_a_number_that_json_has_not_is_a_gap_in_the_curve(tmp_path):
         tz.JsonLinesSink(path)(row)
     elo = plot.plot_learning(path).axes[-1]
     np.testing.assert_array_equal(elo.lines[0].get_ydata(), [0.0, np.nan, 200.0])
+
+
+def test_seeds_are_drawn_as_their_mean_with_its_interval():
+    losses = np.array([[2.0, 1.5], [1.0, 1.3], [1.8, 0.8]])  # [seed, epoch]
+    rows = [{"seed": s, "epoch": e, "policy_loss": losses[s, e], "seconds": 9.0} for e in range(2) for s in range(3)]
+    ax = tz.plot.plot_learning(rows, x="hours").axes[0]
+    (line,) = ax.lines
+    np.testing.assert_allclose(line.get_xdata(), [9 / 3600, 18 / 3600])
+    np.testing.assert_allclose(line.get_ydata(), losses.mean(0))
+    (band,) = ax.collections
+    ends = band.get_datalim(ax.transData)
+    expected = [scipy.stats.t.interval(0.95, 2, x.mean(), scipy.stats.sem(x)) for x in losses.T]
+    np.testing.assert_allclose([ends.y0, ends.y1], [min(expected)[0], max(high for _, high in expected)])
+    one = tz.plot.plot_learning([row for row in rows if row["seed"] == 1]).axes[0]
+    assert not one.collections and list(one.lines[0].get_ydata()) == list(losses[1])
 
 
 def test_several_runs_share_axes_and_what_is_missing_is_left_out():

@@ -107,9 +107,29 @@ def test_a_fork_begins_with_the_run_and_its_settings_but_for_those_given(run, tm
     assert card["epochs"] == 6 and card["forked_from"] == tz.runs.agent_card(run / "agent.tz")
 
 
+def test_several_seeds_are_runs_that_can_be_resumed_alone(tmp_path):
+    folder = tmp_path / "seeds"
+    main(options(folder, "--epochs", "2", "--seeds", "2", "--seed", "3"))
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["seed"], row["epoch"]) for row in rows] == [(0, 0), (1, 0), (0, 1), (1, 1)]
+    assert "random_score" in rows[3] and rows[0]["loss"] != rows[1]["loss"]
+    for index in range(2):
+        alone = folder / f"seed_{3 + index}"
+        assert [row["loss"] for row in metrics(alone)] == [row["loss"] for row in rows[index::2]]
+        card = tz.runs.agent_card(alone / "agent.tz")
+        assert card["epochs"] == 2 and card["seed"] == 3 + index
+    main(["--out", str(folder / "seed_4"), "--resume", "--cpu-devices", "8", "--epochs", "3"])
+    assert [row["epoch"] for row in metrics(folder / "seed_4")] == [0, 1, 2]
+    assert tz.runs.agent_card(folder / "seed_4" / "agent.tz")["epochs"] == 3
+    with pytest.raises(SystemExit, match="has a run in it"):
+        main(options(folder, "--epochs", "2", "--seeds", "2"))
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        (["--epochs", "3", "--seeds", "2", "--resume"], "seeds=2 with resume or fork, expected a new run"),
+        (["--epochs", "3", "--seeds", "0"], "seeds must be more than 0"),
         (["--epochs", "3", "--minutes", "1"], "either minutes or epochs, found minutes=1.0"),
         ([], "either minutes or epochs, found minutes=None"),
         (["--epochs", "0"], "epochs must be more than 0, found 0"),

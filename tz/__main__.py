@@ -20,7 +20,8 @@ class Options:
     run: RunSettings
     recipe: Recipe = dataclasses.field(default_factory=Recipe)
     cpu_devices: int = 2
-    """Where there is no GPU, into how many devices the processor is split: about as many as it has cores."""
+    """Where there is no GPU, into how many devices the processor is split: about as many as it has cores. With several
+    seeds there is one device a seed."""
 
     def __post_init__(self):
         if self.cpu_devices < 1:
@@ -63,11 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Reads the options and trains; what is wrong with them is said in one line."""
     try:
         options = parse(sys.argv[1:] if arguments is None else arguments)
-        jax.config.update("jax_num_cpu_devices", options.cpu_devices)
+        seeds = options.run.seeds
+        jax.config.update("jax_num_cpu_devices", options.cpu_devices if seeds == 1 else seeds)
         state = train_run(options.recipe, options.run)
     except (ValueError, ImportError) as error:
         raise SystemExit(f"error: {error}") from error
-    print(f"{int(state.epoch)} epochs; the agent is {options.run.out / 'agent.tz'}")
+    if isinstance(state, list):
+        print(f"{int(state[0].epoch)} epochs; the agents are {options.run.out}/seed_*/agent.tz")
+    else:
+        print(f"{int(state.epoch)} epochs; the agent is {options.run.out / 'agent.tz'}")
 
 
 if __name__ == "__main__":

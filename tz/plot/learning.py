@@ -3,8 +3,9 @@
 import json
 import math
 import pathlib
+import statistics
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tz.plot.canvas import BLUE, GREY, ORANGE, figure_of, new_axes
 
@@ -31,7 +32,9 @@ def plot_learning(
     """Draws losses, testers' scores and Elo of a run, or of several together.
 
     **Arguments:** `runs`, the metrics of each epoch as sinks get them, or the file of a [`tz.JsonLinesSink`][]; or
-    several by their names. `x`, the metric on the horizontal axis, or `"hours"`, the sum of the epochs' `seconds`.
+    several by their names. Rows with a `seed`, such as those of [`tz.runs.train_seeds`][], are drawn as the mean over
+    seeds, with a band: the 95 % interval of the mean by Student's t. `x`, the metric on the horizontal axis, or
+    `"hours"`, the sum of the epochs' `seconds`.
 
     **Returns:** the figure: losses; scores from 0 (all lost) to 1 (all won), with a line at one half; and Elo with its
     confidence interval. What no run has is left out. The targets change as self-play does, and the losses with them.
@@ -43,7 +46,7 @@ def plot_learning(
     """
     named = runs if isinstance(runs, Mapping) else {"": runs}
     read = {
-        name: _with_derived(read_metrics(run) if isinstance(run, str | pathlib.Path) else run)
+        name: _mean_of_seeds(read_metrics(run) if isinstance(run, str | pathlib.Path) else run)
         for name, run in named.items()
     }
     if missing := [name for name, rows in read.items() if not any(x in row for row in rows)]:
@@ -62,6 +65,34 @@ def plot_learning(
             ax.axhline(0.5, color=GREY, linewidth=0.8)
             ax.set_ylim(-0.03, 1.03)
     return figure_of(axes[0])
+
+
+def _mean_of_seeds(rows: Rows) -> list[dict[str, int | float]]:
+    """The rows with what is derived from them; those of several seeds become one an epoch, the mean of each metric."""
+    seeds: dict[Any, list] = {}
+    for row in rows:
+        seeds.setdefault(row.get("seed"), []).append(row)
+    each = [_with_derived(rows) for rows in seeds.values()]
+    if len(each) < 2:
+        return each[0] if each else []
+    epochs: dict[Any, list] = {}
+    for row in (row for rows in each for row in rows):
+        epochs.setdefault(row["epoch"], []).append(row)
+    return [_mean_row(epochs[epoch]) for epoch in sorted(epochs)]
+
+
+def _mean_row(rows: Rows) -> dict[str, int | float]:
+    """The means over seeds, and where there are several, the ends of their 95 % intervals."""
+    from scipy import stats
+
+    mean = {}
+    for name in {name: None for row in rows for name in row if name != "seed"}:
+        values = [row[name] for row in rows if isinstance(row.get(name), int | float)]
+        mean[name] = statistics.fmean(values) if values else math.nan
+        if len(values) > 1:
+            margin = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+            mean |= {f"{name}_seeds_low": mean[name] - margin, f"{name}_seeds_high": mean[name] + margin}
+    return mean
 
 
 def _with_derived(rows: Rows) -> list[dict[str, int | float]]:
@@ -110,9 +141,12 @@ def _draw_panel(ax: "Axes", runs: Mapping[str, Rows], metrics: Mapping[str, Mapp
                 markersize=4,
                 label=", ".join(part for part in (run, label) if part),
             )
-            if all(f"{name}_low" in row and f"{name}_high" in row for row in points):
-                low, high = ([row[f"{name}_{end}"] for row in points] for end in ("low", "high"))
-                ax.fill_between([row[x] for row in points], low, high, color=color, alpha=0.2, linewidth=0)
+            for band in (f"{name}_seeds", name):
+                within = [row for row in points if f"{band}_low" in row and f"{band}_high" in row]
+                if within:
+                    low, high = ([row[f"{band}_{end}"] for row in within] for end in ("low", "high"))
+                    ax.fill_between([row[x] for row in within], low, high, color=color, alpha=0.2, linewidth=0)
+                    break
     if x == "epoch":
         ax.locator_params(axis="x", integer=True)
     ax.spines[["top", "right"]].set_visible(False)

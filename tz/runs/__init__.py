@@ -13,6 +13,7 @@ from tz.runs.memory_plan import MemoryPlan as MemoryPlan
 from tz.runs.memory_plan import plan_memory as plan_memory
 from tz.runs.recipes import Recipe as Recipe
 from tz.runs.recipes import train_for as train_for
+from tz.runs.seeds import train_seeds as train_seeds
 from tz.runs.sinks import JsonLinesSink as JsonLinesSink
 from tz.runs.sinks import Sink as Sink
 from tz.runs.sinks import TensorBoardSink as TensorBoardSink

@@ -3,7 +3,6 @@
 import dataclasses
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -34,7 +33,7 @@ from tz.runs.phases import (
     test_phase,
     train_phase,
 )
-from tz.runs.sinks import Sink, bar, console_sink
+from tz.runs.sinks import Sink, bar, call_sinks, console_sink
 from tz.runs.stopping import Newest, StopTraining, agreed, keeping_state, noted_signals
 from tz.sharding import check_mesh, place, usable_mesh
 
@@ -147,7 +146,7 @@ def train_loop(
                     is_tested = int(newest.state.epoch) % config.epochs_per_test == 0
                     checkpoints.after_epoch(newest.state, metrics, tested=is_tested)
             finally:
-                _report(sinks, metrics)
+                call_sinks(sinks, metrics)
             epochs.update()
             if caught := agreed(noted):
                 _say_stopped(caught, newest.state, checkpoints)
@@ -165,20 +164,6 @@ def _changed(before_epoch: Callable[[LoopState], LoopState], state: LoopState) -
             "that it was given, changed or not, and raise tz.runs.StopTraining to end the training."
         )
     return changed
-
-
-def _report(sinks: Sequence[Sink], metrics: dict) -> None:
-    """Calls the sinks in the first process. What one of them raises is no reason to stop training."""
-    for sink in sinks if jax.process_index() == 0 else ():
-        try:
-            sink(metrics)
-        except Exception as error:
-            name = getattr(sink, "__qualname__", type(sink).__name__)
-            warnings.warn(
-                f"The sink {name} failed in epoch {metrics['epoch']}, whose metrics it may have lost: {error!r:.500}. "
-                "Training goes on.",
-                stacklevel=3,
-            )
 
 
 def _say_stopped(caught: str, state: LoopState, checkpoints: Checkpoints | None) -> None:

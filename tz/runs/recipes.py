@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from tz.games.env import Env
 from tz.games.openings import random_starts
@@ -26,6 +27,7 @@ from tz.mcts.settings import MCTS, gumbel_mcts
 from tz.nn.networks import AZResNet
 from tz.runs.checkpoints import Checkpoints
 from tz.runs.loop import init_loop, train_loop
+from tz.runs.seeds import train_seeds
 from tz.runs.stopping import StopTraining
 
 _SYMMETRIES = {"none": None, "mirror": random_mirror, "dihedral": random_dihedral}
@@ -140,8 +142,8 @@ class Recipe:
         temperature = 1.0 if cold is None else optax.piecewise_constant_schedule(1.0, {cold: 0.25})
         return MCTS(self.num_simulations, max_nodes, root=Dirichlet(), temperature=temperature)
 
-    def start(self, config: TrainConfig, env: Env, *, seed: int) -> LoopState:
-        """A new network and new games, for [`tz.runs.train_for`][] or [`tz.train_loop`][]."""
+    def start(self, config: TrainConfig, env: Env, *, seed: int, mesh: Mesh | None = None) -> LoopState:
+        """A new network and new games, for [`tz.runs.train_for`][] or [`tz.train_loop`][]; `mesh` as it has it."""
         network_key, loop_key = jax.random.split(jax.random.key(seed))
         network, norm_state = eqx.nn.make_with_state(AZResNet)(
             env.observation.shape,
@@ -153,37 +155,41 @@ class Recipe:
             num_value_channels=self.head_channels,
             key=network_key,
         )
-        return init_loop(config, env, network, norm_state if self.norm == "batch" else None, key=loop_key)
+        return init_loop(config, env, network, norm_state if self.norm == "batch" else None, key=loop_key, mesh=mesh)
 
 
 def train_for(
     recipe: Recipe,
     config: TrainConfig,
     env: Env,
-    state: LoopState,
+    state: LoopState | list[LoopState],
     *,
     seconds: float | None = None,
     num_epochs: int | None = None,
     part: tuple[float, float] = (0.0, 1.0),
-    checkpoints: Checkpoints | None = None,
+    checkpoints: Checkpoints | list[Checkpoints] | None = None,
     **options: Any,
-) -> LoopState:
+) -> Any:
     """Trains for a time, or rather, until another epoch would not fit into it; or up to a number of epochs.
 
     **Arguments:** `config` and `env`, from `recipe.build`, perhaps with testers; `state`, from `recipe.start` or
-    `checkpoints.restore`, which is donated; `seconds` or `num_epochs`, of the whole training, what was done before the
-    state was restored included; `part`, which part of the time this is, as two fractions: the learning rate falls with
-    the whole. All else goes to [`tz.train_loop`][].
+    `checkpoints.restore`, which is donated, or a list of the states of several seeds, for [`tz.runs.train_seeds`][];
+    `seconds` or `num_epochs`, of the whole training, what was done before the state was restored included; `part`,
+    which part of the time this is, as two fractions: the learning rate falls with the whole. All else goes to
+    [`tz.train_loop`][] or `train_seeds`.
+
+    **Returns:** the state after the last epoch, or a list of them.
     """
     if (seconds is None) == (num_epochs is None):
         raise ValueError(f"train_for: expected seconds or num_epochs, found {seconds=} and {num_epochs=}.")
     before = part[0] * seconds if seconds is not None else 0.0
-    begun = time.perf_counter() - max(before, checkpoints.seconds if checkpoints is not None else 0.0)
-    first, longest, last = int(state.epoch), 0.0, 0.0
+    kept = checkpoints[0] if isinstance(checkpoints, list) else checkpoints
+    begun = time.perf_counter() - max(before, kept.seconds if kept is not None else 0.0)
+    first, longest, last = int((state[0] if isinstance(state, list) else state).epoch), 0.0, 0.0
 
     def before_epoch(state: LoopState) -> LoopState:
         nonlocal longest, last
-        now, epoch = _agreed(time.perf_counter() - begun), int(state.epoch)
+        now, epoch = _agreed(time.perf_counter() - begun), int(jnp.max(state.epoch))
         if epoch > first + 1:  # the first is compiled
             longest = max(longest, now - last)
         last = now
@@ -196,7 +202,10 @@ def train_for(
         return _with_learning_rate(state, recipe.learning_rate * annealed(recipe.anneal, fraction))
 
     ends = {"num_epochs": None, "before_epoch": before_epoch}
-    return train_loop(config, env, state, **ends, checkpoints=checkpoints, **options)
+    if isinstance(state, list):
+        several = checkpoints if isinstance(checkpoints, list) else ()
+        return train_seeds(config, env, state, **ends, checkpoints=several, **options)
+    return train_loop(config, env, state, **ends, checkpoints=kept, **options)
 
 
 def annealed(part: float, fraction: float) -> float:
@@ -217,5 +226,7 @@ def _with_learning_rate(state: LoopState, rate: float) -> LoopState:
         return state.train.opt_state["adam"].hyperparams["learning_rate"]
 
     # Where the old one is committed to its devices, so is the new one, and else not: or all would be compiled again.
-    new = jax.device_put(jnp.float32(rate), found(state).sharding) if found(state).committed else jnp.float32(rate)
+    new = jnp.full(found(state).shape, rate, jnp.float32)
+    if found(state).committed:
+        new = jax.device_put(new, found(state).sharding)
     return eqx.tree_at(found, state, new)

@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -163,6 +163,20 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def call_sinks(sinks: Sequence[Sink], metrics: Mapping[str, Any]) -> None:
+    """Calls the sinks in the first process. What one of them raises is no reason to stop training."""
+    for sink in sinks if jax.process_index() == 0 else ():
+        try:
+            sink(metrics)
+        except Exception as error:
+            name = getattr(sink, "__qualname__", type(sink).__name__)
+            warnings.warn(
+                f"The sink {name} failed in epoch {metrics['epoch']}, whose metrics it may have lost: {error!r:.500}. "
+                "Training goes on.",
+                stacklevel=3,
+            )
 
 
 def bar(total: int | None, unit: str, shown: bool, **options: Any) -> tqdm:

@@ -1,5 +1,6 @@
 """A whole training run in one folder: checkpoints, metrics, settings, and the agent. What the command line calls."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -8,7 +9,11 @@ import pathlib
 import shlex
 import time
 import uuid
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+import jax
+from jax.sharding import Mesh
 
 from tz.games.env import Env
 from tz.learn.settings import LoopState, TrainConfig
@@ -37,6 +42,8 @@ class RunSettings:
     """Instead of minutes: how many in all, in a fork with those of the run that it began from."""
     seed: int = 0
     """Of the first network and the games."""
+    seeds: int = 1
+    """How many agents to train side by side in one program, from `seed` on, each in a folder `seed_N` below `out`."""
     resume: bool = False
     """Goes on with the run in the folder, with its settings."""
     fork: pathlib.Path | None = None
@@ -59,35 +66,82 @@ class RunSettings:
             raise ValueError(f"Expected either minutes or epochs, found minutes={self.minutes}, epochs={self.epochs}.")
         if self.resume and self.fork is not None:
             raise ValueError("Expected either resume or fork: a run that is resumed has begun already.")
-        for name in ("minutes", "epochs", "save_minutes", "keep", "test_epochs"):
+        if self.seeds > 1 and (self.resume or self.fork is not None):
+            raise ValueError(
+                f"RunSettings: found seeds={self.seeds} with resume or fork, expected a new run; resume or fork each "
+                "of its seeds alone, from the folder seed_N."
+            )
+        for name in ("minutes", "epochs", "save_minutes", "keep", "test_epochs", "seeds"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be more than 0, found {getattr(self, name)}.")
 
 
-def train_run(recipe: Recipe, settings: RunSettings) -> LoopState:
+def train_run(recipe: Recipe, settings: RunSettings) -> LoopState | list[LoopState]:
     """Trains an agent and leaves in the folder `settings.out`: `settings.json`, `metrics.jsonl`, `checkpoints/` and,
     whenever a checkpoint is saved, `agent.tz`.
 
-    **Returns:** the state after the last epoch.
+    With several seeds, each has such a folder below `settings.out`, `seed_0` and so on, and can be resumed and forked
+    alone. `settings.out` itself has the `metrics.jsonl` of all, which [`tz.plot.plot_learning`][] draws with intervals.
+
+    **Returns:** the state after the last epoch, or a list of the states of all seeds.
 
     **Raises:** `ValueError` for settings that do not fit together or into memory, for a folder with a run in it that is
     not to be resumed, and for one without a run that is; all before anything is compiled. What [`tz.train_loop`][]
     raises, such as `SystemExit` after a signal to stop.
     """
     begun = time.perf_counter()
+    mesh = data_mesh() if settings.seeds == 1 else data_mesh(jax.devices()[:1])
     config, env = recipe.build()
-    per_device = math.ceil(16 / data_mesh().size)  # openings
-    tester = OpponentTester(random_player(), "random", num_games=2 * per_device * data_mesh().size)
+    per_device = math.ceil(16 / mesh.size)  # openings
+    tester = OpponentTester(random_player(), "random", num_games=2 * per_device * mesh.size)
     options = {"testers": (tester,), "epochs_per_test": settings.test_epochs}
     config = dataclasses.replace(config, **options, skip_nonfinite=settings.skip_nonfinite)
+
+    def length() -> dict[str, Any]:
+        seconds = None if settings.minutes is None else 60 * settings.minutes - (time.perf_counter() - begun)
+        return {"num_epochs": settings.epochs, "seconds": seconds}
+
+    with contextlib.ExitStack() as opened:
+        if settings.seeds == 1:
+            state, sinks, checkpoints = opened.enter_context(_opened(recipe, settings, config, env, mesh))
+            return train_for(recipe, config, env, state, **length(), sinks=sinks, checkpoints=checkpoints)
+        check_unused(settings.out)
+        runs = []
+        for index in range(settings.seeds):
+            seed = settings.seed + index
+            one = dataclasses.replace(settings, out=settings.out / f"seed_{seed}", seed=seed, seeds=1)
+            runs.append(opened.enter_context(_opened(recipe, one, config, env, mesh)))
+        states, sinks, checkpoints = (list(parts) for parts in zip(*runs, strict=True))
+        together = JsonLinesSink(settings.out / "metrics.jsonl")
+
+        def report(row: Mapping[str, Any]) -> None:
+            together(row)
+            alone = {name: x for name, x in row.items() if name != "seed"}
+            for sink in sinks[row["seed"]]:
+                sink(row if sink is console_sink else alone)
+
+        return train_for(recipe, config, env, states, **length(), sinks=[report], checkpoints=checkpoints)
+
+
+def check_unused(out: pathlib.Path) -> None:
+    """Raises `ValueError` if a folder has a run in it."""
+    if (out / "settings.json").exists() or (out / "metrics.jsonl").exists():
+        raise ValueError(
+            f"{out} has a run in it. Go on with it by resume=True (on the command line --resume), choose "
+            "another folder, or delete this one yourself."
+        )
+
+
+@contextlib.contextmanager
+def _opened(
+    recipe: Recipe, settings: RunSettings, config: TrainConfig, env: Env, mesh: Mesh
+) -> Iterator[tuple[LoopState, list[Sink], Checkpoints]]:
+    """The state that a run begins with, its sinks, which are closed in the end, and its checkpoints."""
     path, metrics = settings.out / "settings.json", settings.out / "metrics.jsonl"
     if settings.resume:
         _check_same(recipe, settings)
-    elif path.exists() or metrics.exists():
-        raise ValueError(
-            f"{settings.out} has a run in it. Go on with it by resume=True (on the command line --resume), choose "
-            "another folder, or delete this one yourself."
-        )
+    else:
+        check_unused(settings.out)
     checkpoints = Checkpoints(
         settings.out,
         every_epochs=None,
@@ -97,8 +151,8 @@ def train_run(recipe: Recipe, settings: RunSettings) -> LoopState:
         on_save=lambda state: _save_agent(settings.out, facts, env, state, checkpoints),
         resume=settings.resume,
     )
-    state = recipe.start(config, env, seed=settings.seed)
-    print(plan_memory(config, env, state.train.network, state.train.norm_state, mesh=data_mesh()), flush=True)
+    state = recipe.start(config, env, seed=settings.seed, mesh=mesh)
+    print(plan_memory(config, env, state.train.network, state.train.norm_state, mesh=mesh), flush=True)
     facts = {"recipe": dataclasses.asdict(recipe), "run": _plain(settings), **_origin(settings), **run_facts()}
     state, sinks = _begin(checkpoints, settings, config, env, state), []
     try:
@@ -106,9 +160,7 @@ def train_run(recipe: Recipe, settings: RunSettings) -> LoopState:
         _write(path, json.dumps(facts, indent=1) + "\n")
         if settings.fork is not None:  # or a fork that is cut off early would be resumed with a new network
             checkpoints.finish(state)
-        seconds = None if settings.minutes is None else 60 * settings.minutes - (time.perf_counter() - begun)
-        length = {"num_epochs": settings.epochs, "seconds": seconds}
-        return train_for(recipe, config, env, state, **length, sinks=sinks, checkpoints=checkpoints)
+        yield state, sinks, checkpoints
     except BaseException:
         if not (settings.resume or checkpoints.epochs or metrics.exists()):
             path.unlink(missing_ok=True)  # nothing was learned, and the same command can be given again
