@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from tz._arrays import named_arrays
 from tz.games.env import Env
 from tz.learn.replay import ReplayState
-from tz.learn.self_play import CollectState, collect, init_collect
+from tz.learn.self_play import CollectState, collect, init_collect, returns_so_far
 from tz.learn.training import Metrics, TrainState, train_step
 from tz.learn.trajectory import Sample, Trajectory
 from tz.mcts.evaluators import NetworkEvaluator, uniform_evaluator
@@ -42,7 +42,8 @@ def collect_phase(
     if config.fast_mcts is not None:  # drawn for all games alike, so that it is a branch and not a choice of results
         key = jax.random.fold_in(jax.random.fold_in(state.key, 2), int(state.games.step.max()))
         is_fast = jax.random.bernoulli(key, config.fast_fraction, (num_moves,))
-    games, (trajectory, counts) = collect_games((config, env, evaluator, is_fast, num_moves, mesh), state.games)
+    inputs = config, env, evaluator, is_fast, num_moves, mesh
+    games, (trajectory, counts, returns) = collect_games(inputs, state.games)
     episodes, truncated, moves_of_episodes, num_bad = (int(count) for count in jax.device_get(_sums(counts)))
     if num_bad:
         state = dataclasses.replace(state, games=games, replay=_without_open_moves(state.replay))
@@ -59,6 +60,9 @@ def collect_phase(
         "simulations_per_second": config.num_games * _num_simulations(config, is_fast, num_moves) / seconds,
         "replay_known": num_known,
     }
+    if episodes:
+        mean, spread = (float(x) for x in jax.device_get(mean_and_spread(returns, trajectory)))
+        metrics |= {"mean_return": mean, "return_spread": spread}
     return eqx.tree_at(lambda state: (state.games, state.replay), state, (games, replay)), metrics
 
 
@@ -193,9 +197,9 @@ def _type(x: Array) -> str:
 @eqx.filter_jit(donate="all-except-first")
 def collect_games(
     inputs: tuple[TrainConfig, Env, NetworkEvaluator, Array | None, int, Mesh], games: CollectState
-) -> tuple[CollectState, tuple[Trajectory, tuple[Array, ...]]]:
-    """The games after `num_moves` moves; the moves; and, a device, the numbers of episodes, of truncated ones, of moves
-    in them, and of positions without a legal action or a finite value."""
+) -> tuple[CollectState, tuple[Trajectory, tuple[Array, ...], Array]]:
+    """The games after `num_moves` moves; the moves; a device, the numbers of episodes, of truncated ones, of moves in
+    them, and of positions without a legal action or a finite value; and, `[B, T]`, the returns so far."""
     config, env, evaluator, is_fast, num_moves, mesh = inputs
 
     def play(shared, games):
@@ -208,7 +212,8 @@ def collect_games(
         moves_of_episodes = games.episode_moves + num_moves - after.episode_moves
         counts = ended, trajectory.truncated, moves_of_episodes, _is_bad(trajectory)
         _check_same_types("a move of self-play", games, after)
-        return after, (trajectory, jax.tree.map(lambda x: jnp.sum(x, dtype=jnp.int32)[None], counts))
+        returns = jax.vmap(returns_so_far)(games, trajectory)
+        return after, (trajectory, jax.tree.map(lambda x: jnp.sum(x, dtype=jnp.int32)[None], counts), returns)
 
     return over_games(mesh, play, (config, env, evaluator, is_fast), games)
 
@@ -216,6 +221,13 @@ def collect_games(
 @jax.jit
 def _sums(counts: tuple[Array, ...]) -> tuple[Array, ...]:
     return jax.tree.map(lambda x: jnp.sum(x, dtype=jnp.int32), counts)
+
+
+@jax.jit
+def mean_and_spread(returns: Float[Array, "B T"], moves: Trajectory) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The mean and the standard deviation of the returns after the last moves of episodes."""
+    ended = moves.terminated | moves.truncated
+    return jnp.mean(returns, where=ended), jnp.std(returns, where=ended)
 
 
 @eqx.filter_jit(donate="all-except-first")
