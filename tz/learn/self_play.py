@@ -162,3 +162,10 @@ def returns_so_far(before: CollectState, trajectory: Trajectory) -> Float[Array,
 
     moves = trajectory.rewards[:, 0], trajectory.terminated | trajectory.truncated
     return lax.scan(add, before.episode_return[0], moves)[1]
+
+
+@jax.jit
+def mean_and_spread(returns: Float[Array, "B T"], moves: Trajectory) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The mean and the standard deviation of the returns after the last moves of episodes."""
+    ended = moves.terminated | moves.truncated
+    return jnp.mean(returns, where=ended), jnp.std(returns, where=ended)

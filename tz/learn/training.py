@@ -204,7 +204,7 @@ def train_step(
             axis_name="batch",
         )
         outputs, norm_state = call(batch.observation, keys, state.norm_state)
-        losses, metrics = _losses(loss, network, outputs, batch)
+        losses, metrics = losses_of(loss, network, outputs, batch)
         metrics, weight = {"loss": losses} | metrics, batch.weight
         metrics, means = jax.tree.map(
             lambda x: jnp.sum(weight * x.astype(weight.dtype)) / jnp.sum(weight),
@@ -232,7 +232,7 @@ def train_step(
     return TrainState(network, norm_state, opt_state, state.step + 1, *average), metrics
 
 
-def _losses(
+def losses_of(
     loss: Loss, network: PyTree, outputs: PyTree, batch: Sample
 ) -> tuple[Float[Array, " B"], dict[str, Float[Array, " B"]]]:
     """The loss of each sample. An output or a record that a loss asks for and does not find is named."""

@@ -124,8 +124,8 @@ class CategoricalValue(ValueHead):
     @property
     def bins(self) -> Float[np.ndarray, " num_bins"]:
         """The return that each bin stands for, rising from `low` to `high`."""
-        ends = _transformed(np.array([self.low, self.high]), self.transform)
-        bins = _restored(np.linspace(*ends, self.num_bins), self.transform)
+        low, high = _transformed(np.array([self.low, self.high]), self.transform)
+        bins = _restored(np.linspace(low, high, self.num_bins), self.transform)
         bins[0], bins[-1] = self.low, self.high
         return bins.astype(np.float32)
 

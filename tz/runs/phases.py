@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
 
 from tz._arrays import named_arrays
 from tz.games.env import Env
 from tz.learn.replay import ReplayState
-from tz.learn.self_play import CollectState, collect, init_collect, returns_so_far
+from tz.learn.self_play import CollectState, collect, init_collect, mean_and_spread, returns_so_far
 from tz.learn.training import Metrics, TrainState, train_step
 from tz.learn.trajectory import Sample, Trajectory
 from tz.mcts.evaluators import NetworkEvaluator, uniform_evaluator
@@ -221,13 +221,6 @@ def collect_games(
 @jax.jit
 def _sums(counts: tuple[Array, ...]) -> tuple[Array, ...]:
     return jax.tree.map(lambda x: jnp.sum(x, dtype=jnp.int32), counts)
-
-
-@jax.jit
-def mean_and_spread(returns: Float[Array, "B T"], moves: Trajectory) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The mean and the standard deviation of the returns after the last moves of episodes."""
-    ended = moves.terminated | moves.truncated
-    return jnp.mean(returns, where=ended), jnp.std(returns, where=ended)
 
 
 @eqx.filter_jit(donate="all-except-first")
