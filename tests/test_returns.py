@@ -1,6 +1,6 @@
 """Returns of any size: what self-play counts, value heads, and puzzles for one whose best result is known exactly."""
 
-import dataclasses
+import functools
 
 import equinox as eqx
 import jax
@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tabular import draw_tables, tabular_env, tabular_evaluator
 
 import tz
@@ -34,3 +36,131 @@ def test_the_return_of_an_episode_is_the_sum_of_its_rewards_also_over_several_co
                 total, seen = np.zeros(num_players), seen + 1
         np.testing.assert_allclose(state.episode_return, total, rtol=1e-5)
     assert seen > 5
+
+
+HEADS = st.builds(
+    lambda low, width, num_bins, transform: tz.nn.CategoricalValue(low, low + width, num_bins, transform),
+    st.floats(-2000, 1000),
+    st.floats(0.5, 5000),
+    st.integers(2, 60),
+    st.sampled_from(["none", "muzero", "symlog"]),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(HEADS, st.floats(0, 1))
+def test_a_two_hot_target_has_the_value_as_its_mean_and_two_neighbours(head, part):
+    value = np.float32(np.clip(head.low + part * (head.high - head.low), head.low, head.high))
+    weights = np.asarray(head.two_hot(jnp.asarray(value)))
+    size = max(abs(head.low), abs(head.high))
+    np.testing.assert_allclose(weights @ head.bins.astype(np.float64), value, atol=1e-6 * size)
+    np.testing.assert_allclose(weights.sum(), 1, rtol=1e-6)
+    (used,) = np.nonzero(weights)
+    assert (weights >= 0).all() and len(used) <= 2 and used[-1] - used[0] <= 1
+    assert head.bins[max(used[0] - 1, 0)] <= value <= head.bins[min(used[-1] + 1, head.num_bins - 1)]
+
+
+@pytest.mark.parametrize("transform", ["none", "muzero", "symlog"])
+def test_bins_are_evenly_spaced_after_the_transform(transform):
+    head = tz.nn.CategoricalValue(-20.0, 4000.0, 40, transform)
+    x = head.bins.astype(np.float64)
+    transformed = {
+        "none": x,
+        "muzero": np.sign(x) * (np.sqrt(np.abs(x) + 1) - 1) + 0.001 * x,
+        "symlog": np.sign(x) * np.log(np.abs(x) + 1),
+    }[transform]
+    steps = np.diff(transformed)
+    np.testing.assert_allclose(steps, steps.mean(), rtol=1e-4)
+    assert (x[0], x[-1]) == (-20, 4000)
+
+
+def test_values_outside_of_the_support_count_as_its_ends():
+    head = tz.nn.CategoricalValue(-5.0, 60.0, 14)
+    for value, end in [(-100.0, 0), (-5.0, 0), (60.0, -1), (1e9, -1)]:
+        np.testing.assert_array_equal(head.two_hot(jnp.float32(value)), np.eye(14, dtype=np.float32)[end])
+    outside = head.is_outside(jnp.array([-5.1, -5.0, 0.0, 60.0, 60.1], jnp.float32))
+    np.testing.assert_array_equal(outside, [1, 0, 0, 0, 1])
+
+
+@pytest.mark.parametrize("transform", ["none", "muzero", "symlog"])
+def test_the_categorical_loss_its_gradient_and_what_its_minimum_means(transform):
+    """By NumPy; and targets that differ make the head give their mean, whatever the spacing of the bins."""
+    head, rng = tz.nn.CategoricalValue(-10.0, 90.0, 21, transform), np.random.default_rng(0)
+    logits, targets = rng.normal(size=21).astype(np.float32), rng.uniform(-10, 90, 40).astype(np.float32)
+    policy = jnp.zeros(3, jnp.float32)
+    loss = lambda logits: tz.nn.value_loss((policy, head(logits)), jnp.float32(33.3))
+    two_hot, p = np.asarray(head.two_hot(jnp.float32(33.3))), np.exp(logits) / np.exp(logits).sum()
+    np.testing.assert_allclose(loss(jnp.asarray(logits)), -(two_hot * np.log(p)).sum(), rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(loss)(jnp.asarray(logits)), p - two_hot, atol=1e-6)
+    value = tz.nn.policy_and_value({"logits": policy, "value": head(jnp.asarray(logits))})[1]
+    np.testing.assert_allclose(value, p @ head.bins, rtol=1e-5)
+    best = np.asarray(jax.vmap(head.two_hot)(jnp.asarray(targets))).mean(0)
+    found = tz.nn.policy_and_value((policy, head(jnp.log(jnp.asarray(best) + 1e-30))))[1]
+    np.testing.assert_allclose(found, targets.mean(), rtol=1e-5)
+
+
+class Constant(eqx.Module):
+    """A network that sees nothing: its outputs are parameters."""
+
+    logits: jax.Array
+    outputs: jax.Array
+    head: tz.nn.ValueHead
+
+    def __call__(self, observation):
+        return self.logits + 0 * observation, self.head(self.outputs)
+
+
+def test_the_floor_of_a_categorical_loss_is_what_the_best_constant_has_and_targets_outside_are_counted():
+    head, rng = tz.nn.CategoricalValue(0.0, 50.0, 11), np.random.default_rng(1)
+    targets, weight = (jnp.asarray(rng.uniform(low, 60, 24), jnp.float32) for low in (0, 1))
+    ones = jnp.ones((24, 2), jnp.float32)
+    batch = jax.vmap(tz.Sample)(ones, ones > 0, 0.5 * ones, targets, weight, ones[:, 0])
+    two_hot = np.asarray(jax.vmap(head.two_hot)(targets))
+    best = np.average(two_hot, axis=0, weights=weight)
+    network = Constant(jnp.zeros(2, jnp.float32), jnp.asarray(np.log(best + 1e-30)), head)
+    optimizer = optax.sgd(1.0)
+    loss = functools.partial(tz.az_loss, l2_reg_lambda=0.0)
+    after, metrics = tz.train_step(optimizer, loss, tz.init_train(optimizer, network), batch)
+    np.testing.assert_allclose(metrics["value_loss"], metrics["value_loss_floor"], rtol=1e-5)
+    np.testing.assert_allclose(after.network.outputs, network.outputs, atol=1e-5, err_msg="the gradient is 0 there")
+    outside = np.average(np.asarray(targets) > 50, weights=weight)
+    np.testing.assert_allclose(metrics["value_outside"], outside, rtol=1e-5)
+    assert outside > 0 and metrics["value_loss_floor"] > 1
+
+
+@pytest.mark.parametrize(
+    "head", [tz.nn.TanhValue(), tz.nn.LinearValue(), tz.nn.CategoricalValue(-3.0, 40.0, 9, "symlog")]
+)
+@pytest.mark.parametrize("make", [tz.MLP, tz.AZResNet])
+def test_a_network_has_the_value_of_its_head_in_the_search_and_in_its_file(make, head, tmp_path):
+    env = tz.from_pgx("tic_tac_toe")
+    network = make(env.observation.shape, env.num_actions, 1, 3, value_head=head, key=jax.random.key(0))
+    state, metadata = env.init(jax.random.key(0))
+    logits, value = tz.NetworkEvaluator(network, env.observe)(state, metadata, jax.random.key(0))
+    assert value.shape == () and value.dtype == jnp.float32
+    plain = make(**network.settings | {"value_head": tz.nn.LinearValue()}, key=jax.random.key(0))
+    if not isinstance(head, tz.nn.CategoricalValue):
+        raw = plain(env.observe(state))[1]
+        assert value == (jnp.tanh(raw) if isinstance(head, tz.nn.TanhValue) else raw)
+    half = tz.NetworkEvaluator(network, env.observe, dtype=jnp.bfloat16)(state, metadata, jax.random.key(0))[1]
+    assert half.dtype == jnp.float32
+    np.testing.assert_allclose(half, value, rtol=0.1, atol=0.05)
+    tz.save_agent(tmp_path / "agent.tz", env, network)
+    again = tz.load_agent(tmp_path / "agent.tz").evaluator.network
+    assert again.value_head == head
+    np.testing.assert_array_equal(tz.nn.policy_and_value(again(env.observe(state)))[1], value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"low": 5.0, "high": 5.0}, "found the support from 5 to 5, expected two finite numbers"),
+        ({"low": 0.0, "high": np.inf}, "found the support from 0 to inf, expected two finite numbers"),
+        ({"low": 0.0, "high": 1.0, "num_bins": 1}, "found num_bins=1, expected at least 2"),
+        ({"low": 0.0, "high": 1.0, "transform": "log"}, "found transform='log', expected one of 'none', 'muzero'"),
+        ({"low": 1e6, "high": 1e6 + 1, "num_bins": 51}, "too close for float32"),
+    ],
+)
+def test_a_support_without_sense_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        tz.nn.CategoricalValue(**options)

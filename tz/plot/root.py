@@ -110,9 +110,9 @@ def _maps(root, columns, board) -> "Figure":
         ax.imshow(cells, cmap="cividis", vmin=low, vmax=high)
         for row, column in np.argwhere(~np.isnan(cells)):
             fraction = cells[row, column]
-            text = (
-                (signed(float(fraction)) if high > 1 else f"{fraction:+.1f}") if is_value else f"{100 * fraction:.0f}"
-            )
+            text = f"{100 * fraction:.0f}"
+            if is_value:
+                text = f"{fraction:+.1f}" if high == 1 else signed(float(fraction))
             ink = "black" if (fraction - low) / (high - low) > 0.5 else "white"
             ax.text(column, row, text, ha="center", va="center", color=ink, fontsize=min(9, 60 / width))
         ax.set_xticks(range(width), [chr(ord("a") + c) for c in range(width)])
