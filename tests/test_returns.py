@@ -1,6 +1,7 @@
 """Returns of any size: what self-play counts, value heads, and puzzles for one whose best result is known exactly."""
 
 import functools
+import types
 
 import equinox as eqx
 import jax
@@ -8,11 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from knapsack import PRICES, best_return, knapsack, return_in_order
 from tabular import draw_tables, tabular_env, tabular_evaluator
 
 import tz
+from tz.learn.self_play import mean_and_spread, returns_so_far
 
 MESH = tz.data_mesh(jax.devices()[:1])
 
@@ -28,7 +32,7 @@ def test_the_return_of_an_episode_is_the_sum_of_its_rewards_also_over_several_co
     for _ in range(4):
         before = state
         state, moves = collect(before)
-        so_far = tz.learn.self_play.returns_so_far(before, moves)
+        so_far = returns_so_far(before, moves)
         for step, reward in enumerate(np.asarray(moves.rewards)):
             total = total + reward
             np.testing.assert_allclose(so_far[step], total[0], rtol=1e-5)
@@ -157,10 +161,113 @@ def test_a_network_has_the_value_of_its_head_in_the_search_and_in_its_file(make,
         ({"low": 5.0, "high": 5.0}, "found the support from 5 to 5, expected two finite numbers"),
         ({"low": 0.0, "high": np.inf}, "found the support from 0 to inf, expected two finite numbers"),
         ({"low": 0.0, "high": 1.0, "num_bins": 1}, "found num_bins=1, expected at least 2"),
-        ({"low": 0.0, "high": 1.0, "transform": "log"}, "found transform='log', expected one of 'none', 'muzero'"),
         ({"low": 1e6, "high": 1e6 + 1, "num_bins": 51}, "too close for float32"),
     ],
 )
 def test_a_support_without_sense_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         tz.nn.CategoricalValue(**options)
+
+
+def test_episodes_for_one_have_the_returns_of_the_moves_and_no_mesh_changes_them():
+    """A player that takes what still fits in an order of preference, and one at random."""
+    env, order = knapsack(), np.random.default_rng(3).permutation(10)
+    place = jnp.asarray(np.argsort(order), jnp.float32)
+    stubborn = tz.Player(tz.MCTS(1, root=tz.PlainRoot(), temperature=0.0), lambda *_: (-1e3 * place, jnp.float32(0)))
+    expected, num_moves = return_in_order(order)
+    result = tz.matches.play_episodes(env, stubborn, num_games=2, key=jax.random.key(0), max_moves=12)
+    assert result.returns.tolist() == 2 * [expected] and result.num_moves.tolist() == 2 * [num_moves]
+    assert result.finished.all() and result.interval() == (expected, expected)
+    cut = tz.matches.play_episodes(env, stubborn, num_games=2, key=jax.random.key(0), max_moves=2)
+    assert not cut.finished.any() and cut.returns.tolist() == 2 * [PRICES[order[:2]].sum()]
+
+    play = functools.partial(tz.matches.play_episodes, env, tz.random_player(), num_games=8, max_moves=12)
+    one, two = play(key=jax.random.key(1)), play(key=jax.random.key(1), mesh=tz.data_mesh(jax.devices()[:2]))
+    np.testing.assert_array_equal(one.returns, two.returns)
+    assert len(set(one.returns.tolist())) > 2 and one.returns.max() <= best_return()
+    low, high = scipy.stats.t.interval(0.95, 7, np.mean(one.returns), scipy.stats.sem(one.returns))
+    np.testing.assert_allclose(one.interval(), (low, high), rtol=2e-3)
+
+
+def test_episodes_and_their_tester_refuse_what_makes_no_sense():
+    env, player = knapsack(), tz.random_player()
+    for make, message in [
+        (lambda: tz.matches.ReturnTester(num_games=1), "ReturnTester: found num_games=1 .* expected at least 2 games"),
+        (lambda: tz.matches.ReturnTester(max_moves=0), "ReturnTester: found .*max_moves=0, expected"),
+        (lambda: tz.matches.play_episodes(env, player, num_games=0, key=jax.random.key(0)), "play_episodes: found"),
+        (
+            lambda: tz.matches.play_episodes(tz.from_pgx("tic_tac_toe"), player, num_games=2, key=jax.random.key(0)),
+            "play_episodes: found tic_tac_toe, a game of 2 players, expected one of one player; for two",
+        ),
+        (
+            lambda: tz.matches.ReturnTester(num_games=3).init(
+                tz.uniform_evaluator, mesh=tz.data_mesh(jax.devices()[:2])
+            ),
+            "num_games=3 cannot be split evenly over 2 devices",
+        ),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            make()
+
+
+def test_mean_and_spread_are_of_the_last_moves_alone():
+    rng = np.random.default_rng(0)
+    returns, terminated = rng.normal(1000, 5, (6, 9)).astype(np.float32), rng.random((6, 9)) < 0.2
+    truncated = ~terminated & (rng.random((6, 9)) < 0.1)
+    moves = types.SimpleNamespace(terminated=jnp.asarray(terminated), truncated=jnp.asarray(truncated))
+    with jax.disable_jit():
+        found = mean_and_spread.__wrapped__(jnp.asarray(returns), moves)
+    last = returns[terminated | truncated].astype(np.float64)
+    np.testing.assert_allclose(found, (last.mean(), last.std()), rtol=1e-5)
+
+
+def train(scale, head, seed, num_epochs, **changes):
+    """Learns the knapsack; what a user with a game for one writes, see the README. Returns state and metrics."""
+    game = knapsack(scale)
+    env = tz.random_starts(game, max_moves=3)
+    config = {
+        "mcts": tz.gumbel_mcts(8, 8),
+        "optimizer": optax.adam(1e-2),
+        "replay": tz.EpisodeReplayBuffer(60),
+        "num_games": 32,
+        "train_batch_size": 128,
+        "moves_per_epoch": 8,
+        "train_steps_per_epoch": 16,
+        "test_env": game,
+    }
+    config, rows = tz.TrainConfig(**config | changes), []
+    network = tz.MLP(env.observation.shape, env.num_actions, 32, 1, value_head=head, key=jax.random.key(seed))
+    state = tz.init_loop(config, env, network, key=jax.random.key(100 + seed), mesh=MESH)
+    sinks, options = [rows.append], {"progress": False, "mesh": MESH}
+    return tz.train_loop(config, env, state, num_epochs=num_epochs, sinks=sinks, **options), rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", [tz.nn.CategoricalValue(0.0, 150.0)], ids=["categorical"])
+def test_training_finds_what_is_nearly_the_best_result_of_a_puzzle(head):
+    """Rewards are in the tens. The tester's episodes begin with the empty knapsack, and have no exploration."""
+    tester = tz.matches.ReturnTester(num_games=8, max_moves=12, baseline=tz.random_player())
+    state, rows = train(1.0, head, 0, 30, testers=(tester,), epochs_per_test=30)
+    last, best = rows[-1], best_return()
+    print(last)
+    assert last["test_return"] >= 0.95 * best and last["test_unfinished"] == 0
+    assert last["test_baseline_return"] < last["test_baseline_return_high"] < 0.9 * best
+    game = knapsack()
+    _, value = state.train.network(game.observe(game.init(jax.random.key(0))[0]))
+    assert abs(value.mean() - best) < 0.1 * best, "the value of the first position is the return to come"
+    assert last["value_loss"] < 0.8 * last["value_loss_floor"] and last["value_outside"] == 0
+    assert {"mean_return", "return_spread"} <= last.keys()
+
+
+@pytest.mark.slow
+def test_a_game_whose_rewards_are_128_times_as_large_is_learned_alike():
+    """A power of two, so that rounding is the same: every move, every loss and every weight is equal."""
+    runs = [train(scale, tz.nn.CategoricalValue(0.0, 150.0 * scale), 0, 4) for scale in (1.0, 128.0)]
+    weights = [jax.tree.leaves(eqx.filter(state.train.network, eqx.is_array)) for state, _ in runs]
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+    for small, large in zip(*(rows for _, rows in runs), strict=True):
+        for name in ("policy_loss", "value_loss", "value_loss_floor", "mean_length", "episodes"):
+            assert small[name] == large[name]
+        for name in ("mean_return", "return_spread"):
+            assert 128 * small[name] == pytest.approx(large[name], rel=1e-6)
