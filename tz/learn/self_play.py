@@ -165,7 +165,8 @@ def returns_so_far(before: CollectState, trajectory: Trajectory) -> Float[Array,
 
 
 @jax.jit
-def mean_and_spread(returns: Float[Array, "B T"], moves: Trajectory) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The mean and the standard deviation of the returns after the last moves of episodes."""
-    ended = moves.terminated | moves.truncated
+def mean_and_spread(
+    returns: Float[Array, "B T"], ended: Bool[Array, "B T"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The mean and the standard deviation of the returns where an episode ended; there must be such a move."""
     return jnp.mean(returns, where=ended), jnp.std(returns, where=ended)

@@ -61,7 +61,8 @@ def collect_phase(
         "replay_known": num_known,
     }
     if episodes:
-        mean, spread = (float(x) for x in jax.device_get(mean_and_spread(returns, trajectory)))
+        ended = trajectory.terminated | trajectory.truncated
+        mean, spread = (float(x) for x in jax.device_get(mean_and_spread(returns, ended)))
         metrics |= {"mean_return": mean, "return_spread": spread}
     return eqx.tree_at(lambda state: (state.games, state.replay), state, (games, replay)), metrics
 
