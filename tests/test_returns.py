@@ -15,6 +15,7 @@ from knapsack import PRICES, best_return, knapsack, return_in_order
 from tabular import draw_tables, tabular_env, tabular_evaluator
 
 import tz
+from tz.games._random_games import GameRecord, proven_returns
 from tz.learn.self_play import mean_and_spread, returns_so_far
 
 MESH = tz.data_mesh(jax.devices()[:1])
@@ -166,6 +167,36 @@ def test_a_network_has_the_value_of_its_head_in_the_search_and_in_its_file(make,
 def test_a_support_without_sense_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         tz.nn.CategoricalValue(**options)
+
+
+@pytest.mark.parametrize("num_players", [1, 2])
+def test_the_returns_that_random_games_prove_are_those_of_plain_sums(num_players):
+    """A game that was not seen to its end proves what every value from low to high of its last position leaves."""
+    rng = np.random.default_rng(num_players)
+    for trial in range(40):
+        num_games, num_moves, discount = 3, 6, [1.0, 0.9][trial % 2]
+        low, high = [(-1.0, 1.0), (0.0, 30.0), (-8.0, 3.0)][trial % 3]
+        first = rng.normal(0, 6, (num_games, num_moves + 1)).astype(np.float32)
+        rewards = np.stack([first, -first][:num_players], -1)
+        player = rng.integers(0, num_players, (num_games, num_moves + 1)).astype(np.int32)
+        ends = rng.integers(1, 2 * num_moves, num_games)
+        terminated = np.arange(num_moves + 1) >= ends[:, None]
+        rewards[np.arange(num_moves + 1) > ends[:, None]] = 0
+        record = GameRecord(*map(jnp.asarray, (rewards, terminated, player)), {}, jnp.asarray(terminated), {})
+        least, greatest = [], []
+        for game in range(num_games):
+            for start in range(num_moves):
+                if terminated[game, start]:
+                    continue
+                me = player[game, start]
+                total = sum(discount ** (t - start) * rewards[game, t + 1, me] for t in range(start, num_moves))
+                left = 0 if terminated[game, -1] else discount ** (num_moves - start)
+                left *= 1 if player[game, -1] == me else -1
+                possible = total + left * np.linspace(low, high, 5)
+                least.append(possible.max())
+                greatest.append(possible.min())
+        found = proven_returns(jax.device_get(record), discount, low, high)
+        np.testing.assert_allclose(found, (min(least), max(greatest)), rtol=1e-4, atol=1e-4)
 
 
 def test_episodes_for_one_have_the_returns_of_the_moves_and_no_mesh_changes_them():

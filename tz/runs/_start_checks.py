@@ -22,8 +22,8 @@ from tz.matches.testers import ApproxEloTester, LadderTester, OpponentTester, Tw
 from tz.mcts.evaluators import NetworkEvaluator, uniform_evaluator
 from tz.mcts.selectors import PUCT
 from tz.nn.networks import MLP, AZResNet
-from tz.nn.outputs import apply
-from tz.nn.value_heads import CategoricalValue, TanhValue
+from tz.nn.outputs import apply, categorical_head
+from tz.nn.value_heads import CategoricalValue, TanhValue, ValueHead
 from tz.runs.settings import TrainConfig
 
 NUM_GAMES, NUM_MOVES = 4, 128
@@ -41,25 +41,27 @@ def check_start(config: TrainConfig, env: Env, network: PyTree, norm_state: eqx.
     _check_network(env, network, norm_state)
     if config.test_env is not None:
         _check_test_env(env, config.test_env)
-    _check_loss(config, env, network, norm_state)
+    head = _check_loss(config, env, network, norm_state)
     if config.augment is not None:
         _check_augment(config, env, config.augment)
     _check_testers(env if config.test_env is None else config.test_env, config.testers)
+    name = f"{'tz.' if isinstance(network, AZResNet | MLP) else ''}{type(network).__name__}"
     _, record, keys = play_random_games(env, key=jax.random.key(0), num_games=NUM_GAMES, num_moves=NUM_MOVES)
     check_record(env, record, keys, may_go_on=env.num_players == 1 and config.max_episode_moves is not None)
-    _check_range(config, env, network, record)
+    _check_range(config, env, head, record, name)
 
 
-def _check_range(config: TrainConfig, env: Env, network: PyTree, record: GameRecord) -> None:
-    """Warns of returns that a tanh cannot reach, and raises `ValueError` for those outside of a support."""
-    if not isinstance(network, AZResNet | MLP):  # whose values may be anything
+def _check_range(config: TrainConfig, env: Env, head: ValueHead | None, record: GameRecord, name: str) -> None:
+    """Warns of returns that a tanh cannot reach, and raises `ValueError` for those outside of a support.
+
+    **Arguments:** `head`, None where it is not known, and values may be anything; `name`, of the network's class.
+    """
+    if head is None:
         return
-    head, name = network.value_head, f"tz.{type(network).__name__}"
-    is_categorical = isinstance(head, CategoricalValue)
-    low, high = (head.low, head.high) if is_categorical else (-1.0, 1.0)
+    low, high = (head.low, head.high) if isinstance(head, CategoricalValue) else (-1.0, 1.0)
     least, greatest = proven_returns(record, float(config.mcts.discount), low, high)
     margin, largest = 5e-4 * (high - low), max(-least, greatest)
-    if is_categorical and (least < low - margin or greatest > high + margin):
+    if isinstance(head, CategoricalValue) and (least < low - margin or greatest > high + margin):
         raise ValueError(
             f"init_loop: found random games of {env.name} with returns from {least:.4g} to {greatest:.4g}, expected "
             f"none outside of the support of the value of {name}, {low:.4g} to {high:.4g}; give "
@@ -125,15 +127,21 @@ def _sample(config: TrainConfig, env: Env, key: PRNGKeyArray) -> Sample:
     return jax.tree.map(lambda x: x[0], config.replay.sample_parts(rings, 1, keys=key[None]))
 
 
-def _check_loss(config: TrainConfig, env: Env, network: PyTree, norm_state: eqx.nn.State | None) -> None:
-    """Raises `ValueError` where the loss asks for what neither the network nor a sample has. Compiles nothing."""
+def _check_loss(config: TrainConfig, env: Env, network: PyTree, norm_state: eqx.nn.State | None) -> ValueHead | None:
+    """Raises `ValueError` where the loss asks for what neither the network nor a sample has. Compiles nothing.
+
+    **Returns:** the network's value head, where that is known.
+    """
 
     def of_batch(network, norm_state, keys):
         batch = jax.vmap(lambda key: _sample(config, env, key))(keys)
         call = jax.vmap(lambda *inputs: apply(network, inputs[0], norm_state, key=inputs[1])[0], axis_name="batch")
-        losses_of(config.loss, network, call(batch.observation, keys), batch)
+        outputs = call(batch.observation, keys)
+        losses_of(config.loss, network, outputs, batch)
+        return outputs
 
-    eqx.filter_eval_shape(of_batch, network, norm_state, jax.random.split(jax.random.key(0), 2))
+    outputs = eqx.filter_eval_shape(of_batch, network, norm_state, jax.random.split(jax.random.key(0), 2))
+    return network.value_head if isinstance(network, AZResNet | MLP) else categorical_head(outputs)
 
 
 def _check_augment(config: TrainConfig, env: Env, augment: Callable[..., Sample]) -> None:
