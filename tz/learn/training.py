@@ -240,10 +240,13 @@ def losses_of(
         return jax.vmap(loss, in_axes=(None, 0, 0))(network, outputs, batch)
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         shapes = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape[1:])}", (outputs, batch.extra, batch.end))
+        shapes = [" ".join(str(x).split()) for x in shapes]
+        is_number = categorical_head(outputs) is None
+        advice = "" if is_number else " A categorical value is no number: tz.nn.value_loss(output, target) is its loss."
         raise ValueError(
             f"train_step: the loss raised {error!r:.300}. It is given what the network returns, found {shapes[0]}, and "
             f"a sample, whose extra is {shapes[1]} and whose end is {shapes[2]}; let the network return what the loss "
-            "asks for, and give self-play the `record` or `record_end` that makes the rest."
+            f"asks for, and give self-play the `record` or `record_end` that makes the rest.{advice}"
         ) from error
 
 
