@@ -44,8 +44,8 @@ class TanhValue(ValueHead):
 class LinearValue(ValueHead):
     """A value without bounds. Its loss is the squared error, in the units of the rewards, squared.
 
-    It is for returns of the size of 1. The gradient of the loss grows with the returns: where these are in the tens,
-    the value takes the shared layers from the policy, and [`tz.nn.CategoricalValue`][] learns better.
+    The gradient of this loss grows with the returns, and with it the part of the value in what the shared layers learn:
+    a game whose rewards are a hundred times as large is learned otherwise. With [`tz.nn.CategoricalValue`][] it is not.
     """
 
     @property
