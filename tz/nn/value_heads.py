@@ -130,7 +130,7 @@ class CategoricalValue(ValueHead):
         return bins.astype(np.float32)
 
     def __call__(self, outputs: Float[Array, " num_outputs"]) -> "CategoricalPrediction":
-        """The distribution of which the outputs are the logits."""
+        """The distribution that has the outputs as its logits."""
         return CategoricalPrediction(outputs, self)
 
     def two_hot(self, value: Float[Array, ""]) -> Float[Array, " num_bins"]:
