@@ -1,7 +1,7 @@
 """What the pure epoch costs beside the training loop, and what several seeds in one program cost beside one by one.
 
-`python experiments/epoch.py --out experiments/results/epoch_cpu.md` measures an epoch of Connect Four. All programs of a
-table are run in turns; a time is the median.
+`python experiments/epoch.py --out experiments/results/epoch_cpu.md` measures an epoch of Connect Four. All programs of
+a table are run in turns; a time is the median.
 """
 
 import argparse

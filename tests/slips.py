@@ -146,6 +146,10 @@ def loop(env, network=None, mesh=None, key=None, **changes):
     return tz.init_loop(config(**changes), env, network, key=key, mesh=mesh)
 
 
+def small(env, head):
+    return tz.MLP(env.observation.shape, env.num_actions, width=4, value_head=head, key=jax.random.key(0))
+
+
 def match(first=None, **options):
     g = given()
     options = {"num_games": 2, "key": g.one} | options
@@ -355,6 +359,43 @@ CASES = {
         lambda g: loop(nim(scale=60.0)),
         r"init_loop: found random games of nim with returns as large as 60, expected at most 1, .* tz.MLP is a tanh",
     ),
+    "results outside of a support": (
+        lambda g: loop(nim(scale=60.0), small(g.nim, tz.nn.CategoricalValue(0.0, 60.0))),
+        r"init_loop: found random games of nim with returns from -60 to 60, expected none outside of the support .* of "
+        "tz.MLP, 0 to 60; give",
+    ),
+    "results of 60 for PUCT": (
+        lambda g: loop(nim(scale=60.0), small(g.nim, tz.nn.LinearValue())),
+        r"init_loop: found .* returns as large as 60 and the selector tz.PUCT, .*use tz.mcts.MuZeroPUCT",
+    ),
+    "a class for a value head": (
+        lambda g: small(g.nim, tz.nn.CategoricalValue),
+        r"MLP: found value_head=the class CategoricalValue, expected a value head; write",
+    ),
+    "an unknown transform": (
+        lambda g: tz.nn.CategoricalValue(0.0, 1.0, transform="log"),
+        "CategoricalValue: found transform='log', expected one of 'none', 'muzero', 'symlog'; choose",
+    ),
+    "a support in words": (
+        lambda g: tz.nn.CategoricalValue("0", 1.0),
+        "CategoricalValue: found low='0', expected a number; give",
+    ),
+    "a loss of an output that is missing": (
+        lambda g: loop(g.nim, loss=lambda network, output, sample: (output[2], {})),
+        r"train_step: the loss raised IndexError.*let the network return what the loss asks for",
+    ),
+    "a loss of numbers and a categorical value": (
+        lambda g: loop(
+            g.nim,
+            small(g.nim, tz.nn.CategoricalValue(-1.0, 1.0)),
+            loss=lambda network, output, sample: ((output[1] - sample.value) ** 2, {}),
+        ),
+        r"train_step: the loss raised TypeError.*CategoricalPrediction.*tz.nn.value_loss.output, target. is its loss",
+    ),
+    "a return tester for two": (
+        lambda g: loop(g.nim, testers=(tz.matches.ReturnTester(),)),
+        "TrainConfig: a ReturnTester: found nim, a game of 2 players, expected one of one player; for two, play",
+    ),
     "testers for two": (
         lambda g: loop(solitaire(), testers=(tz.TwoPlayerTester(2),)),
         "TrainConfig: found a TwoPlayerTester, which plays matches, and solitaire, a game of 1 player, expected",
@@ -367,6 +408,12 @@ CASES = {
     "fine": (lambda g: loop(g.nim), "nothing"),
     "fine for one": (lambda g: loop(solitaire()), "nothing"),
     "fine with another network": (lambda g: loop(nim(scale=60.0), Own()), "nothing"),
+    "fine with a support that holds the results": (
+        lambda g: loop(
+            nim(scale=60.0), small(g.nim, tz.nn.CategoricalValue(-60.0, 60.0)), mcts=tz.gumbel_mcts(2, max_nodes=4)
+        ),
+        "nothing",
+    ),
     "fine with NumPy's numbers": (
         lambda g: (config(num_games=np.int64(2), mcts=tz.MCTS(np.int32(4))), tz.EpisodeReplayBuffer(np.int64(8))),
         "nothing",

@@ -132,6 +132,7 @@ def test_headers_that_lie_are_refused(path, tmp_path):
     target = tmp_path / "agent.tz"
     with zipfile.ZipFile(path) as archive:
         settings = json.loads(archive.read("agent.json"))["network"]
+    head = {"class": "CategoricalValue", "low": 0.0, "high": 1.0, "num_bins": 4, "transform": "none"}
     for changes, message in [
         ({"format": 2}, "written in format 2, but this version of tz reads 1"),
         ({"network": {"class": "AZResNet", "num_blocks": -1}}, "a AZResNet cannot be made with"),
@@ -144,6 +145,15 @@ def test_headers_that_lie_are_refused(path, tmp_path):
         ({"arrays": [["x", [99], "float32"]]}, "it has .*'x', .* where the network given has"),
         ({"network": {"class": "AZResNet", "num_blocks": "many"}}, "a AZResNet cannot be made with"),
         ({"network": "AZResNet"}, "should have 'network' as a dict, found 'AZResNet'"),
+        (
+            {"network": settings | {"value_head": {"class": "Unheard"}}},
+            "value_head is .*Unheard.*, which tz does not",
+        ),
+        ({"network": settings | {"value_head": "TanhValue"}}, "value_head is 'TanhValue', which tz does not have"),
+        ({"network": settings | {"value_head": head | {"num_bins": 10**9}}}, "num_bins is 1000000000, but the file's"),
+        ({"network": settings | {"value_head": head | {"low": "x"}}}, "cannot be made with"),
+        ({"network": settings | {"value_head": head | {"low": 2.0}}}, "found the support from 2 to 1"),
+        ({"network": settings | {"value_head": head}}, r"it has .*value_linear.*\[1, .* where the network given has "),
         ({"card": None}, "should have 'card' as a dict, found None"),
         ({"replaced": "short"}, "it has 5 bytes of arrays, expected"),
         ({"replaced": "x" * 10_000_000}, "arrays has 10000000 bytes, expected at most"),

@@ -168,6 +168,26 @@ def test_a_checkpoint_of_before_the_renaming_is_read(run, tmp_path, monkeypatch)
     assert_same(tz.Checkpoints(tmp_path, resume=True).restore(start()), state)
 
 
+def test_a_checkpoint_of_before_returns_were_counted_is_read_with_zeros_for_them(run, tmp_path, monkeypatch):
+    """As a run to go on with, on one device and on two, and as one to fork from."""
+    folder, _ = run
+    state = tz.Checkpoints(folder, resume=True).restore(start())
+    state = eqx.tree_at(lambda state: state.games.episode_return, state, state.games.episode_return + 1)
+    expected = eqx.tree_at(lambda state: state.games.episode_return, state, 0 * state.games.episode_return)
+    name = ".games.episode_return"
+    with monkeypatch.context() as patch:
+        named = tz.runs.checkpoints.named
+        patch.setattr(tz.runs.checkpoints, "named", lambda state: {n: x for n, x in named(state).items() if n != name})
+        tz.Checkpoints(tmp_path).finish(state)
+    assert SavedRun(tmp_path).facts()[1]["stored"] == {name: ""}, "it is not in the file"
+    assert_same(tz.Checkpoints(tmp_path, resume=True).restore(start()), expected)
+    two = tz.data_mesh(jax.devices()[:2])
+    there = tz.Checkpoints(tmp_path, resume=True).restore(trainer.start(ENV, CONFIG, two))
+    assert_same(there, expected)
+    assert there.games.episode_return.sharding == there.games.step.sharding
+    assert_same(tz.fork(tmp_path, CONFIG, ENV, start(), mesh=MESH), expected)
+
+
 def test_other_settings_are_refused_with_the_difference(run):
     folder, _ = run
     checkpoints = tz.Checkpoints(folder, resume=True)

@@ -27,6 +27,7 @@ from tabular import begin, draw_tables, search_each, stack_tables
 
 import tz
 from tz import plot
+from tz.plot.canvas import value_limits
 from tz.plot.tree_view import read_nodes, show_nodes
 from tz.plot.trees import Layout
 
@@ -377,6 +378,51 @@ def test_several_runs_share_axes_and_what_is_missing_is_left_out():
         plot.plot_learning({"long": ROWS, "short": short}, x="random_score")
     with pytest.raises(ValueError, match="Nothing to draw"):
         plot.plot_learning([{"epoch": 0}])
+
+
+def test_returns_are_drawn_with_their_interval_unless_there_are_scores():
+    keys = ("mean_return", "test_return", "test_return_low", "test_return_high", "test_baseline_return")
+    rows = [
+        {"epoch": epoch, "value_loss": 1.0} | {key: 40.0 + epoch + place for place, key in enumerate(keys)}
+        for epoch in range(4)
+    ]
+    loss, returns = plot.plot_learning(rows).axes
+    assert returns.get_ylabel() == "return"
+    labels = {line.get_label(): line.get_ydata() for line in returns.lines}
+    assert labels.keys() == {"self-play", "test"}
+    np.testing.assert_allclose(labels["self-play"], [40, 41, 42, 43])
+    band = returns.collections[0].get_paths()[0].vertices
+    assert band[:, 1].min() == 42 and band[:, 1].max() == 46
+    assert [ax.get_ylabel() for ax in plot.plot_learning([row | ROWS[0] for row in rows]).axes] == [
+        "loss",
+        "score",
+        "Elo",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "limits"),
+    [
+        ([], (-1, 1)),
+        ([0.2, -0.9], (-1, 1)),
+        ([0.2, np.nan, 1.0001], (-1, 1)),
+        ([40.0, 60.0, np.inf], (40, 60)),
+        ([-5.0, 20.0], (-20, 20)),
+        ([7.0], (6, 8)),
+    ],
+)
+def test_axes_and_colours_follow_the_values(values, limits):
+    assert value_limits(values) == limits
+
+
+def test_values_of_a_game_stay_inside_of_its_picture_whatever_their_size():
+    env, _, _ = tic_tac_toe_search()
+    _, _, match = tic_tac_toe_match()
+    states, values = tz.replay_game(env, match, 0), np.linspace(0, 250, 6)
+    axes = plot.plot_game(states, draw=env.draw, values={"x": values}).axes[-1]
+    assert axes.get_ylim()[0] < 0 and 250 < axes.get_ylim()[1] < 300
+    axes = plot.plot_game(states, draw=env.draw, values={"x": values / 250}).axes[-1]
+    np.testing.assert_allclose(axes.get_ylim(), (-1.08, 1.08))
 
 
 def pictures():

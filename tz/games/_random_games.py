@@ -1,6 +1,7 @@
 """Random games, played to see whether a game keeps the rules of `tz.env`, and what it pays."""
 
 import functools
+import math
 import warnings
 from typing import Any
 
@@ -181,22 +182,27 @@ def _listed(names: list[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def largest_return(record: GameRecord, discount: float) -> float:
-    """The largest size of a return from some position on, of which the games prove that some return is as large.
+def proven_returns(record: GameRecord, discount: float, low: float, high: float) -> tuple[float, float]:
+    """The least and the greatest return from some position on, as far as the games prove that there are such returns.
 
-    Where a game was not seen to its end, what was paid so far and what will be paid from there on make a return. Only
-    by how much the first is larger than a last part of size 1 is counted, so that the result is above 1 only if one of
-    the two is.
+    Where a game was not seen to its end, what was paid so far and what will be paid from there on make a return. The
+    rest is taken to be whatever from `low` to `high` brings the return closest to these. So the least return is below
+    `low` only if some return is, of this position or of the last one seen; the same for the greatest and `high`.
+
+    **Arguments:** `discount`, a move; `low` and `high`, between which returns are expected.
+
+    **Returns:** both from the perspective of the player to move.
     """
     rewards, player = np.asarray(record.rewards), np.asarray(record.player)
     paid = np.take_along_axis(rewards[:, 1:], player[:, :-1, None], -1)[..., 0]
     sign = np.where(player[:, 1:] == player[:, :-1], 1.0, -1.0)
-    largest = 0.0
-    total, rest = np.zeros(len(paid)), np.where(record.terminated[:, -1], 0.0, 1.0)
+    least, greatest = math.inf, -math.inf
+    total, rest = np.zeros(len(paid)), np.where(record.terminated[:, -1], 0.0, 1.0)  # of what follows the last move
     for step in reversed(range(paid.shape[1])):
         total = paid[:, step] + discount * sign[:, step] * total
-        rest = discount * rest
+        rest = discount * sign[:, step] * rest
         over = record.terminated[:, step]
         total = np.where(over, 0.0, total)
-        largest = max(largest, float(np.where(over, 0.0, np.abs(total) - rest).max()))
-    return largest
+        least = min(least, float(np.where(over, np.inf, total + np.maximum(rest * low, rest * high)).min()))
+        greatest = max(greatest, float(np.where(over, -np.inf, total + np.minimum(rest * low, rest * high)).max()))
+    return least, greatest

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, Shaped
 from tz._arrays import check_same_types
 from tz.games.env import Env
 from tz.learn.replay import EpisodeReplayBuffer, ReplayState
-from tz.learn.self_play import CollectState, collect, init_collect
+from tz.learn.self_play import CollectState, collect, init_collect, mean_and_spread, returns_so_far
 from tz.learn.settings import LoopState, TrainConfig, num_parts
 from tz.learn.training import Metrics, TrainState, init_train, train_step
 from tz.learn.trajectory import Sample, Trajectory
@@ -68,18 +68,23 @@ def self_play_phase(
     """Plays `num_moves` moves in every game with the newest weights and adds them to the buffer.
 
     **Returns:** the next state and, over all games: `episodes`, how many ended; `truncated`, how many of these were cut
-    off; `mean_length`, in moves; `replay_known`, how many positions can be sampled; and `bad_positions`, how many had
-    no legal action or no finite value. Where `bad_positions` is not 0, nothing after it can be trusted.
+    off; `mean_length`, in moves; `mean_return` and `return_spread`, the mean and the standard deviation of the returns
+    of player 0 in the episodes that ended, NaN if none did; `replay_known`, how many positions can be sampled; and
+    `bad_positions`, how many had no legal action or no finite value. Where `bad_positions` is not 0, nothing after it
+    can be trusted.
     """
     evaluator, is_fast = evaluator_of(config, env, state.train), fast_moves(config, state, num_moves)
     inputs = self_play_settings(config), env, evaluator, is_fast, state.games
-    games, (trajectory, counts) = play(*inputs, num_moves=num_moves, mesh=mesh)
+    games, (trajectory, counts, returns) = play(*inputs, num_moves=num_moves, mesh=mesh)
     replay = add(config.replay, config.mcts.discount, trajectory, state.replay, mesh=mesh)
     episodes, truncated, moves_of_episodes, num_bad = jax.tree.map(lambda x: jnp.sum(x, dtype=jnp.int32), counts)
+    mean, spread = mean_and_spread(returns, trajectory.terminated | trajectory.truncated)
     metrics = {
         "episodes": episodes,
         "truncated": truncated,
         "mean_length": moves_of_episodes.astype(jnp.float32) / jnp.maximum(episodes, 1).astype(jnp.float32),
+        "mean_return": mean,
+        "return_spread": spread,
         "replay_known": config.replay.num_known(replay),
         "bad_positions": num_bad,
     }
@@ -177,9 +182,9 @@ def play(
     *,
     num_moves: int,
     mesh: Mesh | None = None,
-) -> tuple[CollectState, tuple[Trajectory, tuple[Array, ...]]]:
-    """The games after `num_moves` moves; the moves; and, a device, the numbers of episodes, of truncated ones, of moves
-    in them, and of positions without a legal action or a finite value."""
+) -> tuple[CollectState, tuple[Trajectory, tuple[Array, ...], Array]]:
+    """The games after `num_moves` moves; the moves; a device, the numbers of episodes, of truncated ones, of moves in
+    them, and of positions without a legal action or a finite value; and, `[B, T]`, the returns so far."""
 
     def local(shared, games):
         settings, env, evaluator, is_fast = shared
@@ -190,7 +195,8 @@ def play(
         moves_of_episodes = games.episode_moves + num_moves - after.episode_moves
         counts = ended, trajectory.truncated, moves_of_episodes, is_bad(trajectory)
         check_same_types("a move of self-play", games, after)
-        return after, (trajectory, jax.tree.map(lambda x: jnp.sum(x, dtype=jnp.int32)[None], counts))
+        returns = jax.vmap(returns_so_far)(games, trajectory)
+        return after, (trajectory, jax.tree.map(lambda x: jnp.sum(x, dtype=jnp.int32)[None], counts), returns)
 
     return _over(mesh, local, (settings, env, evaluator, is_fast), games)
 

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from tz._arguments import check_evaluator, check_ints, check_one_game, check_one_key
 from tz.games.env import Env, StepMetadata
@@ -27,13 +27,15 @@ EndRecord = Callable[[PyTree, StepMetadata], PyTree]
 class CollectState(eqx.Module):
     """One game in progress.
 
-    **Fields:** `search`, whose root is the position to move in; `episode_moves`, moves made in this episode; `step`,
-    moves made since the beginning; `key`, of this game. The randomness of move `step` depends on these two alone, so a
-    batch plays the same games however it is split over devices, as long as numbers are rounded in the same way.
+    **Fields:** `search`, whose root is the position to move in; `episode_moves`, moves made in this episode;
+    `episode_return`, `[P]`, the sum of the rewards that each player received in it, without any discount; `step`, moves
+    made since the beginning; `key`, of this game. The randomness of move `step` depends on these two alone, so a batch
+    plays the same games however it is split over devices, as long as numbers are rounded in the same way.
     """
 
     search: SearchState
     episode_moves: Int[Array, ""]
+    episode_return: Float[Array, " P"]
     step: Int[Array, ""]
     key: PRNGKeyArray
 
@@ -45,7 +47,9 @@ def init_collect(mcts: MCTS, env: Env, *, key: PRNGKeyArray) -> CollectState:
     """
     check_one_key("init_collect", key)
     init_key, key = jax.random.split(key)
-    return CollectState(init_search(mcts, *env.init(init_key)), jnp.int32(0), jnp.int32(0), key)
+    search = init_search(mcts, *env.init(init_key))
+    no_return = jnp.zeros(search.metadata.rewards.shape, jnp.float32)
+    return CollectState(search, jnp.int32(0), no_return, jnp.int32(0), key)
 
 
 def collect(
@@ -130,12 +134,39 @@ def collect(
             extra=extra,
             final=None if record_end is None else strong(record_end(next_state, after)),
         )
+        episode_return = jnp.where(ended, 0.0, state.episode_return + after.rewards.astype(jnp.float32))
         next_state, after = jax.tree.map(
             lambda new, old: jnp.where(ended, new, old), env.init(init_key), (next_state, after)
         )
         moved = advance(mcts, searched, action, next_state, after, reset=ended)
         # Notes mean nothing between searches, but their shapes must stay, even those of a call with other settings.
         moved = SearchState(moved.tree, moved.metadata, state.search.notes)
-        return CollectState(moved, jnp.where(ended, 0, episode_moves), state.step + 1, state.key), made
+        episode_moves = jnp.where(ended, 0, episode_moves)
+        return CollectState(moved, episode_moves, episode_return, state.step + 1, state.key), made
 
     return lax.scan(move, state, is_fast, length=num_moves)
+
+
+def returns_so_far(before: CollectState, trajectory: Trajectory) -> Float[Array, " T"]:
+    """What player 0 had received in its episode after each move; after the last move that is the return of the episode.
+
+    **Arguments:** `before`, the state that the trajectory was collected from, for the rewards of its first episode.
+
+    **Returns:** sums of rewards, without any discount, the reward of the move included.
+    """
+
+    def add(total, move):
+        reward, ended = move
+        total = total + reward.astype(jnp.float32)
+        return jnp.where(ended, 0.0, total), total
+
+    moves = trajectory.rewards[:, 0], trajectory.terminated | trajectory.truncated
+    return lax.scan(add, before.episode_return[0], moves)[1]
+
+
+@jax.jit
+def mean_and_spread(
+    returns: Float[Array, "B T"], ended: Bool[Array, "B T"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The mean and the standard deviation of the returns where an episode ended; there must be such a move."""
+    return jnp.mean(returns, where=ended), jnp.std(returns, where=ended)

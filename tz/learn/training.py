@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from tz._promotion import standard_promotion
 from tz.learn.trajectory import Sample
 from tz.nn.layers import widened
-from tz.nn.outputs import apply, policy_and_value, takes_key
+from tz.nn.outputs import apply, categorical_head, policy_and_value, takes_key, value_loss
 
 Metrics = dict[str, Float[Array, ""]]
 Loss = Callable[[PyTree, Any, Sample], tuple[Float[Array, ""], Metrics]]
@@ -95,25 +95,25 @@ def _like(x: Any, other: Any) -> Any:
 def az_loss(
     network: PyTree, output: Any, sample: Sample, *, l2_reg_lambda: float = 1e-4
 ) -> tuple[Float[Array, ""], Metrics]:
-    """AlphaZero's loss of one sample: policy cross-entropy over legal actions, squared value error, L2 of the weights.
+    """AlphaZero's loss of one sample: policy cross-entropy over legal actions, value loss, L2 of the weights.
 
     **Arguments:** `network`, for its weights; `output`, what it returned for this sample, see
     [`tz.nn.policy_and_value`][]; `l2_reg_lambda`, the weight of the L2 term (the sum of all squared parameters).
 
     **Returns:** the loss and the three parts that it is the sum of, `policy_loss` (0 after a fast search, whose policy
-    is no target), `value_loss` and `l2_loss`.
+    is no target), `value_loss` (that of the network's value head, see [`tz.nn.value_loss`][]: the squared error, unless
+    the head is categorical) and `l2_loss`.
 
     Silver et al., *Mastering the game of Go without human knowledge*, Nature 2017.
     """
-    logits, value = (x.astype(jnp.float32) for x in policy_and_value(output))
+    logits = policy_and_value(output)[0].astype(jnp.float32)
     log_policy = jax.nn.log_softmax(jnp.where(sample.action_mask, logits, jnp.finfo(logits.dtype).min))
     policy_loss = -sample.policy_weight * jnp.sum(jnp.where(sample.action_mask, sample.policy * log_policy, 0.0))
-    value_loss = jnp.square(value - sample.value)
     weights = jax.tree.leaves(eqx.filter(network, eqx.is_inexact_array))
     squares = [jnp.sum(jnp.square(widened(w))).astype(jnp.float32) for w in weights]
     l2_loss = jnp.float32(l2_reg_lambda) * sum(squares, jnp.float32(0))
-    parts = {"policy_loss": policy_loss, "value_loss": value_loss, "l2_loss": l2_loss}
-    return policy_loss + value_loss + l2_loss, parts
+    parts = {"policy_loss": policy_loss, "value_loss": value_loss(output, sample.value), "l2_loss": l2_loss}
+    return policy_loss + parts["value_loss"] + l2_loss, parts
 
 
 def ownership_loss(
@@ -148,6 +148,17 @@ def _of_targets(sample: Sample) -> Metrics:
     return {"policy_loss_floor": sample.policy_weight * entropy, "value": sample.value, "square": sample.value**2}
 
 
+def _with_floors(means: Metrics, outputs: PyTree, batch: Sample) -> Metrics:
+    """The floors of the losses, from the means of `_of_targets`."""
+    value, square = means.pop("value"), means.pop("square")
+    if (head := categorical_head(outputs)) is None:
+        return means | {"value_loss_floor": jnp.maximum(square - jnp.square(value), 0.0)}
+    fraction = (batch.weight / jnp.sum(batch.weight)).astype(jnp.float32)
+    best = jnp.sum(fraction[:, None] * jax.vmap(head.two_hot)(batch.value), 0)  # the best distribution for all alike
+    outside = jnp.sum(fraction * head.is_outside(batch.value))
+    return means | {"value_loss_floor": jnp.sum(jax.scipy.special.entr(best)), "value_outside": outside}
+
+
 def train_step(
     optimizer: optax.GradientTransformation,
     loss: Loss,
@@ -166,8 +177,9 @@ def train_step(
 
     **Returns:** the next state and the mean of the loss's metrics, with `loss` itself, and with two numbers to compare
     the losses with, which the targets alone decide. `policy_loss_floor` is the entropy of the policy targets: no
-    network has a smaller policy loss. `value_loss_floor` is the variance of the value targets: the least value loss of
-    a network that gives every position the same value.
+    network has a smaller policy loss. `value_loss_floor` is the least value loss of a network that gives every position
+    the same value: the variance of the value targets, or for a categorical value head the entropy of the mean of the
+    two-hot targets. Such a head adds `value_outside`, the fraction of value targets outside of its support.
 
     **Raises:** `ValueError` if the optimiser needs more than gradients, parameters and the mean loss of a batch, the
     network takes a key and there is none, or the loss asks for what neither network nor sample has.
@@ -192,14 +204,13 @@ def train_step(
             axis_name="batch",
         )
         outputs, norm_state = call(batch.observation, keys, state.norm_state)
-        losses, metrics = _losses(loss, network, outputs, batch)
+        losses, metrics = losses_of(loss, network, outputs, batch)
         metrics, weight = {"loss": losses} | metrics, batch.weight
-        metrics, floors = jax.tree.map(
+        metrics, means = jax.tree.map(
             lambda x: jnp.sum(weight * x.astype(weight.dtype)) / jnp.sum(weight),
             (metrics, jax.vmap(_of_targets)(batch)),
         )
-        floors["value_loss_floor"] = jnp.maximum(floors.pop("square") - jnp.square(floors.pop("value")), 0.0)
-        return metrics["loss"], (floors | metrics, norm_state)
+        return metrics["loss"], (_with_floors(means, outputs, batch) | metrics, norm_state)
 
     gradients, (metrics, norm_state) = jax.grad(mean_loss, has_aux=True)(parameters)
     updates, opt_state = _update(
@@ -221,7 +232,7 @@ def train_step(
     return TrainState(network, norm_state, opt_state, state.step + 1, *average), metrics
 
 
-def _losses(
+def losses_of(
     loss: Loss, network: PyTree, outputs: PyTree, batch: Sample
 ) -> tuple[Float[Array, " B"], dict[str, Float[Array, " B"]]]:
     """The loss of each sample. An output or a record that a loss asks for and does not find is named."""
@@ -229,10 +240,13 @@ def _losses(
         return jax.vmap(loss, in_axes=(None, 0, 0))(network, outputs, batch)
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         shapes = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape[1:])}", (outputs, batch.extra, batch.end))
+        shapes = [" ".join(str(x).split()) for x in shapes]
+        is_number = categorical_head(outputs) is None
+        advice = "" if is_number else " A categorical value is no number: tz.nn.value_loss(output, target) is its loss."
         raise ValueError(
             f"train_step: the loss raised {error!r:.300}. It is given what the network returns, found {shapes[0]}, and "
             f"a sample, whose extra is {shapes[1]} and whose end is {shapes[2]}; let the network return what the loss "
-            "asks for, and give self-play the `record` or `record_end` that makes the rest."
+            f"asks for, and give self-play the `record` or `record_end` that makes the rest.{advice}"
         ) from error
 
 

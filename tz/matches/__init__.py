@@ -13,6 +13,9 @@ from tz.matches.match import replay_game as replay_game
 from tz.matches.match import replay_values as replay_values
 from tz.matches.players import Player as Player
 from tz.matches.players import random_player as random_player
+from tz.matches.return_tester import EpisodeResult as EpisodeResult
+from tz.matches.return_tester import ReturnTester as ReturnTester
+from tz.matches.return_tester import play_episodes as play_episodes
 from tz.matches.testers import ApproxEloTester as ApproxEloTester
 from tz.matches.testers import LadderTester as LadderTester
 from tz.matches.testers import OpponentTester as OpponentTester

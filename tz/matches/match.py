@@ -56,7 +56,7 @@ def play_match(
     if env.num_players != 2:
         raise ValueError(
             f"play_match: found {env.name}, a game of {env.num_players} player, expected one of two players; for one, "
-            "compare the returns of self-play."
+            "compare returns: tz.matches.play_episodes."
         )
     for name, player in {"first": first, "second": second}.items():
         check_is_player("play_match", name, player)

@@ -11,8 +11,10 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
 from tz._arguments import check_ints
 from tz.nn.layers import NORMS, ConvNorm, Linear
+from tz.nn.value_heads import CategoricalPrediction, TanhValue, ValueHead, check_value_head
 
-Prediction = tuple[Float[Array, " A"], Float[Array, ""]] | tuple[Float[Array, " A"], Float[Array, ""], Array]
+Value = Float[Array, ""] | CategoricalPrediction
+Prediction = tuple[Float[Array, " A"], Value] | tuple[Float[Array, " A"], Value, Array]
 
 
 def _check(observation: Any, shape: tuple[int, ...]) -> None:
@@ -59,6 +61,7 @@ class AZResNet(eqx.Module):
     value_conv: ConvNorm
     value_hidden: Linear
     value_linear: Linear
+    value_head: ValueHead
     planes_conv: ConvNorm | None
     observation_shape: tuple[int, int, int] = eqx.field(static=True)
     norm: str = eqx.field(static=True)
@@ -74,6 +77,7 @@ class AZResNet(eqx.Module):
         num_policy_channels: int = 2,
         num_value_channels: int = 1,
         num_planes: int = 0,
+        value_head: ValueHead = TanhValue(),
         key: PRNGKeyArray,
     ) -> None:
         """**Arguments:**
@@ -88,9 +92,12 @@ class AZResNet(eqx.Module):
             as in the paper by default.
         - `num_planes`: channels of a third output, one number for each point of the board, for what else there is to
             learn, such as who will hold it in the end; see [`tz.learn.ownership_loss`][].
+        - `value_head`: what makes the value: [`tz.nn.TanhValue`][] for returns from -1 to 1, [`tz.nn.LinearValue`][],
+            or [`tz.nn.CategoricalValue`][] for returns of any size.
         - `key`: for the initial parameters.
 
-        **Raises:** `ValueError` if a size is too small, the observation is not of rank 3, or the norm is unknown.
+        **Raises:** `ValueError` if a size is too small, the observation is not of rank 3, the norm is unknown, or
+        `value_head` is none.
         """
         if len(observation_shape) != 3:
             raise ValueError(
@@ -102,6 +109,7 @@ class AZResNet(eqx.Module):
         _check_at_least(0, num_blocks=num_blocks, num_planes=num_planes)
         _check_at_least(1, num_channels=num_channels, num_actions=num_actions)
         _check_at_least(1, num_policy_channels=num_policy_channels, num_value_channels=num_value_channels)
+        check_value_head("AZResNet", value_head)
         height, width, num_features = observation_shape
         self.observation_shape = (height, width, num_features)
         self.norm = norm
@@ -111,7 +119,8 @@ class AZResNet(eqx.Module):
         self.policy_linear = Linear(num_policy_channels * height * width, num_actions, key=next(keys))
         self.value_conv = ConvNorm(1, num_channels, num_value_channels, norm, key=next(keys))
         self.value_hidden = Linear(num_value_channels * height * width, num_channels, key=next(keys))
-        self.value_linear = Linear(num_channels, 1, key=next(keys))
+        self.value_linear = Linear(num_channels, value_head.num_outputs, key=next(keys))
+        self.value_head = value_head
         self.blocks = tuple(
             (
                 ConvNorm(3, num_channels, num_channels, norm, key=next(keys)),
@@ -133,6 +142,7 @@ class AZResNet(eqx.Module):
             "num_policy_channels": self.policy_conv.weight.shape[-1],
             "num_value_channels": self.value_conv.weight.shape[-1],
             "num_planes": 0 if self.planes_conv is None else self.planes_conv.weight.shape[-1],
+            "value_head": self.value_head,
         }
 
     def __call__(
@@ -145,9 +155,10 @@ class AZResNet(eqx.Module):
         - `observation`: `[H, W, C]`, of any dtype.
         - `state`: the running statistics of batch norm; other norms pass it through.
 
-        **Returns:** `(logits, value)`: float32 logits `[A]`, not masked, and a float32 value in (-1, 1), of the
-        player to move. With `num_planes`, `(logits, value, planes)`, the last float32 `[H, W, num_planes]` in any
-        range. Called with a state, the pair of this and the state.
+        **Returns:** `(logits, value)`: float32 logits `[A]`, not masked, and what the value head makes of the position
+        for the player to move: a float32 scalar, by default in (-1, 1), or a [`tz.nn.CategoricalPrediction`][]. With
+        `num_planes`, `(logits, value, planes)`, the last float32 `[H, W, num_planes]` in any range. Called with a
+        state, the pair of this and the state.
 
         **Raises:** `ValueError` if the observation has another shape than the network was built for; and with batch
         norm, if there is no state, or in training no axis named "batch".
@@ -163,7 +174,7 @@ class AZResNet(eqx.Module):
         logits = self.policy_linear(jax.nn.relu(policy).ravel()).astype(jnp.float32)
         value, new_state = self.value_conv(x, new_state)
         value = jax.nn.relu(self.value_hidden(jax.nn.relu(value).ravel()))
-        value = jnp.tanh(self.value_linear(value)[0].astype(jnp.float32))
+        value = self.value_head(self.value_linear(value).astype(jnp.float32))
         output: Prediction = (logits, value)
         if self.planes_conv is not None:
             output = (logits, value, self.planes_conv(x, None)[0].astype(jnp.float32))
@@ -179,6 +190,7 @@ class MLP(eqx.Module):
     hidden: tuple[Linear, ...]
     policy_linear: Linear
     value_linear: Linear
+    value_head: ValueHead
     observation_shape: tuple[int, ...] = eqx.field(static=True)
 
     def __init__(
@@ -188,6 +200,7 @@ class MLP(eqx.Module):
         width: int = 64,
         depth: int = 2,
         *,
+        value_head: ValueHead = TanhValue(),
         key: PRNGKeyArray,
     ) -> None:
         """**Arguments:**
@@ -195,18 +208,21 @@ class MLP(eqx.Module):
         - `observation_shape`: any shape: `env.observation.shape`.
         - `num_actions`: `A`, the number of logits: `env.num_actions`.
         - `width`, `depth`: units of a hidden layer, and number of hidden layers.
+        - `value_head`: what makes the value, as of [`tz.AZResNet`][].
         - `key`: for the initial parameters.
 
-        **Raises:** `ValueError` if a size is too small.
+        **Raises:** `ValueError` if a size is too small, or `value_head` is none.
         """
         _check_at_least(0, depth=depth)
         _check_at_least(1, width=width, num_actions=num_actions)
+        check_value_head("MLP", value_head)
         self.observation_shape = tuple(observation_shape)
         sizes = [math.prod(observation_shape)] + depth * [width]
         *keys, policy_key, value_key = (jax.random.fold_in(key, index) for index in range(depth + 2))
         self.hidden = tuple(Linear(*pair, key=k) for pair, k in zip(itertools.pairwise(sizes), keys, strict=True))
         self.policy_linear = Linear(sizes[-1], num_actions, key=policy_key)
-        self.value_linear = Linear(sizes[-1], 1, key=value_key)
+        self.value_linear = Linear(sizes[-1], value_head.num_outputs, key=value_key)
+        self.value_head = value_head
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -216,6 +232,7 @@ class MLP(eqx.Module):
             "num_actions": self.policy_linear.bias.size,
             "width": self.policy_linear.weight.shape[1],
             "depth": len(self.hidden),
+            "value_head": self.value_head,
         }
 
     def __call__(self, observation: PyTree[Shaped[Array, "..."]]) -> Prediction:
@@ -225,8 +242,8 @@ class MLP(eqx.Module):
 
         - `observation`: of the shape that the network was built for and any dtype.
 
-        **Returns:** `(logits, value)`: float32 logits `[A]`, not masked, and a float32 value in (-1, 1), of the
-        player to move.
+        **Returns:** `(logits, value)`: float32 logits `[A]`, not masked, and what the value head makes of the position
+        for the player to move: a float32 scalar, by default in (-1, 1), or a [`tz.nn.CategoricalPrediction`][].
 
         **Raises:** `ValueError` if the observation has another shape.
         """
@@ -234,5 +251,5 @@ class MLP(eqx.Module):
         x = observation.ravel().astype(self.policy_linear.weight.dtype)
         for layer in self.hidden:
             x = jax.nn.relu(layer(x))
-        logits, value = self.policy_linear(x), self.value_linear(x)[0]
-        return logits.astype(jnp.float32), jnp.tanh(value.astype(jnp.float32))
+        logits, value = self.policy_linear(x), self.value_linear(x)
+        return logits.astype(jnp.float32), self.value_head(value.astype(jnp.float32))

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import jax
@@ -94,8 +94,24 @@ def check_names(names: Sequence[str] | None, num_actions: int) -> list[str]:
 
 
 def signed(value: float | np.floating) -> str:
-    """A value with its sign, and zero without one."""
+    """A value with its sign, and zero without one; above 100 without what follows the point, to stay short."""
+    if abs(value) >= 99.95:
+        return f"{value:+.0f}"
     return "0.00" if abs(value) < 0.005 else f"{value:+.2f}"
+
+
+def value_limits(values: Iterable[float | np.floating]) -> tuple[float, float]:
+    """The ends of an axis or a colour scale for values: -1 and 1 where they hold all, else what the values need.
+
+    Where there are values of both signs, 0 is in the middle. Values that are not finite are left out.
+    """
+    finite = [float(x) for x in values if np.isfinite(x)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    if max(-low, high) <= 1.001:  # some results of 1 are rounded
+        return -1.0, 1.0
+    if low < 0 < high:
+        return -max(-low, high), max(-low, high)
+    return (low, high) if low < high else (low - 1, high + 1)
 
 
 def picture(draw: Draw, state: PyTree, width: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
-from tz.plot.canvas import BLUE, GREY, ORANGE, Draw, figure_of, new_axes, picture, player_of_frames
+from tz.plot.canvas import BLUE, GREY, ORANGE, Draw, figure_of, new_axes, picture, player_of_frames, value_limits
 
 if TYPE_CHECKING:
     from matplotlib.animation import FuncAnimation
@@ -116,7 +116,9 @@ def _draw_values(ax, values: Mapping[str, np.ndarray]) -> None:
     for (name, value), (color, line) in zip(values.items(), looks, strict=False):
         ax.plot(value, line, color=color, label=name)
     ax.axhline(0, color=GREY, linewidth=0.8)
-    ax.set(xlabel="move", ylabel="value", ylim=(-1.08, 1.08))
+    low, high = value_limits([0.0, *np.concatenate(list(values.values()))])
+    margin = 0.04 * (high - low)
+    ax.set(xlabel="move", ylabel="value", ylim=(low - margin, high + margin))
     ax.margins(x=0.02)
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=8, ncols=len(values), loc="lower center", bbox_to_anchor=(0.5, 1.0))

@@ -29,18 +29,19 @@ def read_metrics(path: str | pathlib.Path) -> list[dict[str, int | float]]:
 def plot_learning(
     runs: Rows | str | pathlib.Path | Mapping[str, Rows | str | pathlib.Path], *, x: str = "epoch"
 ) -> "Figure":
-    """Draws losses, testers' scores and Elo of a run, or of several together.
+    """Draws losses, testers' scores, Elo and returns of a run, or of several together.
 
     **Arguments:** `runs`, the metrics of each epoch as sinks get them, or the file of a [`tz.JsonLinesSink`][]; or
     several by their names. Rows with a `seed`, such as those of [`tz.runs.train_seeds`][], are drawn as the mean over
     seeds, with a band: the 95 % interval of the mean by Student's t. `x`, the metric on the horizontal axis, or
     `"hours"`, the sum of the epochs' `seconds`.
 
-    **Returns:** the figure: losses; scores from 0 (all lost) to 1 (all won), with a line at one half; and Elo with its
-    confidence interval. What no run has is left out. The targets change as self-play does, and the losses with them.
-    So the policy loss is drawn above its floor, the entropy of the targets, and the value loss less that of the best
-    constant, their variance: below 0, the network tells positions apart. A run without the metrics `policy_loss_floor`
-    and `value_loss_floor` shows the losses themselves.
+    **Returns:** the figure: losses; scores from 0 (all lost) to 1 (all won), with a line at one half; Elo with its
+    confidence interval; and the returns of a game for one, of self-play and with their interval of a
+    [`tz.matches.ReturnTester`][]. What no run has is left out. The targets change as self-play does, and the losses
+    with them. So the policy loss is drawn above its floor, the entropy of the targets, and the value loss less that of
+    the best constant: below 0, the network tells positions apart. A run without the metrics `policy_loss_floor` and
+    `value_loss_floor` shows the losses themselves.
 
     **Raises:** `ValueError` where there is nothing to draw, or a run has no such `x`.
     """
@@ -52,11 +53,11 @@ def plot_learning(
     if missing := [name for name, rows in read.items() if not any(x in row for row in rows)]:
         found = sorted({key for rows in read.values() for row in rows for key in row})
         raise ValueError(f"No row of run {missing[0]!r} has {x!r} for the horizontal axis; found {', '.join(found)}.")
-    panels = {"loss": _losses, "score": _scores, "Elo": _elo}
+    panels = {"loss": _losses, "score": _scores, "Elo": _elo, "return": _returns}
     picked = {label: {name: pick(rows) for name, rows in read.items()} for label, pick in panels.items()}
     shown = {label: metrics for label, metrics in picked.items() if any(metrics.values())}
     if not shown:
-        raise ValueError("Nothing to draw: the rows have no losses, no scores and no Elo.")
+        raise ValueError("Nothing to draw: the rows have no losses, no scores, no Elo and no returns.")
     axes = new_axes(len(shown), (4.8 * len(shown), 3.4))
     for ax, (label, metrics) in zip(axes, shown.items(), strict=True):
         _draw_panel(ax, read, metrics, x)
@@ -120,8 +121,18 @@ def _scores(rows: Rows) -> dict[str, str]:
 
 
 def _elo(rows: Rows) -> dict[str, str]:
-    keys = sorted({key for row in rows for key in row})
+    keys = sorted({key for row in rows for key in row if not key.endswith("_return")})
     return {name.replace("_", ", "): name for name in keys if f"{name}_low" in keys and f"{name}_high" in keys}
+
+
+def _returns(rows: Rows) -> dict[str, str]:
+    """Returns, unless there are scores or Elo: those are of two players, whose mean return says little."""
+    if _scores(rows) or _elo(rows):
+        return {}
+    keys = {key for row in rows for key in row}
+    labels = {"self-play": "mean_return"} if "mean_return" in keys else {}
+    tested = sorted(key for key in keys if key.endswith("_return") and f"{key}_low" in keys)
+    return labels | {name.removesuffix("_return").replace("_", ", "): name for name in tested}
 
 
 def _draw_panel(ax: "Axes", runs: Mapping[str, Rows], metrics: Mapping[str, Mapping[str, str]], x: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from tz.mcts.selectors import CompletedQ
 from tz.mcts.simulation import SearchState
-from tz.plot.canvas import BLUE, ORANGE, check_names, figure_of, new_axes, one_of_batch, signed
+from tz.plot.canvas import BLUE, ORANGE, check_names, figure_of, new_axes, one_of_batch, signed, value_limits
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -106,11 +106,13 @@ def _maps(root, columns, board) -> "Figure":
     for ax, (name, values) in zip(axes, maps.items(), strict=True):
         cells = np.where(legal, values[: rows * width], np.nan).reshape(board)
         is_value = name.startswith("value")
-        low, high = (-1, 1) if is_value else (0, max(np.nanmax(cells, initial=0), 1e-9))
+        low, high = value_limits(cells.flat) if is_value else (0, max(np.nanmax(cells, initial=0), 1e-9))
         ax.imshow(cells, cmap="cividis", vmin=low, vmax=high)
         for row, column in np.argwhere(~np.isnan(cells)):
             fraction = cells[row, column]
-            text = f"{fraction:+.1f}" if is_value else f"{100 * fraction:.0f}"
+            text = f"{100 * fraction:.0f}"
+            if is_value:
+                text = f"{fraction:+.1f}" if high == 1 else signed(float(fraction))
             ink = "black" if (fraction - low) / (high - low) > 0.5 else "white"
             ax.text(column, row, text, ha="center", va="center", color=ink, fontsize=min(9, 60 / width))
         ax.set_xticks(range(width), [chr(ord("a") + c) for c in range(width)])

@@ -7,7 +7,18 @@ import jax
 import numpy as np
 
 from tz.mcts.simulation import SearchState
-from tz.plot.canvas import GREY, ORANGE, Draw, check_names, figure_of, new_axes, one_of_batch, picture, signed
+from tz.plot.canvas import (
+    GREY,
+    ORANGE,
+    Draw,
+    check_names,
+    figure_of,
+    new_axes,
+    one_of_batch,
+    picture,
+    signed,
+    value_limits,
+)
 from tz.plot.tree_view import ShownNode, show_nodes
 
 if TYPE_CHECKING:
@@ -110,8 +121,8 @@ def draw_tree(
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    limit = max([1.0, *(abs(node.value) for node in nodes)])
-    colors = ScalarMappable(Normalize(-limit, limit), "cividis")  # its lightness grows, so it reads in grey too
+    limits = value_limits(node.value for node in nodes)
+    colors = ScalarMappable(Normalize(*limits), "cividis")  # its lightness grows, so it reads in grey too
     most = max(nodes[0].visits, 1)
     for node in nodes:
         if node.parent >= 0:

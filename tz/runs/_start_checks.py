@@ -7,21 +7,27 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import PRNGKeyArray, PyTree
 
 from tz._arguments import check_instance, shown, takes
-from tz.games._random_games import GameRecord, check_record, largest_return, play_random_games
+from tz.games._random_games import GameRecord, check_record, play_random_games, proven_returns
 from tz.games.conformance import check_types
 from tz.games.env import Env
 from tz.learn.self_play import collect, init_collect
 from tz.learn.settings import TrainConfig
+from tz.learn.training import losses_of
 from tz.learn.trajectory import Sample
 from tz.matches.players import Player, check_player
+from tz.matches.return_tester import ReturnTester, check_one_player
 from tz.matches.testers import ApproxEloTester, LadderTester, OpponentTester, TwoPlayerTester
 from tz.mcts.evaluators import NetworkEvaluator, uniform_evaluator
+from tz.mcts.selectors import PUCT
 from tz.nn.networks import MLP, AZResNet
+from tz.nn.outputs import apply, categorical_head
+from tz.nn.value_heads import CategoricalValue, TanhValue, ValueHead
 
 NUM_GAMES, NUM_MOVES = 4, 128
+_LARGEST_FOR_PUCT = 3.0
 
 
 def check_start(config: TrainConfig, env: Env, network: PyTree, norm_state: eqx.nn.State | None) -> None:
@@ -35,21 +41,46 @@ def check_start(config: TrainConfig, env: Env, network: PyTree, norm_state: eqx.
     _check_network(env, network, norm_state)
     if config.test_env is not None:
         _check_test_env(env, config.test_env)
+    head = _check_loss(config, env, network, norm_state)
     if config.augment is not None:
         _check_augment(config, env, config.augment)
     _check_testers(env if config.test_env is None else config.test_env, config.testers)
+    name = f"{'tz.' if isinstance(network, AZResNet | MLP) else ''}{type(network).__name__}"
     _, record, keys = play_random_games(env, key=jax.random.key(0), num_games=NUM_GAMES, num_moves=NUM_MOVES)
     check_record(env, record, keys, may_go_on=env.num_players == 1 and config.max_episode_moves is not None)
-    _check_range(config, env, network, record)
+    _check_range(config, env, head, record, name)
 
 
-def _check_range(config: TrainConfig, env: Env, network: PyTree, record: GameRecord) -> None:
-    largest = largest_return(record, float(config.mcts.discount))
-    if isinstance(network, AZResNet | MLP) and largest > 1.001:
+def _check_range(config: TrainConfig, env: Env, head: ValueHead | None, record: GameRecord, name: str) -> None:
+    """Warns of returns that a tanh cannot reach, and raises `ValueError` for those outside of a support.
+
+    **Arguments:** `head`, None where it is not known, and values may be anything; `name`, of the network's class.
+    """
+    if head is None:
+        return
+    low, high = (head.low, head.high) if isinstance(head, CategoricalValue) else (-1.0, 1.0)
+    least, greatest = proven_returns(record, float(config.mcts.discount), low, high)
+    margin, largest = 5e-4 * (high - low), max(-least, greatest)
+    if isinstance(head, CategoricalValue) and (least < low - margin or greatest > high + margin):
+        raise ValueError(
+            f"init_loop: found random games of {env.name} with returns from {least:.4g} to {greatest:.4g}, expected "
+            f"none outside of the support of the value of {name}, {low:.4g} to {high:.4g}; give "
+            "tz.nn.CategoricalValue(low, high) that hold every return, from the perspective of the player to move, and "
+            "those of better games than random ones too."
+        )
+    if isinstance(head, TanhValue) and largest > high + margin:
         warnings.warn(
             f"init_loop: found random games of {env.name} with returns as large as {largest:.4g}, expected at most 1, "
-            f"as the value of tz.{type(network).__name__} is a tanh, in (-1, 1), and cannot learn more; divide the "
-            "rewards of the game by the largest result that it can have, or use a network whose value has no bounds.",
+            f"as the value of {name} is a tanh, in (-1, 1), and cannot learn more; give the network "
+            "value_head=tz.nn.CategoricalValue(low, high), or divide the rewards of the game by the largest result "
+            "that it can have.",
+            stacklevel=4,
+        )
+    elif isinstance(config.mcts.selector, PUCT) and largest > _LARGEST_FOR_PUCT:
+        warnings.warn(
+            f"init_loop: found random games of {env.name} with returns as large as {largest:.4g} and the selector "
+            "tz.PUCT, whose exploration is for values from -1 to 1 and drowns in larger ones, expected a selector that "
+            'scales them; use tz.mcts.MuZeroPUCT(scale="tree"), or tz.gumbel_mcts.',
             stacklevel=4,
         )
 
@@ -64,9 +95,11 @@ def _check_testers(env: Env, testers: Any) -> None:
         ):
             raise ValueError(
                 f"TrainConfig: found a {type(tester).__name__}, which plays matches, and {env.name}, a game of "
-                f"{env.num_players} player, expected one of two players; leave the tester out, or write one that plays "
-                "games for one, with the two methods of tz.matches.Tester."
+                f"{env.num_players} player, expected one of two players; take a tz.matches.ReturnTester, which plays "
+                "games for one."
             )
+        if isinstance(tester, ReturnTester):
+            check_one_player("TrainConfig: a ReturnTester", env)
 
 
 def _check_test_env(env: Env, test_env: Env) -> None:
@@ -82,21 +115,38 @@ def _check_test_env(env: Env, test_env: Env) -> None:
         )
 
 
-def _check_augment(config: TrainConfig, env: Env, augment: Callable[..., Sample]) -> None:
-    def with_records(key):
-        options = {"num_moves": 1, "record": config.record, "record_end": config.record_end}
-        moves = collect(config.mcts, env, uniform_evaluator, init_collect(config.mcts, env, key=key), **options)[1]
-        rings = jax.tree.map(lambda x: x[None], config.replay.init(moves))
-        sample = jax.tree.map(lambda x: x[0], config.replay.sample_parts(rings, 1, keys=key[None]))
-        return sample, augment(sample, key=key)
-
-    def drawn(key):
-        if config.record is not None or config.record_end is not None:
-            return with_records(key)
+def _sample(config: TrainConfig, env: Env, key: PRNGKeyArray) -> Sample:
+    """A sample as the buffer gives it; only its shapes are right."""
+    if config.record is None and config.record_end is None:
         env_state, metadata = env.init(key)
-        one = jnp.float32(1)
-        policy = jnp.zeros(env.num_actions, jnp.float32)
-        sample = Sample(env.observe(env_state), metadata.action_mask, policy, one, one, one)
+        policy, one = jnp.zeros(env.num_actions, jnp.float32), jnp.float32(1)
+        return Sample(env.observe(env_state), metadata.action_mask, policy, one, one, one)
+    options = {"num_moves": 1, "record": config.record, "record_end": config.record_end}
+    moves = collect(config.mcts, env, uniform_evaluator, init_collect(config.mcts, env, key=key), **options)[1]
+    rings = jax.tree.map(lambda x: x[None], config.replay.init(moves))
+    return jax.tree.map(lambda x: x[0], config.replay.sample_parts(rings, 1, keys=key[None]))
+
+
+def _check_loss(config: TrainConfig, env: Env, network: PyTree, norm_state: eqx.nn.State | None) -> ValueHead | None:
+    """Raises `ValueError` where the loss asks for what neither the network nor a sample has. Compiles nothing.
+
+    **Returns:** the network's value head, where that is known.
+    """
+
+    def of_batch(network, norm_state, keys):
+        batch = jax.vmap(lambda key: _sample(config, env, key))(keys)
+        call = jax.vmap(lambda *inputs: apply(network, inputs[0], norm_state, key=inputs[1])[0], axis_name="batch")
+        outputs = call(batch.observation, keys)
+        losses_of(config.loss, network, outputs, batch)
+        return outputs
+
+    outputs = eqx.filter_eval_shape(of_batch, network, norm_state, jax.random.split(jax.random.key(0), 2))
+    return network.value_head if isinstance(network, AZResNet | MLP) else categorical_head(outputs)
+
+
+def _check_augment(config: TrainConfig, env: Env, augment: Callable[..., Sample]) -> None:
+    def drawn(key):
+        sample = _sample(config, env, key)
         return sample, augment(sample, key=key)
 
     try:

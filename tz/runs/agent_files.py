@@ -1,5 +1,6 @@
 """Agents as files: a network, what it was made with, and a card that says how it was trained."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -21,12 +22,14 @@ from tz.matches.players import Player
 from tz.mcts.evaluators import NetworkEvaluator
 from tz.mcts.settings import MCTS, gumbel_mcts, without_exploration
 from tz.nn.networks import MLP, AZResNet
+from tz.nn.value_heads import CategoricalValue, LinearValue, TanhValue, ValueHead
 
 _FORMAT = 1
 _MAX_HEADER = 2**20
 _SHIPPED = pathlib.Path(__file__).parents[1] / "agents"
 _UNREADABLE = zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError, OSError, RuntimeError, EOFError
 _NETWORKS = {"AZResNet": AZResNet, "MLP": MLP}
+_HEADS = {"TanhValue": TanhValue, "LinearValue": LinearValue, "CategoricalValue": CategoricalValue}
 
 
 def save_agent(
@@ -46,7 +49,7 @@ def save_agent(
     """
     path = pathlib.Path(path)
     kind = type(network).__name__
-    settings = {"class": kind, **network.settings} if isinstance(network, (AZResNet, MLP)) else {"class": kind}
+    settings = {"class": kind} | (_written(network.settings) if isinstance(network, (AZResNet, MLP)) else {})
     arrays = named_arrays((network, norm_state))
     header = {
         "format": _FORMAT,
@@ -128,6 +131,25 @@ def _describe(name: str, x: Any) -> list[Any]:
     return [name, list(x.shape), str(x.dtype)]
 
 
+def _written(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a network in values that JSON has. A tanh is left out: agents had no other head at first."""
+    head = settings["value_head"]
+    rest = {name: value for name, value in settings.items() if name != "value_head"}
+    if isinstance(head, TanhValue):
+        return rest
+    options = dataclasses.asdict(head) if isinstance(head, tuple(_HEADS.values())) else {}
+    return rest | {"value_head": {"class": type(head).__name__, **options}}
+
+
+def _read_head(written: Any) -> ValueHead:
+    """The value head of a file, which may say anything."""
+    options = dict(written) if isinstance(written, dict) else {}
+    kind = options.pop("class", None)
+    if not isinstance(kind, str) or kind not in _HEADS:
+        raise ValueError(f"value_head is {written!r:.80}, which tz does not have")
+    return _HEADS[kind](**options)
+
+
 def _find(source: str | os.PathLike) -> pathlib.Path:
     path = pathlib.Path(source)
     if path.is_file():
@@ -196,11 +218,13 @@ def _build(path: pathlib.Path, settings: dict, arrays: list) -> tuple[PyTree, eq
 
     def make(key):
         largest = max((size for _, shape, _ in arrays for size in shape), default=0)
-        for name, value in settings.items():
+        head = settings.get("value_head")
+        for name, value in [*settings.items(), *(head.items() if isinstance(head, dict) else ())]:
             most = len(arrays) if name in ("num_blocks", "depth") else largest
             if isinstance(value, int) and value > most:
                 raise ValueError(f"{name} is {value}, but the file's {len(arrays)} arrays allow at most {most}")
-        return eqx.nn.make_with_state(_NETWORKS[kind])(**settings, key=key)
+        options = settings if head is None else settings | {"value_head": _read_head(head)}
+        return eqx.nn.make_with_state(_NETWORKS[kind])(**options, key=key)
 
     try:
         network, norm_state = eqx.filter_eval_shape(make, jax.random.key(0))

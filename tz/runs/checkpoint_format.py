@@ -20,6 +20,9 @@ FORMAT = 1
 _RENAMED: dict[str, str] = {".games.episode_steps": ".games.episode_moves"}  # arrays of checkpoints of earlier versions
 
 
+_RETURNS, _REWARDS = ".games.episode_return", ".games.search.metadata.rewards"
+
+
 class SavedRun:
     """The checkpoints in the folder of a run, to be read.
 
@@ -61,6 +64,8 @@ class SavedRun:
             described = {name: (list(shape), str(dtype), int(x)) for name, (shape, dtype, x) in facts["arrays"].items()}
             stored = {new: old for old, new in _RENAMED.items() if old in described}
             described = {_now(name): x for name, x in described.items()}
+            if _RETURNS not in described and _REWARDS in described:  # of an earlier version, which did not count them
+                described[_RETURNS], stored[_RETURNS] = (described[_REWARDS][0], "float32", 0), ""
             _, _ = facts["best"]
         except Exception as error:  # whatever orbax meets in a damaged file
             raise self._damaged(epoch, error) from error
@@ -76,13 +81,17 @@ class SavedRun:
     def read(self, epoch: int, facts: Mapping[str, Any], templates: dict[str, Any]) -> dict[str, Array]:
         """The arrays of a checkpoint by name, with shapes, dtypes and places of the templates, see `like`.
 
+        The returns so far of episodes in progress are zeros where the checkpoint is of a version that did not count
+        them; no other array depends on these.
+
         **Raises:** `ValueError` if the checkpoint is damaged.
         """
-        stored = facts["stored"]  # under which name, where that is another
+        stored = facts["stored"]  # under which name, where that is another; under none what is not there
+        missing = {name: _zeros(x) for name, x in templates.items() if stored.get(name) == ""}
         try:
-            templates = {stored.get(name, name): x for name, x in templates.items()}
+            templates = {stored.get(name, name): x for name, x in templates.items() if name not in missing}
             arrays = self._restore(epoch, state=self._ocp.args.StandardRestore(templates))["state"]
-            arrays = {_now(name): jnp.asarray(x) for name, x in arrays.items()}
+            arrays = missing | {_now(name): jnp.asarray(x) for name, x in arrays.items()}
             sums = jax.device_get(checksums(arrays))
         except Exception as error:
             raise self._damaged(epoch, error) from error
@@ -137,6 +146,11 @@ def like(x: Array) -> Any:
     if x.committed:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
     return np.broadcast_to(np.zeros((), x.dtype), x.shape)  # takes no memory
+
+
+def _zeros(template: Any) -> Array:
+    """Zeros of the shape, dtype and place of a template that `like` made."""
+    return jnp.zeros(template.shape, template.dtype, device=getattr(template, "sharding", None))
 
 
 def release(state: LoopState) -> None:

@@ -26,7 +26,7 @@ from tz.learn.epochs import (
     window_of,
 )
 from tz.learn.replay import EpisodeReplayBuffer, ReplayState
-from tz.learn.self_play import CollectState
+from tz.learn.self_play import CollectState, mean_and_spread
 from tz.learn.settings import LoopState, TrainConfig
 from tz.learn.training import Metrics, TrainState
 from tz.learn.trajectory import Trajectory
@@ -51,7 +51,7 @@ def collect_phase(
     started = time.perf_counter()
     evaluator, is_fast = evaluator_of(config, env, state.train), fast_moves(config, state, num_moves)
     inputs = self_play_settings(config), env, evaluator, is_fast, num_moves, mesh
-    games, (trajectory, counts) = compiled_play(inputs, state.games)
+    games, (trajectory, counts, returns) = compiled_play(inputs, state.games)
     episodes, truncated, moves_of_episodes, num_bad = (int(count) for count in jax.device_get(_sums(counts)))
     if num_bad:
         state = dataclasses.replace(state, games=games, replay=_without_open_moves(state.replay))
@@ -68,6 +68,10 @@ def collect_phase(
         "simulations_per_second": config.num_games * _num_simulations(config, is_fast, num_moves) / seconds,
         "replay_known": num_known,
     }
+    if episodes:
+        ended = trajectory.terminated | trajectory.truncated
+        mean, spread = (float(x) for x in jax.device_get(mean_and_spread(returns, ended)))
+        metrics |= {"mean_return": mean, "return_spread": spread}
     return eqx.tree_at(lambda state: (state.games, state.replay), state, (games, replay)), metrics
 
 

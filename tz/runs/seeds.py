@@ -227,6 +227,8 @@ def _epoch(config: TrainConfig, env: Env, newest: Newest, mesh: Mesh) -> list[di
     for seed in range(len(newest.state.epoch)):
         row = {name: x[seed].item() for name, x in metrics.items()}
         row["moves_per_second"] = moves_per_second
+        if row["episodes"] == 0:
+            row = {name: x for name, x in row.items() if name not in ("mean_return", "return_spread")}
         if (bad := row.pop("bad_positions")) or (row["replay_known"] and math.isnan(row["loss"])):
             warnings.warn(
                 f"train_seeds: seed {seed} has {bad} positions without a legal action or a finite value, and "
