@@ -3,7 +3,7 @@
 Imports from `tz.games`, `tz.nn` and `tz.mcts`."""
 
 from tz.learn.replay import EpisodeReplayBuffer as EpisodeReplayBuffer
-from tz.learn.replay import ReplayState as ReplayState
+from tz.learn.ring import ReplayState as ReplayState
 from tz.learn.self_play import CollectState as CollectState
 from tz.learn.self_play import collect as collect
 from tz.learn.self_play import init_collect as init_collect
@@ -11,6 +11,7 @@ from tz.learn.symmetries import dihedral as dihedral
 from tz.learn.symmetries import mirror as mirror
 from tz.learn.symmetries import random_dihedral as random_dihedral
 from tz.learn.symmetries import random_mirror as random_mirror
+from tz.learn.symmetries import turn_unroll as turn_unroll
 from tz.learn.targets import lambda_returns as lambda_returns
 from tz.learn.training import TrainState as TrainState
 from tz.learn.training import az_loss as az_loss
@@ -20,3 +21,4 @@ from tz.learn.training import train_step as train_step
 from tz.learn.trajectory import EpisodeEnd as EpisodeEnd
 from tz.learn.trajectory import Sample as Sample
 from tz.learn.trajectory import Trajectory as Trajectory
+from tz.learn.trajectory import Unroll as Unroll

@@ -177,5 +177,5 @@ def _check_positions(model: Env | Model, state: CollectState) -> None:
     if found != expected:
         raise ValueError(
             f"collect: found a state whose searches have positions and metadata of {', '.join(found)}, expected "
-            f"{', '.join(expected)}, those of {model.name}; begin with tz.init_collect and the same model, or with none."
+            f"{', '.join(expected)}, those of {model.name}; begin with tz.init_collect and the same model, or none."
         )

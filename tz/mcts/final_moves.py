@@ -27,7 +27,7 @@ def root_returns(
     player to move at the root.
     """
 
-    discount = jnp.float32(discount)
+    discount = jnp.asarray(discount, jnp.float32)
 
     def climb(carry):
         node, value = carry

@@ -212,7 +212,7 @@ def append(
         q_low=tree.q_low,
         q_high=tree.q_high,
         size=tree.size + is_new.astype(jnp.int32),
-        discount=None if tree.discount is None else put(tree.discount, metadata.discount.astype(jnp.float32)),
+        discount=jax.tree.map(lambda all, x: put(all, x.astype(jnp.float32)), tree.discount, metadata.discount),
     )
 
 
@@ -230,7 +230,7 @@ def backup(
     **Arguments:** `q`, the return seen on that edge, for the player to move at `node`; `update`,
     `(Node, action, q) -> (new q of the edge, value of the node to carry up)`.
     """
-    discount = jnp.float32(discount)
+    discount = jnp.asarray(discount, jnp.float32)
 
     def seen(node, action, q, visits, edge_q):
         rows = tree.logits[node], visits[node], edge_q[node], tree.raw_value[node]

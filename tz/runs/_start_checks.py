@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from tz._arguments import check_instance, shown, takes
+from tz._arguments import check_evaluator, check_instance, shown, takes
 from tz.games._random_games import GameRecord, check_record, largest_return, play_random_games
 from tz.games.conformance import check_types
 from tz.games.env import Env
@@ -18,6 +18,7 @@ from tz.learn.trajectory import Sample
 from tz.matches.players import Player, check_player
 from tz.matches.testers import ApproxEloTester, LadderTester, OpponentTester, TwoPlayerTester
 from tz.mcts.evaluators import NetworkEvaluator, uniform_evaluator
+from tz.mcts.settings import MCTS
 from tz.nn.networks import MLP, AZResNet
 from tz.runs.settings import TrainConfig
 
@@ -35,6 +36,8 @@ def check_start(config: TrainConfig, env: Env, network: PyTree, norm_state: eqx.
     _check_network(env, network, norm_state)
     if config.test_env is not None:
         _check_test_env(env, config.test_env)
+    if config.evaluator is not None:
+        _check_evaluator(config.evaluator, env, network, norm_state)
     if config.augment is not None:
         _check_augment(config, env, config.augment)
     _check_testers(env if config.test_env is None else config.test_env, config.testers)
@@ -52,6 +55,22 @@ def _check_range(config: TrainConfig, env: Env, network: PyTree, record: GameRec
             "rewards of the game by the largest result that it can have, or use a network whose value has no bounds.",
             stacklevel=4,
         )
+
+
+def _check_evaluator(
+    make: Callable[[NetworkEvaluator], Any], env: Env, network: PyTree, norm_state: eqx.nn.State | None
+) -> None:
+    """Raises `ValueError` for an evaluator, or its model, that does not fit the game or is another at each call."""
+    default = NetworkEvaluator(network, env.observe, norm_state)
+    one, other = make(default), make(default)
+    check_evaluator("TrainConfig", one)
+    if not eqx.tree_equal(*(eqx.partition(evaluator, eqx.is_array)[1] for evaluator in (one, other))):
+        raise ValueError(
+            "TrainConfig: found `evaluator` to return new functions at each call, expected arrays alone to change, as "
+            "all would be compiled anew in each epoch; keep the weights in modules and not in closures, such as "
+            "tz.mcts.Model(network.root, network.step), and make other functions once, outside."
+        )
+    check_player(env, Player(MCTS(1), one))
 
 
 def _check_testers(env: Env, testers: Any) -> None:

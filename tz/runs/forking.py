@@ -12,14 +12,15 @@ from jax.sharding import Mesh
 
 from tz.games.env import Env
 from tz.learn.self_play import CollectState
+from tz.mcts.models import Model, root_of
 from tz.mcts.simulation import init_search
+from tz.runs._new_games import evaluator_of, learned_model
 from tz.runs.checkpoint_format import SavedRun, describe, differences, named, release, with_arrays
 from tz.runs.loop import on_mesh
-from tz.runs.phases import evaluator_of
 from tz.runs.settings import LoopState, TrainConfig
 from tz.sharding import usable_mesh
 
-_ROWS = tuple(f".replay.{name}" for name in ("observation", "action_mask", "policy", "value", "extra", "ends"))
+_ROWS = tuple(f".replay.{name}" for name in ("observation", "action_mask", "policy", "value", "extra", "ends", "steps"))
 _POSITION = ".games.search.tree.state"
 
 
@@ -62,7 +63,11 @@ def fork(
         one, other = ({name: x for name, x in all.items() if name.startswith(part)} for all in (found, shapes))
         return not differences(one, other)
 
-    games = old.games if is_same(".games") else _with_new_trees(config, old.games)
+    games = (
+        old.games
+        if is_same(".games")
+        else _with_new_trees(config, env, learned_model(config, env, old.train), old.games)
+    )
     replay = old.replay if is_same(".replay") else jax.jit(jax.vmap(config.replay.resize))(old.replay)
     testers = old.testers
     if not is_same(".testers"):
@@ -82,7 +87,8 @@ def _fixed(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @eqx.filter_jit
-def _with_new_trees(config: TrainConfig, games: CollectState) -> CollectState:
-    positions = jax.tree.map(lambda x: x[:, 0], games.search.tree.state)
-    start = jax.vmap(lambda position, metadata: init_search(config.mcts, position, metadata))
-    return eqx.tree_at(lambda games: games.search, games, start(positions, games.search.metadata))
+def _with_new_trees(config: TrainConfig, env: Env, model: Model | None, games: CollectState) -> CollectState:
+    def start(env_state, metadata):
+        return init_search(config.mcts, *root_of(env if model is None else model, env_state, metadata))
+
+    return eqx.tree_at(lambda games: games.search, games, jax.vmap(start)(games.env_state, games.metadata))

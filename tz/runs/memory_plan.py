@@ -15,7 +15,7 @@ from tz.learn.training import init_train
 from tz.matches.testers import Tester
 from tz.mcts.simulation import Evaluator
 from tz.nn.outputs import apply
-from tz.runs.phases import evaluator_of, start_games
+from tz.runs._new_games import evaluator_of, learned_model, start_games
 from tz.runs.settings import TrainConfig
 from tz.sharding import DATA, data_mesh, usable_mesh
 
@@ -61,10 +61,11 @@ def plan_memory(
     mesh = usable_mesh(mesh)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), config.num_games))
     one_device = data_mesh(list(mesh.devices.flat)[:1])
-    games, buffer = eqx.filter_eval_shape(start_games, config, env, one_device, keys)
     average = config.average_decay is not None
     train = eqx.filter_eval_shape(lambda: init_train(config.optimizer, network, norm_state, average=average))
-    evaluator = evaluator_of(config, env, train)
+    model = eqx.filter_eval_shape(learned_model, config, env, train)
+    games, buffer = eqx.filter_eval_shape(start_games, config, env, model, one_device, keys)
+    evaluator = eqx.filter_eval_shape(evaluator_of, config, env, train)
 
     def output(observation, norm_state):
         return apply(network, observation, norm_state, key=jax.random.key(0))

@@ -13,15 +13,16 @@ from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
 
 from tz._arrays import named_arrays
 from tz.games.env import Env
-from tz.learn.replay import ReplayState
-from tz.learn.self_play import CollectState, collect, init_collect
+from tz.learn.ring import ReplayState
+from tz.learn.self_play import CollectState, collect
 from tz.learn.training import Metrics, TrainState, train_step
 from tz.learn.trajectory import Sample, Trajectory
-from tz.mcts.evaluators import NetworkEvaluator, uniform_evaluator
+from tz.mcts.evaluators import NetworkEvaluator
 from tz.mcts.settings import MCTS
+from tz.mcts.simulation import Evaluator
+from tz.runs._new_games import evaluator_of, without_open_moves
 from tz.runs.settings import LoopState, TrainConfig, num_parts
-from tz.runs.stopping import any_deleted
-from tz.sharding import DATA, over_games, place
+from tz.sharding import DATA, over_games
 
 
 class NotFiniteError(FloatingPointError):
@@ -45,7 +46,7 @@ def collect_phase(
     games, (trajectory, counts) = collect_games((config, env, evaluator, is_fast, num_moves, mesh), state.games)
     episodes, truncated, moves_of_episodes, num_bad = (int(count) for count in jax.device_get(_sums(counts)))
     if num_bad:
-        state = dataclasses.replace(state, games=games, replay=_without_open_moves(state.replay))
+        state = dataclasses.replace(state, games=games, replay=without_open_moves(state.replay))
         raise NotFiniteError(_describe_bad(env, evaluator, trajectory, int(state.epoch)), state)
     replay = add_games((config, trajectory, mesh), state.replay)
     num_known = int(config.replay.num_known(replay))
@@ -114,51 +115,7 @@ def test_phase(
     return eqx.tree_at(lambda state: state.testers, state, tuple(states)), metrics
 
 
-def new_games(config: TrainConfig, env: Env, mesh: Mesh, key: PRNGKeyArray) -> tuple[CollectState, ReplayState]:
-    """New games and empty rings, split over the mesh."""
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(config.num_games))
-    return start_games(config, env, mesh, place(keys, mesh, split=True))
-
-
-def revive(config: TrainConfig, env: Env, state: LoopState, mesh: Mesh) -> tuple[LoopState, str]:
-    """A living state of one whose games, or games and buffer, were taken by a call that failed; and what is new in it.
-
-    Games that are begun anew do not follow the moves of unfinished ones in the buffer, so these are left out.
-    """
-    if not any_deleted((state.games, state.replay)):
-        return state, ""
-    key = jax.random.fold_in(jax.random.fold_in(state.key, 3), state.epoch)
-    games, replay = new_games(config, env, mesh, key)
-    if any_deleted(state.replay):
-        return dataclasses.replace(state, games=games, replay=replay), " Its games and its buffer are begun anew."
-    replay = _without_open_moves(state.replay)
-    return dataclasses.replace(state, games=games, replay=replay), " Its games in progress are begun anew."
-
-
-def _without_open_moves(replay: ReplayState) -> ReplayState:
-    """The rings without the moves of episodes in progress, so that games can be added that do not follow these."""
-    num_open = replay.size - replay.num_known
-    position = (replay.position - num_open) % replay.policy_weight.shape[1]
-    return eqx.tree_at(lambda ring: (ring.position, ring.size), replay, (position, replay.size - num_open))
-
-
 # Compiled once: everything that changes from epoch to epoch is an argument, never a constant.
-
-
-@eqx.filter_jit
-def start_games(config: TrainConfig, env: Env, mesh: Mesh, keys: Array) -> tuple[CollectState, ReplayState]:
-    """A new game and an empty ring for each key, each made on the device that keeps it."""
-
-    def start(shared, keys):
-        config, env = shared
-        games = jax.vmap(lambda key: init_collect(config.mcts, env, key=key))(keys)
-        one = jax.tree.map(lambda x: x[0], games)
-        options = {"num_moves": 1, "record": config.record, "record_end": config.record_end}
-        steps = jax.eval_shape(lambda: collect(config.mcts, env, uniform_evaluator, one, **options)[1])
-        rings = jax.vmap(lambda _: config.replay.init(steps))(keys)
-        return games, rings
-
-    return over_games(mesh, start, (config, env), keys)
 
 
 def check_types(config: TrainConfig, env: Env, state: LoopState, mesh: Mesh) -> None:
@@ -192,7 +149,7 @@ def _type(x: Array) -> str:
 
 @eqx.filter_jit(donate="all-except-first")
 def collect_games(
-    inputs: tuple[TrainConfig, Env, NetworkEvaluator, Array | None, int, Mesh], games: CollectState
+    inputs: tuple[TrainConfig, Env, Evaluator, Array | None, int, Mesh], games: CollectState
 ) -> tuple[CollectState, tuple[Trajectory, tuple[Array, ...]]]:
     """The games after `num_moves` moves; the moves; and, a device, the numbers of episodes, of truncated ones, of moves
     in them, and of positions without a legal action or a finite value."""
@@ -286,23 +243,20 @@ def _tester_keys(key: PRNGKeyArray, epoch: Array, number: int) -> list[PRNGKeyAr
     return [jax.random.fold_in(key, index) for index in range(number)]
 
 
-def evaluator_of(config: TrainConfig, env: Env, train: TrainState) -> NetworkEvaluator:
-    """What self-play and tests evaluate by: the network as it is now, or the average of its weights."""
-    return NetworkEvaluator(train.playing, env.observe, train.playing_norm_state, dtype=config.search_dtype)
-
-
 def _is_bad(trajectory: Trajectory) -> Bool[Array, "B T"]:
     """Positions from which nothing can be learned: no action is legal, or the search met a NaN."""
     return ~jnp.isfinite(trajectory.value) | ~jnp.any(trajectory.action_mask, axis=-1)
 
 
-def _describe_bad(env: Env, evaluator: NetworkEvaluator, trajectory: Trajectory, epoch: int) -> str:
+def _describe_bad(env: Env, evaluator: Evaluator, trajectory: Trajectory, epoch: int) -> str:
     """Where a search of this collection first met a NaN, and which output it was."""
     bad = _is_bad(trajectory)  # [B, T]
     step, game = (int(i) for i in jnp.unravel_index(jnp.argmax(bad.T), bad.T.shape))
     where = f"at self-play step {step} of epoch {epoch} (game {game})"
     if not bool(trajectory.action_mask[game, step].any()):
         return f"{env.name}: no action is legal in a live state {where}. Run tz.check_env on it."
+    if not isinstance(evaluator, NetworkEvaluator):
+        return f"Not finite: an output of the evaluator, at the root or below, {where}."
     logits, value = evaluator.predict(jax.tree.map(lambda x: x[game, step], trajectory.observation))
     logits = jnp.where(trajectory.action_mask[game, step] & ~jnp.isneginf(logits), logits, 0)  # -inf: never chosen
     names = [name for name, x in {"logits": logits, "value": value}.items() if not bool(jnp.isfinite(x).all())]
