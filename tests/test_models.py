@@ -120,7 +120,7 @@ def test_new_parameters_of_a_model_are_used_at_once_and_compile_nothing():
     def fresh_value(bias, game):
         biased = Biased(bias)
         key = jax.random.split(jax.random.fold_in(game.key, game.step), 3)[0]
-        state = tz.init_search(MCTS, *biased.root(game.env_state, game.metadata))
+        state = tz.init_search(MCTS, game.env_state, game.metadata, model=Model(biased.root, biased.step))
         return tz.root_value(MCTS, tz.search(MCTS, Model(biased.root, biased.step), row_evaluator, state, key=key))
 
     first, second = (jnp.array([x, -x], jnp.float32) for x in (0.0, 3.0))

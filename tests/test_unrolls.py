@@ -148,10 +148,10 @@ def test_another_ring_keeps_the_newest_steps(games, rings):
 
 def test_a_ring_for_positions_alone_keeps_no_steps(games):
     plain = dataclasses.replace(BUFFER, max_unroll=None)
-    ring = jax.eval_shape(lambda: filled(plain, games, length=3))
-    with_steps = jax.eval_shape(lambda: filled(BUFFER, games, length=3))
+    first = jax.tree.map(lambda x: x[0], trajectory(games, slice(0, 3)))
+    ring, with_steps = (jax.eval_shape(lambda buffer=buffer: buffer.init(first)) for buffer in (plain, BUFFER))
     assert ring.steps is None
-    assert jax.tree.structure(ring) == jax.tree.structure(dataclasses.replace(with_steps, steps=None))
+    assert jax.tree.structure(ring) == jax.tree.structure(eqx.tree_at(lambda ring: ring.steps, with_steps, None))
 
 
 def test_a_tabular_model_that_is_unrolled_predicts_every_target():
@@ -232,4 +232,4 @@ def test_an_unroll_longer_than_the_buffer_keeps_steps_for_is_refused(rings):
     with pytest.raises(ValueError, match=r"found a ring with actions and rewards, .* max_unroll=None"):
         plain.sample(rings, 2, key=jax.random.key(0))
     with pytest.raises(ValueError, match=r"found a ring without actions and rewards, .* max_unroll=4"):
-        BUFFER.sample(dataclasses.replace(rings, steps=None), 2, key=jax.random.key(0), unroll=1)
+        BUFFER.sample(eqx.tree_at(lambda ring: ring.steps, rings, None), 2, key=jax.random.key(0), unroll=1)

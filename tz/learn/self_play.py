@@ -59,7 +59,7 @@ def init_collect(mcts: MCTS, env: Env, *, key: PRNGKeyArray, model: Model | None
     init_key, key = jax.random.split(key)
     env_state, metadata = strong(env.init(init_key))
     check_no_discount(f"init_collect of {env.name}", metadata)
-    state = init_search(mcts, *root_of(env if model is None else model, env_state, metadata))
+    state = init_search(mcts, env_state, metadata, model=model)
     return CollectState(env_state, metadata, state, jnp.int32(0), jnp.int32(0), key)
 
 
@@ -110,7 +110,7 @@ def collect(
     model = model_of(evaluator, env)
     _check_positions(model, state)
     if isinstance(model, Model):
-        new = init_search(mcts, *root_of(model, state.env_state, state.metadata))
+        new = init_search(mcts, state.env_state, state.metadata, model=model)
         state = dataclasses.replace(state, search=SearchState(new.tree, new.metadata, state.search.notes))
 
     def find_move(mcts: MCTS, state: CollectState, search_key, action_key):
@@ -157,7 +157,7 @@ def collect(
         next_state, after = jax.tree.map(
             lambda new, old: jnp.asarray(new, old.dtype), (next_state, after), (state.env_state, state.metadata)
         )
-        moved = advance(mcts, searched, action, *root_of(model, next_state, after), reset=ended)
+        moved = advance(mcts, searched, action, next_state, after, reset=ended, model=model)
         # Notes mean nothing between searches, but their shapes must stay, even those of a call with other settings.
         moved = SearchState(moved.tree, moved.metadata, state.search.notes)
         episode_moves = jnp.where(ended, 0, episode_moves)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from tz.games.env import Env, StepMetadata
 from tz.games.openings import random_opening
 from tz.matches.players import Player, check_player
-from tz.mcts.models import model_of, root_of
+from tz.mcts.models import model_of
 from tz.mcts.results import choose_action
 from tz.mcts.simulation import SearchState, advance, init_search, search
 
@@ -118,7 +118,7 @@ def _play_move(env: Env, players: tuple[Player, Player], games: _Games, player_i
 
     def follow(player: Player, tree: SearchState) -> SearchState:
         def one(tree, action, *after):
-            return advance(player.mcts, tree, action, *root_of(model_of(player.evaluator, env), *after))
+            return advance(player.mcts, tree, action, *after, model=model_of(player.evaluator, env))
 
         return jax.vmap(one)(tree, action, env_state, metadata)
 
@@ -130,7 +130,7 @@ def _play_move(env: Env, players: tuple[Player, Player], games: _Games, player_i
 
 def _new_trees(env: Env, player: Player, env_state: PyTree, metadata: StepMetadata) -> SearchState:
     def one(*position):
-        return init_search(player.mcts, *root_of(model_of(player.evaluator, env), *position))
+        return init_search(player.mcts, *position, model=model_of(player.evaluator, env))
 
     return jax.vmap(jax.vmap(one))(env_state, metadata)
 

@@ -11,12 +11,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from tz._arguments import check_evaluator, shown
 from tz._arrays import named_arrays
 from tz.games.env import Env, StepMetadata
-from tz.mcts.tree import strong
+from tz.mcts.tree import Tree, strong
 
 
 class Model(eqx.Module):
@@ -75,14 +75,14 @@ def model_of(evaluator: Any, env: Env) -> Env | Model:
     return evaluator.model if isinstance(evaluator, ModelEvaluator) else env
 
 
-def root_of(model: Env | Model, env_state: PyTree, metadata: StepMetadata) -> tuple[PyTree, StepMetadata]:
+def root_of(model: Env | Model | None, env_state: PyTree, metadata: StepMetadata) -> tuple[PyTree, StepMetadata]:
     """Where the search of a real position begins: at the position itself, or at the model's root of it.
 
     Where the model forbids all actions that the game allows, those that the game allows are searched.
 
     **Raises:** `ValueError` if the root of a model does not fit the game.
     """
-    if isinstance(model, Env):
+    if not isinstance(model, Model):
         return env_state, metadata
     model_state, root = _checked(model, "root", model.root(env_state, metadata))
     if root.action_mask.shape != metadata.action_mask.shape:
@@ -93,6 +93,24 @@ def root_of(model: Env | Model, env_state: PyTree, metadata: StepMetadata) -> tu
     both = root.action_mask & metadata.action_mask
     mask = jnp.where(jnp.any(both), both, metadata.action_mask)
     return strong((model_state, dataclasses.replace(root, action_mask=mask)))
+
+
+def without_forbidden(tree: Tree, child: Int[Array, ""], allowed: Bool[Array, " A"]) -> tuple[Tree, Int[Array, ""]]:
+    """The tree that is about to be moved to node `child`, without the edges of that node that are not allowed there.
+
+    A model may have allowed them. What is below them hangs on the old root instead, and is given up with it.
+
+    **Returns:** the tree, and `child`, or -1 where no edge is left.
+    """
+    if tree.actions is not None:
+        allowed = allowed[tree.actions[child]]
+    cut = (tree.parent == child) & ~allowed[tree.action]
+    logits = jnp.where(allowed, tree.logits[child], -jnp.inf)
+    rows = logits, jnp.where(allowed, tree.visits[child], 0), jnp.where(allowed, tree.q[child], 0.0)
+    columns = [x.at[child].set(row) for x, row in zip((tree.logits, tree.visits, tree.q), rows, strict=True)]
+    parent = jnp.where(cut, 0, tree.parent)
+    tree = eqx.tree_at(lambda tree: (tree.logits, tree.visits, tree.q, tree.parent), tree, (*columns, parent))
+    return tree, jnp.where(jnp.any(logits > -jnp.inf), child, -1)
 
 
 def stepped(
@@ -142,7 +160,7 @@ def check_same_model(where: str, model: Any, evaluator: Any) -> None:
         raise ValueError(
             f"{where}: found a ModelEvaluator, of the states of {evaluator.model.name}, in a search of {model.name}, "
             f"expected the model itself; write tz.{where}(mcts, evaluator.model, evaluator, state, ...), where the "
-            "state begins at the model's root: tz.init_search(mcts, *evaluator.model.root(env_state, metadata))."
+            "state begins at the model's root: tz.init_search(mcts, env_state, metadata, model=evaluator.model)."
         )
 
 

@@ -14,7 +14,7 @@ from tz.games.env import Env, StepMetadata
 from tz.mcts._evaluation import evaluate, largest, log_prior
 from tz.mcts._solver import hopeful, solving_backup, solving_selector
 from tz.mcts.backups import virtual_visit
-from tz.mcts.models import Model, check_same_model, stepped
+from tz.mcts.models import Model, check_same_model, root_of, stepped, without_forbidden
 from tz.mcts.settings import MCTS
 from tz.mcts.tree import Node, Tree, append, backup, descend, init_tree, reroot, strong
 
@@ -47,16 +47,19 @@ class SearchState(eqx.Module):
         return jnp.full(self.metadata.action_mask.shape, fill, x.dtype).at[self.tree.actions[0]].set(x)
 
 
-def init_search(mcts: MCTS, env_state: PyTree, metadata: StepMetadata) -> SearchState:
+def init_search(
+    mcts: MCTS, env_state: PyTree, metadata: StepMetadata, *, model: Env | Model | None = None
+) -> SearchState:
     """A search state that knows only its root, not yet evaluated.
 
-    **Arguments:** `env_state` and `metadata`, as [`tz.Env`][]'s `init` and `step` return them, or `root` of a
-    [`tz.mcts.Model`][]; one game.
+    **Arguments:** `env_state` and `metadata`, as [`tz.Env`][]'s `init` and `step` return them, one game; `model`, what
+    the search is to step through, by default the game.
 
-    **Raises:** `ValueError` for games of more than two players, or fewer actions than `max_actions`, and for `solve`
-    with a model that discounts.
+    **Raises:** `ValueError` for games of more than two players, or fewer actions than `max_actions`, for a model whose
+    root does not fit the game, and for `solve` with a model that discounts.
     """
     check_one_game("init_search", metadata)
+    env_state, metadata = root_of(model, env_state, metadata)
     if metadata.rewards.shape[0] > 2:
         raise ValueError(
             f"tz searches games of one or two players, but the rewards of this one have {metadata.rewards.shape[0]} "
@@ -260,20 +263,25 @@ def advance(
     metadata: StepMetadata,
     *,
     reset: bool | Bool[Array, ""] = False,
+    model: Env | Model | None = None,
 ) -> SearchState:
     """The search state after a move: the played subtree if `mcts.persist_tree`, a new tree otherwise.
 
-    **Arguments:** `action`, the move played at the root; `env_state` and `metadata`, the position it led to, of a
-    [`tz.mcts.Model`][] its `root` there; `reset`, whether that position belongs to a new game, so that nothing may be
-    kept.
+    **Arguments:** `action`, the move played at the root; `env_state` and `metadata`, the position it led to; `reset`,
+    whether that position belongs to a new game, so that nothing may be kept; `model`, what the search steps through, by
+    default the game. The state of the new root is the model's of the real position, and below it nothing is kept that
+    the game forbids there.
     """
     check_one_game("advance", metadata)
     if not mcts.persist_tree:
-        return init_search(mcts, env_state, metadata)
+        return init_search(mcts, env_state, metadata, model=model)
     check_trees(mcts, state)
     child = state.spread(state.tree.children[0], -1)[action]
-    child = jnp.where(reset, -1, child)
-    tree = reroot(state.tree, child, env_state, metadata)
+    tree, child = state.tree, jnp.where(reset, -1, child)
+    if isinstance(model, Model):
+        env_state, metadata = root_of(model, env_state, metadata)
+        tree, child = without_forbidden(tree, child, metadata.action_mask)
+    tree = reroot(tree, child, env_state, metadata)
     blank = _with_root_prior(mcts, tree, _no_preference(metadata))
 
     def prior(tree):

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from tz.games.env import Env
 from tz.learn.self_play import CollectState
-from tz.mcts.models import Model, root_of
+from tz.mcts.models import Model
 from tz.mcts.simulation import init_search
 from tz.runs._new_games import evaluator_of, learned_model
 from tz.runs.checkpoint_format import SavedRun, describe, differences, named, release, with_arrays
@@ -63,11 +63,8 @@ def fork(
         one, other = ({name: x for name, x in all.items() if name.startswith(part)} for all in (found, shapes))
         return not differences(one, other)
 
-    games = (
-        old.games
-        if is_same(".games")
-        else _with_new_trees(config, env, learned_model(config, env, old.train), old.games)
-    )
+    model = learned_model(config, env, old.train)
+    games = old.games if is_same(".games") else _with_new_trees(config, model, old.games)
     replay = old.replay if is_same(".replay") else jax.jit(jax.vmap(config.replay.resize))(old.replay)
     testers = old.testers
     if not is_same(".testers"):
@@ -87,8 +84,8 @@ def _fixed(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @eqx.filter_jit
-def _with_new_trees(config: TrainConfig, env: Env, model: Model | None, games: CollectState) -> CollectState:
+def _with_new_trees(config: TrainConfig, model: Model | None, games: CollectState) -> CollectState:
     def start(env_state, metadata):
-        return init_search(config.mcts, *root_of(env if model is None else model, env_state, metadata))
+        return init_search(config.mcts, env_state, metadata, model=model)
 
     return eqx.tree_at(lambda games: games.search, games, jax.vmap(start)(games.env_state, games.metadata))
