@@ -158,28 +158,33 @@ def learned(discounts=True, seed=0):
     return ModelEvaluator(model, lambda state, metadata, key: (weights[6, :4] @ state[0], jnp.tanh(weights[6, 4, 0])))
 
 
-def test_discounts_of_a_model_stay_with_their_edges():
-    """The mean of all returns of a move, added up from each node to the root, is its `q`; also in a kept subtree."""
-    evaluator = learned()
+@pytest.mark.parametrize("alternate", [True, False])
+def test_discounts_of_a_model_stay_with_their_edges(alternate):
+    """The mean of all returns of a move, added up from each node to the root, is its `q`; also in a kept subtree.
+
+    Where the model expects another player to move, the subtree is not kept: its values are the wrong player's.
+    """
+    tables = draw_tables(7, end_rate=0.0, alternate=alternate)
+    env, evaluator = tabular_env(tables), learned()
     mcts = tz.MCTS(12, 40, root=tz.PlainRoot(), discount=0.9)
     model = evaluator.model
 
     @jax.jit
     def searched(key):
-        env_state, metadata = ENV.init(key)
-        first = tz.search(mcts, model, evaluator, tz.init_search(mcts, env_state, metadata, model=model), key=key)
+        position = env.init(key)
+        first = tz.search(mcts, model, evaluator, tz.init_search(mcts, *position, model=model), key=key)
         action = jnp.argmax(first.root.visits).astype(jnp.int32)
-        second = tz.advance(mcts, first, action, *ENV.step(env_state, action), model=model)
+        second = tz.advance(mcts, first, action, *env.step(position[0], action), model=model)
         third = tz.search(mcts, model, evaluator, second, key=key)
         return first, second, third, [tz.mcts.root_returns(s.tree, mcts.discount) for s in (first, third)]
 
+    assert ((tables.player[tables.next_state[0]] == tables.player[0]) != alternate).all()
     first, second, third, (returns, later_returns) = searched(jax.random.key(0))
-    assert second.tree.size > 1 and not second.root.visits[~second.metadata.action_mask].any()
+    assert (second.tree.size > 1) == alternate and not second.root.visits[~second.metadata.action_mask].any()
     for state, (count, mean, _) in ((first, returns), (third, later_returns)):
         np.testing.assert_array_equal(count, state.root.visits)
         np.testing.assert_allclose(mean[count > 0], state.root.q[count > 0], rtol=1e-4, atol=1e-5)
-        hidden = state.tree.state[0][1 : state.tree.size]
-        discount = jax.vmap(learned_discount)(hidden)
+        discount = jax.vmap(learned_discount)(state.tree.state[0][1 : state.tree.size])
         np.testing.assert_allclose(state.tree.discount[1 : state.tree.size], discount, rtol=1e-5)
 
 

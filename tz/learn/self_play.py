@@ -31,19 +31,19 @@ EndRecord = Callable[[PyTree, StepMetadata], PyTree]
 class CollectState(eqx.Module):
     """One game in progress.
 
-    **Fields:** `env_state` and `metadata`, the position to move in, as the game has it; `search`, whose root is that
-    position as the search sees it, the same unless it steps through a [`tz.mcts.Model`][]; `episode_moves`, moves made
-    in this episode; `step`, moves made since the beginning; `key`, of this game. The randomness of move `step` depends
-    on these two alone, so a batch plays the same games however it is split over devices, as long as numbers are rounded
-    in the same way.
+    **Fields:** `search`, whose root is the position to move in as the search sees it; `episode_moves`, moves made in
+    this episode; `step`, moves made since the beginning; `key`, of this game. The randomness of move `step` depends on
+    these two alone, so a batch plays the same games however it is split over devices, as long as numbers are rounded in
+    the same way. `env_state` and `metadata` are the position to move in as the game has it, which differs from the root
+    of the search only where that steps through a [`tz.mcts.Model`][].
     """
 
-    env_state: PyTree
-    metadata: StepMetadata
     search: SearchState
     episode_moves: Int[Array, ""]
     step: Int[Array, ""]
     key: PRNGKeyArray
+    env_state: PyTree
+    metadata: StepMetadata
 
 
 def init_collect(mcts: MCTS, env: Env, *, key: PRNGKeyArray, model: Model | None = None) -> CollectState:
@@ -60,7 +60,7 @@ def init_collect(mcts: MCTS, env: Env, *, key: PRNGKeyArray, model: Model | None
     env_state, metadata = strong(env.init(init_key))
     check_no_discount(f"init_collect of {env.name}", metadata)
     state = init_search(mcts, env_state, metadata, model=model)
-    return CollectState(env_state, metadata, state, jnp.int32(0), jnp.int32(0), key)
+    return CollectState(state, jnp.int32(0), jnp.int32(0), key, env_state, metadata)
 
 
 def collect(
@@ -161,7 +161,7 @@ def collect(
         # Notes mean nothing between searches, but their shapes must stay, even those of a call with other settings.
         moved = SearchState(moved.tree, moved.metadata, state.search.notes)
         episode_moves = jnp.where(ended, 0, episode_moves)
-        return CollectState(next_state, after, moved, episode_moves, state.step + 1, state.key), made
+        return CollectState(moved, episode_moves, state.step + 1, state.key, next_state, after), made
 
     return lax.scan(move, state, is_fast, length=num_moves)
 

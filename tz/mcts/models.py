@@ -11,7 +11,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from tz._arguments import check_evaluator, shown
 from tz._arrays import named_arrays
@@ -95,22 +95,24 @@ def root_of(model: Env | Model | None, env_state: PyTree, metadata: StepMetadata
     return strong((model_state, dataclasses.replace(root, action_mask=mask)))
 
 
-def without_forbidden(tree: Tree, child: Int[Array, ""], allowed: Bool[Array, " A"]) -> tuple[Tree, Int[Array, ""]]:
+def without_forbidden(tree: Tree, child: Int[Array, ""], root: StepMetadata) -> tuple[Tree, Int[Array, ""]]:
     """The tree that is about to be moved to node `child`, without the edges of that node that are not allowed there.
 
     A model may have allowed them. What is below them hangs on the old root instead, and is given up with it.
 
-    **Returns:** the tree, and `child`, or -1 where no edge is left.
+    **Arguments:** `root`, the metadata of the new root, which may differ from what the model expected.
+
+    **Returns:** the tree, and `child`, or -1 where no edge is left or another player is to move.
     """
-    if tree.actions is not None:
-        allowed = allowed[tree.actions[child]]
+    allowed = root.action_mask if tree.actions is None else root.action_mask[tree.actions[child]]
     cut = (tree.parent == child) & ~allowed[tree.action]
     logits = jnp.where(allowed, tree.logits[child], -jnp.inf)
     rows = logits, jnp.where(allowed, tree.visits[child], 0), jnp.where(allowed, tree.q[child], 0.0)
     columns = [x.at[child].set(row) for x, row in zip((tree.logits, tree.visits, tree.q), rows, strict=True)]
     parent = jnp.where(cut, 0, tree.parent)
     tree = eqx.tree_at(lambda tree: (tree.logits, tree.visits, tree.q, tree.parent), tree, (*columns, parent))
-    return tree, jnp.where(jnp.any(logits > -jnp.inf), child, -1)
+    is_of_use = jnp.any(logits > -jnp.inf) & (tree.player[child] == root.cur_player_id.astype(jnp.int32))
+    return tree, jnp.where(is_of_use, child, -1)
 
 
 def stepped(

@@ -269,8 +269,8 @@ def advance(
 
     **Arguments:** `action`, the move played at the root; `env_state` and `metadata`, the position it led to; `reset`,
     whether that position belongs to a new game, so that nothing may be kept; `model`, what the search steps through, by
-    default the game. The state of the new root is the model's of the real position, and below it nothing is kept that
-    the game forbids there.
+    default the game. The state of the new root is the model's of the real position. Nothing is kept below it that the
+    game forbids, nor anything where the model expected another player to move.
     """
     check_one_game("advance", metadata)
     if not mcts.persist_tree:
@@ -280,7 +280,7 @@ def advance(
     tree, child = state.tree, jnp.where(reset, -1, child)
     if isinstance(model, Model):
         env_state, metadata = root_of(model, env_state, metadata)
-        tree, child = without_forbidden(tree, child, metadata.action_mask)
+        tree, child = without_forbidden(tree, child, metadata)
     tree = reroot(tree, child, env_state, metadata)
     blank = _with_root_prior(mcts, tree, _no_preference(metadata))
 
