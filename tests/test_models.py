@@ -64,6 +64,12 @@ def test_through_a_copy_of_the_game_the_same_games_are_played():
     assert (games.search.tree.size > 1).any() and record.terminated.any()
 
 
+def test_a_state_made_outside_of_jit_can_be_donated():
+    game = tz.init_collect(MCTS, ENV, key=jax.random.key(0))
+    step = jax.jit(lambda game: dataclasses.replace(game, step=game.step + 1), donate_argnums=0)
+    assert step(game).step == 1 and game.metadata.rewards.is_deleted()
+
+
 def test_the_real_game_is_played_whatever_the_model_believes():
     games, record = play(WRONG, num_moves=30)
     assert record.terminated.any()

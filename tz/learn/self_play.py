@@ -60,7 +60,8 @@ def init_collect(mcts: MCTS, env: Env, *, key: PRNGKeyArray, model: Model | None
     env_state, metadata = strong(env.init(init_key))
     check_no_discount(f"init_collect of {env.name}", metadata)
     state = init_search(mcts, env_state, metadata, model=model)
-    return CollectState(state, jnp.int32(0), jnp.int32(0), key, env_state, metadata)
+    own = jax.tree.map(jnp.copy, (env_state, metadata))  # arrays of its own, so that all of the state can be donated
+    return CollectState(state, jnp.int32(0), jnp.int32(0), key, *own)
 
 
 def collect(

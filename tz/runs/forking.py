@@ -86,6 +86,7 @@ def _fixed(arrays: Mapping[str, Any]) -> dict[str, Any]:
 @eqx.filter_jit
 def _with_new_trees(config: TrainConfig, model: Model | None, games: CollectState) -> CollectState:
     def start(env_state, metadata):
-        return init_search(config.mcts, env_state, metadata, model=model)
+        own = jax.tree.map(jnp.copy, metadata)  # or games and searches would share arrays that are given up
+        return init_search(config.mcts, env_state, own, model=model)
 
     return eqx.tree_at(lambda games: games.search, games, jax.vmap(start)(games.env_state, games.metadata))
