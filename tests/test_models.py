@@ -70,8 +70,10 @@ def test_a_state_made_outside_of_jit_can_be_donated():
     assert step(game).step == 1 and game.metadata.rewards.is_deleted()
 
 
-def test_the_real_game_is_played_whatever_the_model_believes():
-    games, record = play(WRONG, num_moves=30)
+@pytest.mark.parametrize("max_actions", [None, 2])
+def test_the_real_game_is_played_whatever_the_model_believes(max_actions):
+    """With kept trees, in which the model may have allowed what the game forbids."""
+    games, record = play(WRONG, dataclasses.replace(MCTS, max_actions=max_actions), num_moves=30)
     assert record.terminated.any()
     for game in range(4):
         row = 0
