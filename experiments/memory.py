@@ -15,7 +15,8 @@ import pgx
 from timing import heading
 
 import tz
-from tz.learn.epochs import evaluator_of, self_play_settings
+from tz.learn.epochs import self_play_settings
+from tz.learn.new_games import evaluator_of
 from tz.runs.phases import compiled_play, compiled_step
 
 MOST_LEGAL = {"chess": 218, "shogi": 593}  # the most legal moves that any position has

@@ -19,7 +19,8 @@ import optax
 from timing import heading
 
 import tz
-from tz.learn.epochs import evaluator_of, self_play_settings
+from tz.learn.epochs import self_play_settings
+from tz.learn.new_games import evaluator_of
 from tz.runs import phases
 
 

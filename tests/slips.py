@@ -156,6 +156,14 @@ def match(first=None, **options):
     return tz.play_match(g.nim, first or g.player, g.player, **options)
 
 
+def unrolled(g):
+    buffer = tz.EpisodeReplayBuffer(8, max_unroll=2)
+    rings = jax.vmap(lambda rows: buffer.add(buffer.init(rows), rows, discount=1.0))(
+        jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), g.steps)
+    )
+    return jax.tree.map(lambda x: x[0], buffer.sample_parts(rings, 1, keys=g.one[None], unroll=2))
+
+
 BATCH = r"of shape \(4,.*\), expected .*: one game, no batch axis; jax.vmap"
 KEYS = r"found keys of shape \(4,\), expected a single key; .*jax.vmap"
 WRAP = r"expected a tz.Player; wrap it"
@@ -214,6 +222,19 @@ CASES = {
     "opening keys": (lambda g: tz.random_opening(g.nim, 2, key=g.many), f"random_opening: {KEYS}"),
     "check_env keys": (lambda g: tz.check_env(g.nim, key=g.many), f"check_env: {KEYS}"),
     "sample keys": (lambda g: g.buffer.sample(g.ring, 2, key=g.many), f"sample: {KEYS}"),
+    # A model in the place of the game, or the other way round.
+    "game as a model": (
+        lambda g: tz.mcts.ModelEvaluator(g.nim, g.evaluator),
+        "ModelEvaluator: found model=a Env, expected a tz.mcts.Model; a search of the game itself needs only the",
+    ),
+    "network as a model's evaluator": (
+        lambda g: tz.mcts.ModelEvaluator(tz.mcts.Model(lambda *position: position, g.nim.step), g.net),
+        "ModelEvaluator: found a MLP as the evaluator, .* wrap a network",
+    ),
+    "unroll that is mirrored": (
+        lambda g: tz.learn.mirror(jax.eval_shape(lambda: unrolled(g))),
+        r"found an Unroll, expected a Sample; .* tz.learn.turn_unroll\(augment, unroll, key=key\)",
+    ),
     # A class or a function that makes an object, in its place.
     "selector": (
         lambda g: tz.MCTS(4, selector=tz.PUCT),

@@ -188,6 +188,23 @@ def test_a_checkpoint_of_before_returns_were_counted_is_read_with_zeros_for_them
     assert_same(tz.fork(tmp_path, CONFIG, ENV, start(), mesh=MESH), expected)
 
 
+def test_a_checkpoint_whose_positions_are_in_the_trees_alone_is_read(run, tmp_path, monkeypatch):
+    """Those of before the collector kept the real state: the root of each tree was the position."""
+    state = run[1]
+    with monkeypatch.context() as patch:
+        named, new = tz.runs.checkpoints.named, (".games.env_state", ".games.metadata")
+        without = lambda state: {name: x for name, x in named(state).items() if not name.startswith(new)}
+        patch.setattr(tz.runs.checkpoints, "named", without)
+        tz.Checkpoints(tmp_path).finish(state)
+    restored = tz.Checkpoints(tmp_path, resume=True).restore(start())
+    assert_same(restored, state)
+    places = [
+        x.unsafe_buffer_pointer() for x in jax.tree.leaves((restored.games.metadata, restored.games.search.metadata))
+    ]
+    assert len(set(places)) == len(places), "no two arrays share their memory, which is given up"
+    assert_same(tz.fork(tmp_path, CONFIG, ENV, start(), mesh=MESH), state)
+
+
 def test_other_settings_are_refused_with_the_difference(run):
     folder, _ = run
     checkpoints = tz.Checkpoints(folder, resume=True)

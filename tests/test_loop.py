@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import tz
-from tz.learn.epochs import evaluator_of
+from tz.learn.new_games import evaluator_of
 from tz.runs.phases import NotFiniteError
 
 TRACES = []

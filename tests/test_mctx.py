@@ -1,5 +1,6 @@
 """The search against mctx: the same visits, considered actions, values and policies, simulation for simulation."""
 
+import dataclasses
 import functools
 
 import equinox as eqx
@@ -186,3 +187,96 @@ def test_agrees_on_games_of_pgx(name):
     for (state, weights, _), other in zip(*both(keys, jax.random.key(3)), strict=True):
         np.testing.assert_array_equal(state.tree.visits[:, 0], other.search_tree.summary().visit_counts)
         np.testing.assert_allclose(weights, other.action_weights, atol=1e-4)
+
+
+NUM_FEATURES = 5
+
+
+def draw_recurrent(seed: int):
+    """A learned model's arithmetic with random weights: dynamics, rewards, discounts in (0, 1), logits and values."""
+    weights = jax.random.normal(jax.random.key(seed), (NUM_ACTIONS + 2 + NUM_ACTIONS, NUM_FEATURES, NUM_FEATURES))
+    return weights[:NUM_ACTIONS], weights[NUM_ACTIONS:, 0]
+
+
+def predicted(weights, hidden):
+    """Logits, value, and the reward and discount of the move that led to a hidden state."""
+    outputs = weights[1] @ hidden
+    return outputs[2:], jnp.tanh(outputs[0]), outputs[1], jax.nn.sigmoid(outputs[0] + outputs[2])
+
+
+def as_recurrent_fn(alternate: bool):
+    """Of mctx, whose discounts are negative where the players alternate."""
+
+    def recurrent(weights, key, action, hidden):
+        after = jax.vmap(lambda action, hidden: jnp.tanh(weights[0][action] @ hidden))(action, hidden)
+        logits, value, reward, discount = jax.vmap(predicted, (None, 0))(weights, after)
+        sign = -1.0 if alternate else 1.0
+        output = mctx.RecurrentFnOutput(reward=reward, discount=sign * discount, prior_logits=logits, value=value)
+        return output, after
+
+    return recurrent
+
+
+def as_model(weights, alternate: bool):
+    """The same recurrent_fn as a model: a state is a hidden one, who moves there, and what was predicted of it."""
+    recurrent = as_recurrent_fn(alternate)
+
+    def root(position, metadata):
+        hidden, player = position
+        return (hidden, player, *predicted(weights, hidden)[:2]), dataclasses.replace(metadata, discount=jnp.float32(1))
+
+    def step(state, action):
+        hidden, player, *_ = state
+        output, after = jax.tree.map(lambda x: x[0], recurrent(weights, None, action[None], hidden[None]))
+        rewards = output.reward * jnp.where(jnp.arange(1 + alternate) == player, 1.0, -1.0)
+        player = 1 - player if alternate else player
+        legal, over = jnp.ones(NUM_ACTIONS, bool), jnp.bool_(False)
+        metadata = tz.StepMetadata(rewards, legal, over, player, discount=jnp.abs(output.discount))
+        return (after, player, output.prior_logits, output.value), metadata
+
+    return tz.mcts.Model(root, step), lambda state, metadata, key: state[2:]
+
+
+@pytest.mark.parametrize("alternate", [False, True])
+@pytest.mark.parametrize("policy", ["muzero", "gumbel"])
+def test_a_learned_model_is_searched_as_mctx_does(policy, alternate):
+    """Rewards and discounts of each step come from the model; the first actions may be illegal in the real game."""
+    weights = draw_recurrent(7)
+    key = jax.random.key(3)
+    hidden = jax.random.normal(key, (NUM_GAMES, NUM_FEATURES))
+    legal = jax.random.bernoulli(key, 0.6, (NUM_GAMES, NUM_ACTIONS)).at[:, 1].set(True)
+
+    @jax.jit
+    def both(weights, hidden, legal):
+        gumbel = jax.random.gumbel(jax.random.split(key)[1], (NUM_GAMES, NUM_ACTIONS))  # as mctx draws it
+        model, evaluator = as_model(weights, alternate)
+
+        def one(hidden, legal, gumbel):
+            metadata = tz.StepMetadata(jnp.zeros(1 + alternate), legal, jnp.bool_(False), jnp.int32(0))
+            settings = {"discount": 1.0, "persist_tree": False}
+            if policy == "muzero":
+                mcts = tz.MCTS(NUM_SIMULATIONS, selector=tz.mcts.MuZeroPUCT(), root=tz.PlainRoot(), **settings)
+            else:
+                root = InjectedGumbel(16, gumbel=gumbel)
+                mcts = tz.MCTS(NUM_SIMULATIONS, selector=tz.ImprovedPolicy(), root=root, **settings)
+            state = tz.init_search(mcts, (hidden, jnp.int32(0)), metadata, model=model)
+            state = tz.search(mcts, model, evaluator, state, key=key)
+            return state, tz.action_weights(mcts, state)
+
+        logits, value, *_ = jax.vmap(predicted, (None, 0))(weights, hidden)
+        start = mctx.RootFnOutput(prior_logits=jnp.where(legal, logits, MIN), value=value, embedding=hidden)
+        options = {"dirichlet_fraction": 0.0} if policy == "muzero" else {}
+        search = mctx.muzero_policy if policy == "muzero" else mctx.gumbel_muzero_policy
+        recurrent = as_recurrent_fn(alternate)
+        other = search(weights, key, start, recurrent, NUM_SIMULATIONS, invalid_actions=~legal, **options)
+        return jax.vmap(one)(hidden, legal, gumbel), other
+
+    (state, weights, *_), other = both(weights, hidden, legal)
+    summary = other.search_tree.summary()
+    np.testing.assert_array_equal(state.tree.visits[:, 0], summary.visit_counts)
+    visited = np.asarray(summary.visit_counts) > 0
+    np.testing.assert_allclose(np.asarray(state.tree.q[:, 0])[visited], summary.qvalues[visited], atol=1e-4)
+    np.testing.assert_allclose(weights, other.action_weights, atol=1e-4)
+    used = np.arange(state.tree.discount.shape[1]) < np.asarray(state.tree.size)[:, None]
+    discounts = np.asarray(state.tree.discount)[used]
+    assert ((discounts > 0) & (discounts <= 1)).all() and len(np.unique(discounts)) > NUM_GAMES

@@ -16,6 +16,7 @@ from tabular import draw_tables, tabular_env, tabular_evaluator
 
 import tz
 from tz.learn import epochs
+from tz.learn.new_games import evaluator_of
 from tz.matches import match
 from tz.runs import phases
 from tz.runs.loop import on_mesh
@@ -184,7 +185,7 @@ def test_only_the_gradients_are_communicated(env, config):
     fast = dataclasses.replace(config.mcts, num_simulations=2)
     config = dataclasses.replace(config, fast_mcts=fast, replay_window=lambda moves: 9, average_decay=0.9)
     state = tz.init_loop(config, env, model, key=jax.random.key(1), mesh=mesh)
-    evaluator = epochs.evaluator_of(config, env, state.train)
+    evaluator = evaluator_of(config, env, state.train)
     text = lambda function, *inputs, **options: function.lower(*inputs, **options).compile().compiled.as_text()
     inputs = epochs.self_play_settings(config), env, evaluator, jnp.arange(12) % 2 > 0, 12, mesh
     collect = text(phases.compiled_play, inputs, state.games)

@@ -82,14 +82,14 @@ def place(tree: PyTree, mesh: Mesh, *, split: bool) -> PyTree:
     return jax.tree.map(put, tree)
 
 
-def over_games(mesh: Mesh, function: Callable[[Any, Any], Any], shared: PyTree, games: PyTree) -> PyTree:
+def over_games(mesh: Mesh | None, function: Callable[[Any, Any], Any], shared: PyTree, games: PyTree) -> PyTree:
     """`function(shared, games)`, run on each device with its own part of `games`, without any communication.
 
-    **Arguments:** `shared`, whole on every device; `games`, arrays whose leading axis is split. All results are joined
-    along theirs. To be called under `jax.jit`.
+    **Arguments:** `mesh`, None for one device; `shared`, whole on every device; `games`, arrays whose leading axis is
+    split. All results are joined along theirs. With a mesh, to be called under `jax.jit`.
     """
-    mesh = usable_mesh(mesh)
-    if mesh.size == 1:
+    mesh = None if mesh is None else usable_mesh(mesh)
+    if mesh is None or mesh.size == 1:
         return function(shared, games)
     arrays, static = eqx.partition(shared, eqx.is_array)
 

@@ -126,6 +126,7 @@ def _check_result(env: Env, name: str, result: Any) -> None:
                 f"{env.name}: found {_describe(leaf)} as `{field}` in the metadata from `{name}`, expected {expected}; "
                 "`init` and `step` are of one game, without a batch axis."
             )
+    check_no_discount(env.name, metadata)
     if metadata.rewards.shape[0] not in (1, 2):
         raise ValueError(
             f"{env.name}: found {metadata.rewards.shape[0]} entries in `rewards` from `{name}`, one for each player, "
@@ -135,6 +136,15 @@ def _check_result(env: Env, name: str, result: Any) -> None:
         raise ValueError(
             f"{env.name}: found an empty `action_mask` from `{name}`, expected an entry for each action; give it at "
             "least one."
+        )
+
+
+def check_no_discount(where: str, metadata: StepMetadata) -> None:
+    """Raises `ValueError` for a game with a discount of its own: the returns that are learned would not know of it."""
+    if metadata.discount is not None:
+        raise ValueError(
+            f"{where}: found a `discount` in the metadata of a game, expected None, as only a tz.mcts.Model may have "
+            "one; leave it out, and set the discount of tz.MCTS."
         )
 
 

@@ -18,12 +18,15 @@ class StepMetadata(eqx.Module):
     - `terminated`: True once the game is over.
     - `cur_player_id`: the player to move, from 0 to `P - 1`, in a terminated state too. It may stay the same from one
         move to the next.
+    - `discount`: of a [`tz.mcts.Model`][] only, from 0 to 1: what the value of this state is multiplied by, beside the
+        discount of the search, in the return of the move that led here. None, the default, for none. Games have none.
     """
 
     rewards: Float[Array, " P"]
     action_mask: Bool[Array, " A"]
     terminated: Bool[Array, ""]
     cur_player_id: Int[Array, ""]
+    discount: Float[Array, ""] | None = None
 
 
 class Env(eqx.Module):

@@ -5,10 +5,10 @@ Imports from `tz.games`, `tz.nn`, `tz.mcts` and `tz.matches`."""
 
 from tz.learn.epochs import epoch as epoch
 from tz.learn.epochs import gradient_phase as gradient_phase
-from tz.learn.epochs import init_epoch as init_epoch
 from tz.learn.epochs import self_play_phase as self_play_phase
+from tz.learn.new_games import init_epoch as init_epoch
 from tz.learn.replay import EpisodeReplayBuffer as EpisodeReplayBuffer
-from tz.learn.replay import ReplayState as ReplayState
+from tz.learn.ring import ReplayState as ReplayState
 from tz.learn.self_play import CollectState as CollectState
 from tz.learn.self_play import collect as collect
 from tz.learn.self_play import init_collect as init_collect
@@ -18,6 +18,7 @@ from tz.learn.symmetries import dihedral as dihedral
 from tz.learn.symmetries import mirror as mirror
 from tz.learn.symmetries import random_dihedral as random_dihedral
 from tz.learn.symmetries import random_mirror as random_mirror
+from tz.learn.symmetries import turn_unroll as turn_unroll
 from tz.learn.targets import lambda_returns as lambda_returns
 from tz.learn.training import TrainState as TrainState
 from tz.learn.training import az_loss as az_loss
@@ -27,3 +28,4 @@ from tz.learn.training import train_step as train_step
 from tz.learn.trajectory import EpisodeEnd as EpisodeEnd
 from tz.learn.trajectory import Sample as Sample
 from tz.learn.trajectory import Trajectory as Trajectory
+from tz.learn.trajectory import Unroll as Unroll

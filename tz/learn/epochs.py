@@ -1,6 +1,5 @@
 """An epoch as a pure function: self-play, the buffer, gradient steps. All of it can be compiled, sharded and mapped."""
 
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -8,33 +7,19 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, Shaped
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, Shaped
 
 from tz._arrays import check_same_types
 from tz.games.env import Env
-from tz.learn.replay import EpisodeReplayBuffer, ReplayState
-from tz.learn.self_play import CollectState, collect, init_collect, mean_and_spread, returns_so_far
+from tz.learn.new_games import evaluator_of
+from tz.learn.replay import EpisodeReplayBuffer
+from tz.learn.ring import ReplayState
+from tz.learn.self_play import CollectState, collect, mean_and_spread, returns_so_far
 from tz.learn.settings import LoopState, TrainConfig, num_parts
-from tz.learn.training import Metrics, TrainState, init_train, train_step
+from tz.learn.training import Metrics, TrainState, train_step
 from tz.learn.trajectory import Sample, Trajectory
-from tz.mcts.evaluators import NetworkEvaluator, uniform_evaluator
 from tz.mcts.simulation import Evaluator
 from tz.sharding import DATA, over_games
-
-
-def init_epoch(
-    config: TrainConfig, env: Env, network: PyTree, norm_state: eqx.nn.State | None = None, *, key: PRNGKeyArray
-) -> LoopState:
-    """Returns the state before the first epoch, on one device, with the same numbers as [`tz.init_loop`][].
-
-    Unlike `init_loop` it checks nothing and makes no testers, so it can be compiled, and mapped over keys.
-
-    **Arguments:** `network` and `norm_state`, as [`tz.init_train`][] takes them; `key`, of the games.
-    """
-    games_key, key = jax.random.split(key)
-    games, replay = start_games(config, env, game_keys(config, games_key))
-    train = init_train(config.optimizer, network, norm_state, average=config.average_decay is not None)
-    return LoopState(train, games, replay, (), jnp.int32(0), key)
 
 
 def epoch(
@@ -132,33 +117,6 @@ def gradient_phase(
 # The parts of the two phases, which the training loop compiles one by one.
 
 
-def evaluator_of(config: TrainConfig, env: Env, train: TrainState) -> NetworkEvaluator:
-    """What self-play and tests evaluate by: the network as it is now, or the average of its weights."""
-    return NetworkEvaluator(train.playing, env.observe, train.playing_norm_state, dtype=config.search_dtype)
-
-
-def game_keys(config: TrainConfig, key: PRNGKeyArray) -> Shaped[PRNGKeyArray, " B"]:
-    """The keys of all games."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(config.num_games))
-
-
-def start_games(
-    config: TrainConfig, env: Env, keys: Shaped[PRNGKeyArray, " B"], *, mesh: Mesh | None = None
-) -> tuple[CollectState, ReplayState]:
-    """A new game and an empty ring for each key, each made on the device that keeps it."""
-
-    def start(shared, keys):
-        config, env = shared
-        games = jax.vmap(lambda key: init_collect(config.mcts, env, key=key))(keys)
-        one = jax.tree.map(lambda x: x[0], games)
-        options = {"num_moves": 1, "record": config.record, "record_end": config.record_end}
-        steps = jax.eval_shape(lambda: collect(config.mcts, env, uniform_evaluator, one, **options)[1])
-        rings = jax.vmap(lambda _: config.replay.init(steps))(keys)
-        return games, rings
-
-    return _over(mesh, start, (config, env), keys)
-
-
 def self_play_settings(config: TrainConfig) -> dict[str, Any]:
     """The settings that self-play depends on. While they stay, another optimiser compiles no self-play again."""
     names = "mcts", "max_episode_moves", "fast_mcts", "record", "record_end"
@@ -198,7 +156,7 @@ def play(
         returns = jax.vmap(returns_so_far)(games, trajectory)
         return after, (trajectory, jax.tree.map(lambda x: jnp.sum(x, dtype=jnp.int32)[None], counts), returns)
 
-    return _over(mesh, local, (settings, env, evaluator, is_fast), games)
+    return over_games(mesh, local, (settings, env, evaluator, is_fast), games)
 
 
 def is_bad(trajectory: Trajectory) -> Bool[Array, "B T"]:
@@ -215,7 +173,7 @@ def add(
         buffer, discount = shared
         return jax.vmap(lambda ring, steps: buffer.add(ring, steps, discount=discount))(*games)
 
-    after = _over(mesh, local, (buffer, discount), (replay, trajectory))
+    after = over_games(mesh, local, (buffer, discount), (replay, trajectory))
     check_same_types("replay.add", replay, after)
     return after
 
@@ -296,8 +254,4 @@ def draw(
         keys = keys.reshape(-1, *keys.shape[2:])  # an old-style key has an axis of its own
         return jax.vmap(lambda sample, key: config.augment(sample, key=key))(batch, keys)
 
-    return _over(mesh, local, (config, window), (replay, keys))
-
-
-def _over(mesh: Mesh | None, function: Callable[[Any, Any], Any], shared: PyTree, games: PyTree) -> PyTree:
-    return function(shared, games) if mesh is None else over_games(mesh, function, shared, games)
+    return over_games(mesh, local, (config, window), (replay, keys))

@@ -1,49 +1,18 @@
 """The ring of recent positions that training samples from."""
 
 import functools
+from typing import Any, overload
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from tz._arguments import check_fields, check_ints, check_one, check_one_key
-from tz.learn._ends import EndColumns, empty_ends, end_of, rows_of_ends, settled_ends
+from tz.learn._ends import empty_ends, rows_of_ends, settled_ends
+from tz.learn.ring import ReplayState, draw, empty_steps, rows_of_steps, sample_at, unroll_at
 from tz.learn.targets import Affine, change_of_side, compose, lambda_returns
-from tz.learn.trajectory import Sample, Trajectory, check_rows, check_trajectory
-
-
-class ReplayState(eqx.Module):
-    """The ring of one game. Its oldest row is in slot `position - size`, its newest in `position - 1`, both modulo
-    `capacity`. The `num_known` oldest rows have a known value target; the rest belong to the episode in progress.
-
-    **Fields:**
-
-    - `observation`: `[capacity, ...]`.
-    - `action_mask`: `[capacity, A]`.
-    - `policy`: `[capacity, A]`.
-    - `value`: `[capacity]` functions from what follows the newest row, in the view of `last_player`, to the value
-        target of each row, for its mover. A known row has `value.coefficient` 0, and `value.offset` is its target.
-    - `policy_weight`: `[capacity]`.
-    - `position`: the slot to be written next.
-    - `size`: how many rows are in the ring, from 0 to `capacity`.
-    - `num_known`: how many of them have a known value target.
-    - `last_player`: the mover of the newest row.
-    - `extra`: `[capacity, ...]`, the records of the positions, or None.
-    - `ends`: the ends of the rows' episodes, as far as they are known, or None.
-    """
-
-    observation: PyTree[Shaped[Array, "capacity ..."]]
-    action_mask: Bool[Array, "capacity A"]
-    policy: Float[Array, "capacity A"]
-    value: Affine
-    policy_weight: Float[Array, " capacity"]
-    position: Int[Array, ""]
-    size: Int[Array, ""]
-    num_known: Int[Array, ""]
-    last_player: Int[Array, ""]
-    extra: PyTree = None
-    ends: EndColumns | None = None
+from tz.learn.trajectory import Sample, Trajectory, Unroll, check_rows, check_trajectory
 
 
 class EpisodeReplayBuffer(eqx.Module):
@@ -58,13 +27,17 @@ class EpisodeReplayBuffer(eqx.Module):
     - `td_lambda`: of the λ-return, see [`tz.learn.lambda_returns`][]; at 1 the outcome of the episode, below it a
         mixture with the search's values of the positions that follow.
     - `search_value_fraction`: how much of the target is the search's value of the position itself, and not the return.
+    - `max_unroll`: the most steps that can be drawn together; None, the default, for single positions alone. Only where
+        it is set are actions and rewards kept.
 
-    **Raises:** `ValueError` if `capacity` is below 1, or one of the others is not from 0 to 1.
+    **Raises:** `ValueError` if `capacity` is below 1, one of the fractions is not from 0 to 1, or an unroll would not
+    fit into the ring.
     """
 
     capacity: int = eqx.field(static=True)
     td_lambda: float | Float[Array, ""] = 1.0
     search_value_fraction: float | Float[Array, ""] = 0.0
+    max_unroll: int | None = eqx.field(static=True, default=None)
 
     def __post_init__(self):
         check_fields(self)
@@ -76,6 +49,11 @@ class EpisodeReplayBuffer(eqx.Module):
             fraction = getattr(self, name)
             if isinstance(fraction, int | float) and not 0 <= fraction <= 1:
                 raise ValueError(f"{name} is {fraction}, expected a fraction from 0 to 1.")
+        if self.max_unroll is not None and not 1 <= self.max_unroll < self.capacity:
+            raise ValueError(
+                f"EpisodeReplayBuffer: found max_unroll={self.max_unroll}, expected from 1 to {self.capacity - 1}, as "
+                f"K steps take K + 1 of the capacity={self.capacity} rows; lower it or raise the capacity."
+            )
 
     def init(self, example: Trajectory) -> ReplayState:
         """An empty ring for one game.
@@ -108,6 +86,7 @@ class EpisodeReplayBuffer(eqx.Module):
             last_player=jnp.zeros((), jnp.int32),
             extra=jax.tree.map(column, example.extra),
             ends=empty_ends(example, self.capacity),
+            steps=None if self.max_unroll is None else empty_steps(self.capacity),
         )
 
     def add(self, state: ReplayState, trajectory: Trajectory, *, discount: float | Float[Array, ""]) -> ReplayState:
@@ -175,13 +154,14 @@ class EpisodeReplayBuffer(eqx.Module):
             last_player=player[-1],
             extra=jax.tree.map(write, state.extra, trajectory.extra),
             ends=jax.tree.map(write, ends, rows),
+            steps=None if state.steps is None else jax.tree.map(write, state.steps, rows_of_steps(trajectory, reward)),
         )
 
     def resize(self, state: ReplayState) -> ReplayState:
         """The ring of one game, of another capacity, as one of this capacity, with the newest rows that fit."""
         size = jnp.minimum(state.size, self.capacity)
         slots = (state.position - size + jnp.arange(self.capacity, dtype=jnp.int32)) % len(state.policy_weight)
-        names = "observation", "action_mask", "policy", "value", "policy_weight", "extra", "ends"
+        names = "observation", "action_mask", "policy", "value", "policy_weight", "extra", "ends", "steps"
         rows = {name: jax.tree.map(lambda x: x[slots], getattr(state, name)) for name in names}
         num_known = jnp.maximum(state.num_known - (state.size - size), 0)
         return ReplayState(
@@ -194,6 +174,12 @@ class EpisodeReplayBuffer(eqx.Module):
             raise ValueError(
                 f"EpisodeReplayBuffer: found a ring of {found} rows a game, expected capacity={self.capacity}. Change "
                 "the ring with `resize`, or the run with tz.fork, or make a new one with `init`."
+            )
+        if (state.steps is None) != (self.max_unroll is None):
+            found = "without" if state.steps is None else "with"
+            raise ValueError(
+                f"EpisodeReplayBuffer: found a ring {found} actions and rewards, which does not fit "
+                f"max_unroll={self.max_unroll}; make a new ring with `init`, or set max_unroll as it was."
             )
 
     def _check_fits(self, state: ReplayState, trajectory: Trajectory) -> None:
@@ -217,26 +203,33 @@ class EpisodeReplayBuffer(eqx.Module):
     def num_known(self, state: ReplayState) -> Int[Array, ""]:
         """How many positions can be sampled.
 
-        **Arguments:**
-
-        - `state`: the rings of all games, with the leading axis `B`, or of one game.
+        **Arguments:** `state`, the rings of all games, with the leading axis `B`, or of one game.
 
         **Returns:** the number of positions with a known value target, over all games.
         """
         return jnp.sum(state.num_known, dtype=jnp.int32)
 
-    def sample(self, state: ReplayState, num_samples: int, *, key: PRNGKeyArray) -> Sample:
+    @overload
+    def sample(self, state: ReplayState, num_samples: int, *, key: PRNGKeyArray, unroll: None = None) -> Sample: ...
+
+    @overload
+    def sample(self, state: ReplayState, num_samples: int, *, key: PRNGKeyArray, unroll: int) -> Unroll: ...
+
+    def sample(
+        self, state: ReplayState, num_samples: int, *, key: PRNGKeyArray, unroll: int | None = None
+    ) -> Sample | Unroll:
         """Draws positions uniformly, with replacement, from all those of all games whose value target is known.
 
         **Arguments:**
 
         - `state`: the rings of all games, with the leading axis `B`.
-        - `num_samples`: how many positions to draw.
-        - `key`: decides which.
+        - `num_samples`: how many positions to draw; `key`: decides which.
+        - `unroll`: how many steps to draw with each position, see [`tz.learn.Unroll`][]; None for the position alone.
 
-        **Returns:** `num_samples` samples along a leading axis.
+        **Returns:** `num_samples` samples or unrolls along a leading axis.
 
-        **Raises:** a runtime error, through `eqx.error_if`, if no value target is known yet.
+        **Raises:** a runtime error, through `eqx.error_if`, if no value target is known yet; `ValueError` for an unroll
+        that is longer than `max_unroll`.
         """
         check_ints("sample", num_samples=num_samples)
         check_one_key("sample", key)
@@ -248,7 +241,17 @@ class EpisodeReplayBuffer(eqx.Module):
             "Collect more steps, or lower max_episode_moves so that episodes end sooner.",
         )
         state = eqx.tree_at(lambda state: state.num_known, state, num_known)
-        return self.sample_parts(state, num_samples, keys=key[None])
+        return self.sample_parts(state, num_samples, keys=key[None], unroll=unroll)
+
+    @overload
+    def sample_parts(
+        self, state: ReplayState, num_samples: int, *, keys: Array, window: Any = None, unroll: None = None
+    ) -> Sample: ...
+
+    @overload
+    def sample_parts(
+        self, state: ReplayState, num_samples: int, *, keys: Array, window: Any = None, unroll: int
+    ) -> Unroll: ...
 
     def sample_parts(
         self,
@@ -257,7 +260,8 @@ class EpisodeReplayBuffer(eqx.Module):
         *,
         keys: Shaped[PRNGKeyArray, " S"],
         window: int | Int[Array, ""] | None = None,
-    ) -> Sample:
+        unroll: int | None = None,
+    ) -> Sample | Unroll:
         """Draws equally many positions from each of `S` parts of the games, for buffers that are split over devices.
 
         A part is `B / S` neighbouring games; what is drawn from it depends on it and its key alone. Parts with fewer
@@ -265,41 +269,31 @@ class EpisodeReplayBuffer(eqx.Module):
         over the batch has the expectation of a mean over all positions. Nothing known at all in a part has weight 0.
 
         **Arguments:** `state`, the rings of the games, with the leading axis `B`; `keys`, one a part; `window`, how
-        many positions of each game to draw from, the newest with a known value target; by default all.
+        many positions of each game to draw from, the newest with a known value target; by default all; `unroll`, as for
+        `sample`.
 
-        **Returns:** `num_samples` samples along a leading axis, part after part.
+        **Returns:** `num_samples` samples or unrolls along a leading axis, part after part.
 
-        **Raises:** `ValueError` if `S` does not divide `B` and `num_samples`, or the rings have another capacity.
+        **Raises:** `ValueError` if `S` does not divide `B` and `num_samples`, the rings have another capacity, or an
+        unroll is longer than `max_unroll`.
         """
         self._check_capacity(state)
+        if unroll is not None:
+            self._check_unroll(unroll)
         num_parts, num_games = keys.shape[0], state.position.shape[0]
         if num_games % num_parts or num_samples % num_parts:
             raise ValueError(
                 f"{num_games} games and {num_samples} samples cannot both be split into {num_parts} equal parts."
             )
         parts = jax.tree.map(lambda x: x.reshape(num_parts, -1, *x.shape[1:]), state)
-        samples = jax.vmap(lambda part, key: self._draw(part, num_samples // num_parts, key, window))(parts, keys)
+        read = sample_at if unroll is None else functools.partial(unroll_at, unroll)
+        samples = jax.vmap(lambda part, key: draw(part, num_samples // num_parts, key, window, read))(parts, keys)
         return jax.tree.map(lambda x: x.reshape(num_samples, *x.shape[2:]), samples)
 
-    def _draw(self, state: ReplayState, num_samples: int, key: PRNGKeyArray, window) -> Sample:
-        num_eligible = state.num_known if window is None else jnp.minimum(state.num_known, window)
-        num_games, ends = state.position.shape[0], jnp.cumsum(num_eligible, dtype=jnp.int32)
-        weight = ends[-1].astype(jnp.float32) / (num_games * self.capacity)
-
-        def one(rank):
-            game = jnp.minimum(jnp.searchsorted(ends, rank, side="right").astype(jnp.int32), num_games - 1)
-            # The known rows of a game are its oldest, and the last of them end with rank `ends[game] - 1`.
-            age_order = rank - (ends[game] - state.num_known[game])
-            slot = (state.position[game] - state.size[game] + age_order) % self.capacity
-            return Sample(
-                observation=jax.tree.map(lambda column: column[game, slot], state.observation),
-                action_mask=state.action_mask[game, slot],
-                policy=state.policy[game, slot],
-                value=state.value.offset[game, slot],
-                weight=weight,
-                policy_weight=state.policy_weight[game, slot],
-                extra=jax.tree.map(lambda column: column[game, slot], state.extra),
-                end=None if state.ends is None else end_of(state.ends, game, slot),
+    def _check_unroll(self, unroll: int) -> None:
+        check_ints("sample", unroll=unroll)
+        if not 1 <= unroll <= (self.max_unroll or 0):
+            raise ValueError(
+                f"sample: found unroll={unroll}, expected from 1 to max_unroll={self.max_unroll} of the buffer; make "
+                f"one by EpisodeReplayBuffer({self.capacity}, max_unroll={unroll})."
             )
-
-        return jax.vmap(one)(jax.random.randint(key, (num_samples,), 0, jnp.maximum(ends[-1], 1), jnp.int32))

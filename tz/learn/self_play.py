@@ -1,5 +1,6 @@
 """Self-play without end: search, move, record, and start anew where a game is over."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -10,8 +11,11 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from tz._arguments import check_evaluator, check_ints, check_one_game, check_one_key
+from tz._arrays import named_arrays
+from tz.games.conformance import check_no_discount
 from tz.games.env import Env, StepMetadata
 from tz.learn.trajectory import Trajectory
+from tz.mcts.models import Model, model_of, root_of
 from tz.mcts.results import action_weights, choose_action, root_value
 from tz.mcts.settings import MCTS, on_trees_of
 from tz.mcts.simulation import Evaluator, SearchState, advance, check_trees, init_search, search
@@ -27,10 +31,12 @@ EndRecord = Callable[[PyTree, StepMetadata], PyTree]
 class CollectState(eqx.Module):
     """One game in progress.
 
-    **Fields:** `search`, whose root is the position to move in; `episode_moves`, moves made in this episode;
-    `episode_return`, `[P]`, the sum of the rewards that each player received in it, without any discount; `step`, moves
-    made since the beginning; `key`, of this game. The randomness of move `step` depends on these two alone, so a batch
-    plays the same games however it is split over devices, as long as numbers are rounded in the same way.
+    **Fields:** `search`, whose root is the position to move in as the search sees it; `episode_moves`, moves made in
+    this episode; `episode_return`, `[P]`, the sum of the rewards that each player received in it, without any discount;
+    `step`, moves made since the beginning; `key`, of this game. The randomness of move `step` depends on these two
+    alone, so a batch plays the same games however it is split over devices, as long as numbers are rounded in the same
+    way. `env_state` and `metadata` are the position to move in as the game has it, which differs from the root of the
+    search only where that steps through a [`tz.mcts.Model`][].
     """
 
     search: SearchState
@@ -38,18 +44,27 @@ class CollectState(eqx.Module):
     episode_return: Float[Array, " P"]
     step: Int[Array, ""]
     key: PRNGKeyArray
+    env_state: PyTree
+    metadata: StepMetadata
 
 
-def init_collect(mcts: MCTS, env: Env, *, key: PRNGKeyArray) -> CollectState:
+def init_collect(mcts: MCTS, env: Env, *, key: PRNGKeyArray, model: Model | None = None) -> CollectState:
     """Starts one game; `jax.vmap` over keys starts many.
 
-    **Raises:** `ValueError` for games of more than two players.
+    **Arguments:** `model`, that of the [`tz.mcts.ModelEvaluator`][] that [`tz.collect`][] is to be given; None, the
+    default, for a search that steps through the game itself.
+
+    **Raises:** `ValueError` for games of more than two players, or with a discount of their own, and for a model that
+    does not fit the game.
     """
     check_one_key("init_collect", key)
     init_key, key = jax.random.split(key)
-    search = init_search(mcts, *env.init(init_key))
-    no_return = jnp.zeros(search.metadata.rewards.shape, jnp.float32)
-    return CollectState(search, jnp.int32(0), no_return, jnp.int32(0), key)
+    env_state, metadata = strong(env.init(init_key))
+    check_no_discount(f"init_collect of {env.name}", metadata)
+    state = init_search(mcts, env_state, metadata, model=model)
+    own = jax.tree.map(jnp.copy, (env_state, metadata))  # arrays of its own, so that all of the state can be donated
+    no_return = jnp.zeros(metadata.rewards.shape, jnp.float32)
+    return CollectState(state, jnp.int32(0), no_return, jnp.int32(0), key, *own)
 
 
 def collect(
@@ -66,6 +81,9 @@ def collect(
     record_end: EndRecord | None = None,
 ) -> tuple[CollectState, Trajectory]:
     """Plays `num_moves` moves of one game, beginning a new episode wherever one ends.
+
+    With a [`tz.mcts.ModelEvaluator`][] the searches step through its model, and the game itself only makes the moves
+    that are played. Each call then begins with a new tree, since the parameters of the model may have changed.
 
     **Arguments:**
 
@@ -93,12 +111,16 @@ def collect(
     if fast_mcts is not None:
         fast_mcts = on_trees_of(mcts, fast_mcts)
     check_trees(mcts, state.search)
+    model = model_of(evaluator, env)
+    _check_positions(model, state)
+    if isinstance(model, Model):
+        new = init_search(mcts, state.env_state, state.metadata, model=model)
+        state = dataclasses.replace(state, search=SearchState(new.tree, new.metadata, state.search.notes))
 
     def find_move(mcts: MCTS, state: CollectState, search_key, action_key):
-        searched = search(mcts, env, evaluator, state.search, key=search_key)
+        searched = search(mcts, model, evaluator, state.search, key=search_key)
         action = choose_action(mcts, searched, key=action_key, num_moves=state.episode_moves)
-        env_state = jax.tree.map(lambda x: x[0], searched.tree.state)
-        extra = None if record is None else strong(record(env_state, searched, searched.metadata))
+        extra = None if record is None else strong(record(state.env_state, searched, state.metadata))
         return searched.tree, action, action_weights(mcts, searched), root_value(mcts, searched), extra
 
     def move(state: CollectState, fast):
@@ -111,16 +133,15 @@ def collect(
             tree, action, policy, value, extra = lax.cond(fast, *searches, *inputs)
         searched = SearchState(tree, state.search.metadata, state.search.notes)
 
-        root, before = searched.root, searched.metadata
-        env_state = jax.tree.map(lambda x: x[0], searched.tree.state)
-        next_state, after = env.step(env_state, action)
+        root, before = searched.root, state.metadata
+        next_state, after = env.step(state.env_state, action)
         episode_moves = state.episode_moves + 1
         out_of_time = False if max_episode_moves is None else episode_moves >= max_episode_moves
         truncated = ~after.terminated & out_of_time
         ended = after.terminated | truncated
 
         made = Trajectory(
-            observation=env.observe(env_state),
+            observation=env.observe(state.env_state),
             action_mask=before.action_mask,
             policy=policy,
             value=value,
@@ -138,11 +159,14 @@ def collect(
         next_state, after = jax.tree.map(
             lambda new, old: jnp.where(ended, new, old), env.init(init_key), (next_state, after)
         )
-        moved = advance(mcts, searched, action, next_state, after, reset=ended)
+        next_state, after = jax.tree.map(
+            lambda new, old: jnp.asarray(new, old.dtype), (next_state, after), (state.env_state, state.metadata)
+        )
+        moved = advance(mcts, searched, action, next_state, after, reset=ended, model=model)
         # Notes mean nothing between searches, but their shapes must stay, even those of a call with other settings.
         moved = SearchState(moved.tree, moved.metadata, state.search.notes)
         episode_moves = jnp.where(ended, 0, episode_moves)
-        return CollectState(moved, episode_moves, episode_return, state.step + 1, state.key), made
+        return CollectState(moved, episode_moves, episode_return, state.step + 1, state.key, next_state, after), made
 
     return lax.scan(move, state, is_fast, length=num_moves)
 
@@ -170,3 +194,18 @@ def mean_and_spread(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The mean and the standard deviation of the returns where an episode ended; there must be such a move."""
     return jnp.mean(returns, where=ended), jnp.std(returns, where=ended)
+
+
+def _check_positions(model: Env | Model, state: CollectState) -> None:
+    """Raises `ValueError` for a state whose searches began with another model, or with none."""
+    row = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), state.search.tree.state)
+    position = jax.eval_shape(lambda: root_of(model, state.env_state, state.metadata))
+    found, expected = (
+        [f"{x.dtype}{list(x.shape)}" for _, x in named_arrays(tree)]
+        for tree in ((row, state.search.metadata), position)
+    )
+    if found != expected:
+        raise ValueError(
+            f"collect: found a state whose searches have positions and metadata of {', '.join(found)}, expected "
+            f"{', '.join(expected)}, those of {model.name}; begin with tz.init_collect and the same model, or none."
+        )

@@ -10,12 +10,15 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from tz._arguments import check_fields, check_sequence
 from tz.games.env import Env
-from tz.learn.replay import EpisodeReplayBuffer, ReplayState
+from tz.learn.replay import EpisodeReplayBuffer
+from tz.learn.ring import ReplayState
 from tz.learn.self_play import CollectState, EndRecord, Record
 from tz.learn.training import Loss, TrainState, az_loss
 from tz.learn.trajectory import Sample
 from tz.matches.testers import Tester
+from tz.mcts.evaluators import NetworkEvaluator
 from tz.mcts.settings import MCTS, on_trees_of
+from tz.mcts.simulation import Evaluator
 
 
 class TrainConfig(eqx.Module):
@@ -45,6 +48,11 @@ class TrainConfig(eqx.Module):
     - `skip_nonfinite`: what is done about a gradient step whose loss or result is not finite: True leaves it out and
         counts it (the metric `skipped_steps`), False stops the training with the state before that step.
     - `record`, `record_end`: what each sample brings to the loss beside policy and value, see [`tz.collect`][].
+    - `evaluator`: `NetworkEvaluator -> evaluator`, what self-play and tests evaluate by, as a function of the
+        [`tz.NetworkEvaluator`][] of the network that plays; by default that itself. One that returns a
+        [`tz.mcts.ModelEvaluator`][] lets all searches step through its model, always with the newest weights. What it
+        returns holds the weights as arrays of modules, such as
+        `tz.mcts.ModelEvaluator(tz.mcts.Model(network.root, network.step), network.predict)`; not in a closure.
     - `search_dtype`: what the network is cast to for self-play and tests, such as `jnp.bfloat16`; None leaves it.
 
     **Raises:** `ValueError` if a number is out of its range or two do not fit together.
@@ -73,6 +81,7 @@ class TrainConfig(eqx.Module):
     search_dtype: Any = eqx.field(static=True, default=None)
     record: Record | None = None
     record_end: EndRecord | None = None
+    evaluator: Callable[[NetworkEvaluator], Evaluator] | None = None
 
     def __post_init__(self):
         check_fields(self)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from tz.learn.trajectory import Sample
+from tz.learn.trajectory import Sample, Unroll
 
 Turn = Callable[[Array], Array]
 """Turns an array whose first axes are the rows and columns of the board as the observation was turned."""
@@ -35,7 +35,31 @@ def _with_records(name: str, sample: Sample, turn: Turn, turn_records: TurnRecor
     return sample
 
 
+def turn_unroll(augment: Callable[..., Sample], unroll: Unroll, *, key: PRNGKeyArray) -> Unroll:
+    """Turns all positions of an unroll alike, and its actions with them.
+
+    **Arguments:** `augment`, such as [`tz.random_mirror`][], which moves the policy as it moves the actions; `unroll`,
+    one, without a batch axis; `key`, of the symmetry.
+
+    **Returns:** the turned unroll, with the same values and rewards.
+    """
+
+    def moved(sample, action):
+        chosen = jnp.arange(sample.policy.shape[0], dtype=jnp.int32) == action
+        turned = augment(dataclasses.replace(sample, policy=chosen.astype(sample.policy.dtype)), key=key)
+        return jnp.argmax(turned.policy).astype(action.dtype)
+
+    positions = jax.vmap(lambda sample: augment(sample, key=key))(unroll.positions)
+    before = jax.tree.map(lambda x: x[:-1], unroll.positions)
+    return dataclasses.replace(unroll, positions=positions, action=jax.vmap(moved)(before, unroll.action))
+
+
 def _shape(sample: Sample) -> tuple[int, ...]:
+    if isinstance(sample, Unroll):
+        raise ValueError(
+            "found an Unroll, expected a Sample; turn its positions and actions alike by "
+            "tz.learn.turn_unroll(augment, unroll, key=key)."
+        )
     if not hasattr(sample.observation, "shape"):
         raise ValueError(
             f"found an observation that is a {type(sample.observation).__name__}, expected one array; write a function "

@@ -93,6 +93,37 @@ class Sample(eqx.Module):
     end: EpisodeEnd | None = None
 
 
+class Unroll(eqx.Module):
+    """`K` consecutive steps of one episode: the actions, and the positions before, between and after them.
+
+    It begins at any position whose value target is known. Where the episode ends before `K` steps, its last position is
+    repeated, with a policy of zeros, a value of 0 and a weight of 0; the actions and rewards of these steps are 0. It
+    never runs into another episode.
+
+    **Fields:**
+
+    - `positions`: a [`tz.Sample`][] of `K + 1` positions, `[K + 1, ...]`: the values, each for the player to move
+        there, the policies and the rest. Their `weight` is that of the unroll, and 0 after the end.
+    - `action`: `[K]`, the action played in each position but the last.
+    - `reward`: `[K]`, what the player who moved received for it, from that player's perspective. Of two players, the
+        other received the negative.
+    - `player`: `[K + 1]`, the player to move in each position.
+    - `is_in_episode`: `[K + 1]`, False after the end: step `k` was made if it is True for `k`, and led to a position
+        that was played on if it is True for `k + 1`.
+    - `has_terminated`: `[K + 1]`, True after the end of an episode that came to its own: there the value of 0 is a
+        fact. After an episode that was cut off, nothing is known.
+    - `weight`: how much the unroll counts in the mean loss of its batch.
+    """
+
+    positions: Sample
+    action: Int[Array, " K"]
+    reward: Float[Array, " K"]
+    player: Int[Array, " K+1"]
+    is_in_episode: Bool[Array, " K+1"]
+    has_terminated: Bool[Array, " K+1"]
+    weight: Float[Array, ""]
+
+
 def check_trajectory(trajectory: Trajectory) -> None:
     """Raises `ValueError` where the shapes of one game's trajectory contradict each other."""
     if trajectory.player.ndim != 1 or trajectory.player.shape[0] < 1:

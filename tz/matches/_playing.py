@@ -1,6 +1,5 @@
 """The moves of a match: two players, many games at once, each opening played from both sides."""
 
-import functools
 import statistics
 from typing import Any
 
@@ -13,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from tz.games.env import Env, StepMetadata
 from tz.games.openings import random_opening
 from tz.matches.players import Player, check_player
+from tz.mcts.models import model_of
 from tz.mcts.results import choose_action
 from tz.mcts.simulation import SearchState, advance, init_search, search
 
@@ -80,7 +80,7 @@ class MatchResult(eqx.Module):
 
 
 class _Games(eqx.Module):
-    """One side's half of a match in progress, `[G / 2, ...]`; `trees` are the two players'."""
+    """One side's half of a match in progress, `[G / 2, ...]`; `trees` are the two players', each of its own model."""
 
     env_state: PyTree
     metadata: StepMetadata
@@ -97,7 +97,7 @@ def _search_if_to_move(
     def run(tree):
         def one(tree, to_move, key):
             search_key, action_key = jax.random.split(key)
-            searched = search(player.mcts, env, player.evaluator, tree, key=search_key)
+            searched = search(player.mcts, model_of(player.evaluator, env), player.evaluator, tree, key=search_key)
             action = choose_action(player.mcts, searched, key=action_key, num_moves=step)
             return action, jax.tree.map(lambda new, old: jnp.where(to_move, new, old), searched, tree)
 
@@ -117,7 +117,10 @@ def _play_move(env: Env, players: tuple[Player, Player], games: _Games, player_i
     env_state, metadata = jax.vmap(env.step)(games.env_state, action)
 
     def follow(player: Player, tree: SearchState) -> SearchState:
-        return jax.vmap(lambda *after: advance(player.mcts, *after))(tree, action, env_state, metadata)
+        def one(tree, action, *after):
+            return advance(player.mcts, tree, action, *after, model=model_of(player.evaluator, env))
+
+        return jax.vmap(one)(tree, action, env_state, metadata)
 
     trees = follow(players[0], tree_0), follow(players[1], tree_1)
     reward = jax.vmap(lambda rewards, player: rewards[player])(metadata.rewards, player_id)
@@ -125,13 +128,23 @@ def _play_move(env: Env, players: tuple[Player, Player], games: _Games, player_i
     return _Games(env_state, metadata, trees, returns, games.keys), jnp.where(live, action, -1)
 
 
+def _new_trees(env: Env, player: Player, env_state: PyTree, metadata: StepMetadata) -> SearchState:
+    def one(*position):
+        return init_search(player.mcts, *position, model=model_of(player.evaluator, env))
+
+    return jax.vmap(jax.vmap(one))(env_state, metadata)
+
+
 def _both_sides(
-    players: tuple[Player, Player], openings: tuple[PyTree, StepMetadata], key: PRNGKeyArray, numbers: Int[Array, " G"]
+    env: Env,
+    players: tuple[Player, Player],
+    openings: tuple[PyTree, StepMetadata],
+    key: PRNGKeyArray,
+    numbers: Int[Array, " G"],
 ) -> tuple[_Games, Int[Array, "2 G"]]:
     """The two halves of a match before their first move, and the first player's ids: it moves first in one of them."""
     env_state, metadata = jax.tree.map(lambda x: jnp.stack([x, x]), openings)
-    new_trees = [jax.vmap(jax.vmap(functools.partial(init_search, player.mcts))) for player in players]
-    trees = new_trees[0](env_state, metadata), new_trees[1](env_state, metadata)
+    trees = _new_trees(env, players[0], env_state, metadata), _new_trees(env, players[1], env_state, metadata)
     keys = jnp.stack([jax.vmap(jax.random.fold_in, (None, 0))(key, 2 * numbers + side) for side in (0, 1)])
     mover = metadata.cur_player_id[0]
     games = _Games(env_state, metadata, trees, jnp.zeros((2, *numbers.shape), jnp.float32), keys)
@@ -163,7 +176,7 @@ def play_openings(
     if openings is None:
         opening_keys = jax.vmap(jax.random.fold_in, (None, 0))(opening_key, numbers)
         openings = jax.vmap(lambda key: random_opening(env, opening_moves, key=key))(opening_keys)
-    start, player_ids = _both_sides((first, second), openings, play_key, numbers)
+    start, player_ids = _both_sides(env, (first, second), openings, play_key, numbers)
 
     def unfinished(carry: Any):
         games, _, move = carry

@@ -13,6 +13,7 @@ from tz.games.env import Env, StepMetadata
 from tz.games.move_lists import follow_moves
 from tz.matches._playing import MatchResult, play_openings
 from tz.matches.players import Player, check_is_player
+from tz.mcts.models import model_of
 from tz.mcts.results import root_value
 from tz.mcts.simulation import init_search, search
 from tz.sharding import DATA, check_mesh, over_games, place, usable_mesh
@@ -138,8 +139,9 @@ def _replay(env: Env, match: MatchResult, game: int) -> tuple[PyTree, StepMetada
 @eqx.filter_jit
 def _think(env: Env, player: Player, env_state: PyTree, metadata: StepMetadata, keys: Array) -> Array:
     def value(env_state, metadata, key):
-        start = init_search(player.mcts, env_state, metadata)
-        return root_value(player.mcts, search(player.mcts, env, player.evaluator, start, key=key))
+        model = model_of(player.evaluator, env)
+        start = init_search(player.mcts, env_state, metadata, model=model)
+        return root_value(player.mcts, search(player.mcts, model, player.evaluator, start, key=key))
 
     return jax.vmap(value)(env_state, metadata, keys)
 

@@ -9,13 +9,17 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from tz._arguments import check_evaluator, check_fields, shown
 from tz.games.env import Env, StepMetadata
+from tz.mcts.models import Model, check_model, model_of, root_of
 from tz.mcts.root_policies import PlainRoot
 from tz.mcts.settings import MCTS
 from tz.mcts.simulation import Evaluator
 
 
 class Player(eqx.Module):
-    """Who plays a match: a search (`mcts`) and what it believes (`evaluator`)."""
+    """Who plays a match: a search (`mcts`) and what it believes (`evaluator`).
+
+    A [`tz.mcts.ModelEvaluator`][] makes a player whose search steps through a model; its opponent may do without.
+    """
 
     mcts: MCTS
     evaluator: Evaluator
@@ -39,8 +43,12 @@ def check_is_player(where: str, name: str, player: Any) -> None:
 def check_player(env: Env, player: Player) -> None:
     """Raises `ValueError` if a player cannot be asked about this game, such as a network of another one."""
 
+    model = model_of(player.evaluator, env)
+    if isinstance(model, Model):
+        check_model(model, env)
+
     def ask(key):
-        return player.evaluator(*env.init(key), key)
+        return player.evaluator(*root_of(model, *env.init(key)), key)
 
     try:
         logits, _ = eqx.filter_eval_shape(ask, jax.random.key(0))

@@ -10,6 +10,8 @@ from tz.mcts.evaluators import RolloutEvaluator as RolloutEvaluator
 from tz.mcts.evaluators import uniform_evaluator as uniform_evaluator
 from tz.mcts.final_moves import LowerConfidenceBound as LowerConfidenceBound
 from tz.mcts.final_moves import root_returns as root_returns
+from tz.mcts.models import Model as Model
+from tz.mcts.models import ModelEvaluator as ModelEvaluator
 from tz.mcts.results import action_weights as action_weights
 from tz.mcts.results import choose_action as choose_action
 from tz.mcts.results import root_value as root_value
@@ -32,8 +34,8 @@ from tz.mcts.simulation import SearchState as SearchState
 from tz.mcts.simulation import advance as advance
 from tz.mcts.simulation import init_search as init_search
 from tz.mcts.simulation import search as search
-from tz.mcts.simulation import search_bytes as search_bytes
 from tz.mcts.simulation import search_step as search_step
 from tz.mcts.simulation import start_search as start_search
+from tz.mcts.sizes import search_bytes as search_bytes
 from tz.mcts.tree import Node as Node
 from tz.mcts.tree import Tree as Tree

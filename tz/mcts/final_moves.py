@@ -27,13 +27,13 @@ def root_returns(
     player to move at the root.
     """
 
-    discount = jnp.float32(discount)
+    discount = jnp.asarray(discount, jnp.float32)
 
     def climb(carry):
         node, value = carry
         parent = tree.parent[node]
         sign = jnp.where(tree.player[node] == tree.player[parent], 1.0, -1.0)
-        value = jnp.where(parent > 0, tree.reward[node] + discount * sign * value, value)
+        value = jnp.where(parent > 0, tree.reward[node] + tree.discount_of(node, discount) * sign * value, value)
         return jnp.where(parent > 0, parent, node), value
 
     slots = jnp.arange(tree.max_nodes, dtype=jnp.int32)
@@ -41,7 +41,7 @@ def root_returns(
     start = jnp.where(used, slots, 0), jnp.where(tree.terminated, 0.0, tree.raw_value)
     top, value = lax.while_loop(lambda carry: any_game(jnp.any(tree.parent[carry[0]] > 0)), climb, start)
     sign = jnp.where(tree.player[top] == tree.player[0], 1.0, -1.0)
-    value = tree.reward[top] + discount * sign * value
+    value = tree.reward[top] + tree.discount_of(top, discount) * sign * value
     weight = jnp.where(used, jnp.where(tree.terminated, tree.visits[tree.parent, tree.action], 1), 0)
     num_actions = tree.visits.shape[-1]
 

@@ -11,13 +11,16 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from tz._arguments import check_evaluator, check_one_game, check_one_key
 from tz.games.env import Env, StepMetadata
-from tz.mcts._solver import estimate, hopeful, solving_backup, solving_selector
+from tz.mcts._evaluation import evaluate, largest, log_prior
+from tz.mcts._solver import hopeful, solving_backup, solving_selector
 from tz.mcts.backups import virtual_visit
+from tz.mcts.models import Model, check_same_model, root_of, stepped, without_forbidden
 from tz.mcts.settings import MCTS
 from tz.mcts.tree import Node, Tree, append, backup, descend, init_tree, reroot, strong
 
 Evaluator = Callable[[PyTree, StepMetadata, PRNGKeyArray], tuple[Float[Array, " A"], Float[Array, ""]]]
-"""`(env_state, metadata, key) -> (logits [A], value [])`; the value is for the player to move."""
+"""`(env_state, metadata, key) -> (logits [A], value [])`; the value is for the player to move. Where a search steps
+through a [`tz.mcts.Model`][], the state is the model's."""
 
 
 class SearchState(eqx.Module):
@@ -44,18 +47,28 @@ class SearchState(eqx.Module):
         return jnp.full(self.metadata.action_mask.shape, fill, x.dtype).at[self.tree.actions[0]].set(x)
 
 
-def init_search(mcts: MCTS, env_state: PyTree, metadata: StepMetadata) -> SearchState:
+def init_search(
+    mcts: MCTS, env_state: PyTree, metadata: StepMetadata, *, model: Env | Model | None = None
+) -> SearchState:
     """A search state that knows only its root, not yet evaluated.
 
-    **Arguments:** `env_state` and `metadata`, as [`tz.Env`][]'s `init` and `step` return them, one game.
+    **Arguments:** `env_state` and `metadata`, as [`tz.Env`][]'s `init` and `step` return them, one game; `model`, what
+    the search is to step through, by default the game.
 
-    **Raises:** `ValueError` for games of more than two players, or fewer actions than `max_actions`.
+    **Raises:** `ValueError` for games of more than two players, or fewer actions than `max_actions`, for a model whose
+    root does not fit the game, and for `solve` with a model that discounts.
     """
     check_one_game("init_search", metadata)
+    env_state, metadata = root_of(model, env_state, metadata)
     if metadata.rewards.shape[0] > 2:
         raise ValueError(
             f"tz searches games of one or two players, but the rewards of this one have {metadata.rewards.shape[0]} "
             "entries. Values are negated between two opponents, which means nothing among three."
+        )
+    if mcts.solve and metadata.discount is not None:
+        raise ValueError(
+            "MCTS: found solve=True and a model with a discount, expected results that keep their worth; leave solve "
+            "False, or the discount None."
         )
     num_actions = metadata.action_mask.shape[0]
     if mcts.max_actions is not None and mcts.max_actions > num_actions:
@@ -76,11 +89,11 @@ def _no_preference(metadata: StepMetadata) -> Float[Array, " A"]:
 
 def _with_root_prior(mcts: MCTS, tree: Tree, logits: Float[Array, " A"]) -> Tree:
     """The tree with a prior at its root, and with the actions that the root keeps."""
-    actions = _largest(mcts, logits)
+    actions = largest(mcts, logits)
     if actions is not None and tree.actions is not None:
         actions = jnp.where(tree.size > 1, tree.actions[0], actions)  # what was kept is about the actions it had
         tree = eqx.tree_at(lambda tree: tree.actions, tree, tree.actions.at[0].set(actions))
-    return eqx.tree_at(lambda tree: tree.logits, tree, tree.logits.at[0].set(_log_prior(logits, actions)))
+    return eqx.tree_at(lambda tree: tree.logits, tree, tree.logits.at[0].set(log_prior(logits, actions)))
 
 
 def check_trees(mcts: MCTS, state: SearchState) -> None:
@@ -118,39 +131,6 @@ def _no_notes(mcts: MCTS, tree: Tree) -> PyTree:
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), notes)
 
 
-@jax.named_scope("evaluate")
-def _evaluate(
-    mcts: MCTS, evaluator: Evaluator, env_state, metadata, key
-) -> tuple[Float[Array, " A"], Float[Array, ""]]:
-    """The evaluator's logits, -inf where illegal, and its value, 0 where the game is over."""
-    logits, value = evaluator(env_state, metadata, key)
-    if logits.shape != metadata.action_mask.shape or value.shape != ():
-        raise ValueError(
-            f"The evaluator returned logits of shape {logits.shape} and a value of shape {value.shape}; this game "
-            f"needs logits of shape {metadata.action_mask.shape} and a scalar value. Change the network's policy size "
-            "or head."
-        )
-    logits = jnp.maximum(logits.astype(jnp.float32), jnp.finfo(jnp.float32).min)  # legal, however unlikely
-    logits = jnp.where(metadata.action_mask, logits, -jnp.inf)
-    value = estimate(value.astype(jnp.float32)) if mcts.solve else value.astype(jnp.float32)
-    # Logits that are NaN or infinite make the value NaN, and that reaches the root, where self-play looks for it.
-    value = jnp.where(jnp.max(logits) < jnp.inf, value, jnp.nan)
-    return logits, jnp.where(metadata.terminated, 0.0, value)
-
-
-def _largest(mcts: MCTS, logits: Float[Array, " A"]) -> Int[Array, " K"] | None:
-    """The actions that a node keeps, or None for all."""
-    return None if mcts.max_actions is None else lax.top_k(logits, mcts.max_actions)[1].astype(jnp.int16)
-
-
-@jax.named_scope("prior")
-def _log_prior(logits: Float[Array, " A"], actions: Int[Array, " K"] | None) -> Float[Array, " K"]:
-    """The log prior of the actions kept; it sums to 1 over them."""
-    logits = logits if actions is None else logits[actions]
-    prior = jnp.maximum(jax.nn.log_softmax(logits), jnp.finfo(jnp.float32).min)
-    return jnp.where(logits == -jnp.inf, -jnp.inf, prior)  # NaN stays NaN
-
-
 def start_search(mcts: MCTS, evaluator: Evaluator, state: SearchState, *, key: PRNGKeyArray) -> SearchState:
     """Evaluates the root and lets the root policy change its prior: what [`tz.search`][] does before its simulations.
 
@@ -163,7 +143,7 @@ def start_search(mcts: MCTS, evaluator: Evaluator, state: SearchState, *, key: P
     check_trees(mcts, state)
     evaluate_key, root_key = jax.random.split(key)
     env_state = jax.tree.map(lambda x: x[0], state.tree.state)
-    logits, value = _evaluate(mcts, evaluator, env_state, state.metadata, evaluate_key)
+    logits, value = evaluate(mcts, evaluator, env_state, state.metadata, evaluate_key)
     tree = _with_root_prior(mcts, state.tree, logits)
     tree = eqx.tree_at(lambda tree: tree.raw_value, tree, tree.raw_value.at[0].set(value))
     logits, notes = mcts.root.start(tree.node(jnp.int32(0)), mcts.num_simulations, key=root_key)
@@ -207,14 +187,18 @@ def _choose_edges(mcts: MCTS, tree: Tree, notes: PyTree) -> tuple[Int[Array, " K
     return lax.scan(choose, changing(tree), length=mcts.num_leaves)[1]
 
 
-def _expand(mcts: MCTS, env: Env, evaluator: Evaluator, tree: Tree, node, action, key) -> _Leaf:
-    env_state, metadata = env.step(jax.tree.map(lambda x: x[node], tree.state), tree.env_action(node, action))
-    logits, value = _evaluate(mcts, evaluator, env_state, metadata, key)
-    actions = _largest(mcts, logits)
+def _expand(mcts: MCTS, model: Env | Model, evaluator: Evaluator, state: SearchState, node, action, key) -> _Leaf:
+    tree, discount = state.tree, jnp.float32(mcts.discount)
+    before = jax.tree.map(lambda x: x[node], tree.state)
+    env_state, metadata = stepped(model, before, tree.env_action(node, action), state.metadata)
+    logits, value = evaluate(mcts, evaluator, env_state, metadata, key)
+    actions = largest(mcts, logits)
     mover = tree.player[node]
     sign = jnp.where(metadata.cur_player_id.astype(jnp.int32) == mover, jnp.float32(1), jnp.float32(-1))
-    q = metadata.rewards[mover].astype(jnp.float32) + jnp.float32(mcts.discount) * sign * value
-    return _Leaf(node, action, env_state, metadata, _log_prior(logits, actions), actions, value, q)
+    if metadata.discount is not None:
+        discount *= metadata.discount.astype(jnp.float32)
+    q = metadata.rewards[mover].astype(jnp.float32) + discount * sign * value
+    return _Leaf(node, action, env_state, metadata, log_prior(logits, actions), actions, value, q)
 
 
 def _add(mcts: MCTS, tree: Tree, leaf: _Leaf) -> Tree:
@@ -223,17 +207,21 @@ def _add(mcts: MCTS, tree: Tree, leaf: _Leaf) -> Tree:
     return backup(tree, leaf.node, leaf.action, leaf.q, mcts.discount, update)
 
 
-def search_step(mcts: MCTS, env: Env, evaluator: Evaluator, state: SearchState, *, key: PRNGKeyArray) -> SearchState:
+def search_step(
+    mcts: MCTS, model: Env | Model, evaluator: Evaluator, state: SearchState, *, key: PRNGKeyArray
+) -> SearchState:
     """One simulation: go down to an edge without a child, step the game, evaluate, add the node, back up.
 
     With `mcts.num_leaves` above 1, that many simulations.
 
-    **Arguments:** `state`, from [`tz.start_search`][] or an earlier step; `key`, for the evaluator.
+    **Arguments:** `model`, the game or a [`tz.mcts.Model`][]; `state`, from [`tz.start_search`][] or an earlier step;
+    `key`, for the evaluator.
     """
     check_one_game("search_step", state.metadata)
+    check_same_model("search_step", model, evaluator)
     check_notes(mcts, state)
     tree = state.tree
-    expand = functools.partial(_expand, mcts, env, evaluator, tree)
+    expand = functools.partial(_expand, mcts, model, evaluator, state)
     if mcts.num_leaves == 1:
         tree = _add(mcts, tree, expand(*_choose_edge(mcts, tree, state.notes), key))
     else:
@@ -243,19 +231,26 @@ def search_step(mcts: MCTS, env: Env, evaluator: Evaluator, state: SearchState, 
     return SearchState(tree, state.metadata, state.notes)
 
 
-def search(mcts: MCTS, env: Env, evaluator: Evaluator, state: SearchState, *, key: PRNGKeyArray) -> SearchState:
+def search(
+    mcts: MCTS, model: Env | Model, evaluator: Evaluator, state: SearchState, *, key: PRNGKeyArray
+) -> SearchState:
     """Evaluates the root, lets the root policy prepare it, and runs `mcts.num_simulations` simulations.
 
-    **Arguments:** `state`, of one game; `jax.vmap` this function for many. `key`, for noise and evaluator.
+    **Arguments:** `model`, what the search steps through: the game, or a [`tz.mcts.Model`][] of it; `evaluator`, of the
+    states of that; `state`, of one game; `jax.vmap` this function for many. `key`, for noise and evaluator.
+
+    **Raises:** `ValueError` if the state was made with other settings, or its root and `step` of the model differ in
+    shapes or dtypes.
     """
     check_one_game("search", state.metadata)
+    check_same_model("search", model, evaluator)
     check_one_key("search", key)
     check_evaluator("search", evaluator)
     root_key, key = jax.random.split(key)
     state = start_search(mcts, evaluator, state, key=root_key)
 
     def body(state, key):
-        return search_step(mcts, env, evaluator, state, key=key), None
+        return search_step(mcts, model, evaluator, state, key=key), None
 
     return lax.scan(body, state, jax.random.split(key, mcts.num_simulations // mcts.num_leaves))[0]
 
@@ -268,19 +263,25 @@ def advance(
     metadata: StepMetadata,
     *,
     reset: bool | Bool[Array, ""] = False,
+    model: Env | Model | None = None,
 ) -> SearchState:
     """The search state after a move: the played subtree if `mcts.persist_tree`, a new tree otherwise.
 
     **Arguments:** `action`, the move played at the root; `env_state` and `metadata`, the position it led to; `reset`,
-    whether that position belongs to a new game, so that nothing may be kept.
+    whether that position belongs to a new game, so that nothing may be kept; `model`, what the search steps through, by
+    default the game. The state of the new root is the model's of the real position. Nothing is kept below it that the
+    game forbids, nor anything where the model expected another player to move.
     """
     check_one_game("advance", metadata)
     if not mcts.persist_tree:
-        return init_search(mcts, env_state, metadata)
+        return init_search(mcts, env_state, metadata, model=model)
     check_trees(mcts, state)
     child = state.spread(state.tree.children[0], -1)[action]
-    child = jnp.where(reset, -1, child)
-    tree = reroot(state.tree, child, env_state, metadata)
+    tree, child = state.tree, jnp.where(reset, -1, child)
+    if isinstance(model, Model):
+        env_state, metadata = root_of(model, env_state, metadata)
+        tree, child = without_forbidden(tree, child, metadata)
+    tree = reroot(tree, child, env_state, metadata)
     blank = _with_root_prior(mcts, tree, _no_preference(metadata))
 
     def prior(tree):
@@ -289,12 +290,3 @@ def advance(
     pairs = zip(prior(blank), prior(tree), strict=True)
     tree = eqx.tree_at(prior, tree, [old.at[0].set(jnp.where(child < 0, new[0], old[0])) for new, old in pairs])
     return SearchState(tree, metadata, _no_notes(mcts, tree))
-
-
-def search_bytes(mcts: MCTS, env: Env, num_games: int = 1) -> int:
-    """The bytes that the search states of `num_games` games take: their trees, mostly.
-
-    A program needs more while it runs: [`tz.advance`][] writes a second tree before it gives up the first.
-    """
-    state = jax.eval_shape(lambda key: init_search(mcts, *env.init(key)), jax.random.key(0))
-    return num_games * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))

@@ -1,9 +1,9 @@
 """The search tree of one game: fixed arrays that grow by one node a simulation, and the loops that walk it.
 
 Nodes are numbered in the order in which they were added, so a parent's index is smaller than its children's; the root
-is node 0. Statistics live on edges, where selection reads them in one row. Two rules keep the tree fast under `vmap`:
-a loop ends when *every* game is done (`any_game`), and the body leaves finished games alone by
-writing out of bounds, so nothing is ever copied to be selected from.
+is node 0. Statistics live on edges, where selection reads them in one row. Two rules keep the tree fast under `vmap`: a
+loop ends when *every* game is done (`any_game`), and the body leaves finished games alone by writing out of bounds, so
+nothing is ever copied to be selected from.
 """
 
 from collections.abc import Callable
@@ -36,16 +36,15 @@ def _any_game_batched(axis_size, in_batched, pred):
 class Tree(eqx.Module):
     """The search tree of one game, `N` node slots of which the first `size` are in use.
 
-    Node fields, `[N]`: `state` (the environment's), `player` (to move), `terminated`, `raw_value` (the evaluator's, for
-    the player to move), `reward` (received by the player who moved here), `parent` and `action` (the edge that leads
-    here; -1 at the root).
+    Node fields, `[N]`: `state` (the game's or the model's), `player` (to move), `terminated`, `raw_value` (the
+    evaluator's, for the player to move), `reward` (received by the player who moved here), `discount` (of a model, or
+    None), `parent` and `action` (the edge that leads here; -1 at the root).
 
     Edge fields, `[N, A]`: `logits` (log prior, -inf where illegal), `children` (node index, -1 where there is none),
     `visits`, and `q` (expected discounted return of the edge for the player to move at its node). An edge can have
     visits and no child: the tree was full when it was first tried. Where a node keeps only some of the actions, `A` is
-    their number, `actions` says which they are, and every action in this module is a place among them.
-
-    `q_low` and `q_high` are the least and greatest value that any `q` has had; infinity and minus infinity at first.
+    their number, `actions` says which they are, and every action in this module is a place among them. `q_low` and
+    `q_high` are the least and greatest value that any `q` has had; infinity and minus infinity at first.
     """
 
     state: PyTree
@@ -63,6 +62,7 @@ class Tree(eqx.Module):
     q_low: Float[Array, ""]
     q_high: Float[Array, ""]
     size: Int[Array, ""]
+    discount: Float[Array, " N"] | None = None
 
     @property
     def max_nodes(self) -> int:
@@ -72,6 +72,10 @@ class Tree(eqx.Module):
     def env_action(self, node: Int[Array, ""], action: Int[Array, ""]) -> Int[Array, ""]:
         """What the game calls the action of an edge."""
         return action if self.actions is None else self.actions[node, action].astype(jnp.int32)
+
+    def discount_of(self, node: Int[Array, "..."], discount: Float[Array, ""]) -> Float[Array, "..."]:
+        """The discount of the edge that leads to a node: that of the search, times that of the model."""
+        return discount if self.discount is None else discount * self.discount[node]
 
     def node(self, index: Int[Array, ""]) -> "Node":
         """What selectors and backups see of node `index`."""
@@ -138,6 +142,7 @@ def init_tree(state: PyTree, metadata: StepMetadata, max_nodes: int, max_actions
         q_low=jnp.float32(jnp.inf),
         q_high=jnp.float32(-jnp.inf),
         size=jnp.int32(1),
+        discount=None if metadata.discount is None else slots(1, dtype=jnp.float32),
     )
 
 
@@ -163,8 +168,8 @@ def descend(
         action = jnp.where(inside, jnp.asarray(select(tree.node(node)), jnp.int32), action)
         return node, action, jnp.where(inside, next_node(node, action), -1)
 
-    root, root_action = jnp.int32(0), jnp.asarray(root_action, jnp.int32)
-    carry = root, root_action, next_node(root, root_action)
+    root_action = jnp.asarray(root_action, jnp.int32)
+    carry = jnp.int32(0), root_action, next_node(jnp.int32(0), root_action)
     node, action, _ = lax.while_loop(lambda carry: any_game(carry[2] >= 0), body, carry)
     return node, action
 
@@ -182,8 +187,8 @@ def append(
 ) -> Tree:
     """Adds the child that edge `(node, action)` leads to; does nothing where it exists or the tree is full.
 
-    **Arguments:** `state`, `metadata`, `logits` (log prior, -inf where illegal), `actions` (which they are, unless they
-    are all) and `value` (for its own player to move, 0 if terminal) of the child.
+    **Arguments:** `state`, `metadata`, `logits` (log prior, -inf where illegal), `actions` (those kept, unless all) and
+    `value` (for its own player to move, 0 if terminal) of the child.
     """
     is_new = (tree.children[node, action] < 0) & (tree.size < tree.max_nodes)
     slot = jnp.where(is_new, tree.size, tree.max_nodes)  # out of bounds: the write is dropped
@@ -207,6 +212,7 @@ def append(
         q_low=tree.q_low,
         q_high=tree.q_high,
         size=tree.size + is_new.astype(jnp.int32),
+        discount=jax.tree.map(lambda all, x: put(all, x.astype(jnp.float32)), tree.discount, metadata.discount),
     )
 
 
@@ -224,8 +230,7 @@ def backup(
     **Arguments:** `q`, the return seen on that edge, for the player to move at `node`; `update`,
     `(Node, action, q) -> (new q of the edge, value of the node to carry up)`.
     """
-
-    discount = jnp.float32(discount)
+    discount = jnp.asarray(discount, jnp.float32)
 
     def seen(node, action, q, visits, edge_q):
         rows = tree.logits[node], visits[node], edge_q[node], tree.raw_value[node]
@@ -242,7 +247,7 @@ def backup(
         edge_q = edge_q.at[row, action].set(new_q, mode="drop")
         parent, action = jnp.where(node >= 0, tree.parent[node], -1), tree.action[node]
         sign = jnp.where(tree.player[parent] == tree.player[node], 1.0, -1.0)
-        q = tree.reward[node] + discount * sign * value
+        q = tree.reward[node] + tree.discount_of(node, discount) * sign * value
         return parent, action, seen(parent, action, q, visits, edge_q), visits, edge_q, low, high
 
     carry = node, action, seen(node, action, q, tree.visits, tree.q), tree.visits, tree.q, tree.q_low, tree.q_high
@@ -254,8 +259,7 @@ def backup(
 def reroot(tree: Tree, child: Int[Array, ""], state: PyTree, metadata: StepMetadata) -> Tree:
     """The subtree of node `child` as a tree of its own, its statistics unchanged and its nodes in the same order.
 
-    **Arguments:** `child`, the node to keep, or -1 for a tree with only the new root; `state` and `metadata` of the
-    new root.
+    **Arguments:** `child`, the node to keep, or -1 for only the new root; `state` and `metadata` of that root.
     """
     slots = jnp.arange(tree.max_nodes, dtype=jnp.int32)
     # Pointer doubling: after k rounds every node points 2**k steps up, stopping at `child` or the old root.
@@ -292,4 +296,5 @@ def reroot(tree: Tree, child: Int[Array, ""], state: PyTree, metadata: StepMetad
         q_low=jnp.where(child >= 0, tree.q_low, jnp.inf),
         q_high=jnp.where(child >= 0, tree.q_high, -jnp.inf),
         size=jnp.maximum(position[-1] + 1, 1),
+        discount=None if tree.discount is None else moved(tree.discount, 1.0),
     )

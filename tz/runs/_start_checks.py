@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
-from tz._arguments import check_instance, shown, takes
+from tz._arguments import check_evaluator, check_instance, shown, takes
 from tz.games._random_games import GameRecord, check_record, play_random_games, proven_returns
 from tz.games.conformance import check_types
 from tz.games.env import Env
@@ -22,6 +22,7 @@ from tz.matches.return_tester import ReturnTester, check_one_player
 from tz.matches.testers import ApproxEloTester, LadderTester, OpponentTester, TwoPlayerTester
 from tz.mcts.evaluators import NetworkEvaluator, uniform_evaluator
 from tz.mcts.selectors import PUCT
+from tz.mcts.settings import MCTS
 from tz.nn.networks import MLP, AZResNet
 from tz.nn.outputs import apply, categorical_head
 from tz.nn.value_heads import CategoricalValue, TanhValue, ValueHead
@@ -42,6 +43,8 @@ def check_start(config: TrainConfig, env: Env, network: PyTree, norm_state: eqx.
     if config.test_env is not None:
         _check_test_env(env, config.test_env)
     head = _check_loss(config, env, network, norm_state)
+    if config.evaluator is not None:
+        _check_evaluator(config.evaluator, env, network, norm_state)
     if config.augment is not None:
         _check_augment(config, env, config.augment)
     _check_testers(env if config.test_env is None else config.test_env, config.testers)
@@ -83,6 +86,22 @@ def _check_range(config: TrainConfig, env: Env, head: ValueHead | None, record: 
             'scales them; use tz.mcts.MuZeroPUCT(scale="tree"), or tz.gumbel_mcts.',
             stacklevel=4,
         )
+
+
+def _check_evaluator(
+    make: Callable[[NetworkEvaluator], Any], env: Env, network: PyTree, norm_state: eqx.nn.State | None
+) -> None:
+    """Raises `ValueError` for an evaluator, or its model, that does not fit the game or is another at each call."""
+    default = NetworkEvaluator(network, env.observe, norm_state)
+    one, other = make(default), make(default)
+    check_evaluator("TrainConfig", one)
+    if not eqx.tree_equal(*(eqx.partition(evaluator, eqx.is_array)[1] for evaluator in (one, other))):
+        raise ValueError(
+            "TrainConfig: found `evaluator` to return new functions at each call, expected arrays alone to change, as "
+            "all would be compiled anew in each epoch; keep the weights in modules and not in closures, such as "
+            "tz.mcts.Model(network.root, network.step), and make other functions once, outside."
+        )
+    check_player(env, Player(MCTS(1), one))
 
 
 def _check_testers(env: Env, testers: Any) -> None:

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from tz.games.env import Env
-from tz.learn.epochs import evaluator_of
+from tz.learn.new_games import evaluator_of
 from tz.learn.settings import LoopState, TrainConfig
 from tz.learn.training import init_train
 from tz.matches.testers import Tester
@@ -39,7 +39,7 @@ def check_state(config: TrainConfig, env: Env, state: LoopState, *, mesh: Mesh) 
 def _numbers(config: TrainConfig, state: LoopState) -> dict[str, tuple[Any, Any]]:
     """Pairs of the number in the state and the number that the settings ask for, by name."""
     tree, mcts, capacity = state.games.search.tree, config.mcts, state.replay.policy_weight.shape[-1]
-    num_actions = state.games.search.metadata.action_mask.shape[-1]
+    num_actions = state.games.metadata.action_mask.shape[-1]
     has_average = state.train.average is not None
     return {
         "games (num_games)": (state.games.step.shape[0], config.num_games),
@@ -63,9 +63,9 @@ def _other_arrays(config: TrainConfig, env: Env, state: LoopState, mesh: Mesh) -
 
     position, observation = eqx.filter_eval_shape(start, jax.random.key(0))
     train = eqx.filter_eval_shape(init_train, config.optimizer, state.train.network)
-    search = state.games.search
+    games = state.games
     parts = {
-        f"positions of {env.name}": ((row(search.tree.state, 2), row(search.metadata, 1)), position),
+        f"positions of {env.name}": (row((games.env_state, games.metadata), 1), position),
         f"observations of {env.name}": (row(state.replay.observation, 2), observation),
         "state of the optimizer": (state.train.opt_state, train.opt_state),
     }

@@ -18,6 +18,10 @@ from tz.learn.settings import LoopState
 
 FORMAT = 1
 _RENAMED: dict[str, str] = {".games.episode_steps": ".games.episode_moves"}  # arrays of checkpoints of earlier versions
+_COPIED = {
+    ".games.search.tree.state": ".games.env_state",
+    ".games.search.metadata": ".games.metadata",
+}  # which had none
 
 
 _RETURNS, _REWARDS = ".games.episode_return", ".games.search.metadata.rewards"
@@ -66,6 +70,8 @@ class SavedRun:
             described = {_now(name): x for name, x in described.items()}
             if _RETURNS not in described and _REWARDS in described:  # of an earlier version, which did not count them
                 described[_RETURNS], stored[_RETURNS] = (described[_REWARDS][0], "float32", 0), ""
+            copied = _copied(described)
+            described |= {new: (_first(old, described[old][0]), *described[old][1:]) for new, old in copied.items()}
             _, _ = facts["best"]
         except Exception as error:  # whatever orbax meets in a damaged file
             raise self._damaged(epoch, error) from error
@@ -76,7 +82,7 @@ class SavedRun:
             )
         if facts["epoch"] != epoch:
             raise self._damaged(epoch, f"it is that of epoch {facts['epoch']}")
-        return epoch, facts | {"arrays": described, "stored": stored}
+        return epoch, facts | {"arrays": described, "stored": stored, "copied": copied}
 
     def read(self, epoch: int, facts: Mapping[str, Any], templates: dict[str, Any]) -> dict[str, Array]:
         """The arrays of a checkpoint by name, with shapes, dtypes and places of the templates, see `like`.
@@ -86,19 +92,23 @@ class SavedRun:
 
         **Raises:** `ValueError` if the checkpoint is damaged.
         """
-        stored = facts["stored"]  # under which name, where that is another; under none what is not there
+        stored, copied = facts["stored"], facts["copied"]  # under which name, where that is another; none if not there
         missing = {name: _zeros(x) for name, x in templates.items() if stored.get(name) == ""}
         try:
-            templates = {stored.get(name, name): x for name, x in templates.items() if name not in missing}
+            there = {name: x for name, x in templates.items() if name not in missing and name not in copied}
+            templates = {stored.get(name, name): x for name, x in there.items()}
             arrays = self._restore(epoch, state=self._ocp.args.StandardRestore(templates))["state"]
             arrays = missing | {_now(name): jnp.asarray(x) for name, x in arrays.items()}
             sums = jax.device_get(checksums(arrays))
         except Exception as error:
             raise self._damaged(epoch, error) from error
-        wrong = [name for name, (_, _, checksum) in facts["arrays"].items() if int(sums[name]) != checksum]
+        own = {name: checksum for name, (_, _, checksum) in facts["arrays"].items() if name not in copied}
+        wrong = [name for name, checksum in own.items() if int(sums[name]) != checksum]
         if wrong:
             raise self._damaged(epoch, f"the checksum of {wrong[0]} is wrong")
-        return arrays
+        return arrays | {
+            new: (arrays[old][:, 0] if _is_tree(old) else arrays[old].copy()) for new, old in copied.items()
+        }
 
     def _restore(self, epoch: int, **items: Any) -> Any:
         return self._manager.restore(epoch, args=self._ocp.args.Composite(**items))
@@ -114,6 +124,24 @@ class SavedRun:
 def _now(name: str) -> str:
     """The name of an array in this version of tz."""
     return _RENAMED.get(name, name)
+
+
+def _copied(described: Mapping[str, Any]) -> dict[str, str]:
+    """The arrays that a checkpoint lacks because an earlier version kept positions at the roots of trees alone, each
+    with the array that it is copied from."""
+    if any(name.startswith(".games.metadata") for name in described):
+        return {}
+    pairs = [(old, new, name) for name in described for old, new in _COPIED.items() if name.startswith(old)]
+    return {new + name.removeprefix(old): name for old, new, name in pairs}
+
+
+def _is_tree(name: str) -> bool:
+    return name.startswith(".games.search.tree")
+
+
+def _first(name: str, shape: list[int]) -> list[int]:
+    """The shape of what is copied from an array: of a tree, the root's."""
+    return [*shape[:1], *shape[2:]] if _is_tree(name) else shape
 
 
 def with_arrays(state: PyTree, arrays: Mapping[str, Array]) -> PyTree:

@@ -11,15 +11,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tz.games.env import Env
-from tz.learn.epochs import evaluator_of
+from tz.learn.new_games import evaluator_of, learned_model
 from tz.learn.self_play import CollectState
 from tz.learn.settings import LoopState, TrainConfig
+from tz.mcts.models import Model
 from tz.mcts.simulation import init_search
 from tz.runs.checkpoint_format import SavedRun, describe, differences, named, release, with_arrays
 from tz.runs.loop import on_mesh
 from tz.sharding import usable_mesh
 
-_ROWS = tuple(f".replay.{name}" for name in ("observation", "action_mask", "policy", "value", "extra", "ends"))
+_ROWS = tuple(f".replay.{name}" for name in ("observation", "action_mask", "policy", "value", "extra", "ends", "steps"))
 _POSITION = ".games.search.tree.state"
 
 
@@ -62,7 +63,8 @@ def fork(
         one, other = ({name: x for name, x in all.items() if name.startswith(part)} for all in (found, shapes))
         return not differences(one, other)
 
-    games = old.games if is_same(".games") else _with_new_trees(config, old.games)
+    model = learned_model(config, env, old.train)
+    games = old.games if is_same(".games") else _with_new_trees(config, model, old.games)
     replay = old.replay if is_same(".replay") else jax.jit(jax.vmap(config.replay.resize))(old.replay)
     testers = old.testers
     if not is_same(".testers"):
@@ -82,7 +84,9 @@ def _fixed(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @eqx.filter_jit
-def _with_new_trees(config: TrainConfig, games: CollectState) -> CollectState:
-    positions = jax.tree.map(lambda x: x[:, 0], games.search.tree.state)
-    start = jax.vmap(lambda position, metadata: init_search(config.mcts, position, metadata))
-    return eqx.tree_at(lambda games: games.search, games, start(positions, games.search.metadata))
+def _with_new_trees(config: TrainConfig, model: Model | None, games: CollectState) -> CollectState:
+    def start(env_state, metadata):
+        own = jax.tree.map(jnp.copy, metadata)  # or games and searches would share arrays that are given up
+        return init_search(config.mcts, env_state, own, model=model)
+
+    return eqx.tree_at(lambda games: games.search, games, jax.vmap(start)(games.env_state, games.metadata))

@@ -16,9 +16,11 @@ from tqdm import tqdm
 
 from tz._arguments import check_one_key
 from tz.games.env import Env
+from tz.learn.new_games import evaluator_of
 from tz.learn.settings import LoopState, TrainConfig
 from tz.learn.training import init_train
 from tz.mcts.settings import without_exploration
+from tz.runs._new_games import new_games, revive
 from tz.runs._start_checks import check_start
 from tz.runs._state_checks import check_state
 from tz.runs.checkpoints import Checkpoints
@@ -27,9 +29,6 @@ from tz.runs.phases import (
     NotFiniteError,
     check_types,
     collect_phase,
-    evaluator_of,
-    new_games,
-    revive,
     test_phase,
     train_phase,
 )
@@ -66,9 +65,9 @@ def init_loop(
     check_start(config, env, network, norm_state)
     check_memory(plan_memory(config, env, network, norm_state, mesh=mesh), mesh)
     games_key, key = jax.random.split(key)
-    games, replay = new_games(config, env, mesh, games_key)
     train = init_train(config.optimizer, network, norm_state, average=config.average_decay is not None)
     train, epoch, key = place((train, jnp.int32(0), key), mesh, split=False)
+    games, replay = new_games(config, env, train, mesh, games_key)
     testers = tuple(tester.init(evaluator_of(config, env, train), mesh=mesh) for tester in config.testers)
     # Optimisers and testers may keep what they were given; the state has arrays of its own, which it may give up.
     train, testers = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, (train, testers))

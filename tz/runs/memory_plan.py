@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from tz.games.env import Env
-from tz.learn.epochs import evaluator_of, start_games
+from tz.learn.new_games import evaluator_of, learned_model, start_games
 from tz.learn.settings import TrainConfig
 from tz.learn.training import init_train
 from tz.matches.testers import Tester
@@ -60,10 +60,11 @@ def plan_memory(
     """
     mesh = usable_mesh(mesh)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), config.num_games))
-    games, buffer = eqx.filter_eval_shape(start_games, config, env, keys)
     average = config.average_decay is not None
     train = eqx.filter_eval_shape(lambda: init_train(config.optimizer, network, norm_state, average=average))
-    evaluator = evaluator_of(config, env, train)
+    model = eqx.filter_eval_shape(learned_model, config, env, train)
+    games, buffer = eqx.filter_eval_shape(start_games, config, env, model, keys)
+    evaluator = eqx.filter_eval_shape(evaluator_of, config, env, train)
 
     def output(observation, norm_state):
         return apply(network, observation, norm_state, key=jax.random.key(0))

@@ -13,27 +13,18 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, PRNGKeyArray
 
 from tz.games.env import Env
-from tz.learn.epochs import (
-    add,
-    evaluator_of,
-    fast_moves,
-    game_keys,
-    gradient_step,
-    is_bad,
-    play,
-    self_play_settings,
-    start_games,
-    window_of,
-)
-from tz.learn.replay import EpisodeReplayBuffer, ReplayState
+from tz.learn.epochs import add, fast_moves, gradient_step, is_bad, play, self_play_settings, window_of
+from tz.learn.new_games import evaluator_of
+from tz.learn.replay import EpisodeReplayBuffer
+from tz.learn.ring import ReplayState
 from tz.learn.self_play import CollectState, mean_and_spread
 from tz.learn.settings import LoopState, TrainConfig
 from tz.learn.training import Metrics, TrainState
 from tz.learn.trajectory import Trajectory
 from tz.mcts.evaluators import NetworkEvaluator
 from tz.mcts.settings import MCTS
-from tz.runs.stopping import any_deleted
-from tz.sharding import place
+from tz.mcts.simulation import Evaluator
+from tz.runs._new_games import without_open_moves
 
 
 class NotFiniteError(FloatingPointError):
@@ -54,7 +45,7 @@ def collect_phase(
     games, (trajectory, counts, returns) = compiled_play(inputs, state.games)
     episodes, truncated, moves_of_episodes, num_bad = (int(count) for count in jax.device_get(_sums(counts)))
     if num_bad:
-        state = dataclasses.replace(state, games=games, replay=_without_open_moves(state.replay))
+        state = dataclasses.replace(state, games=games, replay=without_open_moves(state.replay))
         raise NotFiniteError(_describe_bad(env, evaluator, trajectory, int(state.epoch)), state)
     replay = compiled_add((config.replay, config.mcts.discount, trajectory, mesh), state.replay)
     num_known = int(config.replay.num_known(replay))
@@ -124,44 +115,22 @@ def test_phase(
     return eqx.tree_at(lambda state: state.testers, state, tuple(states)), metrics
 
 
-def new_games(config: TrainConfig, env: Env, mesh: Mesh, key: PRNGKeyArray) -> tuple[CollectState, ReplayState]:
-    """New games and empty rings, split over the mesh."""
-    return compiled_start(config, env, mesh, place(game_keys(config, key), mesh, split=True))
-
-
-def revive(config: TrainConfig, env: Env, state: LoopState, mesh: Mesh) -> tuple[LoopState, str]:
-    """A living state of one whose games, or games and buffer, were taken by a call that failed; and what is new in it.
-
-    Games that are begun anew do not follow the moves of unfinished ones in the buffer, so these are left out.
-    """
-    if not any_deleted((state.games, state.replay)):
-        return state, ""
-    key = jax.random.fold_in(jax.random.fold_in(state.key, 3), state.epoch)
-    games, replay = new_games(config, env, mesh, key)
-    if any_deleted(state.replay):
-        return dataclasses.replace(state, games=games, replay=replay), " Its games and its buffer are begun anew."
-    replay = _without_open_moves(state.replay)
-    return dataclasses.replace(state, games=games, replay=replay), " Its games in progress are begun anew."
-
-
-def _without_open_moves(replay: ReplayState) -> ReplayState:
-    """The rings without the moves of episodes in progress, so that games can be added that do not follow these."""
-    num_open = replay.size - replay.num_known
-    position = (replay.position - num_open) % replay.policy_weight.shape[1]
-    return eqx.tree_at(lambda ring: (ring.position, ring.size), replay, (position, replay.size - num_open))
+def check_types(config: TrainConfig, env: Env, state: LoopState, mesh: Mesh) -> None:
+    """Raises `ValueError` if moves, `add` or a gradient step change the type of what they work on. Compiles nothing."""
+    evaluator = evaluator_of(config, env, state.train)
+    num_moves, window = config.moves_per_epoch, None if config.replay_window is None else jnp.int32(1)
+    is_fast = None if config.fast_mcts is None else jnp.zeros(num_moves, bool)
+    inputs = self_play_settings(config), env, evaluator, is_fast, num_moves, mesh
+    trajectory = eqx.filter_eval_shape(compiled_play, inputs, state.games)[1][0]
+    eqx.filter_eval_shape(compiled_add, (config.replay, config.mcts.discount, trajectory, mesh), state.replay)
+    eqx.filter_eval_shape(compiled_step, (config, state.replay, state.key, window, mesh), state.train)
 
 
 # Compiled once: everything that changes from epoch to epoch is an argument, never a constant.
 
 
-@eqx.filter_jit
-def compiled_start(config: TrainConfig, env: Env, mesh: Mesh, keys: Array) -> tuple[CollectState, ReplayState]:
-    """New games and empty rings, see `tz.learn.epochs.start_games`."""
-    return start_games(config, env, keys, mesh=mesh)
-
-
 @eqx.filter_jit(donate="all-except-first")
-def compiled_play(inputs: tuple[dict[str, Any], Env, NetworkEvaluator, Array | None, int, Mesh], games: CollectState):
+def compiled_play(inputs: tuple[dict[str, Any], Env, Evaluator, Array | None, int, Mesh], games: CollectState):
     """The games after some moves, see `tz.learn.epochs.play`."""
     settings, env, evaluator, is_fast, num_moves, mesh = inputs
     return play(settings, env, evaluator, is_fast, games, num_moves=num_moves, mesh=mesh)
@@ -188,30 +157,21 @@ def compiled_step(
     return gradient_step(config, replay, key, window, train, mesh=mesh)
 
 
-def check_types(config: TrainConfig, env: Env, state: LoopState, mesh: Mesh) -> None:
-    """Raises `ValueError` if moves, `add` or a gradient step change the type of what they work on. Compiles nothing."""
-    evaluator = evaluator_of(config, env, state.train)
-    num_moves, window = config.moves_per_epoch, None if config.replay_window is None else jnp.int32(1)
-    is_fast = None if config.fast_mcts is None else jnp.zeros(num_moves, bool)
-    inputs = self_play_settings(config), env, evaluator, is_fast, num_moves, mesh
-    trajectory = eqx.filter_eval_shape(compiled_play, inputs, state.games)[1][0]
-    eqx.filter_eval_shape(compiled_add, (config.replay, config.mcts.discount, trajectory, mesh), state.replay)
-    eqx.filter_eval_shape(compiled_step, (config, state.replay, state.key, window, mesh), state.train)
-
-
 @functools.partial(jax.jit, static_argnums=2)
 def _tester_keys(key: PRNGKeyArray, epoch: Array, number: int) -> list[PRNGKeyArray]:
     key = jax.random.fold_in(jax.random.fold_in(key, 1), epoch)
     return [jax.random.fold_in(key, index) for index in range(number)]
 
 
-def _describe_bad(env: Env, evaluator: NetworkEvaluator, trajectory: Trajectory, epoch: int) -> str:
+def _describe_bad(env: Env, evaluator: Evaluator, trajectory: Trajectory, epoch: int) -> str:
     """Where a search of this collection first met a NaN, and which output it was."""
     bad = is_bad(trajectory)  # [B, T]
     step, game = (int(i) for i in jnp.unravel_index(jnp.argmax(bad.T), bad.T.shape))
     where = f"at self-play step {step} of epoch {epoch} (game {game})"
     if not bool(trajectory.action_mask[game, step].any()):
         return f"{env.name}: no action is legal in a live state {where}. Run tz.check_env on it."
+    if not isinstance(evaluator, NetworkEvaluator):
+        return f"Not finite: an output of the evaluator, at the root or below, {where}."
     logits, value = evaluator.predict(jax.tree.map(lambda x: x[game, step], trajectory.observation))
     logits = jnp.where(trajectory.action_mask[game, step] & ~jnp.isneginf(logits), logits, 0)  # -inf: never chosen
     names = [name for name, x in {"logits": logits, "value": value}.items() if not bool(jnp.isfinite(x).all())]

@@ -20,9 +20,10 @@ from tz.learn.epochs import gradient_phase, self_play_phase
 from tz.learn.settings import LoopState, TrainConfig
 from tz.learn.training import TrainState
 from tz.mcts.settings import without_exploration
+from tz.runs._new_games import revive
 from tz.runs._state_checks import check_state
 from tz.runs.checkpoints import Checkpoints
-from tz.runs.phases import revive, test_phase
+from tz.runs.phases import test_phase
 from tz.runs.sinks import Sink, bar, call_sinks
 from tz.runs.stopping import Newest, StopTraining, noted_signals
 from tz.sharding import check_mesh, data_mesh, over_games, place, usable_mesh
