@@ -1,0 +1,122 @@
+"""Is this version as fast as another? `python experiments/before_after.py --before ../tz-before --rounds 3`
+
+Runs the same programs of Connect Four with another checkout of tz and with this one, in turns, each time in a process
+of its own, and writes a table: the seconds to compile, and the seconds of CPU time that a call takes, with ratios.
+"""
+
+import argparse
+import inspect
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import time
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+
+import tz
+
+HERE = pathlib.Path(__file__).resolve()
+NUM_GAMES, NUM_MOVES, BATCH = 128, 16, 512
+
+
+def programs() -> dict[str, tuple]:
+    """Functions with their arguments, by name."""
+    env = tz.from_pgx("connect_four")
+    network = tz.AZResNet(env.observation.shape, env.num_actions, 3, 32, key=jax.random.key(0))
+    evaluator = tz.NetworkEvaluator(network, env.observe)
+    keys = jax.random.split(jax.random.key(1), NUM_GAMES)
+    puct = tz.MCTS(32, 64, root=tz.Dirichlet(), persist_tree=True)
+    gumbel = tz.gumbel_mcts(16, 7, max_nodes=32)
+    # The argument had another name before.
+    length = "num_moves" if "num_moves" in inspect.signature(tz.collect).parameters else "num_steps"
+    trees = jax.vmap(lambda key: tz.init_search(puct, *env.init(key)))(keys)
+    games = jax.vmap(lambda key: tz.init_collect(gumbel, env, key=key))(keys)
+    play = jax.vmap(lambda evaluator, game: tz.collect(gumbel, env, evaluator, game, **{length: NUM_MOVES}), (None, 0))
+    find = jax.vmap(lambda evaluator, tree, key: tz.search(puct, env, evaluator, tree, key=key), (None, 0, 0))
+    replay = tz.EpisodeReplayBuffer(200, td_lambda=0.8)
+    moves = eqx.filter_eval_shape(play, evaluator, games)[1]
+    moves = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), moves)
+    rings = jax.vmap(replay.init)(moves)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
+    policy = jnp.full((BATCH, env.num_actions), 1 / env.num_actions)
+    ones = jnp.ones(BATCH)
+    observations = jnp.zeros((BATCH, *env.observation.shape), env.observation.dtype)
+    batch = tz.Sample(observations, policy > 0, policy, 0 * ones, ones, ones)
+    return {
+        f"search, PUCT, 32 simulations, {NUM_GAMES} games": (find, evaluator, trees, keys),
+        f"collect, Gumbel, 16 simulations, {NUM_MOVES} moves, {NUM_GAMES} games": (play, evaluator, games),
+        f"add, {NUM_MOVES} moves, {NUM_GAMES} games": (
+            jax.vmap(lambda ring, moves: replay.add(ring, moves, discount=1.0)),
+            rings,
+            moves,
+        ),
+        f"train_step, {BATCH} samples": (
+            lambda state, batch: tz.train_step(optimizer, tz.az_loss, state, batch),
+            tz.init_train(optimizer, network),
+            batch,
+        ),
+    }
+
+
+def measure() -> dict[str, tuple[float, float]]:
+    """The seconds of compilation and the least CPU seconds of a call, of each program."""
+    found = {}
+    for name, (function, *inputs) in programs().items():
+        start = time.perf_counter()
+        compiled = eqx.filter_jit(function).lower(*inputs).compile()
+        seconds, calls = time.perf_counter() - start, []
+        for _ in range(7):
+            begun = time.process_time()
+            jax.block_until_ready(eqx.filter(compiled(*inputs), eqx.is_array))
+            calls.append(time.process_time() - begun)
+        found[name] = seconds, min(calls[1:])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--before", type=pathlib.Path, help="a checkout of tz to compare with")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=pathlib.Path)
+    args = parser.parse_args()
+    if args.before is None:
+        print(json.dumps(measure()))
+        return
+    folders, runs = {"before": args.before.resolve(), "after": HERE.parents[1]}, {"before": [], "after": []}
+    for _ in range(args.rounds):
+        for name, folder in folders.items():
+            environment = os.environ | {"PYTHONPATH": str(folder)}
+            command = [sys.executable, "-W", "ignore", str(HERE)]
+            result = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+            runs[name].append(json.loads(result.stdout.splitlines()[-1]))
+    describe = ["git", "describe", "--always"]
+    commits = {name: subprocess.run(describe, cwd=x, capture_output=True, text=True) for name, x in folders.items()}
+    lines = [
+        f"{jax.devices()[0].device_kind}, JAX {jax.__version__}, Python {platform.python_version()}; before is commit "
+        f"{commits['before'].stdout.strip()}, after is {commits['after'].stdout.strip()}; medians of {args.rounds} "
+        "rounds.",
+        "",
+        "| program | compilation before, s | after | ratio | call before, CPU s | after | ratio |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name in runs["before"][0]:
+        cells = []
+        for index, digits in ((0, 1), (1, 4)):
+            before, after = (statistics.median(run[name][index] for run in runs[x]) for x in ("before", "after"))
+            cells += [f"{before:.{digits}f}", f"{after:.{digits}f}", f"{after / before:.2f}"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if args.out is not None:
+        args.out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

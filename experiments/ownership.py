@@ -1,0 +1,129 @@
+"""Does an Othello agent learn faster if it also predicts who holds each point in the end?
+
+`python experiments/ownership.py --minutes 6 --seeds 3 --out runs/ownership` trains agents with and without this target,
+each for the same time without compilation, and lets them play each other, seed against seed. `--only` trains agents of
+one kind and plays nothing: the two kinds can be trained side by side, one on each core. Agents that the folder has are
+not trained again.
+"""
+
+import argparse
+import dataclasses
+import functools
+import pathlib
+import platform
+import sys
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+import tz
+
+RECIPE = tz.Recipe("othello", symmetry="dihedral", random_starts=10, q_scale=0.5)
+KINDS = {"policy and value": None, "ownership, weight 0.25": 0.25, "ownership, weight 1": 1.0}
+
+
+def holders(env: tz.Env, env_state: PyTree, metadata: tz.StepMetadata) -> Array:
+    """Who holds each point, `[8, 8, 1]`: 1 for player 0, -1 for player 1, 0 for neither."""
+    observation = env.observe(env_state).astype(jnp.int8)
+    mine = observation[..., :1] - observation[..., 1:2]
+    return jnp.where(metadata.cur_player_id == 0, mine, -mine)
+
+
+def turn_final(sample: tz.Sample, turn) -> tz.Sample:
+    return dataclasses.replace(sample, end=dataclasses.replace(sample.end, final=turn(sample.end.final)))
+
+
+def settings(kind: str) -> tuple[tz.TrainConfig, tz.Env]:
+    config, env = RECIPE.build()
+    if (weight := KINDS[kind]) is None:
+        return config, env
+    return dataclasses.replace(
+        config,
+        record_end=functools.partial(holders, env),
+        loss=functools.partial(tz.learn.ownership_loss, weight=weight, l2_reg_lambda=RECIPE.l2),
+        augment=functools.partial(tz.random_dihedral, turn_records=turn_final),
+    ), env
+
+
+def start(kind: str, config: tz.TrainConfig, env: tz.Env, seed: int) -> tz.learn.LoopState:
+    network_key, key = jax.random.split(jax.random.key(seed))
+    heads = {"num_policy_channels": RECIPE.head_channels, "num_value_channels": RECIPE.head_channels}
+    sizes = env.observation.shape, env.num_actions, RECIPE.num_blocks, RECIPE.num_channels
+    num_planes = 0 if KINDS[kind] is None else 1
+    return tz.init_loop(config, env, tz.AZResNet(*sizes, **heads, num_planes=num_planes, key=network_key), key=key)
+
+
+def file_of(out: pathlib.Path, kind: str, seed: int) -> pathlib.Path:
+    return out / f"{kind.replace(',', '').replace(' ', '-')}-{seed}.tz"
+
+
+def train(kind: str, seeds: range, minutes: float, out: pathlib.Path) -> None:
+    """Trains the agents of a kind that are not there, and leaves them in a folder."""
+    missing = [seed for seed in seeds if not file_of(out, kind, seed).exists()]
+    if not missing:
+        return
+    config, env = settings(kind)
+    tz.train_loop(config, env, start(kind, config, env, 0), num_epochs=1, sinks=[], progress=False)  # compiles
+    for seed in missing:
+        rows, state = [], start(kind, config, env, seed)
+        options = {"seconds": 60 * minutes, "sinks": [rows.append], "progress": False}
+        state = tz.runs.train_for(RECIPE, config, env, state, **options)
+        last = {name: x for name, x in rows[-1].items() if name.endswith("loss")}
+        print(f"{kind}, seed {seed}: {int(state.epoch)} epochs, {last}", flush=True)
+        tz.save_agent(file_of(out, kind, seed), env, state.train.playing, card={"epochs": int(state.epoch)})
+
+
+def match(kind: str, rival: str, seed: int, num_games: int, num_simulations: int, out: pathlib.Path) -> str:
+    """The score of one kind against another, with its interval."""
+    env = tz.from_pgx("othello")
+    mcts = tz.without_exploration(tz.gumbel_mcts(num_simulations, 16))
+    players = [tz.load_agent(file_of(out, name, seed), mcts=mcts) for name in (kind, rival)]
+    options = {"num_games": num_games, "opening_moves": 6, "max_moves": 128, "mesh": tz.data_mesh()}
+    result = eqx.filter_jit(tz.play_match)(env, *players, key=jax.random.key(seed), **options)
+    low, high = result.interval()
+    return f"{float(result.score):.2f} ({float(low):.2f} to {float(high):.2f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--minutes", type=float, default=6)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--games", type=int, default=300, help="a match")
+    parser.add_argument("--simulations", type=int, default=32, help="of both players, a move")
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS)[:2])
+    parser.add_argument("--only", choices=list(KINDS), help="trains agents of this kind, and plays nothing")
+    parser.add_argument("--devices", type=int, default=1)
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/ownership"))
+    args = parser.parse_args()
+    jax.config.update("jax_num_cpu_devices", args.devices)
+    args.out.mkdir(parents=True, exist_ok=True)
+    seeds = range(args.seeds)
+    for kind in [args.only] if args.only else args.kinds:
+        train(kind, seeds, args.minutes, args.out)
+    if args.only:
+        return
+    rival, *others = args.kinds
+    lines = [
+        f"`python experiments/ownership.py {' '.join(sys.argv[1:])}`, {jax.device_count()} x "
+        f"{jax.devices()[0].device_kind}, JAX {jax.__version__}, Python {platform.python_version()}",
+        "",
+        f"| agent | epochs | score against the agent with {rival} alone, one column a seed (95 % interval) |"
+        + " |" * (args.seeds - 1),
+        "|---|---:|" + "---|" * args.seeds,
+    ]
+    epochs = {
+        kind: ", ".join(str(tz.runs.agent_card(file_of(args.out, kind, seed))["epochs"]) for seed in seeds)
+        for kind in args.kinds
+    }
+    lines.append(f"| {rival} | {epochs[rival]} |" + " |" * args.seeds)
+    for kind in others:
+        cells = [match(kind, rival, seed, args.games, args.simulations, args.out) for seed in seeds]
+        lines.append(f"| {kind} | {epochs[kind]} | {' | '.join(cells)} |")
+        print(lines[-1], flush=True)
+    (args.out / "ownership.md").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
