@@ -167,7 +167,30 @@ def unrolled(g):
 BATCH = r"of shape \(4,.*\), expected .*: one game, no batch axis; jax.vmap"
 KEYS = r"found keys of shape \(4,\), expected a single key; .*jax.vmap"
 WRAP = r"expected a tz.Player; wrap it"
+
+
+def mapped_over(make):
+    """A setting that is an axis of a `vmap`."""
+
+    def mapped(n):
+        make(n)
+        return n
+
+    return jax.vmap(mapped)(jnp.arange(1, 4))
+
+
 CASES = {
+    # A vmap over what decides shapes, or what is compiled.
+    "map over simulations": (lambda g: mapped_over(tz.MCTS), "MCTS: found num_simulations=an array.*expected an int"),
+    "map over solve": (
+        lambda g: mapped_over(lambda n: tz.MCTS(4, solve=n > 1)),
+        "MCTS: found solve=an array of shape .*expected True or False",
+    ),
+    "map over considered actions": (
+        lambda g: mapped_over(lambda n: tz.gumbel_mcts(4, n)),
+        "Gumbel: found max_num_considered_actions=an array",
+    ),
+    "map over the capacity": (lambda g: mapped_over(tz.EpisodeReplayBuffer), "EpisodeReplayBuffer: found capacity=an"),
     # A forgotten vmap.
     "init_search": (lambda g: tz.init_search(g.mcts, g.states, g.metadata), f"init_search: .*{BATCH}"),
     "init_search of two": (

@@ -123,12 +123,13 @@ def test_several_seeds_are_runs_that_can_be_resumed_alone(tmp_path):
     assert tz.runs.agent_card(folder / "seed_4" / "agent.tz")["epochs"] == 3
     with pytest.raises(SystemExit, match="has a run in it"):
         main(options(folder, "--epochs", "2", "--seeds", "2"))
+    with pytest.raises(ValueError, match="seeds=2 with resume or fork, expected a new run"):
+        tz.runs.RunSettings(folder, epochs=2, seeds=2, resume=True)
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--epochs", "3", "--seeds", "2", "--resume"], "seeds=2 with resume or fork, expected a new run"),
         (["--epochs", "3", "--seeds", "0"], "seeds must be more than 0"),
         (["--epochs", "3", "--minutes", "1"], "either minutes or epochs, found minutes=1.0"),
         ([], "either minutes or epochs, found minutes=None"),

@@ -21,7 +21,7 @@ class Options:
     recipe: Recipe = dataclasses.field(default_factory=Recipe)
     cpu_devices: int = 2
     """Where there is no GPU, into how many devices the processor is split: about as many as it has cores. With several
-    seeds there is one device a seed."""
+    seeds there are at least as many as seeds."""
 
     def __post_init__(self):
         if self.cpu_devices < 1:
@@ -64,8 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Reads the options and trains; what is wrong with them is said in one line."""
     try:
         options = parse(sys.argv[1:] if arguments is None else arguments)
-        seeds = options.run.seeds
-        jax.config.update("jax_num_cpu_devices", options.cpu_devices if seeds == 1 else seeds)
+        jax.config.update("jax_num_cpu_devices", max(options.cpu_devices, options.run.seeds))
         state = train_run(options.recipe, options.run)
     except (ValueError, ImportError) as error:
         raise SystemExit(f"error: {error}") from error
