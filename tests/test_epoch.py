@@ -84,7 +84,7 @@ def test_it_has_the_numbers_of_the_loop(config, env):
     state = warm_up(config, env, start(config, env, 3))
     for row in rows:
         state, metrics = compiled_epoch(config, env, state)
-        assert set(metrics) - set(row) == {"bad_positions", "skipped_steps"}
+        assert set(metrics) - set(row) == {"bad_positions", "simulations", "skipped_steps"}
         assert int(metrics["bad_positions"]) == int(metrics["skipped_steps"]) == 0
         for name in set(metrics) & set(row):
             np.testing.assert_allclose(float(metrics[name]), row[name], rtol=1e-5, atol=1e-6, err_msg=name)
@@ -175,107 +175,3 @@ def test_a_window_that_cannot_be_traced_is_named(config, env):
     concrete = dataclasses.replace(config, replay_window=lambda moves: max(5, moves // 2))
     with pytest.raises(ValueError, match=r"epoch: found a replay_window that cannot be traced.*jnp.maximum"):
         eqx.filter_eval_shape(tz.learn.epoch, concrete, env, start(config, env, 0))
-
-
-# Training seeds side by side.
-
-
-class Sum(eqx.Module):
-    """A tester that plays nothing, but has a state, a key and the newest weights."""
-
-    def init(self, evaluator, *, mesh):
-        return jnp.float32(0)
-
-    def test(self, mcts, env, evaluator, state, *, key, mesh):
-        state = state + evaluator.network.policy_linear.bias.sum() + jax.random.uniform(key)
-        return state, {"sum": float(state)}
-
-
-@pytest.fixture(scope="module")
-def tested(config):
-    return dataclasses.replace(config, testers=(Sum(),), epochs_per_test=2)
-
-
-@pytest.fixture(scope="module")
-def two_states(tested, env):
-    """Two seeds at their beginning."""
-
-    def one(seed):
-        network_key, key = jax.random.split(jax.random.key(seed))
-        network = tz.MLP(env.observation.shape, env.num_actions, width=8, key=network_key)
-        return tz.init_loop(tested, env, network, key=key, mesh=MESH)
-
-    return [one(seed) for seed in range(2)]
-
-
-@pytest.fixture(scope="module")
-def one_by_one(tested, env, two_states):
-    """The states after two epochs of the loop, and the rows, of each seed."""
-    states, rows = [], ([], [])
-    for state, sink in zip(two_states, rows, strict=True):
-        state = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, state)  # the loop takes its games
-        options = {"num_epochs": 2, "sinks": [sink.append], "progress": False, "mesh": MESH}
-        states.append(tz.train_loop(tested, env, state, **options))
-    return states, rows
-
-
-@pytest.mark.parametrize("num_devices", [1, 2])
-def test_seeds_side_by_side_are_those_of_the_loop_one_by_one(tested, env, two_states, one_by_one, num_devices):
-    rows, mesh = [], tz.data_mesh(jax.devices()[:num_devices])
-    options = {"sinks": [rows.append], "progress": False, "mesh": mesh}
-    states = tz.runs.train_seeds(tested, env, two_states, num_epochs=1, **options)
-    states = tz.runs.train_seeds(tested, env, states, num_epochs=1, **options)
-    assert [(row["seed"], row["epoch"]) for row in rows] == [(0, 0), (1, 0), (0, 1), (1, 1)]
-    for seed, (expected, expected_rows) in enumerate(zip(*one_by_one, strict=True)):
-        assert_same(states[seed], expected, rtol=1e-4, atol=1e-5)
-        for row, expected_row in zip(rows[seed::2], expected_rows, strict=True):
-            names = set(expected_row) - {"seconds", "moves_per_second", "simulations_per_second"}
-            assert names | {"seed"} == set(row) - {"seconds", "moves_per_second"}
-            np.testing.assert_allclose(
-                *([float(x[name]) for name in sorted(names)] for x in (row, expected_row)), rtol=1e-4, atol=1e-5
-            )
-
-
-def test_a_seed_that_is_not_finite_leaves_the_others_alone(tested, env, two_states, one_by_one):
-    broken = eqx.tree_at(lambda state: state.train.network.value_linear.bias, two_states[1], jnp.full(1, jnp.nan))
-    rows, mesh = [], tz.data_mesh(jax.devices()[:2])
-    options = {"num_epochs": 2, "sinks": [rows.append], "progress": False, "mesh": mesh}
-    with pytest.warns(UserWarning, match="seed 1 has .* without a legal action or a finite value.*The other seeds"):
-        states = tz.runs.train_seeds(tested, env, [two_states[0], broken], **options)
-    assert_same(states[0], one_by_one[0][0], rtol=1e-4, atol=1e-5)
-    assert np.isnan(rows[3]["loss"]) and np.isfinite(rows[2]["loss"])
-
-
-def test_an_exception_has_the_states_of_all_seeds(tested, env, two_states, one_by_one):
-    def stop(state):
-        if int(state.epoch[0]) == 2:
-            raise KeyError("mine")
-        return state
-
-    options = {"progress": False, "mesh": tz.data_mesh(jax.devices()[:2])}
-    with pytest.raises(KeyError, match="mine") as error:
-        tz.runs.train_seeds(tested, env, two_states, num_epochs=None, before_epoch=stop, **options)
-    for state, expected in zip(error.value.states, one_by_one[0], strict=True):
-        assert_same(state, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_checkpoints_of_seeds_are_resumed_alone(tested, env, two_states, one_by_one, tmp_path):
-    checkpoints = [tz.Checkpoints(tmp_path / f"seed_{seed}", every_epochs=1) for seed in range(2)]
-    options = {"progress": False, "mesh": tz.data_mesh(jax.devices()[:2]), "checkpoints": checkpoints}
-    tz.runs.train_seeds(tested, env, two_states, num_epochs=1, **options)
-    resumed = tz.Checkpoints(tmp_path / "seed_1", every_epochs=1, resume=True)
-    state = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, two_states[1])
-    state = resumed.restore(state)
-    assert int(state.epoch) == 1
-    state = tz.train_loop(tested, env, state, num_epochs=1, sinks=[], progress=False, mesh=MESH)
-    assert_same(state, one_by_one[0][1], rtol=1e-4, atol=1e-5)
-
-
-def test_states_that_do_not_belong_together_are_named(tested, env, two_states, tmp_path):
-    later = dataclasses.replace(two_states[1], epoch=jnp.int32(3))
-    with pytest.raises(ValueError, match=r"different arrays or epochs \(epochs \[0, 3\]\)"):
-        tz.runs.train_seeds(tested, env, [two_states[0], later], num_epochs=1)
-    with pytest.raises(ValueError, match="found 1 checkpoints, expected none or one for each of 2 seeds"):
-        tz.runs.train_seeds(tested, env, two_states, num_epochs=1, checkpoints=[tz.Checkpoints(tmp_path)])
-    with pytest.raises(ValueError, match="seeds=2 cannot be split evenly over 4 devices"):
-        tz.runs.train_seeds(tested, env, two_states, num_epochs=1, mesh=tz.data_mesh(jax.devices()[:4]))

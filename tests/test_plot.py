@@ -363,6 +363,9 @@ def test_seeds_are_drawn_as_their_mean_with_its_interval():
     ends = band.get_datalim(ax.transData)
     expected = [scipy.stats.t.interval(0.95, 2, x.mean(), scipy.stats.sem(x)) for x in losses.T]
     np.testing.assert_allclose([ends.y0, ends.y1], [min(expected)[0], max(high for _, high in expected)])
+    with_gap = [row | {"policy_loss": np.nan} if row["seed"] == 2 else row for row in rows]
+    (line,) = tz.plot.plot_learning(with_gap).axes[0].lines
+    np.testing.assert_allclose(line.get_ydata(), losses[:2].mean(0), err_msg="a seed without numbers is left out")
     one = tz.plot.plot_learning([row for row in rows if row["seed"] == 1]).axes[0]
     assert not one.collections and list(one.lines[0].get_ydata()) == list(losses[1])
 

@@ -111,7 +111,7 @@ def test_several_seeds_are_runs_that_can_be_resumed_alone(tmp_path):
     folder = tmp_path / "seeds"
     main(options(folder, "--epochs", "2", "--seeds", "2", "--seed", "3"))
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [(row["seed"], row["epoch"]) for row in rows] == [(0, 0), (1, 0), (0, 1), (1, 1)]
+    assert [(row["seed"], row["epoch"]) for row in rows] == [(3, 0), (4, 0), (3, 1), (4, 1)]
     assert "random_score" in rows[3] and rows[0]["loss"] != rows[1]["loss"]
     for index in range(2):
         alone = folder / f"seed_{3 + index}"
@@ -123,6 +123,8 @@ def test_several_seeds_are_runs_that_can_be_resumed_alone(tmp_path):
     assert tz.runs.agent_card(folder / "seed_4" / "agent.tz")["epochs"] == 3
     with pytest.raises(SystemExit, match="has a run in it"):
         main(options(folder, "--epochs", "2", "--seeds", "2"))
+    with pytest.raises(ValueError, match="found seeds=2 and wandb='mine', expected one of the two"):
+        tz.runs.RunSettings(folder, epochs=2, seeds=2, wandb="mine")
     with pytest.raises(ValueError, match="seeds=2 with resume or fork, expected a new run"):
         tz.runs.RunSettings(folder, epochs=2, seeds=2, resume=True)
 

@@ -247,8 +247,7 @@ def test_nothing_batched_leaves_its_device(env, config):
         patch.setattr(jax, "device_get", lambda tree: [fetched.append(jax.tree.leaves(tree)), fetch(tree)][1])
         state, _ = phases.collect_phase(config, env, state, 12, mesh)
         state, _ = phases.train_phase(config, state, mesh)
-        test_mcts = tz.without_exploration(config.mcts)
-        state, _ = phases.test_phase(config, env, test_mcts, state, mesh)
+        state, _ = phases.test_phase(config, env, state, mesh)
     assert fetched and all(x.size == 1 for leaves in fetched for x in leaves)
 
 

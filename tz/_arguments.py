@@ -52,8 +52,8 @@ def check_fields(settings: Any) -> None:
                 setattr(settings, field.name, int(value))
         elif bool in kinds and isinstance(value, jax.Array):
             raise ValueError(
-                f"{where}: found {field.name}={shown(value)}, expected True or False; it decides what is compiled, so it "
-                "cannot be mapped over, and each choice is a program of its own."
+                f"{where}: found {field.name}={shown(value)}, expected True or False; it decides what is compiled, so "
+                "it cannot be mapped over, and each choice is a program of its own."
             )
         elif Any not in kinds:  # such as a dtype, which may be a class
             check_instance(where, field.name, value, tuple(kind for kind in kinds if _is_object(kind)))

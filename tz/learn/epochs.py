@@ -35,7 +35,7 @@ def epoch(
 
     On a CPU, XLA runs the gradients of ordinary convolutions slowly inside a loop, and the gradient steps are one (17
     times as slow for `eqx.nn.Conv2d`, see `experiments/results/epoch_cpu.md`). [`tz.AZResNet`][] is not affected.
-    [`tz.train_loop`][] calls one compiled step after another, and so is no network there.
+    [`tz.train_loop`][] calls one compiled step at a time, so it slows no network down.
 
     **Arguments:** `state`, from [`tz.learn.init_epoch`][] or [`tz.init_loop`][]; `mesh`, over which the games are
     split, by default one device. A mesh needs `jax.jit`.
@@ -54,9 +54,9 @@ def self_play_phase(
 
     **Returns:** the next state and, over all games: `episodes`, how many ended; `truncated`, how many of these were cut
     off; `mean_length`, in moves; `mean_return` and `return_spread`, the mean and the standard deviation of the returns
-    of player 0 in the episodes that ended, NaN if none did; `replay_known`, how many positions can be sampled; and
-    `bad_positions`, how many had no legal action or no finite value. Where `bad_positions` is not 0, nothing after it
-    can be trusted.
+    of player 0 in the episodes that ended, NaN if none did; `replay_known`, how many positions can be sampled;
+    `simulations`, how many the searches ran; and `bad_positions`, how many had no legal action or no finite value.
+    Where `bad_positions` is not 0, nothing after it can be trusted.
     """
     evaluator, is_fast = evaluator_of(config, env, state.train), fast_moves(config, state, num_moves)
     inputs = self_play_settings(config), env, evaluator, is_fast, state.games
@@ -71,6 +71,7 @@ def self_play_phase(
         "mean_return": mean,
         "return_spread": spread,
         "replay_known": config.replay.num_known(replay),
+        "simulations": config.num_games * num_simulations(config, is_fast, num_moves),
         "bad_positions": num_bad,
     }
     return eqx.tree_at(lambda state: (state.games, state.replay), state, (games, replay)), metrics
@@ -129,6 +130,14 @@ def fast_moves(config: TrainConfig, state: LoopState, num_moves: int) -> Bool[Ar
         return None
     key = jax.random.fold_in(jax.random.fold_in(state.key, 2), state.games.step.max())
     return jax.random.bernoulli(key, config.fast_fraction, (num_moves,))
+
+
+def num_simulations(config: TrainConfig, is_fast: Bool[Array, " T"] | None, num_moves: int) -> Int[Array, ""]:
+    """The simulations of all searches that one game runs for its next moves."""
+    if config.fast_mcts is None or is_fast is None:
+        return jnp.int32(num_moves * config.mcts.num_simulations)
+    num_fast = jnp.sum(is_fast, dtype=jnp.int32)
+    return num_fast * config.fast_mcts.num_simulations + (num_moves - num_fast) * config.mcts.num_simulations
 
 
 def play(

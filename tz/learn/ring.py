@@ -60,7 +60,7 @@ class ReplayState(eqx.Module):
     - `last_player`: the mover of the newest row.
     - `extra`: `[capacity, ...]`, the records of the positions, or None.
     - `ends`: the ends of the rows' episodes, as far as they are known, or None.
-    - `steps`: what unrolls need besides, or None.
+    - `steps`: the other columns that unrolls need, or None.
     """
 
     observation: PyTree[Shaped[Array, "capacity ..."]]

@@ -1,4 +1,4 @@
-"""What the training loop is told, and what it carries from epoch to epoch."""
+"""The settings of the training loop, and the state that it carries from epoch to epoch."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -110,7 +110,7 @@ class Unroll(eqx.Module):
     - `player`: `[K + 1]`, the player to move in each position.
     - `is_in_episode`: `[K + 1]`, False after the end: step `k` was made if it is True for `k`, and led to a position
         that was played on if it is True for `k + 1`.
-    - `has_terminated`: `[K + 1]`, True after the end of an episode that came to its own: there the value of 0 is a
+    - `has_terminated`: `[K + 1]`, True after the end of an episode that terminated: there the value of 0 is a
         fact. After an episode that was cut off, nothing is known.
     - `weight`: how much the unroll counts in the mean loss of its batch.
     """

@@ -1,4 +1,4 @@
-"""Models: what a search steps through, where that is not the game itself.
+"""Models that a search steps through instead of the game.
 
 The real game is played by its environment. A search of it may step through something else: a learned model, or simpler
 rules. Wherever a search needs a model, the environment will do, and is the default.
@@ -20,7 +20,7 @@ from tz.mcts.tree import Tree, strong
 
 
 class Model(eqx.Module):
-    """What a search steps through in the place of the game: a learned model, or simpler rules.
+    """A model that the search steps through instead of the game: learned dynamics, or simpler rules.
 
     Its states are any PyTree of arrays, and need not be those of the game. The evaluator of the search sees them; pair
     the two as a [`tz.mcts.ModelEvaluator`][] for self-play and matches.
@@ -83,6 +83,9 @@ def root_of(model: Env | Model | None, env_state: PyTree, metadata: StepMetadata
     **Raises:** `ValueError` if the root of a model does not fit the game.
     """
     if not isinstance(model, Model):
+        if model is not None and not isinstance(model, Env):
+            advice = "write model=planner.model" if isinstance(model, ModelEvaluator) else "give a tz.mcts.Model"
+            raise ValueError(f"model: found {shown(model)}, expected a tz.mcts.Model, a game or None; {advice}.")
         return env_state, metadata
     model_state, root = _checked(model, "root", model.root(env_state, metadata))
     if root.action_mask.shape != metadata.action_mask.shape:
@@ -115,6 +118,19 @@ def without_forbidden(tree: Tree, child: Int[Array, ""], root: StepMetadata) -> 
     return tree, jnp.where(is_of_use, child, -1)
 
 
+def check_position(tree: Tree, env_state: PyTree) -> None:
+    """Raises `ValueError` for a position that is not of the kind that the tree holds."""
+    root = jax.eval_shape(lambda: jax.tree.map(lambda row: row[0], tree.state))
+    found, expected = (
+        {name: f"{x.dtype}{list(x.shape)}" for name, x in named_arrays(state)} for state in (strong(env_state), root)
+    )
+    if found != expected:
+        raise ValueError(
+            f"advance: found a position of {found}, expected one of {expected}, as the tree has them; if the search "
+            "stepped through a model, pass model=."
+        )
+
+
 def stepped(
     model: Env | Model, model_state: PyTree, action: Int[Array, ""], root: StepMetadata
 ) -> tuple[PyTree, StepMetadata]:
@@ -124,7 +140,12 @@ def stepped(
 
     **Raises:** `ValueError` if their shapes or dtypes are not those of the root, so that one tree cannot hold both.
     """
-    after, metadata = _checked(model, "step", model.step(model_state, action))
+    if not isinstance(model, Env | Model):
+        raise ValueError(
+            f"search: found {shown(model)} as its second argument, expected a game or a tz.mcts.Model; for a "
+            "tz.mcts.ModelEvaluator write planner.model."
+        )
+    after, metadata = strong(_checked(model, "step", model.step(model_state, action)))
     rows = {"state": (after, model_state), "metadata": (metadata, root)}
     for part, trees in rows.items():  # the dtypes of metadata may be any
         found, expected = (_described(part, tree, with_dtypes=part == "state") for tree in trees)

@@ -14,7 +14,7 @@ from tz.games.env import Env, StepMetadata
 from tz.mcts._evaluation import evaluate, largest, log_prior
 from tz.mcts._solver import hopeful, solving_backup, solving_selector
 from tz.mcts.backups import virtual_visit
-from tz.mcts.models import Model, check_same_model, root_of, stepped, without_forbidden
+from tz.mcts.models import Model, check_position, check_same_model, root_of, stepped, without_forbidden
 from tz.mcts.settings import MCTS
 from tz.mcts.tree import Node, Tree, append, backup, descend, init_tree, reroot, strong
 
@@ -281,6 +281,7 @@ def advance(
     if isinstance(model, Model):
         env_state, metadata = root_of(model, env_state, metadata)
         tree, child = without_forbidden(tree, child, metadata)
+    check_position(tree, env_state)
     tree = reroot(tree, child, env_state, metadata)
     blank = _with_root_prior(mcts, tree, _no_preference(metadata))
 

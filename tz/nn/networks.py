@@ -97,7 +97,7 @@ class AZResNet(eqx.Module):
         - `key`: for the initial parameters.
 
         **Raises:** `ValueError` if a size is too small, the observation is not of rank 3, the norm is unknown, or
-        `value_head` is none.
+        `value_head` is not a value head.
         """
         if len(observation_shape) != 3:
             raise ValueError(
@@ -211,7 +211,7 @@ class MLP(eqx.Module):
         - `value_head`: what makes the value, as of [`tz.AZResNet`][].
         - `key`: for the initial parameters.
 
-        **Raises:** `ValueError` if a size is too small, or `value_head` is none.
+        **Raises:** `ValueError` if a size is too small, or `value_head` is not a value head.
         """
         _check_at_least(0, depth=depth)
         _check_at_least(1, width=width, num_actions=num_actions)

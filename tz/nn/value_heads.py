@@ -44,8 +44,8 @@ class TanhValue(ValueHead):
 class LinearValue(ValueHead):
     """A value without bounds. Its loss is the squared error, in the units of the rewards, squared.
 
-    The gradient of this loss grows with the returns, and with it the part of the value in what the shared layers learn:
-    a game whose rewards are a hundred times as large is learned otherwise. With [`tz.nn.CategoricalValue`][] it is not.
+    The gradient of this loss grows with the returns. With large returns the value dominates what the shared layers
+    learn, so multiplying all rewards by 100 changes training. With [`tz.nn.CategoricalValue`][] it does not.
     """
 
     @property
@@ -142,7 +142,7 @@ class CategoricalValue(ValueHead):
         """
         bins = self.bins
         # For each interval, how much of it is below the value: 1, a fraction, or 0.
-        passed = jnp.clip((value.astype(jnp.float32) - bins[:-1]) / np.diff(bins), 0.0, 1.0)
+        passed = jnp.clip((jnp.asarray(value, jnp.float32) - bins[:-1]) / np.diff(bins), 0.0, 1.0)
         one, zero = jnp.ones(1, jnp.float32), jnp.zeros(1, jnp.float32)
         return jnp.concatenate([one, passed]) - jnp.concatenate([passed, zero])
 

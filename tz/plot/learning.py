@@ -33,8 +33,8 @@ def plot_learning(
 
     **Arguments:** `runs`, the metrics of each epoch as sinks get them, or the file of a [`tz.JsonLinesSink`][]; or
     several by their names. Rows with a `seed`, such as those of [`tz.runs.train_seeds`][], are drawn as the mean over
-    seeds, with a band: the 95 % interval of the mean by Student's t. `x`, the metric on the horizontal axis, or
-    `"hours"`, the sum of the epochs' `seconds`.
+    seeds, with a band: the 95 % interval of the mean by Student's t; a seed without a finite number is left out. `x`,
+    the metric on the horizontal axis, or `"hours"`, the sum of the epochs' `seconds`.
 
     **Returns:** the figure: losses; scores from 0 (all lost) to 1 (all won), with a line at one half; Elo with its
     confidence interval; and the returns of a game for one, of self-play and with their interval of a
@@ -88,7 +88,7 @@ def _mean_row(rows: Rows) -> dict[str, int | float]:
 
     mean = {}
     for name in {name: None for row in rows for name in row if name != "seed"}:
-        values = [row[name] for row in rows if isinstance(row.get(name), int | float)]
+        values = [x for row in rows if isinstance(x := row.get(name), int | float) and math.isfinite(x)]
         mean[name] = statistics.fmean(values) if values else math.nan
         if len(values) > 1:
             margin = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))

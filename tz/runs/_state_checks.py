@@ -16,7 +16,7 @@ from tz.mcts.simulation import Evaluator
 from tz.runs.checkpoint_format import describe, differences
 
 
-def check_state(config: TrainConfig, env: Env, state: LoopState, *, mesh: Mesh) -> None:
+def check_state(config: TrainConfig, env: Env, state: LoopState, *, mesh: Mesh, where: str = "train_loop") -> None:
     """Raises `ValueError` unless the state was made for this game with settings whose arrays are the same.
 
     Whatever is in no array may have changed: simulations (with `max_nodes` as it was), learning rate, loss,
@@ -30,7 +30,7 @@ def check_state(config: TrainConfig, env: Env, state: LoopState, *, mesh: Mesh) 
     wrong += [f"{name}: {text}" for name, text in _other_arrays(config, env, state, mesh).items() if text]
     if wrong:
         raise ValueError(
-            f"train_loop: the state was made with other settings than those given. {'; '.join(wrong)}. Go on with the "
+            f"{where}: the state was made with other settings than those given. {'; '.join(wrong)}. Go on with the "
             "settings of the state, or make a new state with tz.init_loop. With a checkpoint of the run, tz.fork "
             "begins another run from it, whose trees, buffer and testers may differ."
         )

@@ -119,8 +119,10 @@ class Checkpoints:
         self.seconds = facts["seconds"]
         return with_arrays(state, arrays)
 
-    def after_epoch(self, state: LoopState, metrics: Mapping[str, Any], *, tested: bool) -> None:
+    def after_epoch(self, state: Callable[[], LoopState], metrics: Mapping[str, Any], *, tested: bool) -> None:
         """Saves the state if it is time to; called by the loop, which says whether there were tests.
+
+        **Arguments:** `state`, which makes the state, and is called only if this is saved.
 
         **Raises:** `ValueError` if no test had the metric that is to be compared; the state is saved.
         """
@@ -131,11 +133,11 @@ class Checkpoints:
         due = self.every_minutes is not None and minutes >= self.every_minutes
         if jax.process_count() > 1:  # their clocks differ
             due = bool(multihost_utils.broadcast_one_to_all(np.bool_(due)))
-        due |= self.every_epochs is not None and int(state.epoch) % self.every_epochs == 0
+        due |= self.every_epochs is not None and (metrics["epoch"] + 1) % self.every_epochs == 0
         if due or (score is not None and score >= self._kept.highest):
-            self.save(state, score=score)
+            self.save(state(), score=score)
         if tested and self.best is not None and score is None:
-            self.finish(state)
+            self.finish(state())
             raise ValueError(
                 f"Checkpoints: found no metric {self.best!r} to find the best by, which is a number, only "
                 f"{', '.join(metrics)}; name one of them, or add a tester that has it."

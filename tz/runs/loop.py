@@ -19,7 +19,6 @@ from tz.games.env import Env
 from tz.learn.new_games import evaluator_of
 from tz.learn.settings import LoopState, TrainConfig
 from tz.learn.training import init_train
-from tz.mcts.settings import without_exploration
 from tz.runs._new_games import new_games, revive
 from tz.runs._start_checks import check_start
 from tz.runs._state_checks import check_state
@@ -31,9 +30,10 @@ from tz.runs.phases import (
     collect_phase,
     test_phase,
     train_phase,
+    warm_up_chunks,
 )
 from tz.runs.sinks import Sink, bar, call_sinks, console_sink
-from tz.runs.stopping import Newest, StopTraining, agreed, keeping_state, noted_signals
+from tz.runs.stopping import Newest, StopTraining, agreed, changed_by, keeping_state, last_epoch, noted_signals
 from tz.sharding import check_mesh, place, usable_mesh
 
 
@@ -120,13 +120,11 @@ def train_loop(
     mesh = usable_mesh(mesh)
     check_mesh(mesh, num_games=config.num_games, train_batch_size=config.train_batch_size)
     check_state(config, env, state, mesh=mesh)
-    if num_epochs is not None and num_epochs < 0:
-        raise ValueError(f"train_loop: num_epochs: found {num_epochs}, expected 0 or more; pass None for no end.")
+    last = last_epoch("train_loop", num_epochs, state)
     if num_epochs == 0:
         return state
     config, env = place((config, env), mesh, split=False)
     newest, shown = Newest(on_mesh(state, mesh)), progress and jax.process_index() == 0
-    last = None if num_epochs is None else int(state.epoch) + num_epochs
     with (
         keeping_state(newest, lambda state: revive(config, env, state, mesh)),
         _set_aside(checkpoints),
@@ -136,14 +134,14 @@ def train_loop(
         _warm_up(config, env, newest, mesh, epochs)
         while last is None or int(newest.state.epoch) < last:
             try:
-                newest.keep(newest.state if before_epoch is None else _changed(before_epoch, newest.state))
+                newest.keep(newest.state if before_epoch is None else changed_by(before_epoch, newest.state))
             except StopTraining:
                 break
             metrics = _epoch(config, env, newest, mesh, shown)
             try:
                 if checkpoints is not None:
                     is_tested = int(newest.state.epoch) % config.epochs_per_test == 0
-                    checkpoints.after_epoch(newest.state, metrics, tested=is_tested)
+                    checkpoints.after_epoch(lambda: newest.state, metrics, tested=is_tested)
             finally:
                 call_sinks(sinks, metrics)
             epochs.update()
@@ -153,16 +151,6 @@ def train_loop(
         if checkpoints is not None:
             checkpoints.finish(newest.state)
         return newest.state
-
-
-def _changed(before_epoch: Callable[[LoopState], LoopState], state: LoopState) -> LoopState:
-    changed = before_epoch(state)
-    if not isinstance(changed, LoopState):
-        raise ValueError(
-            f"train_loop: before_epoch: found {changed!r:.80}, expected the LoopState to go on with; return the state "
-            "that it was given, changed or not, and raise tz.runs.StopTraining to end the training."
-        )
-    return changed
 
 
 def _say_stopped(caught: str, state: LoopState, checkpoints: Checkpoints | None) -> None:
@@ -194,8 +182,7 @@ def _warm_up(config: TrainConfig, env: Env, newest: Newest, mesh: Mesh, epochs: 
     if config.warmup_moves == 0 or int(newest.state.epoch) > 0:
         return
     epochs.set_description("warm-up")
-    for done in range(int(newest.state.games.step.max()), config.warmup_moves, config.moves_per_epoch):
-        num_moves = min(config.moves_per_epoch, config.warmup_moves - done)  # in chunks compiled anyway
+    for num_moves in warm_up_chunks(config, newest.state):
         _advance(newest, collect_phase, config, env, newest.state, num_moves, mesh)
     epochs.set_description("")
 
@@ -214,9 +201,7 @@ def _epoch(config: TrainConfig, env: Env, newest: Newest, mesh: Mesh, shown: boo
         phases.update()
         if tests:
             phases.set_description("testing")
-            test_mcts = without_exploration(config.mcts) if config.test_mcts is None else config.test_mcts
-            test_env = env if config.test_env is None else config.test_env
-            metrics |= _advance(newest, test_phase, config, test_env, test_mcts, newest.state, mesh)
+            metrics |= _advance(newest, test_phase, config, env, newest.state, mesh)
     newest.keep(dataclasses.replace(newest.state, epoch=newest.state.epoch + 1))
     return {"epoch": epoch, **metrics, "seconds": time.perf_counter() - started}
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, PRNGKeyArray
 
 from tz.games.env import Env
-from tz.learn.epochs import add, fast_moves, gradient_step, is_bad, play, self_play_settings, window_of
+from tz.learn.epochs import add, fast_moves, gradient_step, is_bad, num_simulations, play, self_play_settings, window_of
 from tz.learn.new_games import evaluator_of
 from tz.learn.replay import EpisodeReplayBuffer
 from tz.learn.ring import ReplayState
@@ -22,7 +22,7 @@ from tz.learn.settings import LoopState, TrainConfig
 from tz.learn.training import Metrics, TrainState
 from tz.learn.trajectory import Trajectory
 from tz.mcts.evaluators import NetworkEvaluator
-from tz.mcts.settings import MCTS
+from tz.mcts.settings import without_exploration
 from tz.mcts.simulation import Evaluator
 from tz.runs._new_games import without_open_moves
 
@@ -56,7 +56,7 @@ def collect_phase(
         "truncated": truncated,
         "mean_length": moves_of_episodes / max(episodes, 1),
         "moves_per_second": moves / seconds,
-        "simulations_per_second": config.num_games * _num_simulations(config, is_fast, num_moves) / seconds,
+        "simulations_per_second": config.num_games * int(num_simulations(config, is_fast, num_moves)) / seconds,
         "replay_known": num_known,
     }
     if episodes:
@@ -64,14 +64,6 @@ def collect_phase(
         mean, spread = (float(x) for x in jax.device_get(mean_and_spread(returns, ended)))
         metrics |= {"mean_return": mean, "return_spread": spread}
     return eqx.tree_at(lambda state: (state.games, state.replay), state, (games, replay)), metrics
-
-
-def _num_simulations(config: TrainConfig, is_fast: Array | None, num_moves: int) -> int:
-    """Of all the moves that one game makes."""
-    if config.fast_mcts is None or is_fast is None:
-        return num_moves * config.mcts.num_simulations
-    num_fast = int(jnp.sum(is_fast))
-    return num_fast * config.fast_mcts.num_simulations + (num_moves - num_fast) * config.mcts.num_simulations
 
 
 def train_phase(config: TrainConfig, state: LoopState, mesh: Mesh) -> tuple[LoopState, dict[str, int | float]]:
@@ -101,10 +93,16 @@ def train_phase(config: TrainConfig, state: LoopState, mesh: Mesh) -> tuple[Loop
     return state, means | ({"skipped_steps": int((~good).sum())} if config.skip_nonfinite else {})
 
 
-def test_phase(
-    config: TrainConfig, env: Env, test_mcts: MCTS, state: LoopState, mesh: Mesh
-) -> tuple[LoopState, dict[str, int | float]]:
-    """Lets every tester play the newest network."""
+def warm_up_chunks(config: TrainConfig, state: LoopState) -> list[int]:
+    """The numbers of moves of the collections before the first epoch that are still missing."""
+    missing = range(int(state.games.step.max()), config.warmup_moves, config.moves_per_epoch)
+    return [min(config.moves_per_epoch, config.warmup_moves - done) for done in missing]
+
+
+def test_phase(config: TrainConfig, env: Env, state: LoopState, mesh: Mesh) -> tuple[LoopState, dict[str, int | float]]:
+    """Lets every tester play the newest network, with the search and the game of tests."""
+    test_mcts = without_exploration(config.mcts) if config.test_mcts is None else config.test_mcts
+    env = env if config.test_env is None else config.test_env
     evaluator = evaluator_of(config, env, state.train)
     keys = _tester_keys(state.key, state.epoch, len(config.testers))
     states, metrics = [], {}

@@ -1,7 +1,6 @@
 """Training several seeds in one program."""
 
-import dataclasses
-import math
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -9,24 +8,21 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
-from tz._arguments import check_instance
-from tz._arrays import named_arrays
 from tz.games.env import Env
 from tz.learn.epochs import gradient_phase, self_play_phase
 from tz.learn.settings import LoopState, TrainConfig
 from tz.learn.training import TrainState
-from tz.mcts.settings import without_exploration
 from tz.runs._new_games import revive
+from tz.runs._stacked_states import check_seeds_memory, mesh_of, of_seed, stacked
 from tz.runs._state_checks import check_state
 from tz.runs.checkpoints import Checkpoints
-from tz.runs.phases import test_phase
+from tz.runs.phases import test_phase, warm_up_chunks
 from tz.runs.sinks import Sink, bar, call_sinks
-from tz.runs.stopping import Newest, StopTraining, noted_signals
-from tz.sharding import check_mesh, data_mesh, over_games, place, usable_mesh
+from tz.runs.stopping import Newest, StopTraining, changed_by, last_epoch, noted_signals
+from tz.sharding import data_mesh, over_games
 
 
 def train_seeds(
@@ -48,11 +44,12 @@ def train_seeds(
     convolutions with weights of their own are slow (see `experiments/results/epoch_cpu.md`), so make as many devices
     as there are seeds before JAX starts: `jax.config.update("jax_num_cpu_devices", 4)`.
 
-    A seed whose numbers are no longer finite costs a warning and has NaN in its metrics. The others go on.
+    If numbers of a seed are no longer finite, there is a warning, and its losses are NaN. The others go on.
 
     **Arguments:**
 
-    - `states`: one a seed, each from [`tz.init_loop`][] with another key, or from an earlier call; they stay usable.
+    - `states`: one a seed, each from [`tz.init_loop`][] with another key, or from an earlier call. Their games and
+        buffers are donated.
     - `num_epochs`: how many more; None for no end but that of `before_epoch`.
     - `sinks`: called for each seed after each epoch, with metrics that begin with `seed`, the place in `states`. A file
         of a [`tz.JsonLinesSink`][] has all seeds, and [`tz.plot.plot_learning`][] draws their mean and interval.
@@ -65,98 +62,70 @@ def train_seeds(
     **Returns:** the states after the last epoch, in the same order; each can be trained further by
     [`tz.train_loop`][]. An exception that leaves the function has them as `states`.
 
-    **Raises:** `ValueError` if a state does not belong to the settings, or the states do not belong together.
+    **Raises:** `ValueError` if a state does not belong to the settings, the states do not belong together, or they do
+    not fit into memory; `SystemExit` after Ctrl-C or SIGTERM with checkpoints, which are complete then.
     """
-    mesh = _mesh_of(states, mesh)
+    mesh = mesh_of(states, mesh)
     one = data_mesh(list(mesh.local_devices)[:1])
     for state in states:
-        check_state(config, env, state, mesh=one)
+        check_state(config, env, state, mesh=one, where="train_seeds")
     if checkpoints and len(checkpoints) != len(states):
         raise ValueError(
             f"train_seeds: found {len(checkpoints)} checkpoints, expected none or one for each of {len(states)} seeds."
         )
+    last = last_epoch("train_seeds", num_epochs, states[0])
+    if num_epochs == 0:
+        return list(states)
+    check_seeds_memory(config, env, states, mesh)
     testers = [state.testers for state in states]
-    newest = Newest(_stacked(states, mesh))
-    last = None if num_epochs is None else int(states[0].epoch) + num_epochs
+    newest = Newest(stacked(states, mesh))
 
-    def alone() -> list[LoopState]:
-        return [_revived(config, env, state, one) for state in _unstacked(newest.state, testers, one)]
+    def alone(seed: int) -> LoopState:
+        return revive(config, env, of_seed(newest.state, seed, testers[seed], one), one)[0]
 
     try:
         with noted_signals(newest, saves=bool(checkpoints)) as noted, bar(num_epochs, "epoch", progress) as epochs:
             _warm_up(config, env, newest, mesh)
             while not noted and (last is None or int(newest.state.epoch[0]) < last):
                 try:
-                    newest.keep(newest.state if before_epoch is None else before_epoch(newest.state))
+                    newest.keep(newest.state if before_epoch is None else changed_by(before_epoch, newest.state))
                 except StopTraining:
                     break
+                started = time.perf_counter()
                 rows = _epoch(config, env, newest, mesh)
                 is_tested = _test(config, env, newest.state, testers, rows, one)
                 newest.keep(eqx.tree_at(lambda state: state.epoch, newest.state, newest.state.epoch + 1))
-                for kept, state, row in zip(checkpoints, alone() if checkpoints else (), rows, strict=False):
-                    kept.after_epoch(state, row, tested=is_tested)
-                for seed, row in enumerate(rows):
-                    call_sinks(sinks, {"seed": seed, **row})
+                seconds = time.perf_counter() - started
+                try:
+                    for seed, kept in enumerate(checkpoints):
+                        row = {**rows[seed], "seconds": seconds}
+                        kept.after_epoch(lambda seed=seed: alone(seed), row, tested=is_tested)
+                finally:
+                    for seed, row in enumerate(rows):
+                        call_sinks(sinks, {"seed": seed, **row, "seconds": seconds})
                 epochs.update()
-        states = alone()
+        states = [alone(seed) for seed in range(len(testers))]
         for kept, state in zip(checkpoints, states, strict=False):
             kept.finish(state)
+        if noted:
+            _say_stopped(noted[0], states, checkpoints)
         return states
     except BaseException as error:
-        error.states = alone()  # pyright: ignore[reportAttributeAccessIssue]
+        error.states = [alone(seed) for seed in range(len(testers))]  # pyright: ignore[reportAttributeAccessIssue]
         error.add_note("This exception has the newest state of each seed as `states`; tz.runs.train_seeds can go on.")
         raise
 
 
-def _mesh_of(states: Sequence[LoopState], mesh: Mesh | None) -> Mesh:
-    if not isinstance(states, list | tuple) or not states:
-        raise ValueError(
-            f"train_seeds: found states={type(states).__name__}, expected a list of at least one LoopState; write "
-            "[tz.init_loop(config, env, network(seed), key=jax.random.key(seed)) for seed in range(4)]."
-        )
-    for state in states:
-        check_instance("train_seeds", "states", state, (LoopState,))
-    kinds = [(jax.tree.structure(eqx.filter(state, eqx.is_array)), _shapes(state)) for state in states]
-    epochs = [int(state.epoch) for state in states]
-    if any(kind != kinds[0] for kind in kinds) or len(set(epochs)) > 1:
-        raise ValueError(
-            f"train_seeds: found states of different arrays or epochs (epochs {epochs}), expected states that differ "
-            "in their numbers alone; make all with the same settings and the same kind of network."
-        )
-    if mesh is None:
-        return data_mesh(jax.devices()[: math.gcd(len(states), jax.device_count())])
-    mesh = usable_mesh(mesh)
-    check_mesh(mesh, seeds=len(states))
-    return mesh
-
-
-def _shapes(state: LoopState) -> list[Any]:
-    return [(name, x.shape, x.dtype) for name, x in named_arrays(dataclasses.replace(state, testers=()))]
-
-
-def _stacked(states: Sequence[LoopState], mesh: Mesh) -> LoopState:
-    """The states as one, without their testers, with the seeds along a leading axis that is split over the mesh."""
-    device = mesh.local_devices[0]
-    states = [jax.device_put(dataclasses.replace(state, testers=()), device) for state in states]
-    arrays = jax.tree.map(lambda *x: jnp.stack(x), *(eqx.filter(state, eqx.is_array) for state in states))
-    return eqx.combine(place(arrays, mesh, split=True), eqx.filter(states[0], eqx.is_array, inverse=True))
-
-
-def _unstacked(stacked: LoopState, testers: Sequence[tuple[PyTree, ...]], mesh: Mesh) -> list[LoopState]:
-    """The states of the seeds, on one device. What a call has taken stays as it is."""
-    device = mesh.local_devices[0]
-
-    def row(x: Any, seed: int) -> Any:
-        return jax.device_put(x[seed], device) if eqx.is_array(x) and not x.is_deleted() else x
-
-    return [
-        eqx.tree_at(lambda state: state.testers, jax.tree.map(lambda x, seed=seed: row(x, seed), stacked), mine)
-        for seed, mine in enumerate(testers)
-    ]
-
-
-def _revived(config: TrainConfig, env: Env, state: LoopState, mesh: Mesh) -> LoopState:
-    return revive(config, env, state, mesh)[0]
+def _say_stopped(caught: str, states: Sequence[LoopState], checkpoints: Sequence[Checkpoints]) -> None:
+    """Says what to do after a signal; with checkpoints, which are complete then, ends the process."""
+    done = f"{caught} after {int(states[0].epoch)} epochs"
+    if not checkpoints:
+        print(f"{done}, whose states train_seeds returns. Call it with these states to go on.", file=sys.stderr)
+        return
+    raise SystemExit(
+        f"{done}, all of which are saved. Go on with each seed alone, by tz.Checkpoints(..., resume=True), on the "
+        f"command line with --resume: {', '.join(str(kept.folder) for kept in checkpoints)}."
+    )
 
 
 def _over_seeds(function: Callable[[Any, LoopState], tuple], shared: PyTree, states: LoopState, mesh: Mesh) -> tuple:
@@ -210,37 +179,44 @@ def _with_games(state: LoopState, games: tuple) -> LoopState:
 
 
 def _warm_up(config: TrainConfig, env: Env, newest: Newest, mesh: Mesh) -> None:
-    """Makes the moves before the first epoch that are still missing, in the chunks of [`tz.train_loop`][]."""
+    """Makes the moves before the first epoch that are still missing."""
     if int(newest.state.epoch[0]) == 0:
-        for done in range(int(newest.state.games.step.max()), config.warmup_moves, config.moves_per_epoch):
-            _play(config, env, newest, min(config.moves_per_epoch, config.warmup_moves - done), mesh)
+        for num_moves in warm_up_chunks(config, newest.state):
+            played = jax.device_get(_play(config, env, newest, num_moves, mesh))
+            for seed, num_bad in enumerate(played["bad_positions"]):
+                _warn(seed, int(num_bad), 0, "the warm-up")
+
+
+def _warn(seed: int, num_bad: int, num_skipped: int, where: str) -> None:
+    """Warns of a seed whose numbers are not finite, or whose game has no legal action."""
+    if num_bad or num_skipped:
+        warnings.warn(
+            f"train_seeds: seed {seed} has {num_bad} positions without a legal action or a finite value, and "
+            f"{num_skipped} gradient steps that are not finite, in {where}. The other seeds go on; train this one "
+            "alone with tz.train_loop, which says where it begins.",
+            stacklevel=4,
+        )
 
 
 def _epoch(config: TrainConfig, env: Env, newest: Newest, mesh: Mesh) -> list[dict[str, Any]]:
     """Goes one epoch on from the newest state, and returns the metrics of each seed."""
     started, epoch = time.perf_counter(), int(newest.state.epoch[0])
     played = jax.device_get(_play(config, env, newest, config.moves_per_epoch, mesh))
-    moves_per_second = config.num_games * config.moves_per_epoch / (time.perf_counter() - started)
+    seconds, moves = time.perf_counter() - started, config.num_games * config.moves_per_epoch
     train, learned = compiled_gradients(config, newest.state, mesh)
     newest.keep(eqx.tree_at(lambda state: state.train, newest.state, train))
-    metrics, rows = played | jax.device_get(learned), []
-    seconds = time.perf_counter() - started
+    learned, rows = jax.device_get(learned), []
     for seed in range(len(newest.state.epoch)):
-        row = {name: x[seed].item() for name, x in metrics.items()}
-        row["moves_per_second"] = moves_per_second
+        row, more = ({name: x[seed].item() for name, x in metrics.items()} for metrics in (played, learned))
+        num_bad, num_simulations = row.pop("bad_positions"), row.pop("simulations")
+        row |= {"moves_per_second": moves / seconds, "simulations_per_second": num_simulations / seconds}
         if row["episodes"] == 0:
             row = {name: x for name, x in row.items() if name not in ("mean_return", "return_spread")}
-        if (bad := row.pop("bad_positions")) or (row["replay_known"] and math.isnan(row["loss"])):
-            warnings.warn(
-                f"train_seeds: seed {seed} has {bad} positions without a legal action or a finite value, and "
-                f"{row['skipped_steps']} gradient steps that are not finite, in epoch {epoch}. The other seeds go on; "
-                "train this one alone with tz.train_loop, which says where it begins.",
-                stacklevel=3,
-            )
-        skipped = row.pop("skipped_steps")
-        if config.skip_nonfinite:
-            row["skipped_steps"] = skipped
-        rows.append({"epoch": epoch, **row, "seconds": seconds})
+        num_skipped = more.pop("skipped_steps") if row["replay_known"] else 0
+        _warn(seed, num_bad, 0 if config.skip_nonfinite else num_skipped, f"epoch {epoch}")
+        if row["replay_known"]:  # else nothing was learned
+            row |= more | ({"skipped_steps": num_skipped} if config.skip_nonfinite else {})
+        rows.append({"epoch": epoch, **row})
     return rows
 
 
@@ -250,10 +226,9 @@ def _test(
     """Lets the testers play the network of each seed; their states and the rows are changed."""
     if not config.testers or (int(states.epoch[0]) + 1) % config.epochs_per_test:
         return False
-    test_mcts = without_exploration(config.mcts) if config.test_mcts is None else config.test_mcts
-    test_env = env if config.test_env is None else config.test_env
-    for seed, state in enumerate(_unstacked(_with_games(states, (None, None)), testers, mesh)):
-        state, tested = test_phase(config, test_env, test_mcts, state, mesh)
+    without_games = _with_games(states, (None, None))
+    for seed, mine in enumerate(testers):
+        state, tested = test_phase(config, env, of_seed(without_games, seed, mine, mesh), mesh)
         testers[seed] = state.testers
         rows[seed] |= tested
     return True

@@ -19,6 +19,32 @@ class StopTraining(Exception):  # noqa: N818, as StopIteration
     """Raised in the `before_epoch` of [`tz.train_loop`][] to end the training as if that had been the last epoch."""
 
 
+def changed_by(before_epoch: Callable[[LoopState], LoopState], state: LoopState) -> LoopState:
+    """The state that `before_epoch` returns.
+
+    **Raises:** `ValueError` if it returns anything else.
+    """
+    changed = before_epoch(state)
+    if not isinstance(changed, LoopState):
+        raise ValueError(
+            f"before_epoch: found {changed!r:.80}, expected the LoopState to go on with; return the state "
+            "that it was given, changed or not, and raise tz.runs.StopTraining to end the training."
+        )
+    return changed
+
+
+def last_epoch(where: str, num_epochs: int | None, state: LoopState) -> int | None:
+    """The epoch to stop before, None for no end.
+
+    **Raises:** `ValueError` for a number of epochs below 0.
+    """
+    if num_epochs is None:
+        return None
+    if num_epochs < 0:
+        raise ValueError(f"{where}: num_epochs: found {num_epochs}, expected 0 or more; pass None for no end.")
+    return int(state.epoch) + num_epochs
+
+
 class Newest:
     """The newest state of a loop. While a call has taken some of its arrays, the loop cannot be interrupted."""
 

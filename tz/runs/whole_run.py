@@ -24,7 +24,7 @@ from tz.runs.checkpoints import Checkpoints
 from tz.runs.forking import fork
 from tz.runs.memory_plan import plan_memory
 from tz.runs.recipes import Recipe, train_for
-from tz.runs.sinks import JsonLinesSink, Sink, TensorBoardSink, WandbSink, console_sink, run_facts
+from tz.runs.sinks import JsonLinesSink, Sink, TensorBoardSink, WandbSink, call_sinks, console_sink, run_facts
 from tz.sharding import data_mesh
 
 _RENAMED = {"search_value_share": "search_value_fraction"}  # settings of earlier versions
@@ -71,6 +71,11 @@ class RunSettings:
                 f"RunSettings: found seeds={self.seeds} with resume or fork, expected a new run; resume or fork each "
                 "of its seeds alone, from the folder seed_N."
             )
+        if self.seeds > 1 and self.wandb is not None:
+            raise ValueError(
+                f"RunSettings: found seeds={self.seeds} and wandb={self.wandb!r}, expected one of the two, since a "
+                "process logs to one run; draw metrics.jsonl with tz.plot.plot_learning, or use tensorboard."
+            )
         for name in ("minutes", "epochs", "save_minutes", "keep", "test_epochs", "seeds"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be more than 0, found {getattr(self, name)}.")
@@ -115,11 +120,12 @@ def train_run(recipe: Recipe, settings: RunSettings) -> LoopState | list[LoopSta
         together = JsonLinesSink(settings.out / "metrics.jsonl")
 
         def report(row: Mapping[str, Any]) -> None:
-            together(row)
+            named = {**row, "seed": settings.seed + row["seed"]}
             alone = {name: x for name, x in row.items() if name != "seed"}
-            for sink in sinks[row["seed"]]:
-                sink(row if sink is console_sink else alone)
+            call_sinks([console_sink, together], named)
+            call_sinks([sink for sink in sinks[row["seed"]] if sink is not console_sink], alone)
 
+        runs.clear()  # the states are given up as the training begins
         return train_for(recipe, config, env, states, **length(), sinks=[report], checkpoints=checkpoints)
 
 
