@@ -179,7 +179,23 @@ def mapped_over(make):
     return jax.vmap(mapped)(jnp.arange(1, 4))
 
 
+def planner(g):
+    """A game as a model, with an evaluator."""
+    return tz.mcts.ModelEvaluator(tz.mcts.Model(lambda *position: position, g.nim.step), g.evaluator)
+
+
 CASES = {
+    # A model with its evaluator in the place of the model.
+    "model of init_search": (
+        lambda g: tz.init_search(g.mcts, *g.nim.init(g.one), model=planner(g)),
+        "model: found a ModelEvaluator.*expected a tz.mcts.Model.*write model=planner.model",
+    ),
+    "model of search": (
+        lambda g: tz.search(
+            g.mcts, planner(g), planner(g), tz.init_search(g.mcts, *g.nim.init(g.one)), key=jax.random.key(0)
+        ),
+        "search: found a ModelEvaluator as its second argument.*planner.model",
+    ),
     # A vmap over what decides shapes, or what is compiled.
     "map over simulations": (lambda g: mapped_over(tz.MCTS), "MCTS: found num_simulations=an array.*expected an int"),
     "map over solve": (

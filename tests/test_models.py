@@ -360,3 +360,9 @@ def test_a_game_with_a_discount_of_its_own_is_refused():
     for call in (lambda: tz.init_collect(MCTS, env, key=jax.random.key(0)), lambda: tz.check_env(env)):
         with pytest.raises(ValueError, match="discounting: found a `discount` in the metadata of a game, expected"):
             call()
+
+
+def test_a_position_of_the_game_is_not_the_root_of_a_models_tree():
+    began = tz.init_search(MCTS, *ENV.init(jax.random.key(0)), model=COPY.model)
+    with pytest.raises(ValueError, match=r"advance: found a position of .*if the search stepped through a model, pass"):
+        tz.advance(MCTS, began, jnp.int32(0), *ENV.init(jax.random.key(0)))

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -217,6 +218,22 @@ def test_episodes_for_one_have_the_returns_of_the_moves_and_no_mesh_changes_them
     assert len(set(one.returns.tolist())) > 2 and one.returns.max() <= best_return()
     low, high = scipy.stats.t.interval(0.95, 7, np.mean(one.returns), scipy.stats.sem(one.returns))
     np.testing.assert_allclose(one.interval(), (low, high), rtol=2e-3)
+
+
+def test_episodes_step_through_the_model_of_their_player():
+    """A model that is the game itself, with states of another type, plays the same episodes."""
+    env, mcts = knapsack(), tz.MCTS(6, root=tz.PlainRoot(), temperature=0.0)
+    model = tz.mcts.Model(
+        lambda state, metadata: ({"game": state}, metadata),
+        lambda state, action: (lambda after, metadata: ({"game": after}, metadata))(*env.step(state["game"], action)),
+    )
+    players = tz.mcts.ModelEvaluator(model, tz.uniform_evaluator), tz.uniform_evaluator
+    results = [
+        tz.matches.play_episodes(env, tz.Player(mcts, evaluator), num_games=2, key=jax.random.key(0), max_moves=12)
+        for evaluator in players
+    ]
+    chex.assert_trees_all_equal(*results)
+    assert results[0].finished.all()
 
 
 def test_episodes_and_their_tester_refuse_what_makes_no_sense():
