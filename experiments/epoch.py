@@ -93,14 +93,15 @@ def seeds_of(config: tz.TrainConfig, env: tz.Env, repeats: int, num_seeds: int =
     quiet = {"num_epochs": 1, "sinks": [], "progress": False}
     states = [tz.train_loop(config, env, state, **quiet, mesh=one) for state in states]
     one_by_one = lambda: [tz.train_loop(config, env, arrays(state), **quiet, mesh=one) for state in states]
+    together = lambda mesh: tz.runs.train_seeds(config, env, [arrays(state) for state in states], **quiet, mesh=mesh)
     split = tz.data_mesh(jax.devices()[:num_seeds])
     return table(
         f"{num_seeds} seeds",
         in_turns(
             {
                 "one by one, each on one device": one_by_one,
-                "`train_seeds`, one device": lambda: tz.runs.train_seeds(config, env, states, **quiet, mesh=one),
-                "`train_seeds`, a device a seed": lambda: tz.runs.train_seeds(config, env, states, **quiet, mesh=split),
+                "`train_seeds`, one device": lambda: together(one),
+                "`train_seeds`, a device a seed": lambda: together(split),
             },
             repeats,
         ),
@@ -120,11 +121,16 @@ def main() -> None:
         "`tz.Recipe()`.",
         "",
     ]
-    for make in (residual, Convolutions):
-        lines += [*epoch_of(config, env, make, args.repeats), ""]
-    lines += seeds_of(config, env, args.repeats)
-    text = "\n".join(lines) + "\n"
-    print(text)
+    print("\n".join(lines), flush=True)
+    for measure in (
+        lambda: epoch_of(config, env, residual, args.repeats),
+        lambda: epoch_of(config, env, Convolutions, args.repeats),
+        lambda: seeds_of(config, env, args.repeats),
+    ):
+        rows = [*measure(), ""]
+        print("\n".join(rows), flush=True)
+        lines += rows
+    text = "\n".join(lines)
     if args.out is not None:
         args.out.write_text(text)
 

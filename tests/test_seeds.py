@@ -80,7 +80,12 @@ def one_by_one(tested, env, two_states):
 def test_seeds_side_by_side_are_those_of_the_loop_one_by_one(tested, env, two_states, one_by_one, num_devices):
     rows, mesh = [], tz.data_mesh(jax.devices()[:num_devices])
     options = {"sinks": [rows.append], "progress": False, "mesh": mesh}
-    states = tz.runs.train_seeds(tested, env, own(two_states), num_epochs=1, **options)
+    given = own(two_states)
+    states = tz.runs.train_seeds(tested, env, given, num_epochs=1, **options)
+    with pytest.raises(ValueError, match="train_seeds: found a state whose arrays were given up to an earlier call"):
+        tz.runs.train_seeds(tested, env, given, num_epochs=1, **options)
+    with pytest.raises(ValueError, match="train_loop: found a state whose arrays were given up to an earlier call"):
+        tz.train_loop(tested, env, given[0], num_epochs=1, mesh=MESH)
     states = tz.runs.train_seeds(tested, env, states, num_epochs=1, **options)
     assert [(row["seed"], row["epoch"]) for row in rows] == [(0, 0), (1, 0), (0, 1), (1, 1)]
     for seed, (expected, expected_rows) in enumerate(zip(*one_by_one, strict=True)):

@@ -161,5 +161,6 @@ def _draw_panel(ax: "Axes", runs: Mapping[str, Rows], metrics: Mapping[str, Mapp
     if x == "epoch":
         ax.locator_params(axis="x", integer=True)
     ax.spines[["top", "right"]].set_visible(False)
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(frameon=False, fontsize=8)
+    if num_labels := len(ax.get_legend_handles_labels()[0]):
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18)} if num_labels > 4 else {}  # or it hides curves
+        ax.legend(frameon=False, fontsize=8, **below)

@@ -14,6 +14,7 @@ from tz.learn.training import init_train
 from tz.matches.testers import Tester
 from tz.mcts.simulation import Evaluator
 from tz.runs.checkpoint_format import describe, differences
+from tz.runs.stopping import any_deleted
 
 
 def check_state(config: TrainConfig, env: Env, state: LoopState, *, mesh: Mesh, where: str = "train_loop") -> None:
@@ -22,6 +23,11 @@ def check_state(config: TrainConfig, env: Env, state: LoopState, *, mesh: Mesh, 
     Whatever is in no array may have changed: simulations (with `max_nodes` as it was), learning rate, loss,
     temperature, the number of samples and steps. All mismatches are named at once.
     """
+    if any_deleted(state):
+        raise ValueError(
+            f"{where}: found a state whose arrays were given up to an earlier call, expected a living one; go on with "
+            "the state that this call returned, or that is the attribute `state` of the exception it ended with."
+        )
     wrong = [
         f"{name}: found {found}, expected {expected}"
         for name, (found, expected) in _numbers(config, state).items()
