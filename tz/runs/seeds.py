@@ -40,9 +40,9 @@ def train_seeds(
     """Trains several states side by side in one program, each as [`tz.train_loop`][] would alone.
 
     The states are independent: only their seeds differ, and so they show how much of a result is chance. A device maps
-    its seeds by `jax.vmap`. On a GPU that is nearly as fast as one seed, as long as one leaves the card idle. On a CPU
-    convolutions with weights of their own are slow (see `experiments/results/epoch_cpu.md`), so make as many devices
-    as there are seeds before JAX starts: `jax.config.update("jax_num_cpu_devices", 4)`.
+    its seeds by `jax.vmap`. On a CPU, convolutions whose weights differ by seed are slow (see
+    `experiments/results/epoch_cpu.md`), so make as many devices as there are seeds before JAX starts:
+    `jax.config.update("jax_num_cpu_devices", 4)`. Speed on a GPU was not measured.
 
     If numbers of a seed are no longer finite, there is a warning, and its losses are NaN. The others go on.
 
