@@ -239,7 +239,7 @@ def test_processes_of_one_id_do_not_disturb_each_other(tmp_path, monkeypatch):
 @pytest.mark.parametrize("value", [np.float32(0.5), jax.numpy.float32(0.5), float("nan"), True])
 def test_the_best_by_what_a_tester_of_the_users_returns(value, run, tmp_path):
     checkpoints = tz.Checkpoints(tmp_path, every_epochs=1, best="score")
-    checkpoints.after_epoch(run[1], {"seconds": 1.0, "score": value}, tested=True)
+    checkpoints.after_epoch(lambda: run[1], {"epoch": 3, "seconds": 1.0, "score": value}, tested=True)
     checkpoints.finish(run[1])
     found = SavedRun(tmp_path).facts()[1]["best"]
     np.testing.assert_equal(found, ["score", float(value)])
@@ -249,7 +249,7 @@ def test_the_best_by_what_a_tester_of_the_users_returns(value, run, tmp_path):
 def test_a_best_that_is_no_number_is_refused(value, run, tmp_path):
     checkpoints = tz.Checkpoints(tmp_path, best="score")
     with pytest.raises(ValueError, match="no metric 'score' to find the best by"):
-        checkpoints.after_epoch(run[1], {"seconds": 1.0, "score": value}, tested=True)
+        checkpoints.after_epoch(lambda: run[1], {"epoch": 3, "seconds": 1.0, "score": value}, tested=True)
 
 
 def test_a_number_in_the_state_of_a_tester_is_refused(tmp_path, run):
