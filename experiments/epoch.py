@@ -1,4 +1,4 @@
-"""What the pure epoch costs beside the training loop, and what several seeds in one program cost beside one by one.
+"""Compares the pure epoch with the training loop, and several seeds in one program with one seed after another.
 
 `python experiments/epoch.py --out experiments/results/epoch_cpu.md` measures an epoch of Connect Four. All programs of
 a table are run in turns; a time is the median.

@@ -25,7 +25,7 @@ KINDS = {"policy and value": None, "ownership, weight 0.25": 0.25, "ownership, w
 
 
 def holders(env: tz.Env, env_state: PyTree, metadata: tz.StepMetadata) -> Array:
-    """Who holds each point, `[8, 8, 1]`: 1 for player 0, -1 for player 1, 0 for neither."""
+    """Returns the holder of each point, `[8, 8, 1]`: 1 for player 0, -1 for player 1, 0 for neither."""
     observation = env.observe(env_state).astype(jnp.int8)
     mine = observation[..., :1] - observation[..., 1:2]
     return jnp.where(metadata.cur_player_id == 0, mine, -mine)

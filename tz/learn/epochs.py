@@ -126,7 +126,7 @@ def self_play_settings(config: TrainConfig) -> dict[str, Any]:
 
 
 def fast_moves(config: TrainConfig, state: LoopState, num_moves: int) -> Bool[Array, " T"] | None:
-    """Which of the next moves have the fast search: the same in all games, so that it is a branch."""
+    """Draws which of the next moves have the fast search. They are the same in all games, so that it is a branch."""
     if config.fast_mcts is None:
         return None
     key = jax.random.fold_in(jax.random.fold_in(state.key, 2), state.games.step.max())
@@ -189,7 +189,7 @@ def add(
 
 
 def window_of(config: TrainConfig, epoch: int | Int[Array, ""]) -> Int[Array, ""] | None:
-    """How many of the newest positions of a game an epoch draws samples from; None for all.
+    """Returns the number of newest positions of a game that an epoch draws samples from; None for all.
 
     **Raises:** `ValueError` if `config.replay_window` needs a number, and the number of the epoch is traced.
     """

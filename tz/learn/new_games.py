@@ -57,7 +57,7 @@ def start_games(
 
 
 def evaluator_of(config: TrainConfig, env: Env, train: TrainState) -> Any:
-    """What self-play and tests evaluate by: the network as it is now, or the average of its weights."""
+    """Returns the evaluator of self-play and tests: the network as it is now, or the average of its weights."""
     evaluator = NetworkEvaluator(train.playing, env.observe, train.playing_norm_state, dtype=config.search_dtype)
     return evaluator if config.evaluator is None else config.evaluator(evaluator)
 

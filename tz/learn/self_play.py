@@ -172,7 +172,7 @@ def collect(
 
 
 def returns_so_far(before: CollectState, trajectory: Trajectory) -> Float[Array, " T"]:
-    """What player 0 had received in its episode after each move; after the last move that is the return of the episode.
+    """Returns the sum of the rewards of player 0 in its episode after each move; at its end, that is its return.
 
     **Arguments:** `before`, the state that the trajectory was collected from, for the rewards of its first episode.
 

@@ -16,7 +16,7 @@ from tz.mcts.simulation import Evaluator
 
 
 class Player(eqx.Module):
-    """Who plays a match: a search (`mcts`) and what it believes (`evaluator`).
+    """A player of matches: a search (`mcts`) and its evaluator (`evaluator`).
 
     A [`tz.mcts.ModelEvaluator`][] makes a player whose search steps through a model; its opponent may do without.
     """
