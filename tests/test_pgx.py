@@ -26,17 +26,20 @@ PLAYABLE = (
     "shogi",
     "tic_tac_toe",
 )
+CHANCE = (
+    "2048",
+    "backgammon",
+    "minatar-asterix",
+    "minatar-breakout",
+    "minatar-freeway",
+    "minatar-seaquest",
+    "minatar-space_invaders",
+)  # see test_pgx_chance.py
+CHOICE = "2048, animal_shogi, backgammon, chess"
 REFUSED = {
-    "2048": "chance",
-    "backgammon": "chance",
     "bridge_bidding": "hidden information",
     "kuhn_poker": "hidden information",
     "leduc_holdem": "hidden information",
-    "minatar-asterix": "chance",
-    "minatar-breakout": "chance",
-    "minatar-freeway": "chance",
-    "minatar-seaquest": "chance",
-    "minatar-space_invaders": "chance",
     "sparrow_mahjong": "hidden information",
 }
 
@@ -126,26 +129,28 @@ def test_from_pgx_takes_a_game_made_by_hand():
 
 
 def test_every_pgx_game_is_either_playable_or_refused():
-    assert sorted({*PLAYABLE, *REFUSED}) == sorted({*pgx.available_envs(), "bridge_bidding"})
+    assert sorted({*PLAYABLE, *CHANCE, *REFUSED}) == sorted({*pgx.available_envs(), "bridge_bidding"})
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_from_pgx_says_why_it_refuses(name):
-    with pytest.raises(ValueError, match=f"{name}' has .*{REFUSED[name]}.*Choose one of: {', '.join(PLAYABLE[:3])}"):
+    with pytest.raises(ValueError, match=f"{name}' has .*{REFUSED[name]}.*Choose one of: {CHOICE}"):
         from_pgx(name)
 
 
 def test_from_pgx_refuses_a_game_made_by_hand():
-    with pytest.raises(ValueError, match="pgx's '2048' has chance"):
-        from_pgx(pgx.make("2048"))
+    with pytest.raises(ValueError, match="pgx's 'kuhn_poker' has hidden information"):
+        from_pgx(pgx.make("kuhn_poker"))
 
 
 @pytest.mark.parametrize(("name", "guess"), [("otello", "othello"), ("go_9", "go_9x9"), ("Tic-Tac-Toe", "tic_tac_toe")])
 def test_from_pgx_suggests_the_closest_name(name, guess):
-    with pytest.raises(ValueError, match=f"no game called '{name}'. Did you mean '{guess}'.*{', '.join(PLAYABLE[:3])}"):
+    with pytest.raises(ValueError, match=f"no game called '{name}'. Did you mean '{guess}'.*{CHOICE}"):
         from_pgx(name)
 
 
 def test_from_pgx_suggests_nothing_far_off():
-    with pytest.raises(ValueError, match=r"no game called 'qqq'\. The games to choose from: animal_shogi, chess"):
+    with pytest.raises(
+        ValueError, match=r"no game called 'qqq'\. The games to choose from: 2048, animal_shogi, backgammon"
+    ):
         from_pgx("qqq")

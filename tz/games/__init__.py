@@ -1,7 +1,11 @@
-"""Games: the environment interface and a check of it, starting positions, lists of moves, and the games of pgx.
+"""Games: the environment interface and a check of it, chance, starting positions, lists of moves, and the games
+of pgx.
 
 Imports only the private modules of `tz`."""
 
+from tz.games.chance import SampledState as SampledState
+from tz.games.chance import make_move as make_move
+from tz.games.chance import sampled_chance as sampled_chance
 from tz.games.conformance import check_env as check_env
 from tz.games.env import Env as Env
 from tz.games.env import StepMetadata as StepMetadata

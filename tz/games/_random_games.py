@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from tz.games._hidden_keys import is_same_without_keys, keys_used, with_other_keys
+from tz.games.chance import cumulative, draw_answer, is_to_draw, outcome_at
 from tz.games.env import Env, StepMetadata
 
 
@@ -20,7 +21,8 @@ class GameRecord(eqx.Module):
 
     **Fields:** `rewards`, `[B, T, P]`, `terminated` and `player`, of the metadata; `broken`, for each rule, in words,
     whether it was broken; `restarted`, whether a move that paid led to the first state; `foreseen`, for each thing that
-    a game shows, whether it differs between two copies of the game that differ in the keys in their states.
+    a game shows, whether it differs between two copies of the game that differ in the keys in their states; `hidden`,
+    the same for two new games that look alike.
     """
 
     rewards: Float[Array, "*T P"]
@@ -29,6 +31,7 @@ class GameRecord(eqx.Module):
     broken: dict[str, Bool[Array, "*T"]]
     restarted: Bool[Array, "*T"]
     foreseen: dict[str, Bool[Array, "*T"]]
+    hidden: dict[str, Bool[Array, "*T"]]
 
 
 def play_random_games(
@@ -57,10 +60,15 @@ def _play_games(
 
 
 def _play(env: Env, keys: tuple[str, ...], init_key: PRNGKeyArray, chances: Float[Array, " T"]) -> tuple[PyTree, Any]:
-    """One game, and a copy of it that differs in the keys in its state, in a leading axis, if it has any."""
-    first = jax.tree.map(jnp.asarray, env.init(init_key))
-    copies = [first, (with_other_keys(first[0], keys), first[1])] if keys else [first]
+    """One game; another new game, for which the same moves are made; and a copy of the first that differs in the keys
+    in its state, if it has any. The three are in a leading axis.
+    """
+    other_key, chance_key = jax.random.split(init_key)
+    new = jax.tree.map(jnp.asarray, jax.vmap(env.init)(jnp.stack([init_key, other_key])))
+    first, twin = (jax.tree.map(lambda leaf, i=i: leaf[i], new) for i in (0, 1))
+    copies = [first, twin, (with_other_keys(first[0], keys), first[1])] if keys else [first, twin]
     starts = jax.tree.map(lambda *leaves: jnp.stack(leaves), *copies)
+    looks_alike = _all_equal(new[1], jax.vmap(env.observe)(new[0]))
 
     def move(carry: Any, inputs: tuple[Int[Array, ""], Float[Array, ""]]) -> tuple[Any, Any]:
         states, was_over, last = carry
@@ -71,41 +79,97 @@ def _play(env: Env, keys: tuple[str, ...], init_key: PRNGKeyArray, chances: Floa
         num_legal = jnp.cumsum(legal, dtype=jnp.float32)
         action = jnp.argmax(num_legal > chance * num_legal[-1]).astype(jnp.int32)
         afters = jax.vmap(env.step, (0, None))(states[0], action)
-        made = (state, action, observation, jax.tree.map(lambda leaf: leaf[0], afters))
+        made_move, nature, broken = jax.tree.map(lambda leaf: leaf[0], afters), None, {}
+        if env.outcome is not None:
+            key = jax.random.fold_in(chance_key, num_moves)
+            nature, broken = _one_outcome(env, *made_move, key=key)
+            afters = jax.vmap(functools.partial(draw_answer, env, key=key))(*afters)
+            broken |= _broken_rules_of_nature(metadata, made_move[1], afters[1], is_new=num_moves == 0)
+        made = (state, action, observation, made_move, nature)
         last = jax.tree.map(lambda old, new: jnp.where(metadata.terminated, old, new), last, made)
         pays = (metadata.rewards != 0).any()
         record = GameRecord(
             rewards=metadata.rewards,
             terminated=metadata.terminated,
             player=metadata.cur_player_id,
-            broken=_broken_rules(metadata, observation, is_new=num_moves == 0, was_over=was_over),
+            broken=broken | _broken_rules(metadata, observation, is_new=num_moves == 0, was_over=was_over),
             restarted=pays & ~metadata.terminated & ~was_over & is_same_without_keys(state, first[0], keys),
-            foreseen=_differences(states[1], observations) if keys else {},
+            foreseen=_differences(states[1], observations, 2) if keys else {},
+            hidden={name: x & looks_alike for name, x in _differences(states[1], observations, 1).items()},
         )
         return (afters, metadata.terminated, last), record
 
-    unseen = jax.eval_shape(env.observe, first[0])
-    none_yet = (first[0], jnp.int32(0), jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), unseen), first)
+    nature = None if env.outcome is None else _one_outcome(env, *first, key=chance_key)[0]
+    unseen = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(env.observe, first[0]))
+    none_yet = (first[0], jnp.int32(0), unseen, first, nature)
     inputs = jnp.arange(chances.shape[0], dtype=jnp.int32), chances
     (*_, last), record = jax.lax.scan(move, (starts, jnp.bool_(False), none_yet), inputs)
     return (init_key, first, last), record
 
 
-def _differences(metadata: StepMetadata, observations: PyTree) -> dict[str, Bool[Array, ""]]:
-    """What differs between two copies of a game, in a leading axis."""
+def _all_equal(metadata: StepMetadata, observations: PyTree) -> Bool[Array, ""]:
+    """Whether two games, in a leading axis, show the same."""
+    return ~jnp.stack(list(_differences(metadata, observations, 1).values())).any()
+
+
+def _differences(metadata: StepMetadata, observations: PyTree, other: int) -> dict[str, Bool[Array, ""]]:
+    """What a game shows differently from another one, which is number `other` in the leading axis."""
     shows = {
         "the rewards": metadata.rewards,
         "the legal actions": metadata.action_mask,
         "the end of the game": metadata.terminated,
         "the player to move": metadata.cur_player_id,
         "the observation": observations,
+        "the probabilities of chance": metadata.chance,
     }
 
     def differ(x):
-        one, other = x.astype(jnp.float32)
-        return ~jnp.allclose(one, other, rtol=1e-4, atol=1e-4, equal_nan=True)
+        x = x.astype(jnp.float32)
+        return ~jnp.allclose(x[0], x[other], rtol=1e-4, atol=1e-4, equal_nan=True)
 
-    return {name: jnp.stack([differ(x) for x in jax.tree.leaves(tree)]).any() for name, tree in shows.items()}
+    leaves = {name: jax.tree.leaves(tree) for name, tree in shows.items()}
+    return {name: jnp.stack([differ(x) for x in xs]).any() for name, xs in leaves.items() if xs}
+
+
+def _one_outcome(
+    env: Env, env_state: PyTree, metadata: StepMetadata, *, key: PRNGKeyArray
+) -> tuple[PyTree, dict[str, Bool[Array, ""]]]:
+    """One of nature's possible outcomes, each as likely as the others: the call with its result, and broken rules."""
+    assert env.outcome is not None
+    assert metadata.chance is not None
+    draw_key, outcome_key = jax.random.split(key)
+    possible = metadata.chance > 0
+    outcome = outcome_at(cumulative(possible.astype(jnp.float32)), jax.random.uniform(draw_key, (), jnp.float32))
+    after = env.outcome(env_state, outcome, outcome_key)
+    is_stuck = ~after[1].terminated & ~after[1].action_mask.any() & ~is_to_draw(after[1])
+    rule = (
+        "an outcome of nature, of a probability above 0, without a legal action though the game is not over, expected "
+        "at least one; give it the probability 0 or an action"
+    )
+    return ((outcome, outcome_key), after), {rule: possible.any() & is_stuck}
+
+
+def _broken_rules_of_nature(
+    before: StepMetadata, nature: StepMetadata, after: StepMetadata, *, is_new: Bool[Array, ""]
+) -> dict[str, Bool[Array, ""]]:
+    """For each rule of nature's moves, in words, whether it is broken.
+
+    **Arguments:** `before`, a player's move; `nature`, the position that it led to; `after`, those after nature's
+    answer, of several copies of a game in a leading axis.
+    """
+    assert nature.chance is not None
+    total, to_move = nature.chance.sum(), is_to_draw(nature)
+    return {
+        "negative probabilities of nature's outcomes, or NaN, expected numbers from 0 to 1; see how `step` makes "
+        "`chance`": ~(nature.chance >= 0).all(),
+        "probabilities of nature's outcomes whose sum is neither 1 nor 0, expected 1 where nature is to move and zeros "
+        "elsewhere; divide them by their sum": to_move & (jnp.abs(total - 1) > 1e-3),
+        "nature to move after the end of the game, expected zeros in `chance` there; set them where `terminated` is "
+        "True": to_move & nature.terminated,
+        "nature to move in a new game, expected a player; let `init` draw with its key": is_new & is_to_draw(before),
+        "nature to move after an outcome of nature, expected a player or the end; make one draw of the two, of all "
+        "pairs of outcomes": to_move & is_to_draw(after)[0],
+    }
 
 
 def _broken_rules(
@@ -164,8 +228,17 @@ def check_record(env: Env, record: GameRecord, keys: list[str], *, may_go_on: bo
         warnings.warn(
             f"{env.name}: found that {_listed(foreseen)} depend on a random key in the state ({_listed(keys)}), "
             "expected the moves alone to decide. A search steps through the very states that will be played, so it "
-            "foresees what is drawn with the key, and its values and moves are a clairvoyant's; take the chance out of "
-            "the game, as tz has no games of chance yet.",
+            "foresees what is drawn with the key, and its values and moves are a clairvoyant's; let nature draw, by "
+            "`outcome` of tz.Env, or by tz.games.sampled_chance for a step that takes a key.",
+            stacklevel=4,
+        )
+    hidden = [] if foreseen else [name for name, differs in record.hidden.items() if differs.any()]
+    if hidden:
+        warnings.warn(
+            f"{env.name}: found two new games that look alike in which the same moves lead to differences in "
+            f"{_listed(hidden)}, expected that what the game shows decides what follows. Something that only the state "
+            "holds decides it, such as a shuffled deck, and a search foresees it; let nature draw, by `outcome` of "
+            "tz.Env. Games of hidden information are not supported.",
             stacklevel=4,
         )
     num_restarts = int(record.restarted.sum())

@@ -10,6 +10,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from tz._arguments import check_ints, check_one_key, shown
 from tz.games._random_games import check_record, play_random_games
+from tz.games.chance import check_nature
 from tz.games.env import Env, StepMetadata
 
 
@@ -81,8 +82,15 @@ def check_types(env: Env) -> None:
     _check_result(env, "init", start)
     after = _trace(env, "step", start[0], jax.ShapeDtypeStruct((), jnp.int32))
     _check_result(env, "step", after)
-    for part, first, second in zip(("state", "metadata"), start, after, strict=True):
-        _check_same(env, part, first, second)
+    check_nature("", env, start[1])
+    others = {"step": after}
+    if env.outcome is not None:
+        numbers = jax.ShapeDtypeStruct((), jnp.int32), jax.random.key(0)
+        others["outcome"] = _trace(env, "outcome", after[0], *numbers)
+        _check_result(env, "outcome", others["outcome"])
+    for name, result in others.items():
+        for part, first, second in zip(("state", "metadata"), start, result, strict=True):
+            _check_same(env, name, part, first, second)
     first, second = _trace(env, "observe", start[0]), _trace(env, "observe", after[0])
     leaves = jax.tree.leaves(first)
     if not leaves or any(jnp.issubdtype(leaf.dtype, jax.dtypes.extended) for leaf in leaves):
@@ -127,6 +135,7 @@ def _check_result(env: Env, name: str, result: Any) -> None:
                 "`init` and `step` are of one game, without a batch axis."
             )
     check_no_discount(env.name, metadata)
+    _check_chance(env, name, metadata.chance)
     if metadata.rewards.shape[0] not in (1, 2):
         raise ValueError(
             f"{env.name}: found {metadata.rewards.shape[0]} entries in `rewards` from `{name}`, one for each player, "
@@ -139,6 +148,18 @@ def _check_result(env: Env, name: str, result: Any) -> None:
         )
 
 
+def _check_chance(env: Env, name: str, chance: Any) -> None:
+    """Check that the probabilities of nature's outcomes are an array of at least one, if there are any."""
+    if chance is None:
+        return
+    is_array = isinstance(chance, jax.ShapeDtypeStruct) and jnp.issubdtype(chance.dtype, jnp.floating)
+    if not is_array or chance.ndim != 1 or chance.shape[0] == 0:
+        raise ValueError(
+            f"{env.name}: found {_describe(chance)} as `chance` in the metadata from `{name}`, expected a float array "
+            "of shape [C], one probability for each of nature's outcomes; give zeros where a player is to move."
+        )
+
+
 def check_no_discount(where: str, metadata: StepMetadata) -> None:
     """Raises `ValueError` for a game with a discount of its own: the returns that are learned would not know of it."""
     if metadata.discount is not None:
@@ -148,8 +169,8 @@ def check_no_discount(where: str, metadata: StepMetadata) -> None:
         )
 
 
-def _check_same(env: Env, part: str, first: PyTree, second: PyTree) -> None:
-    """Check that `step` returns the tree, shapes and dtypes that `init` does."""
+def _check_same(env: Env, name: str, part: str, first: PyTree, second: PyTree) -> None:
+    """Check that `step`, or `outcome`, returns the tree, shapes and dtypes that `init` does."""
     before, after = (
         {part + jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
         for tree in (first, second)
@@ -158,26 +179,25 @@ def _check_same(env: Env, part: str, first: PyTree, second: PyTree) -> None:
         found = [_describe(leaves[path]) if path in leaves else "missing" for leaves in (before, after)]
         if found[0] != found[1]:
             raise ValueError(
-                f"{env.name}: found `{path}` to be {found[0]} from `init` and {found[1]} from `step`, expected one "
-                "tree of the same shapes and dtypes; name the dtype where the array is made, for instance "
+                f"{env.name}: found `{path}` to be {found[0]} from `init` and {found[1]} from `{name}`, expected "
+                "one tree of the same shapes and dtypes; name the dtype where the array is made, for instance "
                 "`jnp.zeros(shape, jnp.int32)` or `jnp.float32(number)`, and add no part later."
             )
     structures = jax.tree.structure(first), jax.tree.structure(second)
     if structures[0] != structures[1]:
         raise ValueError(
             f"{env.name}: found the {part} to have the structure {structures[0]} from `init` and {structures[1]} from "
-            "`step`, expected the same; use the same containers, and keep what changes in a game in arrays."
+            f"`{name}`, expected the same; use the same containers, and keep what changes in a game in arrays."
         )
 
 
 def _check_purity(env: Env, sample: PyTree) -> None:
-    """Repeat, eagerly, three calls whose results in the compiled games are known."""
-    init_key, start, (before, action, observation, after) = sample
-    for name, arguments, compiled in (
-        ("init", (init_key,), start),
-        ("step", (before, action), after),
-        ("observe", (before,), observation),
-    ):
+    """Repeat, eagerly, calls whose results in the compiled games are known."""
+    init_key, start, (before, action, observation, after, nature) = sample
+    calls = [("init", (init_key,), start), ("step", (before, action), after), ("observe", (before,), observation)]
+    if nature is not None:
+        calls.append(("outcome", (after[0], *nature[0]), nature[1]))
+    for name, arguments, compiled in calls:
         try:
             first, second = (getattr(env, name)(*arguments) for _ in range(2))
         except Exception as error:

@@ -20,6 +20,9 @@ class StepMetadata(eqx.Module):
         move to the next.
     - `discount`: of a [`tz.mcts.Model`][] only, from 0 to 1: what the value of this state is multiplied by, beside the
         discount of the search, in the return of the move that led here. None, the default, for none. Games have none.
+    - `chance`: `[C]`, of a game with chance only: the probabilities of nature's outcomes where nature is to move, and
+        zeros where a player is. None, the default, for a game without chance. Where nature is to move,
+        `cur_player_id` is the player who moved last, and `action_mask` is not read.
     """
 
     rewards: Float[Array, " P"]
@@ -27,6 +30,7 @@ class StepMetadata(eqx.Module):
     terminated: Bool[Array, ""]
     cur_player_id: Int[Array, ""]
     discount: Float[Array, ""] | None = None
+    chance: Float[Array, " C"] | None = None
 
 
 class Env(eqx.Module):
@@ -44,6 +48,13 @@ class Env(eqx.Module):
     - `name`: for messages and file names.
     - `draw`: `state -> SVG text` or image `[H, W, 3]`, a picture of one position for [`tz.plot.plot_tree`][] and
         [`tz.plot.render_game`][]; not needed for anything else.
+    - `outcome`: of a game with chance only: `(state, outcome, key) -> (state, StepMetadata)`, nature's move. `outcome`
+        is an integer scalar from 0 to `C - 1`. The state that it leads to is a player's, or the end of the game, and
+        its rewards are those that the outcome brings. The key decides what the outcome leaves open, which is nothing in
+        a game that lists its outcomes; see [`tz.games.sampled_chance`][] for the others.
+
+    Neither `step` nor the state may hold anything that chance has yet to decide, such as a random key: a search steps
+    through the same states, and would foresee it. `init` may draw as it likes.
 
     Check a game of your own with [`tz.check_env`][].
     """
@@ -53,6 +64,7 @@ class Env(eqx.Module):
     observe: Callable[[PyTree], PyTree]
     name: str = eqx.field(static=True, default="env")
     draw: Callable[[PyTree], Any] | None = None
+    outcome: Callable[[PyTree, Int[Array, ""], PRNGKeyArray], tuple[PyTree, StepMetadata]] | None = None
 
     def _initial(self) -> Any:
         return jax.eval_shape(lambda key: self.init(key), jax.random.key(0))
@@ -66,6 +78,12 @@ class Env(eqx.Module):
     def num_players(self) -> int:
         """`P`, the number of players."""
         return self._initial()[1].rewards.shape[0]
+
+    @property
+    def num_outcomes(self) -> int:
+        """`C`, the number of nature's outcomes; 0 in a game without chance."""
+        chance = self._initial()[1].chance
+        return 0 if chance is None else chance.shape[0]
 
     @property
     def observation(self) -> Any:

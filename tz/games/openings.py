@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from tz._arguments import check_ints, check_one_key
+from tz.games.chance import make_move
 from tz.games.env import Env, StepMetadata
 
 
@@ -25,7 +26,7 @@ def random_opening(
         (env_state, metadata), (key, index) = carry, key_and_index
         logits = jnp.where(metadata.action_mask, jnp.float32(0), -jnp.inf)
         action = jax.random.categorical(key, logits).astype(jnp.int32)
-        after = env.step(env_state, action)
+        after = make_move(env, env_state, action, key=jax.random.fold_in(key, 1))
         stays = after[1].terminated if num_moves is None else after[1].terminated | (index >= num_moves)
         return jax.tree.map(lambda new, old: jnp.where(stays, old, new), after, carry), None
 

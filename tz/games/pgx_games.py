@@ -12,23 +12,18 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Shaped
 
 from tz._arguments import check_one, check_one_key
 from tz._promotion import standard_promotion
+from tz.games._pgx_chance import NUM_SAMPLED, SAMPLED, SPLITS
+from tz.games.chance import sampled_chance
 from tz.games.env import Env, StepMetadata
 
 if TYPE_CHECKING:
     import pgx
 
 _REFUSED = {
-    "2048": "chance",
-    "backgammon": "chance",
     "bridge_bidding": "hidden information and more than two players",
-    "kuhn_poker": "chance and hidden information",
-    "leduc_holdem": "chance and hidden information",
-    "minatar-asterix": "chance",
-    "minatar-breakout": "chance",
-    "minatar-freeway": "chance",
-    "minatar-seaquest": "chance",
-    "minatar-space_invaders": "chance",
-    "sparrow_mahjong": "chance, hidden information and more than two players",
+    "kuhn_poker": "hidden information",
+    "leduc_holdem": "hidden information",
+    "sparrow_mahjong": "hidden information and more than two players",
 }
 
 
@@ -41,12 +36,14 @@ def from_pgx(game: "str | pgx.Env") -> Env:
 
     **Arguments:**
 
-    - `game`: a name, such as `"othello"`, or a `pgx.Env`, such as `pgx.go.Go(size=7)`, of a game without chance and
-        hidden information.
+    - `game`: a name, such as `"othello"`, or a `pgx.Env`, such as `pgx.go.Go(size=7)`, of a game without hidden
+        information.
 
-    **Returns:** an [`tz.Env`][]. Its observations are channels-last.
+    **Returns:** an [`tz.Env`][]. Its observations are channels-last. In 2048 and backgammon, nature's outcomes are the
+    tiles and the rolls, with their probabilities. The MinAtar games have sampled chance, see
+    [`tz.games.sampled_chance`][], whose states hold pgx's own in their field `state`.
 
-    **Raises:** `ValueError` for a name that pgx does not have, and for a game that has chance or hidden information.
+    **Raises:** `ValueError` for a name that pgx does not have, and for a game that has hidden information.
     """
     with _as_pgx_expects():
         import pgx  # makes arrays when imported
@@ -55,7 +52,7 @@ def from_pgx(game: "str | pgx.Env") -> Env:
     playable = [known for known in pgx.available_envs() if known not in _REFUSED]
     if name in _REFUSED:
         raise ValueError(
-            f"pgx's {name!r} has {_REFUSED[name]}, and tz plays games of perfect information without chance. "
+            f"pgx's {name!r} has {_REFUSED[name]}, and tz plays games of perfect information. "
             f"Choose one of: {', '.join(playable)}."
         )
     if not isinstance(game, str):
@@ -87,7 +84,10 @@ def _make(name: str) -> "pgx.Env":
 
 @functools.cache
 def _adapt(game: "pgx.Env") -> Env:
-    def pack(state: Any) -> tuple[PyTree, StepMetadata]:
+    split = SPLITS[game.id](game) if game.id in SPLITS else None
+    no_chance = None if split is None else jnp.zeros(split.num_outcomes, jnp.float32)
+
+    def pack(state: Any, chance: Any = no_chance) -> tuple[PyTree, StepMetadata]:
         state = state.replace(observation=jnp.zeros(0, state.observation.dtype))  # XLA then drops its computation
         # Some fields are Python numbers in `init`; with a dtype of their own, every state has the same types.
         state = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, jnp.result_type(leaf)), state)
@@ -96,6 +96,7 @@ def _adapt(game: "pgx.Env") -> Env:
             action_mask=state.legal_action_mask,
             terminated=state.terminated | state.truncated,
             cur_player_id=state.current_player,
+            chance=chance,
         )
         return state, metadata
 
@@ -110,8 +111,20 @@ def _adapt(game: "pgx.Env") -> Env:
 
     def step(state: PyTree, action: Int[Array, ""]) -> tuple[PyTree, StepMetadata]:
         check("step", state, action)
+        action = action.astype(jnp.int32)
         with _as_pgx_expects():
-            return pack(game.step(state, action.astype(jnp.int32)))
+            return pack(game.step(state, action)) if split is None else pack(*split.step(state, action))
+
+    def draw_move(state: PyTree, action: Int[Array, ""], key: PRNGKeyArray) -> tuple[PyTree, StepMetadata]:
+        with _as_pgx_expects():
+            return pack(game.step(state, action.astype(jnp.int32), key))
+
+    def outcome(state: PyTree, outcome: Int[Array, ""], key: PRNGKeyArray) -> tuple[PyTree, StepMetadata]:
+        del key
+        check("outcome", state, outcome)
+        assert split is not None
+        with _as_pgx_expects():
+            return pack(split.outcome(state, outcome.astype(jnp.int32)))
 
     def observe(state: PyTree) -> Shaped[Array, "..."]:
         check("observe", state)
@@ -121,4 +134,8 @@ def _adapt(game: "pgx.Env") -> Env:
     def draw(state: PyTree) -> str:
         return state.to_svg()
 
-    return Env(init=jax.jit(init), step=jax.jit(step), observe=jax.jit(observe), name=game.id, draw=draw)
+    options: dict[str, Any] = {"observe": jax.jit(observe), "name": game.id, "draw": draw}
+    if game.id in SAMPLED:
+        return sampled_chance(jax.jit(init), jax.jit(draw_move), num_outcomes=NUM_SAMPLED, **options)
+    options["outcome"] = None if split is None else jax.jit(outcome)
+    return Env(init=jax.jit(init), step=jax.jit(step), **options)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from tz._arguments import check_evaluator, check_ints, check_one_game, check_one_key
 from tz._arrays import named_arrays
+from tz.games.chance import make_move, split_with_chance
 from tz.games.conformance import check_no_discount
 from tz.games.env import Env, StepMetadata
 from tz.learn.trajectory import Trajectory
@@ -124,7 +125,8 @@ def collect(
         return searched.tree, action, action_weights(mcts, searched), root_value(mcts, searched), extra
 
     def move(state: CollectState, fast):
-        search_key, action_key, init_key = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
+        keys = split_with_chance(env, jax.random.fold_in(state.key, state.step), 3)
+        search_key, action_key, init_key, chance_key = keys
         inputs = state, search_key, action_key
         if fast_mcts is None:
             tree, action, policy, value, extra = find_move(mcts, *inputs)
@@ -134,7 +136,7 @@ def collect(
         searched = SearchState(tree, state.search.metadata, state.search.notes)
 
         root, before = searched.root, state.metadata
-        next_state, after = env.step(state.env_state, action)
+        next_state, after = make_move(env, state.env_state, action, key=chance_key)
         episode_moves = state.episode_moves + 1
         out_of_time = False if max_episode_moves is None else episode_moves >= max_episode_moves
         truncated = ~after.terminated & out_of_time

@@ -7,8 +7,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
+from tz.games.chance import make_numbered_move, split_with_chance
 from tz.games.env import Env, StepMetadata
 from tz.games.openings import random_opening
 from tz.matches.players import Player, check_player
@@ -28,6 +29,8 @@ class MatchResult(eqx.Module):
     - `player_id`: `[G]`, the id that the first player had.
     - `opening`: the environment's states and metadata, a pair, after the opening, `[G, ...]`.
     - `actions`: `[G, max_moves]`, the moves from there, -1 after the end.
+    - `chance_keys`: `[G]`, of nature's draws in a game with chance, the same for the two games of an opening; None in
+        others.
     """
 
     returns: Float[Array, " G"]
@@ -35,6 +38,7 @@ class MatchResult(eqx.Module):
     player_id: Int[Array, " G"]
     opening: PyTree
     actions: Int[Array, "G T"]
+    chance_keys: Shaped[PRNGKeyArray, " G"] | None = None
 
     def _count(self, games: Bool[Array, " G"]) -> Int[Array, ""]:
         return jnp.sum(games & self.finished, dtype=jnp.int32)
@@ -87,6 +91,8 @@ class _Games(eqx.Module):
     trees: tuple[SearchState, SearchState]
     returns: Array
     keys: Array
+    chance_keys: Array
+    num_draws: Array
 
 
 def _search_if_to_move(
@@ -114,7 +120,8 @@ def _play_move(env: Env, players: tuple[Player, Player], games: _Games, player_i
     action_0, tree_0 = _search_if_to_move(env, players[0], games.trees[0], live & first_to_move, keys, step)
     action_1, tree_1 = _search_if_to_move(env, players[1], games.trees[1], live & ~first_to_move, keys, step)
     action = jnp.where(first_to_move, action_0, action_1)
-    env_state, metadata = jax.vmap(env.step)(games.env_state, action)
+    make = jax.vmap(lambda *move, key: make_numbered_move(env, *move, key=key))
+    env_state, metadata, num_draws = make(games.env_state, action, games.num_draws, key=games.chance_keys)
 
     def follow(player: Player, tree: SearchState) -> SearchState:
         def one(tree, action, *after):
@@ -125,7 +132,8 @@ def _play_move(env: Env, players: tuple[Player, Player], games: _Games, player_i
     trees = follow(players[0], tree_0), follow(players[1], tree_1)
     reward = jax.vmap(lambda rewards, player: rewards[player])(metadata.rewards, player_id)
     returns = games.returns + jnp.where(live, reward.astype(jnp.float32), 0)
-    return _Games(env_state, metadata, trees, returns, games.keys), jnp.where(live, action, -1)
+    keys = games.keys, games.chance_keys
+    return _Games(env_state, metadata, trees, returns, *keys, num_draws), jnp.where(live, action, -1)
 
 
 def _new_trees(env: Env, player: Player, env_state: PyTree, metadata: StepMetadata) -> SearchState:
@@ -140,14 +148,16 @@ def _both_sides(
     players: tuple[Player, Player],
     openings: tuple[PyTree, StepMetadata],
     key: PRNGKeyArray,
+    chance_key: PRNGKeyArray,
     numbers: Int[Array, " G"],
 ) -> tuple[_Games, Int[Array, "2 G"]]:
     """The two halves of a match before their first move, and the first player's ids: it moves first in one of them."""
     env_state, metadata = jax.tree.map(lambda x: jnp.stack([x, x]), openings)
     trees = _new_trees(env, players[0], env_state, metadata), _new_trees(env, players[1], env_state, metadata)
     keys = jnp.stack([jax.vmap(jax.random.fold_in, (None, 0))(key, 2 * numbers + side) for side in (0, 1)])
-    mover = metadata.cur_player_id[0]
-    games = _Games(env_state, metadata, trees, jnp.zeros((2, *numbers.shape), jnp.float32), keys)
+    dice = jax.vmap(jax.random.fold_in, (None, 0))(chance_key, numbers)  # both sides get the same
+    mover, none = metadata.cur_player_id[0], jnp.zeros((2, *numbers.shape), jnp.int32)
+    games = _Games(env_state, metadata, trees, none.astype(jnp.float32), keys, jnp.stack([dice, dice]), none)
     return games, jnp.stack([mover, 1 - mover])
 
 
@@ -171,12 +181,12 @@ def play_openings(
     """
     for player in (first, second):  # here, where it is done once for each program
         check_player(env, player)
-    opening_key, play_key = jax.random.split(key)
+    opening_key, play_key, chance_key = split_with_chance(env, key, 2)
     numbers = first_opening + jnp.arange(num_games // 2, dtype=jnp.int32)
     if openings is None:
         opening_keys = jax.vmap(jax.random.fold_in, (None, 0))(opening_key, numbers)
         openings = jax.vmap(lambda key: random_opening(env, opening_moves, key=key))(opening_keys)
-    start, player_ids = _both_sides(env, (first, second), openings, play_key, numbers)
+    start, player_ids = _both_sides(env, (first, second), openings, play_key, chance_key, numbers)
 
     def unfinished(carry: Any):
         games, _, move = carry
@@ -203,4 +213,5 @@ def play_openings(
         player_id=interleaved(player_ids),
         opening=jax.tree.map(interleaved, (start.env_state, start.metadata)),
         actions=interleaved(actions),
+        chance_keys=None if env.outcome is None else interleaved(games.chance_keys),
     )

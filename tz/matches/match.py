@@ -33,7 +33,8 @@ def play_match(
 ) -> MatchResult:
     """Plays `first` against `second`, each opening twice with the sides swapped, each player with a tree of its own.
 
-    It is compiled once for players of one make, and may be called under `jax.jit`.
+    In a game with chance, the two games of an opening get the same dice: nature's n-th draw is made with the same
+    random number in both. It is compiled once for players of one make, and may be called under `jax.jit`.
 
     **Arguments:**
 
@@ -133,7 +134,9 @@ _follow = eqx.filter_jit(follow_moves)
 def _replay(env: Env, match: MatchResult, game: int) -> tuple[PyTree, StepMetadata]:
     start = jax.tree.map(lambda x: x[game], match.opening)
     num_moves = int(jnp.sum(match.actions[game] >= 0))
-    return jax.tree.map(lambda x: x[: num_moves + 1], _follow(env, start, match.actions[game]))
+    chance_key = None if match.chance_keys is None else match.chance_keys[game]
+    positions = _follow(env, start, match.actions[game], chance_key=chance_key)
+    return jax.tree.map(lambda x: x[: num_moves + 1], positions)
 
 
 @eqx.filter_jit

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from scipy import stats
 
 from tz._arguments import check_fields, check_ints, check_one_key
+from tz.games.chance import make_numbered_move, split_with_chance
 from tz.games.env import Env, StepMetadata
 from tz.matches.players import Player, check_is_player, check_player
 from tz.matches.testers import TesterMetrics
@@ -74,8 +75,8 @@ def play_episodes(
     **Arguments:**
 
     - `num_games`: episodes; at least 2, for an interval.
-    - `key`: of how the games begin, and of all searches. Two players with the same key meet the same beginnings. The
-        episodes do not depend on the mesh.
+    - `key`: of how the games begin, of all searches and of nature's outcomes. Two players with the same key meet the
+        same beginnings and the same dice. The episodes do not depend on the mesh.
     - `max_moves`: after which an episode is cut off.
     - `mesh`: devices to split the games over, such as [`tz.data_mesh`][]`()`. By default all are played on one.
 
@@ -124,38 +125,40 @@ class _Episodes(eqx.Module):
     env_state: PyTree
     metadata: StepMetadata
     trees: SearchState
+    num_draws: Int[Array, " G"]
     returns: Float[Array, " G"]
     num_moves: Int[Array, " G"]
 
 
 def _episodes(env: Env, player: Player, keys: Array, max_moves: int) -> EpisodeResult:
     """Episodes with a key for each. The loop is over moves, outside of any `vmap`, so its carry is not copied."""
-    init_keys, keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+    init_keys, keys, chance_keys = jax.vmap(lambda key: split_with_chance(env, key, 2))(keys)
     env_state, metadata = jax.vmap(env.init)(init_keys)
     model = model_of(player.evaluator, env)
     trees = jax.vmap(lambda *start: init_search(player.mcts, *start, model=model))(env_state, metadata)
-    zeros = jnp.zeros(len(keys), jnp.float32), jnp.zeros(len(keys), jnp.int32)
+    none = jnp.zeros(len(keys), jnp.int32)
 
-    def one(state, tree, key, move):
+    def one(state, tree, num_draws, key, chance_key, move):
         search_key, action_key = jax.random.split(jax.random.fold_in(key, move))
         searched = search(player.mcts, model, player.evaluator, tree, key=search_key)
         action = choose_action(player.mcts, searched, key=action_key, num_moves=move)
-        env_state, metadata = env.step(state, action)
-        return env_state, metadata, advance(player.mcts, searched, action, env_state, metadata, model=model)
+        after = make_numbered_move(env, state, action, num_draws, key=chance_key)
+        return *after, advance(player.mcts, searched, action, *after[:2], model=model)
 
     def play(carry):
         games, move = carry
         live = ~games.metadata.terminated
-        after = jax.vmap(one, (0, 0, 0, None))(games.env_state, games.trees, keys, move)
+        inputs = games.env_state, games.trees, games.num_draws, keys, chance_keys
+        env_state, metadata, num_draws, trees = jax.vmap(one, (0, 0, 0, 0, 0, None))(*inputs, move)
         # A finished game stays as it is: a terminal state absorbs and its rewards are zero.
-        reward = jnp.where(live, after[1].rewards[:, 0].astype(jnp.float32), 0.0)
+        reward = jnp.where(live, metadata.rewards[:, 0].astype(jnp.float32), 0.0)
         num_moves = games.num_moves + live.astype(jnp.int32)
-        return _Episodes(*after, games.returns + reward, num_moves), move + 1
+        return _Episodes(env_state, metadata, trees, num_draws, games.returns + reward, num_moves), move + 1
 
     def unfinished(carry):
         return jnp.any(~carry[0].metadata.terminated) & (carry[1] < max_moves)
 
-    start = _Episodes(env_state, metadata, trees, *zeros), jnp.int32(0)
+    start = _Episodes(env_state, metadata, trees, none, none.astype(jnp.float32), none), jnp.int32(0)
     games, _ = lax.while_loop(unfinished, play, start)
     return EpisodeResult(games.returns, games.metadata.terminated, games.num_moves)
 

@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from tz._arguments import check_fields, check_instance, check_one_game, check_one_key
+from tz.games.chance import make_move
 from tz.games.env import Env, StepMetadata
 from tz.mcts.tree import any_game
 from tz.nn.outputs import apply, policy_and_value
@@ -110,9 +111,10 @@ class RolloutEvaluator(eqx.Module):
                 # A finished game stays as it is: a terminal state absorbs and its rewards are zero.
                 env_state, metadata, total, weight, step = carry
                 legal = jnp.where(metadata.action_mask, jnp.float32(0), -jnp.inf)
-                action = jax.random.categorical(jax.random.fold_in(key, step), legal).astype(jnp.int32)
-                over = metadata.terminated
-                env_state, metadata = self.env.step(env_state, action)
+                step_key, over = jax.random.fold_in(key, step), metadata.terminated
+                action = jax.random.categorical(step_key, legal).astype(jnp.int32)
+                chance_key = jax.random.fold_in(step_key, 1)  # without chance it is not used
+                env_state, metadata = make_move(self.env, env_state, action, key=chance_key)
                 total = total + jnp.where(over, 0.0, weight * metadata.rewards[player].astype(jnp.float32))
                 return env_state, metadata, total, weight * jnp.float32(self.discount), step + 1
 

@@ -34,6 +34,8 @@ class Model(eqx.Module):
     - `step`: `(model_state, action) -> (model_state, StepMetadata)`, as `step` of a [`tz.Env`][]. The metadata may have
         a `discount`; then those of the root have one too, which is not looked at.
     - `name`: for messages.
+    - `outcome`: `(model_state, outcome, key) -> (model_state, StepMetadata)`, nature's move as in [`tz.Env`][], for a
+        model whose metadata have `chance`. A model without it takes the game to be one without chance.
 
     A model with parameters holds them as arrays of its fields, so that new parameters need no new compilation. The
     methods of an Equinox module do: `tz.mcts.Model(network.root, network.step)`; or `eqx.Partial(step, parameters)`.
@@ -42,6 +44,7 @@ class Model(eqx.Module):
     root: Callable[[PyTree, StepMetadata], tuple[PyTree, StepMetadata]]
     step: Callable[[PyTree, Int[Array, ""]], tuple[PyTree, StepMetadata]]
     name: str = eqx.field(static=True, default="model")
+    outcome: Callable[[PyTree, Int[Array, ""], PRNGKeyArray], tuple[PyTree, StepMetadata]] | None = None
 
 
 class ModelEvaluator(eqx.Module):
@@ -131,6 +134,15 @@ def check_position(tree: Tree, env_state: PyTree) -> None:
         )
 
 
+def check_is_model(model: Any) -> None:
+    """Raises `ValueError` for something that no search can step through."""
+    if not isinstance(model, Env | Model):
+        raise ValueError(
+            f"search: found {shown(model)} as its second argument, expected a game or a tz.mcts.Model; for a "
+            "tz.mcts.ModelEvaluator write planner.model."
+        )
+
+
 def stepped(
     model: Env | Model, model_state: PyTree, action: Int[Array, ""], root: StepMetadata
 ) -> tuple[PyTree, StepMetadata]:
@@ -140,11 +152,7 @@ def stepped(
 
     **Raises:** `ValueError` if their shapes or dtypes are not those of the root, so that one tree cannot hold both.
     """
-    if not isinstance(model, Env | Model):
-        raise ValueError(
-            f"search: found {shown(model)} as its second argument, expected a game or a tz.mcts.Model; for a "
-            "tz.mcts.ModelEvaluator write planner.model."
-        )
+    check_is_model(model)
     after, metadata = strong(_checked(model, "step", model.step(model_state, action)))
     rows = {"state": (after, model_state), "metadata": (metadata, root)}
     for part, trees in rows.items():  # the dtypes of metadata may be any

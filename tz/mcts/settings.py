@@ -11,8 +11,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from tz._arguments import check_fields
-from tz.mcts.backups import MeanBackup
-from tz.mcts.final_moves import by_weights
+from tz.games.env import StepMetadata
+from tz.mcts.backups import MeanBackup, SoftmaxBackup
+from tz.mcts.final_moves import LowerConfidenceBound, by_weights
 from tz.mcts.root_policies import Dirichlet, Gumbel, RootPolicy
 from tz.mcts.selectors import PUCT, CompletedQ, ImprovedPolicy
 from tz.mcts.tree import Node
@@ -97,6 +98,24 @@ class MCTS(eqx.Module):
         if self.max_nodes is not None:
             return self.max_nodes
         return self.num_simulations * (2 if self.persist_tree else 1) + 1
+
+
+def check_settings(mcts: MCTS, metadata: StepMetadata) -> None:
+    """Raises `ValueError` for settings that do not fit a game with chance.
+
+    There the edge that a simulation follows leads to one outcome of several, whose return is not the edge's worth.
+    """
+    if metadata.chance is None:
+        return
+    advice = None
+    if mcts.solve:
+        advice = "solve=True, which takes what one outcome proves for proven; leave it False"
+    elif isinstance(mcts.backup, SoftmaxBackup):
+        advice = "SoftmaxBackup, which takes an edge to be worth what its last outcome is; choose tz.mcts.MeanBackup()"
+    elif isinstance(mcts.final_move, LowerConfidenceBound):
+        advice = "LowerConfidenceBound, which counts an outcome as often as its whole edge; leave final_move as it is"
+    if advice is not None:
+        raise ValueError(f"MCTS: found a game with chance and {advice}.")
 
 
 def without_exploration(mcts: MCTS) -> MCTS:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -10,13 +11,13 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from tz._arguments import check_evaluator, check_one_game, check_one_key
+from tz.games.chance import check_nature
 from tz.games.env import Env, StepMetadata
 from tz.mcts._evaluation import evaluate, largest, log_prior
-from tz.mcts._solver import hopeful, solving_backup, solving_selector
-from tz.mcts.backups import virtual_visit
-from tz.mcts.models import Model, check_position, check_same_model, root_of, stepped, without_forbidden
-from tz.mcts.settings import MCTS
-from tz.mcts.tree import Node, Tree, append, backup, descend, init_tree, reroot, strong
+from tz.mcts._leaves import add_leaf, choose_edge, choose_edges, expand_edge
+from tz.mcts.models import Model, check_is_model, check_position, check_same_model, root_of, without_forbidden
+from tz.mcts.settings import MCTS, check_settings
+from tz.mcts.tree import Node, Tree, init_tree, reroot, strong
 
 Evaluator = Callable[[PyTree, StepMetadata, PRNGKeyArray], tuple[Float[Array, " A"], Float[Array, ""]]]
 """`(env_state, metadata, key) -> (logits [A], value [])`; the value is for the player to move. Where a search steps
@@ -56,7 +57,8 @@ def init_search(
     the search is to step through, by default the game.
 
     **Raises:** `ValueError` for games of more than two players, or fewer actions than `max_actions`, for a model whose
-    root does not fit the game, and for `solve` with a model that discounts.
+    root does not fit the game, for `solve` with a model that discounts, and for settings that a game with chance does
+    not allow.
     """
     check_one_game("init_search", metadata)
     env_state, metadata = root_of(model, env_state, metadata)
@@ -70,6 +72,7 @@ def init_search(
             "MCTS: found solve=True and a model with a discount, expected results that keep their worth; leave solve "
             "False, or the discount None."
         )
+    check_settings(mcts, metadata)
     num_actions = metadata.action_mask.shape[0]
     if mcts.max_actions is not None and mcts.max_actions > num_actions:
         raise ValueError(f"MCTS: max_actions={mcts.max_actions}, but the game has no more than {num_actions} actions.")
@@ -151,60 +154,11 @@ def start_search(mcts: MCTS, evaluator: Evaluator, state: SearchState, *, key: P
     return SearchState(tree, state.metadata, notes)
 
 
-class _Leaf(eqx.Module):
-    """The edge that a simulation ends with, the position it leads to, and the return on the edge."""
-
-    node: Int[Array, ""]
-    action: Int[Array, ""]
-    env_state: PyTree
-    metadata: StepMetadata
-    log_prior: Float[Array, " K"]
-    actions: Int[Array, " K"] | None
-    value: Float[Array, ""]
-    q: Float[Array, ""]
-
-
-def _choose_edge(mcts: MCTS, tree: Tree, notes: PyTree) -> tuple[Int[Array, ""], Int[Array, ""]]:
-    selector = solving_selector(mcts.selector) if mcts.solve else mcts.selector
-    with jax.named_scope("root"):
-        root = tree.node(jnp.int32(0))
-        root_action = mcts.root.select(hopeful(root) if mcts.solve else root, notes, mcts.selector)
-    return descend(tree, root_action, selector)
-
-
-def _choose_edges(mcts: MCTS, tree: Tree, notes: PyTree) -> tuple[Int[Array, " K"], Int[Array, " K"]]:
-    """The edges of `mcts.num_leaves` simulations, each chosen as if the ones before it had been expected."""
-
-    def changing(tree):
-        return tree.visits, tree.q, tree.q_low, tree.q_high
-
-    def choose(statistics, _):
-        marked = eqx.tree_at(changing, tree, statistics)
-        node, action = _choose_edge(mcts, marked, notes)
-        marked = backup(marked, node, action, jnp.float32(0), 1.0, virtual_visit)
-        return changing(marked), (node, action)
-
-    return lax.scan(choose, changing(tree), length=mcts.num_leaves)[1]
-
-
-def _expand(mcts: MCTS, model: Env | Model, evaluator: Evaluator, state: SearchState, node, action, key) -> _Leaf:
-    tree, discount = state.tree, jnp.float32(mcts.discount)
-    before = jax.tree.map(lambda x: x[node], tree.state)
-    env_state, metadata = stepped(model, before, tree.env_action(node, action), state.metadata)
-    logits, value = evaluate(mcts, evaluator, env_state, metadata, key)
-    actions = largest(mcts, logits)
-    mover = tree.player[node]
-    sign = jnp.where(metadata.cur_player_id.astype(jnp.int32) == mover, jnp.float32(1), jnp.float32(-1))
-    if metadata.discount is not None:
-        discount *= metadata.discount.astype(jnp.float32)
-    q = metadata.rewards[mover].astype(jnp.float32) + discount * sign * value
-    return _Leaf(node, action, env_state, metadata, log_prior(logits, actions), actions, value, q)
-
-
-def _add(mcts: MCTS, tree: Tree, leaf: _Leaf) -> Tree:
-    tree = append(tree, leaf.node, leaf.action, leaf.env_state, leaf.metadata, leaf.log_prior, leaf.actions, leaf.value)
-    update = solving_backup(mcts.backup) if mcts.solve else mcts.backup
-    return backup(tree, leaf.node, leaf.action, leaf.q, mcts.discount, update)
+def _check_model(where: str, model: Any, evaluator: Evaluator, state: SearchState) -> None:
+    """Raises `ValueError` for a model of another kind, and for one that does not fit the evaluator or the state."""
+    check_is_model(model)
+    check_same_model(where, model, evaluator)
+    check_nature(f"{where} of ", model, state.metadata)
 
 
 def search_step(
@@ -218,16 +172,19 @@ def search_step(
     `key`, for the evaluator.
     """
     check_one_game("search_step", state.metadata)
-    check_same_model("search_step", model, evaluator)
+    _check_model("search_step", model, evaluator, state)
     check_notes(mcts, state)
-    tree = state.tree
-    expand = functools.partial(_expand, mcts, model, evaluator, state)
+    tree, chance_key = state.tree, key
+    if tree.chance is not None:
+        key, chance_key = jax.random.split(key)
+    expanded = functools.partial(expand_edge, mcts, model, evaluator, tree, state.metadata)
     if mcts.num_leaves == 1:
-        tree = _add(mcts, tree, expand(*_choose_edge(mcts, tree, state.notes), key))
+        tree = add_leaf(mcts, tree, expanded(choose_edge(mcts, tree, state.notes), key, chance_key))
     else:
-        edges = _choose_edges(mcts, tree, state.notes)
-        leaves = jax.vmap(expand)(*edges, jax.random.split(key, mcts.num_leaves))
-        tree = lax.scan(lambda tree, leaf: (_add(mcts, tree, leaf), None), tree, leaves)[0]
+        edges = choose_edges(mcts, tree, state.notes)
+        keys = jax.random.split(key, mcts.num_leaves)
+        leaves = jax.vmap(expanded, (0, 0, None))(edges, keys, chance_key)
+        tree = lax.scan(lambda tree, leaf: (add_leaf(mcts, tree, leaf), None), tree, leaves)[0]
     return SearchState(tree, state.metadata, state.notes)
 
 
@@ -243,7 +200,7 @@ def search(
     shapes or dtypes.
     """
     check_one_game("search", state.metadata)
-    check_same_model("search", model, evaluator)
+    _check_model("search", model, evaluator, state)
     check_one_key("search", key)
     check_evaluator("search", evaluator)
     root_key, key = jax.random.split(key)
@@ -270,7 +227,8 @@ def advance(
     **Arguments:** `action`, the move played at the root; `env_state` and `metadata`, the position it led to; `reset`,
     whether that position belongs to a new game, so that nothing may be kept; `model`, what the search steps through, by
     default the game. The state of the new root is the model's of the real position. Nothing is kept below it that the
-    game forbids, nor anything where the model expected another player to move.
+    game forbids, nor anything where the model expected another player to move. In a game with chance, the position is
+    the one after nature's outcome, and what is kept is the subtree of the outcome that led to the very same state.
     """
     check_one_game("advance", metadata)
     if not mcts.persist_tree:
@@ -280,8 +238,11 @@ def advance(
     tree, child = state.tree, jnp.where(reset, -1, child)
     if isinstance(model, Model):
         env_state, metadata = root_of(model, env_state, metadata)
-        tree, child = without_forbidden(tree, child, metadata)
     check_position(tree, env_state)
+    if tree.chance is not None:
+        child = tree.chance.child_with_state(child, tree.state, env_state)
+    if isinstance(model, Model):
+        tree, child = without_forbidden(tree, child, metadata)
     tree = reroot(tree, child, env_state, metadata)
     blank = _with_root_prior(mcts, tree, _no_preference(metadata))
 

@@ -15,6 +15,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from tz.games.env import StepMetadata
+from tz.mcts._chance import ChanceColumns, EdgeChance, no_chance
 
 
 @jax.custom_batching.custom_vmap
@@ -44,7 +45,9 @@ class Tree(eqx.Module):
     `visits`, and `q` (expected discounted return of the edge for the player to move at its node). An edge can have
     visits and no child: the tree was full when it was first tried. Where a node keeps only some of the actions, `A` is
     their number, `actions` says which they are, and every action in this module is a place among them. `q_low` and
-    `q_high` are the least and greatest value that any `q` has had; infinity and minus infinity at first.
+    `q_high` are the least and greatest value that any `q` has had; infinity and minus infinity at first. `chance` is
+    nature's part in a game with chance, and None in others; there, an edge of several outcomes has a node for each, and
+    `children` has the first of them.
     """
 
     state: PyTree
@@ -63,6 +66,7 @@ class Tree(eqx.Module):
     q_high: Float[Array, ""]
     size: Int[Array, ""]
     discount: Float[Array, " N"] | None = None
+    chance: ChanceColumns | None = None
 
     @property
     def max_nodes(self) -> int:
@@ -143,6 +147,7 @@ def init_tree(state: PyTree, metadata: StepMetadata, max_nodes: int, max_actions
         q_high=jnp.float32(-jnp.inf),
         size=jnp.int32(1),
         discount=None if metadata.discount is None else slots(1, dtype=jnp.float32),
+        chance=no_chance(metadata, max_nodes),
     )
 
 
@@ -152,6 +157,8 @@ def descend(
 ) -> tuple[Int[Array, ""], Int[Array, ""]]:
     """Follows `select` from the root until the edge has no child, or its child is terminal.
 
+    In a game with chance, the child is that of the outcome that this visit takes.
+
     **Arguments:** `root_action`, already chosen at the root; `select`, `Node -> action`, for every node below.
 
     **Returns:** the edge that the simulation ends with: its node and its action.
@@ -159,6 +166,8 @@ def descend(
 
     def next_node(node, action):
         child = tree.children[node, action]
+        if tree.chance is not None:
+            child = tree.chance.child(child, tree.visits[node, action])
         return jnp.where((child >= 0) & ~tree.terminated[child], child, -1)
 
     def body(carry):
@@ -184,13 +193,19 @@ def append(
     logits: Float[Array, " A"],
     actions: Int[Array, " A"] | None,
     value: Float[Array, ""],
+    chance: EdgeChance | None = None,
 ) -> Tree:
     """Adds the child that edge `(node, action)` leads to; does nothing where it exists or the tree is full.
 
     **Arguments:** `state`, `metadata`, `logits` (log prior, -inf where illegal), `actions` (those kept, unless all) and
-    `value` (for its own player to move, 0 if terminal) of the child.
+    `value` (for its own player to move, 0 if terminal) of the child; `chance`, that led to it.
     """
-    is_new = (tree.children[node, action] < 0) & (tree.size < tree.max_nodes)
+    first = known = tree.children[node, action]
+    if tree.chance is not None and chance is not None:
+        known = tree.chance.known_child(first, chance.outcome)
+    is_new = is_first = (known < 0) & (tree.size < tree.max_nodes)
+    if tree.chance is not None:
+        is_first = is_new & (first < 0)
     slot = jnp.where(is_new, tree.size, tree.max_nodes)  # out of bounds: the write is dropped
 
     def put(column, x):
@@ -205,7 +220,7 @@ def append(
         parent=put(tree.parent, node),
         action=put(tree.action, action),
         logits=put(tree.logits, logits),
-        children=tree.children.at[jnp.where(is_new, node, tree.max_nodes), action].set(slot, mode="drop"),
+        children=tree.children.at[jnp.where(is_first, node, tree.max_nodes), action].set(slot, mode="drop"),
         visits=tree.visits,
         q=tree.q,
         actions=jax.tree.map(put, tree.actions, actions),
@@ -213,6 +228,7 @@ def append(
         q_high=tree.q_high,
         size=tree.size + is_new.astype(jnp.int32),
         discount=jax.tree.map(lambda all, x: put(all, x.astype(jnp.float32)), tree.discount, metadata.discount),
+        chance=None if tree.chance is None or chance is None else tree.chance.append(first, slot, is_new, chance),
     )
 
 
@@ -278,8 +294,12 @@ def reroot(tree: Tree, child: Int[Array, ""], state: PyTree, metadata: StepMetad
     parent = moved(tree.parent, -1)
     parent = jnp.where((parent >= 0) & (slots > 0), position[parent], -1)
     action = jnp.where(slots > 0, moved(tree.action, -1), -1)
-    children = jnp.full_like(tree.children, -1)
-    children = children.at[jnp.where(parent >= 0, parent, tree.max_nodes), action].set(slots, mode="drop")
+    row, chance = jnp.where(parent >= 0, parent, tree.max_nodes), tree.chance
+    if chance is not None:
+        first = jnp.where(slots == child, tree.max_nodes, tree.children[tree.parent, tree.action])
+        chance = chance.reroot(source, used, position, first)
+        row = jnp.where(first[source] == source, row, tree.max_nodes)  # the others are children of outcomes alone
+    children = jnp.full_like(tree.children, -1).at[row, action].set(slots, mode="drop")
     return Tree(
         state=jax.tree.map(lambda column, x: column[source].at[0].set(x), tree.state, state),
         player=moved(tree.player, 0).at[0].set(metadata.cur_player_id.astype(jnp.int32)),
@@ -297,4 +317,5 @@ def reroot(tree: Tree, child: Int[Array, ""], state: PyTree, metadata: StepMetad
         q_high=jnp.where(child >= 0, tree.q_high, -jnp.inf),
         size=jnp.maximum(position[-1] + 1, 1),
         discount=None if tree.discount is None else moved(tree.discount, 1.0),
+        chance=chance,
     )

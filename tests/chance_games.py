@@ -1,0 +1,152 @@
+"""Small games with chance, as a user would write them, and their exact values by plain Python."""
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+import tz
+
+
+class Pig(eqx.Module):
+    """The dice game: `scores` of the player to move and of the other, and what this turn has brought so far."""
+
+    scores: Int[Array, "2"]
+    turn: Int[Array, ""]
+    player: Int[Array, ""]
+    is_rolling: jax.Array
+
+
+ROLL, HOLD = 0, 1
+
+
+def pig(goal: int, num_sides: int = 6) -> tz.Env:
+    """Roll as often as you like and add it up; a 1 loses the turn's sum; whoever holds `goal` or more wins."""
+
+    def metadata(state: Pig, won) -> tz.StepMetadata:
+        sign = jnp.where(jnp.arange(2, dtype=jnp.int32) == state.player, -1.0, 1.0)  # the winner has just moved
+        die = jnp.full(num_sides, 1 / num_sides, jnp.float32)
+        return tz.StepMetadata(
+            rewards=jnp.where(won, sign, 0.0),
+            action_mask=jnp.stack([jnp.bool_(True), state.turn > 0]) & ~state.is_rolling,
+            terminated=jnp.any(state.scores >= goal),
+            cur_player_id=state.player,
+            chance=jnp.where(state.is_rolling, die, 0.0),
+        )
+
+    def init(key):
+        player = jax.random.bernoulli(key).astype(jnp.int32)
+        state = Pig(jnp.zeros(2, jnp.int32), jnp.int32(0), player, jnp.bool_(False))
+        return state, metadata(state, False)
+
+    def step(state, action):
+        over = jnp.any(state.scores >= goal)
+        scores = jnp.stack([state.scores[1], state.scores[0] + state.turn])
+        held = Pig(scores, jnp.int32(0), 1 - state.player, jnp.bool_(False))
+        rolling = Pig(state.scores, state.turn, state.player, jnp.bool_(True))
+        after = jax.tree.map(lambda a, b: jnp.where(action == HOLD, a, b), held, rolling)
+        after = jax.tree.map(lambda a, b: jnp.where(over, a, b), state, after)
+        return after, metadata(after, ~over & jnp.any(after.scores >= goal))
+
+    def outcome(state, outcome, key):
+        del key
+        lost = Pig(state.scores[::-1], jnp.int32(0), 1 - state.player, jnp.bool_(False))
+        kept = Pig(state.scores, state.turn + outcome + 1, state.player, jnp.bool_(False))
+        after = jax.tree.map(lambda a, b: jnp.where(outcome == 0, a, b), lost, kept)
+        return after, metadata(after, False)
+
+    def observe(state):
+        return jnp.concatenate([state.scores, state.turn[None]]).astype(jnp.float32) / goal
+
+    return tz.Env(init=init, step=step, observe=observe, name="pig", outcome=outcome)
+
+
+def pig_values(goal: int, num_sides: int = 6) -> dict[tuple[int, int, int], tuple[float, float]]:
+    """For (own score, other score, turn's sum), the values of rolling and of holding; -1 for holding nothing.
+
+    Rolls that lose the turn make a cycle, so the values are iterated until they stand still.
+    """
+    states = [(i, j, k) for i in range(goal) for j in range(goal) for k in range(goal - i + num_sides)]
+    value = dict.fromkeys(states, 0.0)
+
+    def best(i, j, k):
+        return 1.0 if i + k >= goal else value[i, j, k]  # holding wins
+
+    def q(i, j, k):
+        roll = (-value[j, i, 0] + sum(best(i, j, k + die) for die in range(2, num_sides + 1))) / num_sides
+        hold = -1.0 if k == 0 else (1.0 if i + k >= goal else -value[j, i + k, 0])
+        return roll, hold
+
+    change = 1.0
+    while change > 1e-9:
+        change = 0.0
+        for state in states:
+            i, _, k = state
+            if i + k < goal:
+                new = max(q(*state))
+                change, value[state] = max(change, abs(new - value[state])), new
+    return {state: q(*state) for state in states}
+
+
+class Race(eqx.Module):
+    """Two checkers a side on their way off the board: pips left of the player to move and of the other, and the die."""
+
+    pips: Int[Array, "2 2"]
+    die: Int[Array, ""]
+    player: Int[Array, ""]
+    is_rolling: jax.Array
+
+
+def race(num_sides: int = 4, start: int = 6) -> tz.Env:
+    """A bear-off with one die: choose the checker that moves; who is first to bring both home wins."""
+
+    def metadata(state: Race, won) -> tz.StepMetadata:
+        over = jnp.any(jnp.all(state.pips == 0, axis=1))
+        sign = jnp.where(jnp.arange(2, dtype=jnp.int32) == state.player, -1.0, 1.0)
+        return tz.StepMetadata(
+            rewards=jnp.where(won, sign, 0.0),
+            action_mask=state.pips[0] > 0,
+            terminated=over,
+            cur_player_id=state.player,
+            chance=jnp.where(state.is_rolling & ~over, jnp.full(num_sides, 1 / num_sides, jnp.float32), 0.0),
+        )
+
+    def init(key):
+        die = jax.random.randint(key, (), 1, num_sides + 1, jnp.int32)
+        state = Race(jnp.full((2, 2), start, jnp.int32), die, jnp.int32(0), jnp.bool_(False))
+        return state, metadata(state, False)
+
+    def step(state, action):
+        over = jnp.any(jnp.all(state.pips == 0, axis=1))
+        own = state.pips[0].at[action].add(-state.die)
+        after = Race(jnp.stack([state.pips[1], jnp.maximum(own, 0)]), jnp.int32(0), 1 - state.player, jnp.bool_(True))
+        after = jax.tree.map(lambda a, b: jnp.where(over, a, b), state, after)
+        return after, metadata(after, ~over & jnp.all(after.pips[1] == 0))
+
+    def outcome(state, outcome, key):
+        del key
+        after = Race(state.pips, outcome + 1, state.player, jnp.bool_(False))
+        return after, metadata(after, False)
+
+    def observe(state):
+        return jnp.append(state.pips.ravel(), state.die).astype(jnp.float32)
+
+    return tz.Env(init=init, step=step, observe=observe, name="race", outcome=outcome)
+
+
+@functools.cache
+def race_value(own: tuple[int, ...], other: tuple[int, ...], die: int, num_sides: int = 4) -> float:
+    """The value of a race for the player to move, exactly."""
+    best = -1.0
+    for checker in range(2):
+        if own[checker] == 0:
+            continue
+        moved = tuple(max(p - die, 0) if i == checker else p for i, p in enumerate(own))
+        if not any(moved):
+            return 1.0
+        rolls = [race_value(other, moved, roll, num_sides) for roll in range(1, num_sides + 1)]
+        best = max(best, -float(np.mean(rolls)))
+    return best

@@ -1,0 +1,89 @@
+"""The parts of one simulation: choose an edge, step through it and evaluate, add the node and back up."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int, PyTree
+
+from tz.games.env import Env, StepMetadata
+from tz.mcts._chance import EdgeChance, answered
+from tz.mcts._evaluation import evaluate, largest, log_prior
+from tz.mcts._solver import hopeful, solving_backup, solving_selector
+from tz.mcts.backups import virtual_visit
+from tz.mcts.models import Model, stepped
+from tz.mcts.settings import MCTS
+from tz.mcts.tree import Tree, append, backup, descend
+
+
+class Leaf(eqx.Module):
+    """The edge that a simulation ends with, the position it leads to, and the return on the edge."""
+
+    node: Int[Array, ""]
+    action: Int[Array, ""]
+    env_state: PyTree
+    metadata: StepMetadata
+    log_prior: Float[Array, " K"]
+    actions: Int[Array, " K"] | None
+    value: Float[Array, ""]
+    q: Float[Array, ""]
+    chance: EdgeChance | None
+
+
+def choose_edge(mcts: MCTS, tree: Tree, notes: PyTree) -> tuple[Int[Array, ""], Int[Array, ""], Int[Array, ""] | None]:
+    """The edge that a simulation ends with: its node and action; in a game with chance, also its visits before."""
+    selector = solving_selector(mcts.selector) if mcts.solve else mcts.selector
+    with jax.named_scope("root"):
+        root = tree.node(jnp.int32(0))
+        root_action = mcts.root.select(hopeful(root) if mcts.solve else root, notes, mcts.selector)
+    node, action = descend(tree, root_action, selector)
+    return node, action, None if tree.chance is None else tree.visits[node, action]
+
+
+def choose_edges(
+    mcts: MCTS, tree: Tree, notes: PyTree
+) -> tuple[Int[Array, " K"], Int[Array, " K"], Int[Array, " K"] | None]:
+    """The edges of `mcts.num_leaves` simulations, each chosen as if the ones before it had been expected."""
+
+    def changing(tree):
+        return tree.visits, tree.q, tree.q_low, tree.q_high
+
+    def choose(statistics, _):
+        marked = eqx.tree_at(changing, tree, statistics)
+        edge = choose_edge(mcts, marked, notes)
+        marked = backup(marked, *edge[:2], jnp.float32(0), 1.0, virtual_visit)
+        return changing(marked), edge
+
+    return lax.scan(choose, changing(tree), length=mcts.num_leaves)[1]
+
+
+def expand_edge(
+    mcts: MCTS, model: Env | Model, evaluator: Any, tree: Tree, root: StepMetadata, edge, key, chance_key
+) -> Leaf:
+    """The position that an edge leads to, and what the evaluator says of it; `root` is the metadata of the root."""
+    (node, action, visit), discount, chance = edge, jnp.float32(mcts.discount), None
+    before = jax.tree.map(lambda x: x[node], tree.state)
+    env_state, metadata = stepped(model, before, tree.env_action(node, action), root)
+    if tree.chance is not None and metadata.chance is not None:
+        # The key is the edge's, so that several simulations which find it new at the same time agree on its offset.
+        edge_key = jax.random.fold_in(chance_key, node * tree.children.shape[1] + action)
+        chance = tree.chance.edge(tree.children[node, action], visit, metadata.chance, key=edge_key)
+        env_state, metadata = answered(model, env_state, metadata, chance)
+    logits, value = evaluate(mcts, evaluator, env_state, metadata, key)
+    actions = largest(mcts, logits)
+    mover = tree.player[node]
+    sign = jnp.where(metadata.cur_player_id.astype(jnp.int32) == mover, jnp.float32(1), jnp.float32(-1))
+    if metadata.discount is not None:
+        discount *= metadata.discount.astype(jnp.float32)
+    q = metadata.rewards[mover].astype(jnp.float32) + discount * sign * value
+    return Leaf(node, action, env_state, metadata, log_prior(logits, actions), actions, value, q, chance)
+
+
+def add_leaf(mcts: MCTS, tree: Tree, leaf: Leaf) -> Tree:
+    """The tree with the position of a leaf, and with its return in the edges above."""
+    edge, position = (leaf.node, leaf.action), (leaf.env_state, leaf.metadata)
+    tree = append(tree, *edge, *position, leaf.log_prior, leaf.actions, leaf.value, leaf.chance)
+    update = solving_backup(mcts.backup) if mcts.solve else mcts.backup
+    return backup(tree, leaf.node, leaf.action, leaf.q, mcts.discount, update)
