@@ -13,6 +13,8 @@ from scipy import stats
 import tz
 from tz.games.chance import cumulative, make_move, outcome_at
 from tz.mcts._chance import nth_point
+from tz.plot import plot_tree, tree_to_dot
+from tz.plot.tree_view import read_nodes, show_nodes
 
 PIG, GOAL = pig(10), 10
 
@@ -491,3 +493,27 @@ def test_rollouts_openings_and_lists_of_moves_know_chance():
     np.testing.assert_array_equal(again.turn, turns)
     opened = jax.jit(jax.vmap(lambda key: tz.random_opening(PIG, 3, key=key)[1]))(keys)
     assert not opened.terminated.any()
+
+
+def test_trees_are_drawn_with_natures_nodes_between_moves_and_outcomes():
+    mcts = tz.MCTS(48, root=tz.PlainRoot())
+    state = jax.tree.map(lambda x: x[0], searched(mcts, PIG, noisy))
+    nodes = {node.number: node for node in read_nodes(state)}
+    assert sum(not node.is_nature for node in nodes.values()) == state.tree.size
+    for node in list(nodes.values())[1:]:
+        parent = nodes[node.parent]
+        assert node.depth == parent.depth + 1
+        assert (node.outcome >= 0) == parent.is_nature
+        if parent.is_nature:
+            assert node.prior == pytest.approx(1 / 6)
+        below = [other for other in nodes.values() if other.parent == node.number]
+        if node.is_nature:
+            assert sum(child.visits for child in below) == node.visits
+            mean = sum(child.visits * child.value for child in below) / node.visits
+            assert mean == pytest.approx(node.value, abs=1e-5)  # no rewards before the end, and no discount
+    text = tree_to_dot(state, labels=["roll", "hold"], outcomes=[f"die {side}" for side in range(1, 7)])
+    assert "shape=ellipse" in text
+    assert 'label="die 2 17%"' in text
+    shown = show_nodes(state, max_depth=4, min_visits=1, max_leaves=10)
+    figure = plot_tree(state, labels=["roll", "hold"], draw=lambda state: np.zeros((4, 4, 3)))
+    assert len(figure.axes[0].images) == sum(not node.is_nature for node in shown) < len(shown)

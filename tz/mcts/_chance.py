@@ -42,8 +42,11 @@ class ChanceColumns(eqx.Module):
 
         **Arguments:** `first`, the first node of the edge, or -1; `visit`, the number of the edge's visits before.
         """
-        outcome = outcome_at(self.cdf[first], nth_point(self.offset[first], visit))
-        return self.known_child(first, outcome)
+        return self.known_child(first, self.outcome_of(first, visit))
+
+    def outcome_of(self, first: Int[Array, ""], visit: Int[Array, ""]) -> Int[Array, ""]:
+        """Returns the outcome that a visit of the edge with this first node takes."""
+        return outcome_at(self.cdf[first], nth_point(self.offset[first], visit))
 
     def known_child(self, first: Int[Array, ""], outcome: Int[Array, ""]) -> Int[Array, ""]:
         """Returns the node of an outcome of the edge with this first node, -1 where there is none."""

@@ -12,7 +12,7 @@ from tz.games.env import Env
 from tz.mcts.settings import MCTS
 from tz.mcts.simulation import Evaluator, SearchState, search_step, start_search
 from tz.plot.canvas import Draw, check_names, figure_of, one_of_batch, player_of_frames
-from tz.plot.tree_view import ShownNode, show_nodes
+from tz.plot.tree_view import ShownNode, read_nodes, show_nodes
 from tz.plot.trees import Layout, draw_boards, draw_tree, tree_axes
 
 if TYPE_CHECKING:
@@ -87,6 +87,5 @@ def _everything(state: SearchState) -> list[ShownNode]:
 
 def _path(before: SearchState, after: SearchState) -> frozenset[int]:
     """The nodes that the simulation between two states went through."""
-    visited = np.argwhere(after.tree.visits != before.tree.visits)
-    children = after.tree.children[tuple(visited.T)]
-    return frozenset([0, *(int(child) for child in children if child >= 0)])
+    visits = {node.number: node.visits for node in read_nodes(before)}
+    return frozenset(node.number for node in read_nodes(after) if node.visits != visits.get(node.number))

@@ -4,20 +4,24 @@ import dataclasses
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tz.mcts.simulation import SearchState
+from tz.mcts.tree import Tree
 from tz.plot.canvas import check_names, one_of_batch, signed
 
 
 @dataclasses.dataclass
 class ShownNode:
-    """A node that is drawn.
+    """A node that is drawn: one of the tree, or one where nature is to move, which the tree keeps with its edge.
 
-    **Fields:** `number` in the tree; `parent`, its number, -1 for the root; `depth`; `action` that leads
-    here; `prior` of that action; `visits`; `value`, the expected return for the player to move *at the root*;
-    `terminated`; `principal`, whether it is on the principal variation; `num_hidden`, the nodes below that are not
-    drawn; `children` that are.
+    **Fields:** `number` in the tree, or beyond its `N` slots where nature is to move; `parent`, its number, -1 for the
+    root; `depth`; `action` that leads here; `prior` of that action; `visits`; `value`, the expected return for the
+    player to move *at the root*; `terminated`; `outcome` of nature that leads here, whose probability is then the
+    `prior`, and whose `value` is that of the position alone; -1 elsewhere; `is_nature`, whether nature is to move;
+    `principal`, whether it is on the principal variation; `num_hidden`, the nodes below that are not drawn; `children`
+    that are.
     """
 
     number: int
@@ -28,9 +32,18 @@ class ShownNode:
     visits: int
     value: float
     terminated: bool
+    outcome: int = -1
+    is_nature: bool = False
     principal: bool = False
     num_hidden: int = 0
     children: "list[ShownNode]" = dataclasses.field(default_factory=list)
+
+    def edge_name(self, names: Sequence[str], outcomes: Sequence[str] | None = None) -> str:
+        """The name of the action or the outcome that leads here, and how likely it is."""
+        if self.outcome < 0:
+            return f"{names[self.action]} {self.prior:.0%}"
+        name = f"#{self.outcome}" if outcomes is None else outcomes[self.outcome]
+        return f"{name} {self.prior:.0%}"
 
 
 def read_nodes(state: SearchState) -> list[ShownNode]:
@@ -46,7 +59,40 @@ def read_nodes(state: SearchState) -> list[ShownNode]:
         prior, visits, value = float(np.exp(tree.logits[place])), int(tree.visits[place]), float(sign * tree.q[place])
         ended = bool(tree.terminated[number])
         nodes.append(ShownNode(number, parent, nodes[parent].depth + 1, action, prior, visits, value, ended))
-    return nodes
+    return nodes if tree.chance is None else _with_nature(tree, nodes)
+
+
+def _with_nature(tree: Tree, nodes: list[ShownNode]) -> list[ShownNode]:
+    """The nodes of a tree of a game with chance, and before those that nature led to a node where it was to move."""
+    chance, edges = tree.chance, (tree.parent, tree.action)
+    assert chance is not None
+    first = tree.children[edges]
+    visits = jnp.arange(max(int(tree.visits.max()), 1), dtype=jnp.int32)
+    columns = jax.tree.map(jnp.asarray, chance)
+    each = jax.vmap(jax.vmap(columns.outcome_of, (None, 0)), (0, None))
+    taken = np.asarray(each(jnp.asarray(first), visits))
+    probabilities = np.diff(np.maximum.accumulate(np.maximum(chance.cdf, 0), axis=1), axis=1, prepend=0)
+    result, natures = [nodes[0]], {}
+    for node in nodes[1:]:
+        above, own = nodes[node.parent], int(first[node.number])
+        depth = above.depth + 1
+        if chance.cdf[own].max() > 0:
+            if own not in natures:
+                number = len(tree.parent) + own
+                changes = {"terminated": False, "is_nature": True, "children": []}
+                natures[own] = dataclasses.replace(node, number=number, depth=depth, **changes)
+                result.append(natures[own])
+            outcome, sign = int(chance.outcome[node.number]), 1 if tree.player[node.number] == tree.player[0] else -1
+            mean = tree.raw_value[node.number] + np.sum(tree.visits[node.number] * tree.q[node.number])
+            node.value = float(sign * mean / (1 + tree.visits[node.number].sum()))
+            if node.terminated:
+                node.value = float(tree.reward[node.number] * (1 if tree.player[node.parent] == tree.player[0] else -1))
+            node.visits = int((taken[node.number, : node.visits] == outcome).sum())
+            node.parent, node.outcome, depth = natures[own].number, outcome, depth + 1
+            node.prior = float(probabilities[own, outcome])
+        node.depth = depth
+        result.append(node)
+    return result
 
 
 def show_nodes(state: SearchState, *, max_depth: int | None, min_visits: int, max_leaves: int) -> list[ShownNode]:
@@ -57,9 +103,9 @@ def show_nodes(state: SearchState, *, max_depth: int | None, min_visits: int, ma
     for name, limit in (("max_depth", max_depth), ("min_visits", min_visits), ("max_leaves", max_leaves)):
         if limit is not None and limit < 1:
             raise ValueError(f"`{name}` must be at least 1, found {limit}.")
-    nodes = read_nodes(state)
+    nodes = {node.number: node for node in read_nodes(state)}
     shown, num_leaves = {0}, 1
-    for node in sorted(nodes[1:], key=lambda node: (-node.visits, node.number)):
+    for node in sorted(list(nodes.values())[1:], key=lambda node: (-node.visits, node.depth, node.number)):
         if node.parent not in shown or node.visits < min_visits or node.depth > (max_depth or node.depth):
             continue
         new_leaf = bool(nodes[node.parent].children)
@@ -67,18 +113,18 @@ def show_nodes(state: SearchState, *, max_depth: int | None, min_visits: int, ma
             num_leaves += new_leaf
             shown.add(node.number)
             nodes[node.parent].children.append(node)
-    for node in nodes:
+    for node in nodes.values():
         if node.number not in shown:
             above = node.parent
             while above not in shown:
                 above = nodes[above].parent
-            nodes[above].num_hidden += 1
+            nodes[above].num_hidden += not node.is_nature
     node = nodes[0]
     while node.children:
         node.principal = True
         node = node.children[0]  # the most visited
     node.principal = True
-    return [node for node in nodes if node.number in shown]
+    return [node for node in nodes.values() if node.number in shown]
 
 
 def tree_to_dot(
@@ -88,6 +134,7 @@ def tree_to_dot(
     max_depth: int | None = 4,
     min_visits: int = 1,
     max_leaves: int = 50,
+    outcomes: Sequence[str] | None = None,
     index: int | None = None,
 ) -> str:
     """A search tree in the language of [Graphviz](https://graphviz.org), whose programs draw trees of any size.
@@ -95,7 +142,8 @@ def tree_to_dot(
     **Arguments:** as [`tz.plot.plot_tree`][]'s.
 
     **Returns:** the text of a `digraph`. A node says its visits, and its value for the player to move at the root; an
-    edge its action and its prior; the principal variation is bold.
+    edge its action and its prior; the principal variation is bold. Nature's nodes are ellipses, and their edges say the
+    outcome and its probability.
     """
     state = one_of_batch(state, index, np.shape(state.tree.size))
     names = check_names(labels, len(state.metadata.action_mask))
@@ -103,8 +151,9 @@ def tree_to_dot(
     for node in show_nodes(state, max_depth=max_depth, min_visits=min_visits, max_leaves=max_leaves):
         hidden = f"\\n+{node.num_hidden} nodes" if node.num_hidden else ""
         bold = ", penwidth=3" if node.principal else ""
-        lines.append(f'  {node.number} [label="{node.visits}\\n{signed(node.value)}{hidden}"{bold}];')
+        shape = ", shape=ellipse" if node.is_nature else ""
+        lines.append(f'  {node.number} [label="{node.visits}\\n{signed(node.value)}{hidden}"{bold}{shape}];')
         if node.parent >= 0:
-            name = names[node.action].replace("\\", "\\\\").replace('"', '\\"')
-            lines.append(f'  {node.parent} -> {node.number} [label="{name} {node.prior:.0%}"{bold}];')
+            name = node.edge_name(names, outcomes).replace("\\", "\\\\").replace('"', '\\"')
+            lines.append(f'  {node.parent} -> {node.number} [label="{name}"{bold}];')
     return "\n".join([*lines, "}"]) + "\n"

@@ -63,6 +63,7 @@ def plot_tree(
     max_depth: int | None = 4,
     min_visits: int = 1,
     max_leaves: int | None = None,
+    outcomes: Sequence[str] | None = None,
     index: int | None = None,
     ax: "Axes | None" = None,
 ) -> "Figure":
@@ -70,11 +71,13 @@ def plot_tree(
 
     A node shows its visits, its value (also its colour) *for the player to move at the root*, and how many nodes below
     it are left out; an edge the action and its prior, its width the fraction of the visits. The principal variation, of
-    the most visited edges, is black and runs down the left. A node with a double frame ends the game.
+    the most visited edges, is black and runs down the left. A node with a double frame ends the game. A round node is
+    nature's: its edges show the outcome and its probability, and the values below them are those of the positions.
 
     **Arguments:** `state`, as [`tz.search`][] returns it; `labels`, the names of all `A` actions; `draw`,
     `state -> SVG text or image [H, W, 3]`, to draw the positions, such as `env.draw` of a game of pgx; `max_depth`,
     below the root; `min_visits` of a node; `max_leaves`, columns of the picture, by default 16, with boards 10;
+    `outcomes`, the names of all `C` outcomes of nature;
     `index`, of the game, for a state of several; `ax`, to draw there.
 
     **Returns:** the figure.
@@ -90,8 +93,9 @@ def plot_tree(
     layout = Layout(nodes, (0.56, 0.36) if draw is None else (0.86, 1.0))
     if ax is None:
         ax = tree_axes(layout)
-    draw_tree(ax, nodes, layout, names, boards)
-    ax.set_title(f"{nodes[0].visits} visits, {int(state.tree.size)} nodes, {len(nodes)} of them shown", fontsize=10)
+    draw_tree(ax, nodes, layout, names, boards, outcomes=outcomes)
+    num_shown = sum(not node.is_nature for node in nodes)
+    ax.set_title(f"{nodes[0].visits} visits, {int(state.tree.size)} nodes, {num_shown} of them shown", fontsize=10)
     return figure_of(ax)
 
 
@@ -100,7 +104,8 @@ def draw_boards(draw: Draw | None, state: SearchState, nodes: Sequence[ShownNode
     if draw is None:
         return {}
     positions = jax.device_get(state.tree.state)
-    return {node.number: picture(draw, jax.tree.map(lambda x, n=node.number: x[n], positions), 160) for node in nodes}
+    numbers = [node.number for node in nodes if not node.is_nature]
+    return {n: picture(draw, jax.tree.map(lambda x, n=n: x[n], positions), 160) for n in numbers}
 
 
 def tree_axes(layout: Layout) -> "Axes":
@@ -116,6 +121,7 @@ def draw_tree(
     names: Sequence[str],
     boards: dict[int, np.ndarray],
     path: frozenset[int] = frozenset(),
+    outcomes: Sequence[str] | None = None,
 ) -> None:
     """Draws the nodes at the places that the layout has for them; `path` are nodes to point out."""
     from matplotlib.cm import ScalarMappable
@@ -126,7 +132,7 @@ def draw_tree(
     most = max(nodes[0].visits, 1)
     for node in nodes:
         if node.parent >= 0:
-            _draw_edge(ax, node, layout, names[node.action], node.visits / most)
+            _draw_edge(ax, node, layout, node.edge_name(names, outcomes), node.visits / most)
     for node in nodes:
         _draw_node(
             ax,
@@ -154,7 +160,7 @@ def _draw_edge(ax: "Axes", node: ShownNode, layout: Layout, name: str, fraction:
     ax.plot([x0, x1, x1], [y0 - height / 2, top + 0.16, top + 0.12], color=color, linewidth=width, zorder=1)
     ax.text(
         *(x1, top + 0.04),
-        f"{name} {node.prior:.0%}",
+        name,
         ha="center",
         va="bottom",
         fontsize=7,
@@ -167,11 +173,13 @@ def _draw_node(ax: "Axes", node: ShownNode, layout: Layout, color, board: np.nda
     from matplotlib.patches import FancyBboxPatch
 
     (x, y), (width, height) = layout.place[node.number], layout.box
+    height = min(height, 0.36) if node.is_nature else height
     edge, line = (ORANGE, 3.0) if pointed else ("black", 2.2 if node.principal else 0.7)
 
     def frame(inset: float, **style) -> None:
         corner, size = (x - width / 2 + inset, y - height / 2 + inset), (width - 2 * inset, height - 2 * inset)
-        ax.add_patch(FancyBboxPatch(corner, *size, boxstyle="round,pad=0,rounding_size=0.05", **style))
+        rounding = height / 2 if node.is_nature else 0.05
+        ax.add_patch(FancyBboxPatch(corner, *size, boxstyle=f"round,pad=0,rounding_size={rounding}", **style))
 
     frame(0.0, facecolor=color, edgecolor=edge, linewidth=line, zorder=3)
     if node.terminated:
