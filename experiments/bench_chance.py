@@ -98,7 +98,8 @@ def main() -> None:
         "",
         heading("tz", "jax", "mctx", "pgx"),
         "",
-        "| game | games × simulations | tz, simulations/s | mctx, simulations/s | ratio | moves alone/s | compile, s: tz, mctx |",
+        "| game | games x simulations | tz, simulations/s | mctx, simulations/s | tz / mctx | moves alone/s "
+        "| compile, s: tz, mctx |",
         "|---|---|---|---|---|---|---|",
     ]
     for name in args.games:
@@ -118,7 +119,7 @@ def main() -> None:
             ours, theirs, moves = (total / statistics.median(record) for record in times)
             ratio = statistics.median(b / a for a, b in zip(times[0], times[1], strict=True))
             lines.append(
-                f"| {name} | {size.replace('x', ' × ')} | {ours:,.0f} | {theirs:,.0f} | {ratio:.2f} | {moves:,.0f} | "
+                f"| {name} | {size} | {ours:,.0f} | {theirs:,.0f} | {ratio:.2f} | {moves:,.0f} | "
                 f"{compile_seconds[0]:.1f}, {compile_seconds[1]:.1f} |"
             )
             print(lines[-1], flush=True)

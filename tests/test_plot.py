@@ -467,3 +467,11 @@ def test_another_picture_would_be_noticed(tmp_path):
 if __name__ == "__main__":
     for name, make in pictures().items():
         make().savefig(REFERENCES / f"{name}.png", dpi=60)
+
+
+def test_the_text_of_a_drawing_is_seen_though_its_font_is_not_installed():
+    """The numbers of 2048 are in a font that few machines have."""
+    text = '<text x="5" y="30" font-family="No Such Font">8</text>'
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" width="40" height="40">{text}</svg>'
+    image = plot.canvas.picture(lambda state: svg, None, 40)
+    assert (image[..., 0] < 0.5).sum() > 10

@@ -130,5 +130,7 @@ def picture(draw: Draw, state: PyTree, width: int) -> np.ndarray:
     from matplotlib.pyplot import imread
 
     fonts = matplotlib.get_data_path() + "/fonts/ttf"
-    png = resvg_py.svg_to_bytes(svg_string=drawing, width=width, background="white", font_dirs=[fonts])
+    family = "DejaVu Sans"  # in the place of fonts that are not installed, whose text would be left out
+    options = {"background": "white", "font_dirs": [fonts], "serif_family": family}
+    png = resvg_py.svg_to_bytes(svg_string=drawing, width=width, **options)
     return imread(io.BytesIO(bytes(png)))
