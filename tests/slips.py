@@ -237,6 +237,14 @@ CASES = {
         lambda g: g.buffer.add(g.ring, g.steps, discount=1.0),
         r"`player` of shape \(4, 3\), .* no batch axis; jax.vmap",
     ),
+    "save_agent": (
+        lambda g: tz.save_agent("agent.tz", g.net, g.nim),
+        r"save_agent: found .*MLP.* as the second argument, expected a game; write tz.save_agent\(path, env, network\)",
+    ),
+    "make_move": (
+        lambda g: tz.games.make_move(g.nim, g.states, jnp.zeros(4, int), key=g.one),
+        f"make_move: .*{BATCH}",
+    ),
     "play_moves": (lambda g: tz.play_moves(g.nim, jnp.zeros((4, 3), int)), f"play_moves: .*{BATCH}"),
     "pgx step": (
         lambda g: g.ttt.step(jax.vmap(g.ttt.init)(g.many)[0], jnp.zeros(4, int)),

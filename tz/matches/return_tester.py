@@ -28,11 +28,13 @@ class EpisodeResult(eqx.Module):
     - `returns`: `[G]`, the sum of the rewards of each, without any discount.
     - `finished`: `[G]`, False where an episode was cut off at `max_moves`; its return is what it had brought by then.
     - `num_moves`: `[G]`, moves made.
+    - `final_state`: the environment's last states, `[G, ...]`.
     """
 
     returns: Float[Array, " G"]
     finished: Bool[Array, " G"]
     num_moves: Int[Array, " G"]
+    final_state: PyTree
 
     @property
     def mean(self) -> Float[Array, ""]:
@@ -160,7 +162,7 @@ def _episodes(env: Env, player: Player, keys: Array, max_moves: int) -> EpisodeR
 
     start = _Episodes(env_state, metadata, trees, none, none.astype(jnp.float32), none), jnp.int32(0)
     games, _ = lax.while_loop(unfinished, play, start)
-    return EpisodeResult(games.returns, games.metadata.terminated, games.num_moves)
+    return EpisodeResult(games.returns, games.metadata.terminated, games.num_moves, games.env_state)
 
 
 class ReturnTester(eqx.Module):

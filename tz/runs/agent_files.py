@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from tz._arguments import shown
 from tz._arrays import data_of, has_shape, named_arrays, with_data
 from tz.games.env import Env
 from tz.games.pgx_games import from_pgx
@@ -45,8 +46,14 @@ def save_agent(
     **Arguments:** `env`, the game that it plays; `network` and `norm_state`, such as those of
     [`tz.learn.TrainState`][]; `card`, whatever should be known about it, in values that JSON has.
 
-    **Raises:** `ValueError` for a card of more than a megabyte; a file that was there stays.
+    **Raises:** `ValueError` for something else in the place of the game, and for a card of more than a megabyte; a
+    file that was there stays.
     """
+    if not isinstance(env, Env):
+        raise ValueError(
+            f"save_agent: found {shown(env)} as the second argument, expected a game; write "
+            "tz.save_agent(path, env, network)."
+        )
     path = pathlib.Path(path)
     kind = type(network).__name__
     settings = {"class": kind} | (_written(network.settings) if isinstance(network, (AZResNet, MLP)) else {})
