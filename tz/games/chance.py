@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from tz._arguments import check_ints, check_one_game, check_one_key
+from tz._arguments import check_ints, check_one, check_one_key
 from tz.games.env import Env, StepMetadata
 
 
@@ -77,8 +77,8 @@ def make_move(env: Env, env_state: PyTree, action: Int[Array, ""], *, key: PRNGK
     rewards are those of the move and of nature's outcome together.
     """
     check_one_key("make_move", key)
+    check_one("make_move", "action", action)
     after = env.step(env_state, action)
-    check_one_game("make_move", after[1])
     return after if env.outcome is None else draw_answer(env, *after, key=key)
 
 
