@@ -263,6 +263,13 @@ def test_a_metric_that_no_tester_has_is_named(tmp_path):
         train_loop(start(), num_epochs=2, checkpoints=tz.Checkpoints(tmp_path, best="random_score"))
 
 
+def save_two_more(checkpoints, state):
+    """The first is written while training would go on, so that either call may find that it cannot be."""
+    for _ in range(2):
+        state = dataclasses.replace(state, epoch=state.epoch + 1)
+        checkpoints.save(state)
+
+
 def check_a_full_disk(folder: pathlib.Path) -> None:
     """Files may not grow beyond some bytes, which to a program looks like a disk that is full."""
     checkpoints = tz.Checkpoints(folder, resume=True, every_epochs=1)
@@ -272,7 +279,7 @@ def check_a_full_disk(folder: pathlib.Path) -> None:
     most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, most))
     with pytest.raises(OSError, match=r"could not be written.*\[3, 4\] are complete"):
-        train_loop(state, num_epochs=2, checkpoints=checkpoints)
+        save_two_more(checkpoints, state)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     checkpoints = tz.Checkpoints(folder, resume=True)
     assert checkpoints.epochs == [3, 4]
@@ -429,14 +436,11 @@ test_checkpoint.check_a_full_disk(folder / "run")
 PHASES = ("collect_phase", "train_phase", "test_phase", "save")
 
 
-def command(folder: pathlib.Path, num_epochs: int) -> list[str]:
-    return [sys.executable, str(pathlib.Path(__file__).parent / "trainer.py"), str(folder), str(num_epochs)]
-
-
 def killed(folder: pathlib.Path, phase: str, occurrence: int, delay: float) -> list[str]:
     """Starts the trainer, kills it some time after it begins a phase, and returns what it announced."""
     said = []
-    process = subprocess.Popen(command(folder, 1000), env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, trainer.__file__, str(folder), "1000"]
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
         said.append(line.strip())
         if said.count(phase) == occurrence:
@@ -473,13 +477,12 @@ def chain_of_kills(folder: pathlib.Path, seed: int, number: int) -> list[tuple[i
 def test_a_run_that_is_killed_at_any_moment_goes_on_from_its_last_checkpoint(tmp_path):
     """4 kills, one in every phase; then the run ends as one that was never stopped, bit for bit.
 
-    That one is first: a process that is killed while it writes to JAX's cache of programs leaves half a program there.
+    A process is killed when all is compiled: while it writes to JAX's cache of programs, it would leave half a program.
     """
     straight, other, last = tmp_path / "straight", tmp_path / "killed", 24
-    options = {"env": ENVIRONMENT, "check": True, "capture_output": True}
-    subprocess.run(command(straight, last), **options)
     found = chain_of_kills(other, seed=1, number=4)
     assert len(found) > 2 and found[-1][0] < last
-    subprocess.run(command(other, last), **options)
+    for folder in (straight, other):
+        trainer.train(str(folder), last)
     assert checksums(other, last) == checksums(straight, last)
     assert lines(other) == lines(straight) and len(lines(straight)) == last

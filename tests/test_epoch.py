@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 import tz
 
@@ -22,22 +23,26 @@ def env():
     return tz.from_pgx("tic_tac_toe")
 
 
-def settings(rate=1e-2, c=1.25, noise=0.25, td_lambda=0.8, fast=0.5, decay=0.9) -> tz.TrainConfig:
+GIVEN = {"rate": 1e-2, "c": 1.25, "noise": 0.25, "td_lambda": 0.8, "fast": 0.5, "decay": 0.9}
+
+
+def settings(**given) -> tz.TrainConfig:
     """Tic-tac-toe in small shapes, with all that an epoch can have; the arguments may be traced."""
-    mcts = tz.MCTS(4, 8, selector=tz.PUCT(c), root=tz.Dirichlet(epsilon=noise))
+    given = GIVEN | given
+    mcts = tz.MCTS(4, 8, selector=tz.PUCT(given["c"]), root=tz.Dirichlet(epsilon=given["noise"]))
     return tz.TrainConfig(
         mcts=mcts,
-        optimizer=optax.adam(rate),
-        replay=tz.EpisodeReplayBuffer(24, td_lambda),
+        optimizer=optax.adam(given["rate"]),
+        replay=tz.EpisodeReplayBuffer(24, given["td_lambda"]),
         num_games=4,
         train_batch_size=8,
         warmup_moves=8,
         moves_per_epoch=8,
         train_steps_per_epoch=3,
         fast_mcts=dataclasses.replace(mcts, num_simulations=2),
-        fast_fraction=fast,
+        fast_fraction=given["fast"],
         replay_window=lambda moves: jnp.maximum(5, moves // 2),
-        average_decay=decay,
+        average_decay=given["decay"],
         augment=tz.random_dihedral,
         loss=functools.partial(tz.az_loss, l2_reg_lambda=1e-3),
     )
@@ -59,7 +64,14 @@ def warm_up(config, env, state):
     return tz.learn.self_play_phase(config, env, state, num_moves=config.warmup_moves)[0]
 
 
-compiled_epoch = eqx.filter_jit(tz.learn.epoch)
+@eqx.filter_jit
+def epoch_with(given, env, state):
+    """An epoch whose settings are arguments of the program, so that all tests share one."""
+    return tz.learn.epoch(settings(**given), env, state)
+
+
+def compiled_epoch(env, state, given=GIVEN):
+    return epoch_with({name: jnp.float32(x) for name, x in given.items()}, env, state)
 
 
 @eqx.filter_jit
@@ -83,7 +95,7 @@ def test_it_has_the_numbers_of_the_loop(config, env):
     looped = tz.train_loop(config, env, looped, num_epochs=3, sinks=[rows.append], progress=False, mesh=MESH)
     state = warm_up(config, env, start(config, env, 3))
     for row in rows:
-        state, metrics = compiled_epoch(config, env, state)
+        state, metrics = compiled_epoch(env, state)
         assert set(metrics) - set(row) == {"bad_positions", "simulations", "skipped_steps"}
         assert int(metrics["bad_positions"]) == int(metrics["skipped_steps"]) == 0
         for name in set(metrics) & set(row):
@@ -112,7 +124,7 @@ def test_four_seeds_in_one_program_are_the_four_one_by_one(config, env, four_see
         state = warm_up(config, env, start(config, env, seed))
         assert_same(of_seed(before, seed), state, rtol=1e-5, atol=1e-6)
         for _ in range(2):
-            state, expected = compiled_epoch(config, env, state)
+            state, expected = compiled_epoch(env, state)
         chex.assert_trees_all_equal(of_seed(after, seed).games.search.tree.state, state.games.search.tree.state)
         assert_same(of_seed(after, seed), state, rtol=1e-4, atol=1e-5)
         assert_same(of_seed(metrics, seed), expected, rtol=1e-4, atol=1e-5)
@@ -121,20 +133,23 @@ def test_four_seeds_in_one_program_are_the_four_one_by_one(config, env, four_see
 
 def test_seeds_are_spread_over_devices(config, env, four_seeds):
     before, after, _ = four_seeds
+    mesh = tz.data_mesh(jax.devices()[:2])
+    states, static = eqx.partition(before, eqx.is_array)
 
-    @eqx.filter_jit
-    def two_epochs(states):
-        dynamic, static = eqx.partition(states, eqx.is_array)
-
-        def local(shared, dynamic):
+    @jax.jit
+    def step(states):
+        def local(shared, states):
             config, env = shared
-            epoch = lambda state: tz.learn.epoch(config, env, eqx.combine(state, static))[0]
-            step = lambda state: eqx.filter(epoch(eqx.filter(epoch(state), eqx.is_array)), eqx.is_array)
-            return jax.vmap(step)(dynamic)
+            epoch = lambda state: eqx.filter(tz.learn.epoch(config, env, eqx.combine(state, static))[0], eqx.is_array)
+            return jax.vmap(epoch)(states)
 
-        return tz.over_games(tz.data_mesh(jax.devices()[:2]), local, (config, env), dynamic)
+        return tz.over_games(mesh, local, (config, env), states)
 
-    assert_same(two_epochs(before), after, rtol=1e-4, atol=1e-5)
+    states = jax.device_put(states, NamedSharding(mesh, PartitionSpec("data")))
+    for _ in range(2):
+        states = step(states)
+        assert states.games.step.sharding.num_devices == 2
+    assert_same(states, after, rtol=1e-4, atol=1e-5)
 
 
 SWEPT = {
@@ -154,9 +169,8 @@ def test_hyper_parameters_are_swept_in_one_program(config, env):
         eqx.filter_vmap(lambda swept, state: tz.learn.epoch(settings(**swept), env, state), in_axes=(0, None))
     )
     both, metrics = step(swept, state)
-    one = eqx.filter_jit(lambda swept, state: tz.learn.epoch(settings(**swept), env, state))
     for index in range(2):
-        expected, row = one({name: x[index] for name, x in swept.items()}, state)
+        expected, row = compiled_epoch(env, state, {name: x[index] for name, x in SWEPT.items()})
         assert_same(of_seed(both, index), expected, rtol=1e-4, atol=1e-5)
         assert_same(of_seed(metrics, index), row, rtol=1e-4, atol=1e-5)
     weights = both.train.network.policy_linear.weight
@@ -165,8 +179,8 @@ def test_hyper_parameters_are_swept_in_one_program(config, env):
 
 def test_before_the_first_end_of_an_episode_nothing_is_learned(config, env):
     state = start(config, env, 0)  # without the warm-up, and with moves that end no game
-    short = dataclasses.replace(config, moves_per_epoch=2)
-    after, metrics = compiled_epoch(short, env, state)
+    short = dataclasses.replace(config, moves_per_epoch=2, fast_mcts=None)
+    after, metrics = eqx.filter_jit(tz.learn.epoch)(short, env, state)
     assert_same(after.train, state.train)
     assert int(after.epoch) == 1 and int(metrics["skipped_steps"]) == 3 and np.isnan(metrics["loss"])
 

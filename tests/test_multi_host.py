@@ -3,12 +3,14 @@
 import json
 import os
 import pathlib
+import runpy
 import signal
 import socket
 import subprocess
 import sys
 import time
 
+import jax
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -17,10 +19,14 @@ SCRIPT = pathlib.Path(__file__).parents[1] / "experiments" / "multi_host.py"
 NUM_EPOCHS = 2
 
 
-def start(out, log, *arguments):
-    command = [sys.executable, str(SCRIPT), "--games", "16", "--out", str(out), *arguments]
+def options(out, *more):
+    return [str(SCRIPT), "--games", "16", "--out", str(out), *more]
+
+
+def start(out, log, *more):
     environment = os.environ | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}
     with log.open("w") as file:
+        command = [sys.executable, *options(out, *more)]
         return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
 
 
@@ -28,8 +34,8 @@ def start_pair(folder, *more):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    options = ["--coordinator", address, "--num-processes", "2", "--cpu-devices", "4", "--epochs", "1000", *more]
-    return [start(folder, folder / f"{i}.log", *options, "--process-id", str(i)) for i in (0, 1)]
+    of_both = ["--coordinator", address, "--num-processes", "2", "--cpu-devices", "4", "--epochs", "1000", *more]
+    return [start(folder, folder / f"{i}.log", *of_both, "--process-id", str(i)) for i in (0, 1)]
 
 
 def epochs(folder):
@@ -40,8 +46,11 @@ def epochs(folder):
 
 
 def one_process(folder, num_epochs, *more):
-    options = ["--num-processes", "1", "--cpu-devices", "8", "--epochs", str(num_epochs), *more]
-    assert start(folder, folder / "log", *options).wait(timeout=300) == 0, (folder / "log").read_text()
+    """Runs the script in this process, which has eight devices."""
+    assert jax.device_count() == 8
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", options(folder, "--num-processes", "1", "--epochs", str(num_epochs), *more))
+        runpy.run_path(str(SCRIPT), run_name="__main__")
     return epochs(folder)
 
 

@@ -96,12 +96,12 @@ def test_a_run_that_is_stopped_by_a_signal_is_resumed_by_the_same_command(run, t
 def test_a_fork_begins_with_the_run_and_its_settings_but_for_those_given(run, tmp_path):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     folder = tmp_path / "fork"
-    more = ["--learning-rate", "1e-4", "--num-simulations", "6", "--epochs", "5"]
+    more = ["--learning-rate", "1e-4", "--train-steps-per-epoch", "3", "--epochs", "5"]
     main(["--out", str(folder), "--fork", str(run), "--cpu-devices", "8", *more])
     assert [row["epoch"] for row in metrics(folder)] == [4]
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     recipe, _ = whole_run.saved_settings(folder)
-    assert recipe == dataclasses.replace(whole_run.saved_settings(run)[0], learning_rate=1e-4, num_simulations=6)
+    assert recipe == dataclasses.replace(whole_run.saved_settings(run)[0], learning_rate=1e-4, train_steps_per_epoch=3)
     main(["--out", str(folder), "--resume", "--cpu-devices", "8", "--epochs", "6"])
     card = tz.runs.agent_card(folder / "agent.tz")
     assert card["epochs"] == 6 and card["forked_from"] == tz.runs.agent_card(run / "agent.tz")

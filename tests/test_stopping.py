@@ -59,10 +59,15 @@ def network():
     return tz.MLP(ENV.observation.shape, ENV.num_actions, width=8, key=jax.random.key(0))
 
 
-@pytest.fixture
-def start(network):
-    """The state after one epoch."""
+@pytest.fixture(scope="module")
+def after_one_epoch(network):
     return train_loop(tz.init_loop(CONFIG, ENV, network, key=jax.random.key(1), mesh=MESH), num_epochs=1)
+
+
+@pytest.fixture
+def start(after_one_epoch):
+    """The state after one epoch, in arrays that may be given up."""
+    return jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, after_one_epoch)
 
 
 def interrupt():

@@ -45,7 +45,9 @@ class Sum(eqx.Module):
         return state, {"sum": float(state)}
 
 
-def main(folder: str, num_epochs: int) -> None:
+def announce() -> None:
+    """Lets each phase and each save say so on standard output when it begins."""
+
     def announced(name, function):
         def call(*args, **kwargs):
             print(name, flush=True)
@@ -56,6 +58,10 @@ def main(folder: str, num_epochs: int) -> None:
     for phase in ("collect_phase", "train_phase", "test_phase"):
         setattr(tz.runs.loop, phase, announced(phase, getattr(tz.runs.loop, phase)))
     tz.Checkpoints.save = announced("save", tz.Checkpoints.save)
+
+
+def train(folder: str, num_epochs: int) -> None:
+    """Begins a run in a folder, or goes on with it."""
     env, mesh = tz.from_pgx("tic_tac_toe"), tz.data_mesh(jax.devices()[:1])
     settings = dataclasses.replace(config(), testers=(Sum(),))
     checkpoints = tz.Checkpoints(folder, every_epochs=1, keep=2, resume=True)
@@ -66,4 +72,5 @@ def main(folder: str, num_epochs: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    announce()
+    train(sys.argv[1], int(sys.argv[2]))
