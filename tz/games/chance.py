@@ -37,7 +37,7 @@ def outcome_at(cdf: Float[Array, " C"], point: Float[Array, ""]) -> Int[Array, "
 
 
 def is_to_draw(metadata: StepMetadata) -> Bool[Array, "..."]:
-    """Whether nature is to move; of a game with chance."""
+    """Returns whether nature is to move, in a game with chance."""
     assert metadata.chance is not None  # `check_env` and `search` say so by name
     return jnp.any(metadata.chance > 0, axis=-1)
 
@@ -45,9 +45,11 @@ def is_to_draw(metadata: StepMetadata) -> Bool[Array, "..."]:
 def answer(
     env: Any, env_state: PyTree, metadata: StepMetadata, outcome: Int[Array, ""], *, key: PRNGKeyArray
 ) -> tuple[PyTree, StepMetadata]:
-    """The position after nature's answer to a move, with the rewards of both; the same position if it has none to give.
+    """Returns the position after an outcome of nature, or the same position where a player is to move.
 
     **Arguments:** `env`, a game or a model with an `outcome`; `env_state` and `metadata`, from its `step`.
+
+    **Returns:** the state and its metadata, whose rewards are those of the move and of the outcome together.
     """
     is_nature = is_to_draw(metadata)
     next_state, after = env.outcome(env_state, outcome, key)
@@ -85,9 +87,10 @@ def make_move(env: Env, env_state: PyTree, action: Int[Array, ""], *, key: PRNGK
 def make_numbered_move(
     env: Env, env_state: PyTree, action: Int[Array, ""], num_draws: Int[Array, ""], *, key: PRNGKeyArray
 ) -> tuple[PyTree, StepMetadata, Int[Array, ""]]:
-    """The same as `make_move`, for games whose draws are numbered: nature's n-th draw depends on the key and n alone.
+    """Makes a move like `make_move`, in a game whose draws are numbered.
 
-    So two games with one key get the same dice, whatever is played in them.
+    Nature's n-th draw depends on the key and on n alone, so two games with one key get the same dice, whatever is played
+    in them.
 
     **Arguments:** `num_draws`, nature's draws in this game so far; `key`, of all draws of the game.
 
@@ -103,7 +106,7 @@ def make_numbered_move(
 def draw_answer(
     env: Env, env_state: PyTree, metadata: StepMetadata, *, key: PRNGKeyArray
 ) -> tuple[PyTree, StepMetadata]:
-    """The position after nature's outcome, drawn with the key, if nature is to move."""
+    """Draws nature's outcome with the key where nature is to move, and returns the position after it."""
     draw_key, outcome_key = jax.random.split(key)
     assert metadata.chance is not None  # `check_env` and `search` say so by name
     outcome = outcome_at(cumulative(metadata.chance), jax.random.uniform(draw_key, (), jnp.float32))

@@ -109,7 +109,7 @@ class ChanceColumns(eqx.Module):
 
 
 def no_chance(metadata: StepMetadata, max_nodes: int) -> ChanceColumns | None:
-    """The columns of a tree that has only a root; None for a game without chance."""
+    """Returns the columns of a tree that has only a root, or None for a game without chance."""
     if metadata.chance is None:
         return None
     shape = max_nodes, metadata.chance.shape[0]
@@ -131,6 +131,9 @@ def nth_point(offset: UInt[Array, ""], visit: Int[Array, ""]) -> Float[Array, ""
 
 
 def answered(model, env_state: PyTree, metadata: StepMetadata, edge: EdgeChance) -> tuple[PyTree, StepMetadata]:
-    """The position after nature's outcome. Sampled outcomes depend on edge and outcome alone, so each is met again."""
+    """Returns the position after the outcome of an edge.
+
+    The key of sampled chance depends on the edge and the outcome alone, so a search that comes back finds the same state.
+    """
     key = jax.random.fold_in(jax.random.key(edge.offset), edge.outcome)
     return answer(model, env_state, metadata, edge.outcome, key=key)

@@ -62,7 +62,7 @@ def choose_edges(
 def expand_edge(
     mcts: MCTS, model: Env | Model, evaluator: Any, tree: Tree, root: StepMetadata, edge, key, chance_key
 ) -> Leaf:
-    """The position that an edge leads to, and what the evaluator says of it; `root` is the metadata of the root."""
+    """Steps through an edge and evaluates the position that it leads to; `root` is the metadata of the root."""
     (node, action, visit), discount, chance = edge, jnp.float32(mcts.discount), None
     before = jax.tree.map(lambda x: x[node], tree.state)
     env_state, metadata = stepped(model, before, tree.env_action(node, action), root)
@@ -82,7 +82,7 @@ def expand_edge(
 
 
 def add_leaf(mcts: MCTS, tree: Tree, leaf: Leaf) -> Tree:
-    """The tree with the position of a leaf, and with its return in the edges above."""
+    """Adds the position of a leaf to the tree, and its return to the edges above."""
     edge, position = (leaf.node, leaf.action), (leaf.env_state, leaf.metadata)
     tree = append(tree, *edge, *position, leaf.log_prior, leaf.actions, leaf.value, leaf.chance)
     update = solving_backup(mcts.backup) if mcts.solve else mcts.backup

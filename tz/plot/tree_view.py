@@ -63,7 +63,7 @@ def read_nodes(state: SearchState) -> list[ShownNode]:
 
 
 def _with_nature(tree: Tree, nodes: list[ShownNode]) -> list[ShownNode]:
-    """The nodes of a tree of a game with chance, and before those that nature led to a node where it was to move."""
+    """Puts a node where nature is to move between each move that chance answers and the nodes of its outcomes."""
     chance, edges = tree.chance, (tree.parent, tree.action)
     assert chance is not None
     first = tree.children[edges]
