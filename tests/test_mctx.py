@@ -12,7 +12,7 @@ import pytest
 from tabular import NUM_ACTIONS, Tables, draw_tables, stack_tables, tabular_env, tabular_evaluator
 
 import tz
-from tz.mcts.root_policies import GumbelNotes, halving_schedule
+from tz.mcts.gumbel_root import GumbelNotes, halving_schedule
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
 

@@ -183,7 +183,7 @@ def test_the_returns_that_random_games_prove_are_those_of_plain_sums(num_players
         ends = rng.integers(1, 2 * num_moves, num_games)
         terminated = np.arange(num_moves + 1) >= ends[:, None]
         rewards[np.arange(num_moves + 1) > ends[:, None]] = 0
-        record = GameRecord(*map(jnp.asarray, (rewards, terminated, player)), {}, jnp.asarray(terminated), {})
+        record = GameRecord(*map(jnp.asarray, (rewards, terminated, player)), {}, jnp.asarray(terminated), {}, {})
         least, greatest = [], []
         for game in range(num_games):
             for start in range(num_moves):

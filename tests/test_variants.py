@@ -22,7 +22,7 @@ from tabular import (
 )
 
 import tz
-from tz.mcts.root_policies import GumbelNotes
+from tz.mcts.gumbel_root import GumbelNotes
 
 NUM_GAMES = 12
 SELECTORS = {

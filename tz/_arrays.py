@@ -50,3 +50,8 @@ def check_same_types(what: str, before: PyTree, after: PyTree) -> None:
 def _type(x: Array) -> str:
     weak = " of a weak type, as Python's numbers have" if jax.typeof(x).weak_type else ""
     return f"{x.dtype}{list(x.shape)}{weak}"
+
+
+def strong(tree: PyTree) -> PyTree:
+    """The same arrays, and Python's numbers as arrays, without weak types, which a later step would make strong."""
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.asarray(x).dtype), tree)

@@ -42,29 +42,36 @@ def play_random_games(
     **Returns:** the calls of one game with their results, to be repeated; the record of the games, as NumPy arrays;
     and the names of the keys in the state.
     """
-    init_key, chance_key = jax.random.split(key)
+    init_key, action_key, other_key = jax.random.split(key, 3)
     # The chances are drawn here, not in `_play`, to keep the program small: compiling it is most of the time spent.
-    chances = jax.random.uniform(chance_key, (num_games, num_moves + 1), jnp.float32)
+    chances = jax.random.uniform(action_key, (num_games, num_moves + 1), jnp.float32)
     keys = keys_used(env)
-    played = _play_games(env, tuple(keys), jax.random.split(init_key, num_games), chances)
+    init_keys, other_keys = jax.random.split(init_key, num_games), jax.random.split(other_key, num_games)
+    played = _play_games(env, tuple(keys), init_keys, other_keys, chances)
     sample, record = jax.block_until_ready(played)
     return sample, jax.device_get(record), [f"state{name}" for name in keys]
 
 
 @eqx.filter_jit
 def _play_games(
-    env: Env, keys: tuple[str, ...], init_keys: Shaped[Array, "B ..."], chances: Float[Array, "B T"]
+    env: Env,
+    keys: tuple[str, ...],
+    init_keys: Shaped[Array, "B ..."],
+    other_keys: Shaped[Array, "B ..."],
+    chances: Float[Array, "B T"],
 ) -> tuple[PyTree, GameRecord]:
-    samples, record = jax.vmap(functools.partial(_play, env, keys))(init_keys, chances)
+    samples, record = jax.vmap(functools.partial(_play, env, keys))(init_keys, other_keys, chances)
     return jax.tree.map(lambda leaf: leaf[0], samples), record
 
 
-def _play(env: Env, keys: tuple[str, ...], init_key: PRNGKeyArray, chances: Float[Array, " T"]) -> tuple[PyTree, Any]:
-    """One game; another new game, for which the same moves are made; and a copy of the first that differs in the keys
-    in its state, if it has any. The three are in a leading axis.
+def _play(
+    env: Env, keys: tuple[str, ...], init_key: PRNGKeyArray, other_key: PRNGKeyArray, chances: Float[Array, " T"]
+) -> tuple[PyTree, Any]:
+    """Plays one game, and makes the same moves in another new game and, if the state has keys, in a copy of the first
+    that differs in them. The three are in a leading axis.
     """
-    other_key, chance_key = jax.random.split(init_key)
-    new = jax.tree.map(jnp.asarray, jax.vmap(env.init)(jnp.stack([init_key, other_key])))
+    twin_key, chance_key = jax.random.split(other_key)
+    new = jax.tree.map(jnp.asarray, jax.vmap(env.init)(jnp.stack([init_key, twin_key])))
     first, twin = (jax.tree.map(lambda leaf, i=i: leaf[i], new) for i in (0, 1))
     copies = [first, twin, (with_other_keys(first[0], keys), first[1])] if keys else [first, twin]
     starts = jax.tree.map(lambda *leaves: jnp.stack(leaves), *copies)

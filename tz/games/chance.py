@@ -89,8 +89,8 @@ def make_numbered_move(
 ) -> tuple[PyTree, StepMetadata, Int[Array, ""]]:
     """Makes a move like `make_move`, in a game whose draws are numbered.
 
-    Nature's n-th draw depends on the key and on n alone, so two games with one key get the same dice, whatever is played
-    in them.
+    Nature's n-th draw depends on the key and on n alone, so two games with one key get the same dice, whatever is
+    played in them.
 
     **Arguments:** `num_draws`, nature's draws in this game so far; `key`, of all draws of the game.
 

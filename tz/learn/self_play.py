@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from tz._arguments import check_evaluator, check_ints, check_one_game, check_one_key
-from tz._arrays import named_arrays
+from tz._arrays import named_arrays, strong
 from tz.games.chance import make_move, split_with_chance
 from tz.games.conformance import check_no_discount
 from tz.games.env import Env, StepMetadata
@@ -20,7 +20,6 @@ from tz.mcts.models import Model, model_of, root_of
 from tz.mcts.results import action_weights, choose_action, root_value
 from tz.mcts.settings import MCTS, on_trees_of
 from tz.mcts.simulation import Evaluator, SearchState, advance, check_trees, init_search, search
-from tz.mcts.tree import strong
 
 Record = Callable[[PyTree, SearchState, StepMetadata], PyTree]
 """`(env_state, searched, metadata) -> arrays`, of a position after its search."""

@@ -10,6 +10,8 @@ from tz.mcts.evaluators import RolloutEvaluator as RolloutEvaluator
 from tz.mcts.evaluators import uniform_evaluator as uniform_evaluator
 from tz.mcts.final_moves import LowerConfidenceBound as LowerConfidenceBound
 from tz.mcts.final_moves import root_returns as root_returns
+from tz.mcts.gumbel_root import Gumbel as Gumbel
+from tz.mcts.gumbel_root import halving_schedule as halving_schedule
 from tz.mcts.models import Model as Model
 from tz.mcts.models import ModelEvaluator as ModelEvaluator
 from tz.mcts.results import action_weights as action_weights
@@ -17,11 +19,9 @@ from tz.mcts.results import choose_action as choose_action
 from tz.mcts.results import root_value as root_value
 from tz.mcts.root_policies import Dirichlet as Dirichlet
 from tz.mcts.root_policies import ForcedPlayouts as ForcedPlayouts
-from tz.mcts.root_policies import Gumbel as Gumbel
 from tz.mcts.root_policies import PlainRoot as PlainRoot
 from tz.mcts.root_policies import RootPolicy as RootPolicy
 from tz.mcts.root_policies import RootResult as RootResult
-from tz.mcts.root_policies import halving_schedule as halving_schedule
 from tz.mcts.selectors import PUCT as PUCT
 from tz.mcts.selectors import CompletedQ as CompletedQ
 from tz.mcts.selectors import ImprovedPolicy as ImprovedPolicy

@@ -133,7 +133,8 @@ def nth_point(offset: UInt[Array, ""], visit: Int[Array, ""]) -> Float[Array, ""
 def answered(model, env_state: PyTree, metadata: StepMetadata, edge: EdgeChance) -> tuple[PyTree, StepMetadata]:
     """Returns the position after the outcome of an edge.
 
-    The key of sampled chance depends on the edge and the outcome alone, so a search that comes back finds the same state.
+    The key of sampled chance depends on the edge and the outcome alone, so a search that comes back finds the state
+    that it left.
     """
     key = jax.random.fold_in(jax.random.key(edge.offset), edge.outcome)
     return answer(model, env_state, metadata, edge.outcome, key=key)

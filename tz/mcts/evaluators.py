@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from tz._arguments import check_fields, check_instance, check_one_game, check_one_key
 from tz.games.chance import make_move
 from tz.games.env import Env, StepMetadata
-from tz.mcts.tree import any_game
+from tz.mcts._any_game import any_game
 from tz.nn.outputs import apply, policy_and_value
 
 

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from tz.mcts._any_game import any_game
 from tz.mcts.selectors import best_action
-from tz.mcts.tree import Tree, any_game
+from tz.mcts.tree import Tree
 
 
 def by_weights(tree: Tree, discount: float | Float[Array, ""], log_weights: Float[Array, " A"]) -> Float[Array, " A"]:

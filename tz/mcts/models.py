@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from tz._arguments import check_evaluator, shown
-from tz._arrays import named_arrays
+from tz._arrays import named_arrays, strong
 from tz.games.env import Env, StepMetadata
-from tz.mcts.tree import Tree, strong
+from tz.mcts.tree import Tree
 
 
 class Model(eqx.Module):

@@ -14,7 +14,8 @@ from tz._arguments import check_fields
 from tz.games.env import StepMetadata
 from tz.mcts.backups import MeanBackup, SoftmaxBackup
 from tz.mcts.final_moves import LowerConfidenceBound, by_weights
-from tz.mcts.root_policies import Dirichlet, Gumbel, RootPolicy
+from tz.mcts.gumbel_root import Gumbel
+from tz.mcts.root_policies import Dirichlet, RootPolicy
 from tz.mcts.selectors import PUCT, CompletedQ, ImprovedPolicy
 from tz.mcts.tree import Node
 

@@ -11,13 +11,14 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from tz._arguments import check_evaluator, check_one_game, check_one_key
+from tz._arrays import strong
 from tz.games.chance import check_nature
 from tz.games.env import Env, StepMetadata
 from tz.mcts._evaluation import evaluate, largest, log_prior
 from tz.mcts._leaves import add_leaf, choose_edge, choose_edges, expand_edge
 from tz.mcts.models import Model, check_is_model, check_position, check_same_model, root_of, without_forbidden
 from tz.mcts.settings import MCTS, check_settings
-from tz.mcts.tree import Node, Tree, init_tree, reroot, strong
+from tz.mcts.tree import Node, Tree, init_tree, reroot
 
 Evaluator = Callable[[PyTree, StepMetadata, PRNGKeyArray], tuple[Float[Array, " A"], Float[Array, ""]]]
 """`(env_state, metadata, key) -> (logits [A], value [])`; the value is for the player to move. Where a search steps

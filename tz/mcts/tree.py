@@ -14,24 +14,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from tz._arrays import strong
 from tz.games.env import StepMetadata
+from tz.mcts._any_game import any_game
 from tz.mcts._chance import ChanceColumns, EdgeChance, no_chance
-
-
-@jax.custom_batching.custom_vmap
-def any_game(pred: Bool[Array, ""]) -> Bool[Array, ""]:
-    """Whether `pred` holds in any game of the batch, over every enclosing `vmap`.
-
-    As the condition of a `while_loop` it keeps the loop's predicate unbatched, so that `vmap` adds no select of the
-    whole carry at every iteration; the body must then leave the games where `pred` is False as they are.
-    """
-    return pred
-
-
-@any_game.def_vmap
-def _any_game_batched(axis_size, in_batched, pred):
-    del axis_size, in_batched
-    return any_game(jnp.any(pred)), False
 
 
 class Tree(eqx.Module):
@@ -113,11 +99,6 @@ class Node(eqx.Module):
         return (self.raw_value + returns) / self.num_visits.astype(jnp.float32)
 
 
-def strong(tree: PyTree) -> PyTree:
-    """The same arrays, and Python's numbers as arrays, without weak types, which a later step would make strong."""
-    return jax.tree.map(lambda x: jnp.asarray(x, jnp.asarray(x).dtype), tree)
-
-
 def init_tree(state: PyTree, metadata: StepMetadata, max_nodes: int, max_actions: int | None = None) -> Tree:
     """A tree with only a root, not yet evaluated.
 
@@ -155,9 +136,7 @@ def init_tree(state: PyTree, metadata: StepMetadata, max_nodes: int, max_actions
 def descend(
     tree: Tree, root_action: Int[Array, ""], select: Callable[[Node], Int[Array, ""]]
 ) -> tuple[Int[Array, ""], Int[Array, ""]]:
-    """Follows `select` from the root until the edge has no child, or its child is terminal.
-
-    In a game with chance, the child is that of the outcome that this visit takes.
+    """Follows `select` from the root until the edge has no child (for the outcome of this visit), or a terminal one.
 
     **Arguments:** `root_action`, already chosen at the root; `select`, `Node -> action`, for every node below.
 
