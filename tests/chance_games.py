@@ -150,3 +150,92 @@ def race_value(own: tuple[int, ...], other: tuple[int, ...], die: int, num_sides
         rolls = [race_value(other, moved, roll, num_sides) for roll in range(1, num_sides + 1)]
         best = max(best, -float(np.mean(rolls)))
     return best
+
+
+NUM_TILES = 3  # moves in a game of `small_2048`
+
+
+class Tiles(eqx.Module):
+    """A board of 2 by 2 with exponents of two, 0 where empty, and the moves made."""
+
+    board: Int[Array, "2 2"]
+    num_moves: Int[Array, ""]
+    is_open: jax.Array
+
+
+def slide(board: Int[Array, "2 2"], action: Int[Array, ""]) -> tuple[Int[Array, "2 2"], Int[Array, ""]]:
+    """The board after a push to the left, right, top or bottom, and the sum of the tiles that were merged."""
+    turned = jnp.stack([board, board[:, ::-1], board.T, board.T[:, ::-1]])[action]
+    first, second = turned[:, 0], turned[:, 1]
+    merged = (first == second) & (first > 0)
+    kept = jnp.where(first > 0, first, second)
+    rest = jnp.where((first > 0) & ~merged, second, 0)
+    turned = jnp.stack([kept + merged.astype(jnp.int32), rest], axis=1)
+    reward = jnp.sum(jnp.where(merged, 2 ** (first + 1), 0), dtype=jnp.int32)
+    return jnp.stack([turned, turned[:, ::-1], turned.T, turned[:, ::-1].T])[action], reward
+
+
+def small_2048() -> tz.Env:
+    """2048 on 2 by 2 cells, which ends after a few moves: a tile of 2 (three times in four) or 4 comes after each."""
+
+    def legal(board):
+        return jnp.stack([jnp.any(slide(board, jnp.int32(a))[0] != board) for a in range(4)])
+
+    def metadata(state, reward):
+        empty = jnp.where(state.board.ravel() == 0, 1.0, 0.0)
+        chance = (empty / jnp.maximum(jnp.sum(empty), 1.0))[:, None] * jnp.array([[0.75, 0.25]])
+        mask = legal(state.board)
+        over = ~state.is_open & ((state.num_moves >= NUM_TILES) | ~jnp.any(mask))
+        return tz.StepMetadata(
+            rewards=reward.astype(jnp.float32)[None],
+            action_mask=mask & ~state.is_open & ~over,
+            terminated=over,
+            cur_player_id=jnp.int32(0),
+            chance=jnp.where(state.is_open, chance.ravel(), 0.0),
+        )
+
+    def init(key):
+        del key
+        state = Tiles(jnp.array([[1, 0], [0, 1]], jnp.int32), jnp.int32(0), jnp.bool_(False))
+        return state, metadata(state, jnp.int32(0))
+
+    def step(state, action):
+        over = metadata(state, jnp.int32(0)).terminated
+        board, reward = slide(state.board, action)
+        after = Tiles(board, state.num_moves + 1, jnp.bool_(True))
+        after = jax.tree.map(lambda a, b: jnp.where(over, a, b), state, after)
+        return after, metadata(after, jnp.where(over, 0, reward))
+
+    def outcome(state, outcome, key):
+        del key
+        board = state.board.ravel().at[outcome // 2].set(1 + outcome % 2).reshape(2, 2)
+        after = Tiles(board, state.num_moves, jnp.bool_(False))
+        return after, metadata(after, jnp.int32(0))
+
+    return tz.Env(init, step, lambda state: state.board.astype(jnp.float32), "small 2048", outcome=outcome)
+
+
+@functools.cache
+def small_2048_value(board: tuple[int, ...], num_moves: int = 0) -> float:
+    """The expected sum of the rewards from here with best play, in plain Python."""
+    if num_moves >= NUM_TILES:
+        return 0.0
+    lines = {0: ((0, 1), (2, 3)), 1: ((1, 0), (3, 2)), 2: ((0, 2), (1, 3)), 3: ((2, 0), (3, 1))}
+    best = None
+    for places in lines.values():
+        after, reward = list(board), 0
+        for near, far in places:
+            tiles = [tile for tile in (board[near], board[far]) if tile]
+            if len(tiles) == 2 and tiles[0] == tiles[1]:
+                tiles, reward = [tiles[0] + 1], reward + 2 ** (tiles[0] + 1)
+            after[near], after[far] = (*tiles, 0, 0)[:2]
+        if after == list(board):
+            continue
+        empty = [cell for cell in range(4) if after[cell] == 0]
+        total = 0.0
+        for cell in empty:
+            for tile, chance in ((1, 0.75), (2, 0.25)):
+                answered = tuple(tile if i == cell else x for i, x in enumerate(after))
+                total += chance / len(empty) * small_2048_value(answered, num_moves + 1)
+        best = max(reward + total, -1.0 if best is None else best)
+    return 0.0 if best is None else best

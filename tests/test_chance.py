@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from chance_games import HOLD, ROLL, pig, pig_values, race, race_value
+from chance_games import HOLD, ROLL, pig, pig_values, race, race_value, small_2048, small_2048_value
 from scipy import stats
 
 import tz
@@ -132,6 +132,20 @@ def test_the_values_of_long_searches_are_those_of_expectimax():
         errors[num_simulations] = np.sqrt(np.mean((best - exact) ** 2))
     assert errors[2048] < 0.05
     assert errors[2048] < errors[128] / 4  # as the square root at the least
+
+
+def test_scores_of_long_searches_are_those_of_expectimax_too():
+    """A game for one, with rewards on the way, on a board of 2 by 2."""
+    env, exact = small_2048(), small_2048_value((1, 0, 0, 1))
+    tz.check_env(env, max_moves=16)
+    errors = {}
+    for num_simulations in (64, 4096):
+        mcts = tz.MCTS(num_simulations, root=tz.PlainRoot(), selector=tz.ImprovedPolicy())
+        visits, q = (getattr(searched(mcts, env, tz.uniform_evaluator).tree, name)[:, 0] for name in ("visits", "q"))
+        best = np.take_along_axis(q, visits.argmax(1)[:, None], 1)[:, 0]
+        errors[num_simulations] = np.sqrt(np.mean((best - exact) ** 2))
+    assert errors[4096] < 0.01 * exact
+    assert errors[4096] < errors[64] / 30  # nearly as one over the number of simulations
 
 
 def test_a_search_whose_evaluator_is_exact_rolls_and_holds_as_it_should_everywhere():
