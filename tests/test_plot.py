@@ -341,7 +341,7 @@ def test_losses_are_drawn_above_their_floors_where_these_are_known():
     np.testing.assert_allclose(loss.lines[0].get_ydata(), [0.5 * row["policy_loss"] for row in ROWS])
     np.testing.assert_allclose(loss.lines[1].get_ydata(), [row["value_loss"] - 0.1 for row in ROWS])
     labels = [text.get_text() for text in loss.get_legend().get_texts()]
-    assert labels == ["policy loss above its floor", "value loss less a constant's"]
+    assert labels == ["policy loss above its floor", "value loss minus a constant's"]
 
 
 def test_a_number_that_json_has_not_is_a_gap_in_the_curve(tmp_path):

@@ -110,7 +110,7 @@ def _with_derived(rows: Rows) -> list[dict[str, int | float]]:
 def _losses(rows: Rows) -> dict[str, str]:
     """The losses to draw: the name of the metric by its label."""
     keys = {key for row in rows for key in row}
-    labels = {"policy loss above its floor": "policy_loss_excess", "value loss less a constant's": "value_loss_excess"}
+    labels = {"policy loss above its floor": "policy_loss_excess", "value loss minus a constant's": "value_loss_excess"}
     excess = {label: name for label, name in labels.items() if name in keys}
     return excess or {name.replace("_", " "): name for name in _LOSSES if name in keys}
 
