@@ -242,7 +242,7 @@ CASES = {
         r"save_agent: found .*MLP.* as the second argument, expected a game; write tz.save_agent\(path, env, network\)",
     ),
     "make_move": (
-        lambda g: tz.games.make_move(g.nim, g.states, jnp.zeros(4, int), key=g.one),
+        lambda g: tz.games.make_move(g.nim, g.states, jnp.zeros(4, int)),
         f"make_move: .*{BATCH}",
     ),
     "play_moves": (lambda g: tz.play_moves(g.nim, jnp.zeros((4, 3), int)), f"play_moves: .*{BATCH}"),

@@ -63,42 +63,59 @@ def answer(
     )
 
 
-def make_move(env: Env, env_state: PyTree, action: Int[Array, ""], *, key: PRNGKeyArray) -> tuple[PyTree, StepMetadata]:
+def make_move(
+    env: Env, env_state: PyTree, action: Int[Array, ""], *, key: PRNGKeyArray | None = None
+) -> tuple[PyTree, StepMetadata]:
     """Make a move in one game, and draw nature's answer if the move has one.
 
-    In a game without chance this is `env.step`, and the key is not used.
+    In a game without chance this is `env.step`.
 
     **Arguments:**
 
     - `env`: the game.
     - `env_state`: a state in which a player is to move, or in which the game is over.
     - `action`: the move of the player to move.
-    - `key`: decides nature's outcome. With the same key, equal probabilities give the same outcome.
+    - `key`: decides nature's outcome. With the same key, equal probabilities give the same outcome. A game without
+        chance needs none.
 
     **Returns:** the next state in which a player is to move, or in which the game is over, and its metadata. The
     rewards are those of the move and of nature's outcome together.
+
+    **Raises:** `ValueError` for a game with chance without a key.
     """
-    check_one_key("make_move", key)
     check_one("make_move", "action", action)
+    check_key("make_move", env, key)
     after = env.step(env_state, action)
-    return after if env.outcome is None else draw_answer(env, *after, key=key)
+    return after if key is None or env.outcome is None else draw_answer(env, *after, key=key)
+
+
+def check_key(where: str, env: Env, key: PRNGKeyArray | None, name: str = "key") -> None:
+    """Raises `ValueError` for a game with chance without a key, and for something else in the place of a key."""
+    if key is not None:
+        check_one_key(where, key)
+    elif env.outcome is not None:
+        raise ValueError(
+            f"{where}: found {env.name}, a game with chance, and {name}=None, expected a key of nature's outcomes; "
+            "give one."
+        )
 
 
 def make_numbered_move(
-    env: Env, env_state: PyTree, action: Int[Array, ""], num_draws: Int[Array, ""], *, key: PRNGKeyArray
-) -> tuple[PyTree, StepMetadata, Int[Array, ""]]:
+    env: Env, env_state: PyTree, action: Int[Array, ""], num_draws: Int[Array, ""] | None, *, key: PRNGKeyArray | None
+) -> tuple[PyTree, StepMetadata, Int[Array, ""] | None]:
     """Makes a move like `make_move`, in a game whose draws are numbered.
 
     Nature's n-th draw depends on the key and on n alone, so two games with one key get the same dice, whatever is
     played in them.
 
-    **Arguments:** `num_draws`, nature's draws in this game so far; `key`, of all draws of the game.
+    **Arguments:** `num_draws`, nature's draws in this game so far; `key`, of all draws of the game; both are None in a
+    game without chance.
 
     **Returns:** the next state and its metadata, and the number of draws after the move.
     """
     after = env.step(env_state, action)
-    if env.outcome is None:
-        return *after, num_draws
+    if num_draws is None or key is None:
+        return *after, None
     drawn = draw_answer(env, *after, key=jax.random.fold_in(key, num_draws))
     return *drawn, num_draws + is_to_draw(after[1]).astype(jnp.int32)
 
@@ -113,13 +130,10 @@ def draw_answer(
     return answer(env, env_state, metadata, outcome, key=outcome_key)
 
 
-def split_with_chance(env: Env, key: PRNGKeyArray, num: int) -> list[PRNGKeyArray]:
-    """Splits a key into `num` keys and one for nature's draws; games without chance get the keys of a plain split.
-
-    In these, the last key returned is one of the others, and must not be used.
-    """
+def split_with_chance(env: Env, key: PRNGKeyArray, num: int) -> list[Any]:
+    """Splits a key into `num` keys and one for nature's draws, which is None in a game without chance."""
     keys = jax.random.split(key, num if env.outcome is None else num + 1)
-    return [*(keys[index] for index in range(num)), keys[-1]]
+    return [*(keys[index] for index in range(num)), None if env.outcome is None else keys[num]]
 
 
 class SampledState(eqx.Module):

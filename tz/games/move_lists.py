@@ -1,7 +1,5 @@
 """Games as lists of moves: the position after a list, all positions on the way, and positions drawn from many games."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,7 +7,7 @@ from jax import lax
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Shaped
 
 from tz._arguments import check_one, check_one_game, check_one_key
-from tz.games.chance import make_numbered_move, split_with_chance
+from tz.games.chance import check_key, make_numbered_move, split_with_chance
 from tz.games.env import Env, StepMetadata
 
 
@@ -22,14 +20,13 @@ def play_moves(env: Env, moves: Int[Array, " T"], *, key: PRNGKeyArray | None = 
     **Raises:** a runtime error, through `eqx.error_if`, if a move is no action, or not legal where it is made;
     `ValueError` for a game with chance without a key.
     """
-    _check_key("play_moves", env, key)
+    check_key("play_moves", env, key)
 
     moves = jnp.asarray(moves)
     check_one("play_moves", "moves", moves, 1)
-    if key is not None:
-        check_one_key("play_moves", key)
     key = jax.random.key(0) if key is None else key
-    init_key, chance_key = (key, key) if env.outcome is None else split_with_chance(env, key, 1)
+    init_key, chance_key = (key, None) if env.outcome is None else split_with_chance(env, key, 1)
+    no_draws = None if chance_key is None else jnp.int32(0)
 
     def play(carry, action):
         env_state, metadata, num_draws = carry
@@ -41,15 +38,7 @@ def play_moves(env: Env, moves: Int[Array, " T"], *, key: PRNGKeyArray | None = 
         after = make_numbered_move(env, env_state, action, num_draws, key=chance_key)
         return jax.tree.map(lambda new, old: jnp.where(is_move, new, old), after, carry), None
 
-    return lax.scan(play, (*env.init(init_key), jnp.int32(0)), moves)[0][:2]
-
-
-def _check_key(where: str, env: Env, key: Any, name: str = "key") -> None:
-    if env.outcome is not None and key is None:
-        raise ValueError(
-            f"{where}: found {env.name}, a game with chance, and {name}=None, expected a key of nature's outcomes; "
-            "give that of the games."
-        )
+    return lax.scan(play, (*env.init(init_key), no_draws), moves)[0][:2]
 
 
 def follow_moves(
@@ -68,14 +57,14 @@ def follow_moves(
     """
     check_one_game("follow_moves", start[1])
     check_one("follow_moves", "actions", actions, 1)
-    _check_key("follow_moves", env, chance_key, "chance_key")
-    key = jax.random.key(0) if chance_key is None else chance_key
+    check_key("follow_moves", env, chance_key, "chance_key")
+    no_draws = None if env.outcome is None else jnp.int32(0)
 
     def move(at, action):
-        after = make_numbered_move(env, at[0], action, at[2], key=key)
+        after = make_numbered_move(env, at[0], action, at[2], key=chance_key)
         return after, after[:2]
 
-    after = lax.scan(move, (*start, jnp.int32(0)), actions)[1]
+    after = lax.scan(move, (*start, no_draws), actions)[1]
     return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, after)
 
 

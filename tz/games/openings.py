@@ -26,7 +26,7 @@ def random_opening(
         (env_state, metadata), (key, index) = carry, key_and_index
         logits = jnp.where(metadata.action_mask, jnp.float32(0), -jnp.inf)
         action = jax.random.categorical(key, logits).astype(jnp.int32)
-        after = make_move(env, env_state, action, key=jax.random.fold_in(key, 1))
+        after = make_move(env, env_state, action, key=None if env.outcome is None else jax.random.fold_in(key, 1))
         stays = after[1].terminated if num_moves is None else after[1].terminated | (index >= num_moves)
         return jax.tree.map(lambda new, old: jnp.where(stays, old, new), after, carry), None
 

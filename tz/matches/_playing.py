@@ -91,8 +91,8 @@ class _Games(eqx.Module):
     trees: tuple[SearchState, SearchState]
     returns: Array
     keys: Array
-    chance_keys: Array
-    num_draws: Array
+    chance_keys: Array | None = None
+    num_draws: Array | None = None
 
 
 def _search_if_to_move(
@@ -120,8 +120,8 @@ def _play_move(env: Env, players: tuple[Player, Player], games: _Games, player_i
     action_0, tree_0 = _search_if_to_move(env, players[0], games.trees[0], live & first_to_move, keys, step)
     action_1, tree_1 = _search_if_to_move(env, players[1], games.trees[1], live & ~first_to_move, keys, step)
     action = jnp.where(first_to_move, action_0, action_1)
-    make = jax.vmap(lambda *move, key: make_numbered_move(env, *move, key=key))
-    env_state, metadata, num_draws = make(games.env_state, action, games.num_draws, key=games.chance_keys)
+    make = jax.vmap(lambda *move: make_numbered_move(env, *move[:3], key=move[3]))
+    env_state, metadata, num_draws = make(games.env_state, action, games.num_draws, games.chance_keys)
 
     def follow(player: Player, tree: SearchState) -> SearchState:
         def one(tree, action, *after):
@@ -148,16 +148,19 @@ def _both_sides(
     players: tuple[Player, Player],
     openings: tuple[PyTree, StepMetadata],
     key: PRNGKeyArray,
-    chance_key: PRNGKeyArray,
+    chance_key: PRNGKeyArray | None,
     numbers: Int[Array, " G"],
 ) -> tuple[_Games, Int[Array, "2 G"]]:
     """The two halves of a match before their first move, and the first player's ids: it moves first in one of them."""
     env_state, metadata = jax.tree.map(lambda x: jnp.stack([x, x]), openings)
     trees = _new_trees(env, players[0], env_state, metadata), _new_trees(env, players[1], env_state, metadata)
     keys = jnp.stack([jax.vmap(jax.random.fold_in, (None, 0))(key, 2 * numbers + side) for side in (0, 1)])
-    dice = jax.vmap(jax.random.fold_in, (None, 0))(chance_key, numbers)  # both sides get the same
-    mover, none = metadata.cur_player_id[0], jnp.zeros((2, *numbers.shape), jnp.int32)
-    games = _Games(env_state, metadata, trees, none.astype(jnp.float32), keys, jnp.stack([dice, dice]), none)
+    mover, dice, no_draws = metadata.cur_player_id[0], None, None
+    if chance_key is not None:
+        dice = jax.vmap(jax.random.fold_in, (None, 0))(chance_key, numbers)
+        dice, no_draws = jnp.stack([dice, dice]), jnp.zeros((2, *numbers.shape), jnp.int32)  # both sides get the same
+    returns = jnp.zeros((2, *numbers.shape), jnp.float32)
+    games = _Games(env_state, metadata, trees, returns, keys, dice, no_draws)
     return games, jnp.stack([mover, 1 - mover])
 
 
@@ -213,5 +216,5 @@ def play_openings(
         player_id=interleaved(player_ids),
         opening=jax.tree.map(interleaved, (start.env_state, start.metadata)),
         actions=interleaved(actions),
-        chance_keys=None if env.outcome is None else interleaved(games.chance_keys),
+        chance_keys=jax.tree.map(interleaved, games.chance_keys),
     )

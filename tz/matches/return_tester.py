@@ -127,7 +127,7 @@ class _Episodes(eqx.Module):
     env_state: PyTree
     metadata: StepMetadata
     trees: SearchState
-    num_draws: Int[Array, " G"]
+    num_draws: Int[Array, " G"] | None
     returns: Float[Array, " G"]
     num_moves: Int[Array, " G"]
 
@@ -139,6 +139,7 @@ def _episodes(env: Env, player: Player, keys: Array, max_moves: int) -> EpisodeR
     model = model_of(player.evaluator, env)
     trees = jax.vmap(lambda *start: init_search(player.mcts, *start, model=model))(env_state, metadata)
     none = jnp.zeros(len(keys), jnp.int32)
+    no_draws = None if chance_keys is None else none
 
     def one(state, tree, num_draws, key, chance_key, move):
         search_key, action_key = jax.random.split(jax.random.fold_in(key, move))
@@ -160,7 +161,7 @@ def _episodes(env: Env, player: Player, keys: Array, max_moves: int) -> EpisodeR
     def unfinished(carry):
         return jnp.any(~carry[0].metadata.terminated) & (carry[1] < max_moves)
 
-    start = _Episodes(env_state, metadata, trees, none, none.astype(jnp.float32), none), jnp.int32(0)
+    start = _Episodes(env_state, metadata, trees, no_draws, none.astype(jnp.float32), none), jnp.int32(0)
     games, _ = lax.while_loop(unfinished, play, start)
     return EpisodeResult(games.returns, games.metadata.terminated, games.num_moves, games.env_state)
 
