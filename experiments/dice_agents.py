@@ -20,6 +20,7 @@ import optax
 from timing import heading
 
 import tz
+from tz.plot import plot_learning
 
 
 def settings(game: str, env: tz.Env, seed: int) -> tuple[tz.TrainConfig, tz.AZResNet | tz.MLP]:
@@ -145,6 +146,7 @@ def main() -> None:
     title = f"# {args.game.capitalize()}: {args.minutes:g} minutes of self-play, seed {args.seed}"
     text = "\n".join([title, "", heading("tz", "jax", "pgx"), "", *rows]) + "\n"
     (args.out / "strength.md").write_text(text)
+    plot_learning(args.out / "metrics.jsonl").savefig(args.out / "learning.png", dpi=120)
     print(text)
 
 
