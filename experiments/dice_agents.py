@@ -79,7 +79,7 @@ def merges_most(env: tz.Env) -> tz.Player:
     return tz.Player(tz.MCTS(1, root=tz.PlainRoot(), temperature=0.0), evaluator)
 
 
-def test_2048(env: tz.Env, agent: tz.Player, num_games: int) -> list[str]:
+def strength_2048(env: tz.Env, agent: tz.Player, num_games: int) -> list[str]:
     """Rows of a table: mean score and largest tile of each player."""
     scaled = tz.MCTS(
         agent.mcts.num_simulations, root=tz.PlainRoot(), selector=tz.mcts.MuZeroPUCT(scale="tree"), temperature=0.0
@@ -116,7 +116,7 @@ def by_pips(env_state, metadata, key):
     return jnp.zeros(metadata.action_mask.shape), jnp.tanh((other - own) / 40)
 
 
-def test_backgammon(env: tz.Env, agent: tz.Player, num_games: int) -> list[str]:
+def strength_backgammon(env: tz.Env, agent: tz.Player, num_games: int) -> list[str]:
     """Rows of a table: the score of the agent in matches."""
     search = tz.MCTS(agent.mcts.num_simulations, root=tz.PlainRoot(), temperature=0.0)
     players = {"random": tz.random_player(), "the same search by pips": tz.Player(search, by_pips)}
@@ -141,8 +141,8 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     env = tz.from_pgx(args.game)
     agent = train(args.game, env, args.minutes, args.seed, args.out)
-    test = test_2048 if args.game == "2048" else test_backgammon
-    rows = test(env, agent, args.num_games)
+    measure = strength_2048 if args.game == "2048" else strength_backgammon
+    rows = measure(env, agent, args.num_games)
     title = f"# {args.game.capitalize()}: {args.minutes:g} minutes of self-play, seed {args.seed}"
     text = "\n".join([title, "", heading("tz", "jax", "pgx"), "", *rows]) + "\n"
     (args.out / "strength.md").write_text(text)

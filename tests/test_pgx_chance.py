@@ -36,7 +36,7 @@ def positions(env, num_moves, seed):
 
 
 def frequencies(game, state, action, look):
-    """How often pgx's own step leads to each position, `look` telling them apart."""
+    """Counts the positions that pgx's own step leads to; `look` tells them apart."""
     step = jax.jit(jax.vmap(lambda key: look(game.step(state, jnp.int32(action), key))))
     drawn = np.asarray(step(jax.random.split(jax.random.key(9), NUM_DRAWS))).reshape(NUM_DRAWS, -1)
     rows, counts = np.unique(drawn, axis=0, return_counts=True)

@@ -120,7 +120,7 @@ def _all_equal(metadata: StepMetadata, observations: PyTree) -> Bool[Array, ""]:
 
 
 def _differences(metadata: StepMetadata, observations: PyTree, other: int) -> dict[str, Bool[Array, ""]]:
-    """What a game shows differently from another one, which is number `other` in the leading axis."""
+    """Compares what two games show: the first, and number `other`, in the leading axis."""
     shows = {
         "the rewards": metadata.rewards,
         "the legal actions": metadata.action_mask,
