@@ -1,4 +1,4 @@
-"""How should a search spread its visits over nature's outcomes? The error of a move's value, for three ways.
+"""How should a search spread its visits over nature's outcomes? This script compares the errors of three ways.
 
     python experiments/chance_visits.py --out experiments/results/chance_visits.md
 

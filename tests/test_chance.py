@@ -149,7 +149,7 @@ def test_scores_of_long_searches_are_those_of_expectimax_too():
 
 
 def test_a_search_whose_evaluator_is_exact_rolls_and_holds_as_it_should_everywhere():
-    """Where one of the two is clearly better, by exact values of plain Python."""
+    """Compares the search with exact values in every fifth position where one of the two moves is clearly better."""
     goal = 20
     env, values = pig(goal), pig_values(goal)
     mcts, evaluator = tz.MCTS(128, root=tz.PlainRoot(), persist_tree=False), exact_pig(goal, values)

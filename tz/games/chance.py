@@ -167,7 +167,8 @@ def sampled_chance(
     **Arguments:**
 
     - `init`: `key -> (state, StepMetadata)`, a new game.
-    - `step`: `(state, action, key) -> (state, StepMetadata)`. A step from a terminated state is never asked for.
+    - `step`: `(state, action, key) -> (state, StepMetadata)`. The result of a step from a terminated state
+        is not used.
     - `observe`: `state -> observation`.
     - `num_outcomes`: `C`, how many outcomes of one move a search tells apart. More are closer to the truth, and leave
         fewer simulations for each.

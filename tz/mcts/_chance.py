@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, UInt
 
+from tz._arrays import data_of
 from tz.games.chance import answer, cumulative, outcome_at
 from tz.games.env import StepMetadata
 
@@ -60,8 +61,7 @@ class ChanceColumns(eqx.Module):
         nodes = jnp.where(first >= 0, self.children[first], -1)
 
         def is_equal(column, x):
-            if jnp.issubdtype(column.dtype, jax.dtypes.prng_key):
-                column, x = jax.random.key_data(column), jax.random.key_data(x)
+            column, x = data_of(column), data_of(x)
             return jnp.all((column[nodes] == x[None]).reshape(len(nodes), -1), axis=1)
 
         equal = jax.tree.leaves(jax.tree.map(is_equal, states, state))

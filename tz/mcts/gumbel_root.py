@@ -16,7 +16,7 @@ from tz.mcts.tree import Node
 
 
 class GumbelNotes(eqx.Module):
-    """What [`tz.Gumbel`][] draws for a search: the noise, the visits it began with, and whom to consider when."""
+    """The notes of [`tz.Gumbel`][] for one search: its noise, the visits at its start, and its halving schedule."""
 
     gumbel: Float[Array, " A"]
     visits: Int[Array, " A"]
@@ -93,7 +93,7 @@ class Gumbel(RootPolicy):
 
 
 def halving_schedule(num_considered: int, num_simulations: int) -> np.ndarray:
-    """Which actions sequential halving considers at each simulation, as the number of visits that they have by then.
+    """Returns, for each simulation, the number of visits of the actions that sequential halving considers in it.
 
     Every phase has an equal part of the simulations, and half the actions of the one before, but two at least.
 
