@@ -12,6 +12,7 @@ from tz.runs.loop import train_loop as train_loop
 from tz.runs.memory_plan import MemoryPlan as MemoryPlan
 from tz.runs.memory_plan import plan_memory as plan_memory
 from tz.runs.recipes import Recipe as Recipe
+from tz.runs.recipes import gpu_recipe as gpu_recipe
 from tz.runs.recipes import train_for as train_for
 from tz.runs.seeds import train_seeds as train_seeds
 from tz.runs.sinks import JsonLinesSink as JsonLinesSink

@@ -49,6 +49,8 @@ class Recipe:
     """Residual blocks of the network, see `tz.AZResNet`."""
     num_channels: int = 32
     """Channels of each block."""
+    search_dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the network is cast to in self-play and in tests; it is trained in float32 all the same."""
     norm: Literal["none", "layer", "batch"] = "none"
     """What normalises activations."""
     head_channels: int = 16
@@ -105,6 +107,8 @@ class Recipe:
         symmetry = _KNOWN.get(self.env, "none") if self.symmetry == "auto" else self.symmetry
         if symmetry not in _SYMMETRIES:
             raise ValueError(f"Recipe: symmetry must be auto, {', '.join(_SYMMETRIES)}; found {symmetry!r}.")
+        if self.search_dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"Recipe: search_dtype must be float32 or bfloat16, found {self.search_dtype!r}.")
         env = from_pgx(self.env)
         adam = optax.inject_hyperparams(optax.adamw)(self.learning_rate, weight_decay=self.weight_decay)
         mcts, fast, window = self._search(env), self.fast_simulations, self.window
@@ -122,6 +126,7 @@ class Recipe:
             augment=_SYMMETRIES[symmetry],
             replay_window=None if window is None else lambda moves: jnp.maximum(100, window * jnp.float32(moves)),
             average_decay=self.average_decay,
+            search_dtype=None if self.search_dtype == "float32" else jnp.bfloat16,
             test_env=env,
         )
         return config, random_starts(env, self.random_starts) if self.random_starts else env
@@ -156,6 +161,26 @@ class Recipe:
             key=network_key,
         )
         return init_loop(config, env, network, norm_state if self.norm == "batch" else None, key=loop_key, mesh=mesh)
+
+
+def gpu_recipe(recipe: Recipe) -> Recipe:
+    """A recipe for a GPU, made from one for a CPU: more games at once, a larger network, bfloat16 in self-play.
+
+    A search of fewer games takes a GPU as long, since it waits for kernels to start and not for their work. The sizes
+    were tried on one H100 with 80 GB, in Connect Four and Othello (`experiments/gpu.py`).
+    """
+    return dataclasses.replace(
+        recipe,
+        num_games=2048,
+        num_simulations=32,
+        num_blocks=6,
+        num_channels=128,
+        head_channels=32,
+        search_dtype="bfloat16",
+        train_batch_size=2048,
+        train_steps_per_epoch=48,
+        learning_rate=2e-3,
+    )
 
 
 def train_for(

@@ -1,0 +1,327 @@
+"""The parts of `gpu.py`, which runs each of them in a process of its own."""
+
+import argparse
+import collections
+import concurrent.futures
+import dataclasses
+import functools
+import hashlib
+import os
+import pathlib
+import re
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import mctx
+import numpy as np
+import pgx
+from bench_search import mctx_search, network_alone, positions, steps_alone, tz_search
+from profile_search import part_of
+from timing import heading
+
+import tz
+
+sys.path.append(str(pathlib.Path(__file__).parent / "connect_four"))
+import truth
+
+STARTED = time.perf_counter()
+
+
+class Cell(NamedTuple):
+    """What is timed together: a game, how much of it, and an evaluator."""
+
+    game: str
+    num_games: int
+    num_simulations: int
+    network: str | None = None
+    dtype: Any = jnp.float32
+    max_actions: int | None = None
+
+    def __str__(self) -> str:
+        evaluator = "constant" if self.network is None else f"{self.network} {jnp.dtype(self.dtype).name}"
+        kept = "" if self.max_actions is None else f", {self.max_actions} actions kept"
+        return f"| {self.game} | {self.num_games}x{self.num_simulations}{kept} | {evaluator} "
+
+
+def cells(tiny: bool, sizes: list[str]) -> list[Cell]:
+    if tiny:
+        return [Cell("tic_tac_toe", 4, 4), Cell("tic_tac_toe", 4, 4, "1x8", jnp.bfloat16)]
+    wanted = [tuple(map(int, size.split("x"))) for size in sizes] or [(1024, 32), (1024, 128), (4096, 32), (128, 400)]
+    found = []
+    for num_games, num_simulations in wanted:
+        if (num_games, num_simulations) == (128, 400):  # where most of a peer's time is known to go to its tree
+            for kept in (None, 64, 128):
+                found.append(Cell("go_19x19", 128, 400, "8x128", jnp.bfloat16, kept))
+            continue
+        found.append(Cell("othello", num_games, num_simulations))
+        found += [Cell("othello", num_games, num_simulations, "6x128", dtype) for dtype in (jnp.bfloat16, jnp.float32)]
+    return found
+
+
+def contenders(cell: Cell) -> dict[str, tuple[Any, tuple]]:
+    """What is timed in a cell, by name: a function and its inputs."""
+    env, game = tz.from_pgx(cell.game), pgx.make(cell.game)  # pyright: ignore[reportArgumentType]
+    inputs = (*positions(env, cell.num_games), jax.random.key(2))
+    settings = {"max_nodes": cell.num_simulations + 1, "persist_tree": False, "max_actions": cell.max_actions}
+    if cell.network is None:
+        evaluator, alone = tz.uniform_evaluator, ("`env.step` alone", functools.partial(steps_alone, env))
+    else:
+        blocks, channels = map(int, cell.network.split("x"))
+        network = tz.AZResNet(env.observation.shape, env.num_actions, blocks, channels, key=jax.random.key(1))
+        evaluator = tz.NetworkEvaluator(network, env.observe, dtype=cell.dtype)
+        alone = "the network alone", functools.partial(network_alone_in, cell.dtype, env, evaluator)
+    searches = {
+        "tz, PUCT": tz.MCTS(cell.num_simulations, root=tz.PlainRoot(), **settings),
+        "tz, Gumbel": tz.gumbel_mcts(cell.num_simulations, **settings),
+    }
+    found = {name: (functools.partial(tz_search, mcts, env, evaluator), inputs) for name, mcts in searches.items()}
+    if cell.max_actions is None:  # mctx has no such setting, and the network takes as long with it
+        peer = functools.partial(mctx_search, game, env, evaluator, mctx.gumbel_muzero_policy, cell.num_simulations)
+        found["mctx, gumbel_muzero_policy"] = peer, inputs
+        found[alone[0]] = functools.partial(alone[1], cell.num_simulations), inputs
+    return found
+
+
+def network_alone_in(dtype: Any, env: tz.Env, evaluator: Any, num_calls: int, states, metadata, key):
+    """The evaluator casts its observations; here they are cast beforehand."""
+    cast = dataclasses.replace(env, observe=lambda state: env.observe(state).astype(dtype))
+    return network_alone(cast, evaluator, num_calls, states, metadata, key)
+
+
+def measure_speed(args: argparse.Namespace, seconds: float = 3.0) -> Iterator[str]:
+    """The table's lines, as they come. All programs are compiled first, side by side."""
+    graphs = "with loops as CUDA graphs" if "command_buffer" in str(jax_flags()) else "with XLA's defaults"
+    yield f"# Simulations a second against mctx, {graphs}\n"
+    yield (
+        f"{heading('jax', 'mctx', 'pgx', 'equinox')} Median of runs in turns, all games together; steps or evaluations "
+        "for what is alone. tz / this: the Gumbel search of tz over this one.\n"
+    )
+    yield "| game | games x simulations | evaluator | what | per second | tz / this | runs | bits of the result |"
+    yield "|---|---|---|---|---:|---:|---:|---|"
+
+    def prepare(function, inputs):
+        compiled = jax.jit(function).lower(*inputs).compile()
+        return compiled, inputs
+
+    chosen = cells(args.tiny, args.cells)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        waiting = [{name: pool.submit(prepare, *what) for name, what in contenders(cell).items()} for cell in chosen]
+        ready = [{name: future.result() for name, future in one.items()} for one in waiting]
+    for cell, programs in zip(chosen, ready, strict=True):
+        times: dict[str, list[float]] = {name: [] for name in programs}
+        bits = {name: digest(program(*inputs)) for name, (program, inputs) in programs.items()}
+        begun = time.perf_counter()
+        while len(times["tz, Gumbel"]) < 3 or time.perf_counter() - begun < seconds:
+            for name, (program, inputs) in programs.items():
+                start = time.perf_counter()
+                jax.block_until_ready(program(*inputs))
+                times[name].append(time.perf_counter() - start)
+        medians = {name: statistics.median(record) for name, record in times.items()}
+        for name, median in medians.items():
+            rate = cell.num_games * cell.num_simulations / median
+            ratio = medians["tz, Gumbel"] and median / medians["tz, Gumbel"]
+            yield f"{cell}| {name} | {rate:,.0f} | {ratio:.2f} | {len(times[name])} | {bits[name]} |"
+
+
+def jax_flags() -> str:
+    return os.environ.get("XLA_FLAGS", "")
+
+
+def digest(result: Any) -> str:
+    """Eight digits that differ if a bit of the result does."""
+    arrays = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(result)]
+    return hashlib.sha256(b"".join(arrays)).hexdigest()[:8]
+
+
+def count_kernels(args: argparse.Namespace) -> Iterator[str]:
+    """Kernels of one search, from a trace: how many a simulation, and how long they take."""
+    num_games, num_simulations, game = (4, 4, "tic_tac_toe") if args.tiny else (1024, 32, "othello")
+    env = tz.from_pgx(game)
+    inputs = (*positions(env, num_games), jax.random.key(0))
+    yield "# Kernels of a simulation\n"
+    yield f"{heading('jax', 'pgx')} {game}, {num_games} games, {num_simulations} simulations, constant evaluator.\n"
+    yield "| search | part | kernels a simulation | microseconds a simulation |"
+    yield "|---|---|---:|---:|"
+    settings = {"max_nodes": num_simulations + 1, "persist_tree": False}
+    searches = {
+        "PUCT": tz.MCTS(num_simulations, root=tz.PlainRoot(), **settings),
+        "Gumbel": tz.gumbel_mcts(num_simulations, **settings),
+    }
+    for name, mcts in searches.items():
+        program = jax.jit(functools.partial(tz_search, mcts, env, tz.uniform_evaluator)).lower(*inputs).compile()
+        jax.block_until_ready(program(*inputs))
+        with tempfile.TemporaryDirectory() as folder:
+            with jax.profiler.trace(folder):
+                jax.block_until_ready(program(*inputs))
+            (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
+            trace = jax.profiler.ProfileData.from_file(str(path))
+        text = program.as_text() or ""
+        source = dict(re.findall(r'^\s*(?:ROOT )?%([\w.-]+) = .*op_name="([^"]*)"', text, flags=re.MULTILINE))
+        kernels: collections.Counter[str] = collections.Counter()
+        microseconds: collections.defaultdict[str, float] = collections.defaultdict(float)
+        for operation, duration in device_events(trace):
+            part = part_of(source.get(operation, ""))
+            kernels[part] += 1
+            microseconds[part] += duration / 1000
+        for part, number in [("all", kernels.total()), *kernels.most_common()]:
+            spent = sum(microseconds.values()) if part == "all" else microseconds[part]
+            yield f"| {name} | {part} | {number / num_simulations:.1f} | {spent / num_simulations:.1f} |"
+
+
+def device_events(trace: Any) -> Iterator[tuple[str, float]]:
+    """Operation of the program and nanoseconds of each kernel that ran on a GPU."""
+    for plane in trace.planes:
+        if not plane.name.startswith("/device:GPU"):
+            continue
+        for line in plane.lines:
+            if not line.name.startswith("Stream"):
+                continue
+            for event in line.events:
+                stats = dict(event.stats)
+                yield str(stats.get("hlo_op", event.name)), event.duration_ns
+
+
+def recipe_of(game: str, args: argparse.Namespace) -> tz.Recipe:
+    if args.tiny:
+        sizes: dict[str, Any] = {"num_blocks": 1, "num_channels": 8, "num_games": 8, "train_batch_size": 8}
+        return tz.Recipe(game, num_simulations=4, moves_per_epoch=4, capacity=64, train_steps_per_epoch=1, **sizes)
+    own: dict[str, Any] = {"random_starts": 10, "q_scale": 0.5} if game == "othello" else {}
+    return tz.runs.gpu_recipe(tz.Recipe(game, **own))
+
+
+def train(game: str, args: argparse.Namespace) -> tz.mcts.NetworkEvaluator:
+    """An agent of `--minutes`, all of this process included, in a file of its own."""
+    recipe = recipe_of(game, args)
+    config, env = recipe.build()
+    state = recipe.start(config, env, seed=args.seed)
+    sinks = [tz.console_sink, tz.JsonLinesSink(args.out / f"{game}.jsonl")]
+    seconds = 60 * args.minutes - (time.perf_counter() - STARTED)
+    state = tz.runs.train_for(recipe, config, env, state, seconds=seconds, sinks=sinks)
+    spent = time.perf_counter() - STARTED
+    card = {"recipe": dataclasses.asdict(recipe), "seed": args.seed, "epochs": int(state.epoch)}
+    card |= {"minutes": round(spent / 60, 2), "flags": jax_flags(), **tz.runs.run_facts()}
+    card["command"] = f"python experiments/gpu.py --parts {game} --minutes {args.minutes:g}"
+    tz.save_agent(args.out / f"{game}.tz", tz.from_pgx(game), state.train.playing, card=card)
+    return tz.NetworkEvaluator(state.train.playing, env.observe)
+
+
+def connect_four(args: argparse.Namespace) -> Iterator[str]:
+    """The mistakes of an agent on solved positions, which it never saw."""
+    agent = train("connect_four", args)
+    trained = time.perf_counter() - STARTED
+    epochs = tz.runs.agent_card(args.out / "connect_four.tz")["epochs"]
+    yield "# Connect Four\n"
+    yield f"{heading('jax', 'pgx', 'equinox')} {trained:.0f} s in all, {epochs} epochs, seed {args.seed}.\n"
+    solved = truth.load_solved()
+    if args.tiny:
+        solved = truth.Solved(*(array[:64] for array in solved))
+    columns = [f"{source} {phase}" for source in truth.SOURCES for phase in ("all", *truth.PHASES)]
+    yield "| mistakes in % | " + " | ".join(columns) + " |"
+    yield "|---|" + "---:|" * len(columns)
+    numbers = (4,) if args.tiny else (600, 32, 64, 200)
+    rows = [("policy", None)] + [(f"{n} simulations", truth.gumbel(n)) for n in numbers]
+    for name, mcts in rows:
+        chosen = truth.chosen_moves(mcts, agent, solved.moves, batch_size=64 if args.tiny else 1024)
+        wrong = truth.mistakes(solved, chosen)
+        yield f"| {name} | " + " | ".join(f"{rate:.2f}" for rate in truth.rates(solved, wrong)) + " |"
+
+
+def othello(args: argparse.Namespace) -> Iterator[str]:
+    """The score of an agent against a plain search with a random game for each simulation."""
+    agent, env = train("othello", args), tz.from_pgx("othello")
+    epochs = tz.runs.agent_card(args.out / "othello.tz")["epochs"]
+    yield "# Othello\n"
+    yield f"{heading('jax', 'pgx', 'equinox')} {time.perf_counter() - STARTED:.0f} s in all, {epochs} epochs.\n"
+    num_games, num_simulations, num_rollouts = (2, 2, 2) if args.tiny else (256, 200, 1000)
+    mcts = dataclasses.replace(recipe_of("othello", args).build()[0].mcts, num_simulations=num_simulations)
+    mcts = dataclasses.replace(tz.without_exploration(mcts), persist_tree=False, max_nodes=None)
+    plain = tz.MCTS(num_rollouts, root=tz.PlainRoot(), temperature=0.0, persist_tree=False)
+    rival = tz.Player(plain, tz.RolloutEvaluator(env, max_moves=128))
+    max_moves = 8 if args.tiny else 128
+    player = tz.Player(mcts, agent)
+    match = tz.play_match(env, player, rival, num_games=num_games, max_moves=max_moves, key=jax.random.key(5))
+    low, high = match.interval()
+    yield (
+        f"{num_simulations} simulations against {num_rollouts} rollouts, {num_games} games: score "
+        f"{float(match.score):.3f} (95 % interval {float(low):.3f} to {float(high):.3f})."
+    )
+
+
+def measure_leaves(args: argparse.Namespace, seconds: float = 3.0) -> Iterator[str]:
+    """Speed of batches of games by leaves a step, and the score of each in the same time against one leaf a step."""
+    env, own = tz.from_pgx("connect_four"), args.out / "connect_four.tz"
+    num_games, num_simulations = (4, 8) if args.tiny else (1024, 64)
+    evaluator = tz.load_agent(own if own.exists() else "connect_four").evaluator
+    evaluator = tz.NetworkEvaluator(evaluator.network, env.observe, evaluator.norm_state, dtype=jnp.bfloat16)
+    inputs = (*positions(env, num_games), jax.random.key(2))
+    yield "# Leaves evaluated together, in batches of games\n"
+    yield (
+        f"{heading('jax', 'pgx', 'equinox')} Connect Four, {num_games} games, Gumbel root, {num_simulations} "
+        "simulations, bfloat16. Score: against one leaf a step, with as many simulations as take the same time.\n"
+    )
+    yield "| leaves a step | simulations/s | simulations in the same time | score | 95 % interval |"
+    yield "|---:|---:|---:|---:|---|"
+
+    def search(number: int, simulations: int) -> tz.MCTS:
+        return tz.gumbel_mcts(simulations, 7, num_leaves=number, persist_tree=False)
+
+    speeds = {}
+    for number in (1, 2, 4, 8):
+        mcts = search(number, num_simulations)
+        program = jax.jit(functools.partial(tz_search, mcts, env, evaluator)).lower(*inputs).compile()
+        jax.block_until_ready(program(*inputs))
+        times, begun = [], time.perf_counter()
+        while len(times) < 3 or time.perf_counter() - begun < seconds:
+            start = time.perf_counter()
+            jax.block_until_ready(program(*inputs))
+            times.append(time.perf_counter() - start)
+        speeds[number] = num_games * num_simulations / statistics.median(times)
+        simulations = max(1, round(num_simulations * speeds[number] / speeds[1] / number)) * number
+        players = [
+            tz.Player(tz.without_exploration(search(*pair)), evaluator)
+            for pair in ((number, simulations), (1, num_simulations))
+        ]
+        match = tz.play_match(
+            env, *players, num_games=num_games, max_moves=42, opening_moves=6, key=jax.random.key(number)
+        )
+        low, high = match.interval()
+        yield (
+            f"| {number} | {speeds[number]:,.0f} | {simulations} | {float(match.score):.3f} | "
+            f"{float(low):.3f} to {float(high):.3f} |"
+        )
+
+
+PARTS = {
+    "speed": measure_speed,
+    "speed_graphs": measure_speed,
+    "kernels": count_kernels,
+    "connect_four": connect_four,
+    "leaves": measure_leaves,
+    "othello": othello,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--cells", nargs="*", default=[])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tiny", action="store_true")
+    args = parser.parse_args()
+    (args.out / f"{args.part}.md").unlink(missing_ok=True)
+    for line in PARTS[args.part](args):
+        print(line, flush=True)
+        with open(args.out / f"{args.part}.md", "a") as file:
+            file.write(line + "\n")
+
+
+if __name__ == "__main__":
+    main()
