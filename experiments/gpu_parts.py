@@ -191,7 +191,9 @@ def recipe_of(game: str, args: argparse.Namespace) -> tz.Recipe:
     if args.tiny:
         sizes: dict[str, Any] = {"num_blocks": 1, "num_channels": 8, "num_games": 8, "train_batch_size": 8}
         return tz.Recipe(game, num_simulations=4, moves_per_epoch=4, capacity=64, train_steps_per_epoch=1, **sizes)
-    own: dict[str, Any] = {"random_starts": 10, "q_scale": 0.5} if game == "othello" else {}
+    own: dict[str, Any] = {"capacity": 1500}  # of a long run, a third or so
+    if game == "othello":
+        own |= {"random_starts": 10, "q_scale": 0.5}
     return tz.runs.gpu_recipe(tz.Recipe(game, **own))
 
 
