@@ -40,8 +40,9 @@ def command(part: str, args: argparse.Namespace) -> list[str]:
     """What runs a part."""
     if part == "tests":
         few = ["-k", "the_schedule_of_sequential_halving"] if args.tiny else []
-        tests = ["python", "-m", "pytest", "-q", "-n", str(min(8, os.cpu_count() or 1)), *SEARCH_TESTS]
-        return [sys.executable, *tests[1:], *few]
+        processes = str(min(8, os.cpu_count() or 1))
+        # A plugin of benchmarks, where there is one, warns of several processes, and warnings are errors.
+        return [sys.executable, "-m", "pytest", "-q", "-n", processes, "-p", "no:benchmark", *SEARCH_TESTS, *few]
     options = ["--minutes", str(args.minutes), "--out", str(args.out.resolve()), *(["--tiny"] if args.tiny else [])]
     return [sys.executable, str(HERE / "gpu_parts.py"), part, *options, "--cells", *args.cells]
 
