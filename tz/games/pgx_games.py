@@ -13,6 +13,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Shaped
 from tz._arguments import check_one, check_one_key
 from tz._promotion import standard_promotion
 from tz.games._pgx_chance import NUM_SAMPLED, SAMPLED, SPLITS
+from tz.games._pgx_names import diagram_text, notation_of
 from tz.games.chance import sampled_chance
 from tz.games.env import Env, StepMetadata
 
@@ -134,7 +135,12 @@ def _adapt(game: "pgx.Env") -> Env:
     def draw(state: PyTree) -> str:
         return state.to_svg()
 
+    def text(state: PyTree) -> str:
+        return diagram_text(notation.diagram(state))
+
+    notation = notation_of(game)
     options: dict[str, Any] = {"observe": jax.jit(observe), "name": game.id, "draw": draw}
+    options |= {"label": notation.label, "text": text}
     if game.id in SAMPLED:
         return sampled_chance(jax.jit(init), jax.jit(draw_move), num_outcomes=NUM_SAMPLED, **options)
     options["outcome"] = None if split is None else jax.jit(outcome)
