@@ -182,7 +182,7 @@ def test_case_matters_only_where_names_differ_by_it():
 @pytest.mark.parametrize("text", ["", "zz", "9", "-1", "x" * 1_000_000, "³", "१"])
 def test_what_cannot_be_read_is_answered(text):
     with pytest.raises(
-        ValueError, match="names no move, expected a legal move of toy; choose one of: 0, 1, 2"
+        ValueError, match="names no move, expected a legal move of toy; choose one of: [012], [012], 2"
     ) as error:
         find_move(toy(), 3, MASK, text)
     assert len(str(error.value)) < 200
