@@ -3,6 +3,8 @@ the games of pgx.
 
 Imports only the private modules of `tz`."""
 
+from tz.games.boards import Board as Board
+from tz.games.boards import draw_board as draw_board
 from tz.games.chance import SampledState as SampledState
 from tz.games.chance import make_move as make_move
 from tz.games.chance import sampled_chance as sampled_chance

@@ -45,8 +45,12 @@ class Notation(NamedTuple):
 
 def notation_of(game: "pgx.Env") -> Notation:
     """The notation of a game that tz plays."""
-    family = game.id.split("_")[0] if game.id.startswith("go_") else game.id.split("-")[0]
-    return _FAMILIES[family](game)
+    return _FAMILIES[family_of(game)](game)
+
+
+def family_of(game: "pgx.Env") -> str:
+    """What games of any size share: `"go"` of `"go_9x9"`, `"minatar"` of `"minatar-breakout"`."""
+    return "go" if game.id.startswith("go_") else game.id.split("-")[0]
 
 
 def diagram_text(diagram: Diagram) -> str:
