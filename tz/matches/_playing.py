@@ -71,6 +71,16 @@ class MatchResult(eqx.Module):
         """1 for a win, half for a draw, 0 for a loss and for a game that was not finished."""
         return jnp.where(self.finished, 0.5 + 0.5 * jnp.sign(self.returns), 0.0)
 
+    def __str__(self) -> str:
+        counts = (self.wins, self.draws, self.losses, jnp.sum(~self.finished))
+        try:
+            wins, draws, losses, unfinished = map(int, counts)
+            score, low, high = map(float, (self.score, *self.interval()))
+        except jax.errors.ConcretizationTypeError:  # under jit there are no numbers yet
+            return repr(self)
+        cut = f", {unfinished} not finished" if unfinished else ""
+        return f"{wins} won, {draws} drawn, {losses} lost{cut}: {score:.2f} ({low:.2f} to {high:.2f})"
+
     def interval(self, confidence: float = 0.95) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """A confidence interval of the score, the openings being a sample of all that there are.
 

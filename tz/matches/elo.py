@@ -19,6 +19,10 @@ class Ratings(eqx.Module):
     low: Float[np.ndarray, " n"]
     high: Float[np.ndarray, " n"]
 
+    def __str__(self) -> str:
+        rows = zip(self.elo, self.low, self.high, strict=True)
+        return "\n".join(f"{i:>3} {x:+6.0f} ({low:+.0f} to {high:+.0f})" for i, (x, low, high) in enumerate(rows))
+
 
 def fit_elo(wins: np.ndarray, draws: np.ndarray, *, confidence: float = 0.95) -> Ratings:
     """Ratings under which `i` scores `1 / (1 + 10 ** ((elo_j - elo_i) / 400))` a game against `j`, at best likelihood.

@@ -41,6 +41,7 @@ class Tester(Protocol):
 def _metrics(name: str, match: MatchResult) -> TesterMetrics:
     counts = {"score": match.score, "wins": match.wins, "draws": match.draws, "losses": match.losses}
     counts["unfinished"] = jnp.sum(~match.finished)
+    counts["score_low"], counts["score_high"] = match.interval()
     return {f"{name}_{key}": float(value) for key, value in counts.items()}
 
 
@@ -64,8 +65,9 @@ class OpponentTester(eqx.Module):
     [`tz.matches.HostPlayer`][], for which training waits; `name`, which the metrics begin with;
     `num_games`, even; `opening_moves` and `max_moves`, of [`tz.play_match`][].
 
-    **Metrics:** `{name}_score` (wins and half the draws, of the finished games), `{name}_wins`, `{name}_draws`,
-    `{name}_losses`, `{name}_unfinished` (games that count in none of the others, see [`tz.matches.MatchResult`][]).
+    **Metrics:** `{name}_score` (wins and half the draws, of the finished games), with `{name}_score_low` and
+    `{name}_score_high`, its 95 % interval; `{name}_wins`, `{name}_draws`, `{name}_losses`, `{name}_unfinished` (games
+    that count in none of the others, see [`tz.matches.MatchResult`][]).
     """
 
     opponent: AnyPlayer
@@ -246,7 +248,8 @@ class LadderTester(eqx.Module):
     `num_games`, even; `threshold`, the score above which it climbs; `opening_moves` and `max_moves`, of
     [`tz.play_match`][]; `name`, which the metrics begin with.
 
-    **Metrics:** `{name}_rung`, how many were climbed, and `{name}_score` and so on of the last match, as
+    **Metrics:** `{name}_rung`, how many were climbed; `{name}_height`, these and the score against the next, which
+    counts as a half where that is the network itself; and `{name}_score` and so on of the last match, as
     [`tz.OpponentTester`][].
     """
 
@@ -288,7 +291,9 @@ class LadderTester(eqx.Module):
                 best = _copy(evaluator)
             rung += climbs
             climbs &= rung < len(self.rungs)
-        return (jnp.int32(rung), best), {f"{self.name}_rung": float(rung)} | _metrics(self.name, match)
+        height = rung + (0.5 if match.score > self.threshold else float(match.score))  # 0.5: the next is itself
+        metrics = {f"{self.name}_rung": float(rung), f"{self.name}_height": height}
+        return (jnp.int32(rung), best), metrics | _metrics(self.name, match)
 
 
 def _copy(evaluator: Evaluator) -> Evaluator:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 Rows = Sequence[Mapping[str, int | float]]
 
+_COUNTED = {"elapsed": "seconds", "games": "episodes", "moves": "moves", "steps": "gradient_steps"}
+_TITLES = {"loss": "What it learns", "score": "Score in tests", "Elo": "Rating in tests", "return": "Return"}
 _LOSSES = ("policy_loss", "value_loss")
 _COLORS = (BLUE, ORANGE, "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "black")  # Okabe and Ito's
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))
@@ -31,10 +33,11 @@ def plot_learning(
 ) -> "Figure":
     """Draws losses, testers' scores, Elo and returns of a run, or of several together.
 
-    **Arguments:** `runs`, the metrics of each epoch as sinks get them, or the file of a [`tz.JsonLinesSink`][]; or
-    several by their names. Rows with a `seed`, such as those of [`tz.runs.train_seeds`][], are drawn as the mean over
-    seeds, with a band: the 95 % interval of the mean by Student's t; a seed without a finite number is left out. `x`,
-    the metric on the horizontal axis, or `"hours"`, the sum of the epochs' `seconds`.
+    **Arguments:** `runs`, the metrics of each epoch as sinks get them, the file of a [`tz.JsonLinesSink`][], or the
+    folder of a run; or several of these by their names. Rows with a `seed`, such as those of
+    [`tz.runs.train_seeds`][], are drawn as the mean over seeds, with a band: the 95 % interval of the mean by Student's
+    t; a seed without a finite number is left out. `x`, what is on the horizontal axis: `"epoch"`; `"minutes"` or
+    `"hours"`, the sum of the epochs' `seconds`; `"games"`, `"moves"` or `"steps"`, those so far; or any metric.
 
     **Returns:** the figure: losses; scores from 0 (all lost) to 1 (all won), with a line at one half; Elo with its
     confidence interval; and the returns of a game for one, of self-play and with their interval of a
@@ -45,9 +48,10 @@ def plot_learning(
 
     **Raises:** `ValueError` where there is nothing to draw, or a run has no such `x`.
     """
+    x = f"{x} so far" if x in ("games", "moves", "steps") else x
     named = runs if isinstance(runs, Mapping) else {"": runs}
     read = {
-        name: _mean_of_seeds(read_metrics(run) if isinstance(run, str | pathlib.Path) else run)
+        name: _mean_of_seeds(read_metrics(_file(run)) if isinstance(run, str | pathlib.Path) else run)
         for name, run in named.items()
     }
     if missing := [name for name, rows in read.items() if not any(x in row for row in rows)]:
@@ -61,11 +65,23 @@ def plot_learning(
     axes = new_axes(len(shown), (4.8 * len(shown), 3.4))
     for ax, (label, metrics) in zip(axes, shown.items(), strict=True):
         _draw_panel(ax, read, metrics, x)
-        ax.set(xlabel=x, ylabel=label)
+        ax.set(xlabel=x, ylabel=label, title=_TITLES[label])
         if label == "score":
             ax.axhline(0.5, color=GREY, linewidth=0.8)
             ax.set_ylim(-0.03, 1.03)
+    limits = [ax.get_xlim() for ax in axes]
+    for ax in axes:  # the first test may come late, and the panels begin and end together all the same
+        ax.set_xlim(min(low for low, _ in limits), max(high for _, high in limits))
     return figure_of(axes[0])
+
+
+def _file(path: str | pathlib.Path) -> pathlib.Path:
+    """The metrics of a run, of which the file or the folder is given."""
+    path = pathlib.Path(path)
+    found = path / "metrics.jsonl" if path.is_dir() else path
+    if not found.exists():
+        raise ValueError(f"plot_learning: found no {found}, expected the metrics of a run; give its folder.")
+    return found
 
 
 def _mean_of_seeds(rows: Rows) -> list[dict[str, int | float]]:
@@ -97,11 +113,16 @@ def _mean_row(rows: Rows) -> dict[str, int | float]:
 
 
 def _with_derived(rows: Rows) -> list[dict[str, int | float]]:
-    """The rows, with the hours so far and with the losses above their floors."""
-    total, derived = 0.0, []
+    """The rows, with what there was so far and with the losses above their floors."""
+    totals, derived = dict.fromkeys(_COUNTED, 0.0), []
     for row in rows:
-        total += row.get("seconds", 0.0) / 3600
-        more = {"hours": total} if "seconds" in row else {}
+        more = {}
+        for name, counted in _COUNTED.items():
+            if counted in row:
+                totals[name] += row[counted]
+                more[f"{name} so far"] = totals[name]
+        if "seconds" in row:
+            more |= {"minutes": totals["elapsed"] / 60, "hours": totals["elapsed"] / 3600}
         floors = {name: f"{name}_floor" for name in _LOSSES if name in row and f"{name}_floor" in row}
         derived.append({**row, **more} | {f"{name}_excess": row[name] - row[floor] for name, floor in floors.items()})
     return derived
@@ -121,8 +142,10 @@ def _scores(rows: Rows) -> dict[str, str]:
 
 
 def _elo(rows: Rows) -> dict[str, str]:
-    keys = sorted({key for row in rows for key in row if not key.endswith("_return")})
-    return {name.replace("_", ", "): name for name in keys if f"{name}_low" in keys and f"{name}_high" in keys}
+    found = {key for row in rows for key in row}
+    keys = sorted(key for key in found if not key.endswith("_return"))
+    keys = [name for name in keys if not name.endswith("_score")]
+    return {name.replace("_", ", "): name for name in keys if {f"{name}_low", f"{name}_high"} <= found}
 
 
 def _returns(rows: Rows) -> dict[str, str]:

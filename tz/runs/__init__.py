@@ -8,13 +8,14 @@ from tz.runs.agent_files import load_agent as load_agent
 from tz.runs.agent_files import save_agent as save_agent
 from tz.runs.checkpoints import Checkpoints as Checkpoints
 from tz.runs.forking import fork as fork
+from tz.runs.game_recipes import game_recipe as game_recipe
+from tz.runs.game_recipes import gpu_recipe as gpu_recipe
 from tz.runs.loop import init_loop as init_loop
 from tz.runs.loop import train_loop as train_loop
 from tz.runs.memory_plan import MemoryPlan as MemoryPlan
 from tz.runs.memory_plan import plan_memory as plan_memory
 from tz.runs.recipes import Recipe as Recipe
-from tz.runs.recipes import gpu_recipe as gpu_recipe
-from tz.runs.recipes import train_for as train_for
+from tz.runs.run_settings import RunSettings as RunSettings
 from tz.runs.seeds import train_seeds as train_seeds
 from tz.runs.sinks import JsonLinesSink as JsonLinesSink
 from tz.runs.sinks import Sink as Sink
@@ -23,5 +24,5 @@ from tz.runs.sinks import WandbSink as WandbSink
 from tz.runs.sinks import console_sink as console_sink
 from tz.runs.sinks import run_facts as run_facts
 from tz.runs.stopping import StopTraining as StopTraining
-from tz.runs.whole_run import RunSettings as RunSettings
+from tz.runs.timed import train_for as train_for
 from tz.runs.whole_run import train_run as train_run

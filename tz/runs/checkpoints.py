@@ -78,7 +78,8 @@ class Checkpoints:
         if found and not resume:  # before orbax clears away what another process may be writing
             raise ValueError(
                 f"Checkpoints: {self.folder} has a run of {max(found)} epochs in it. Go on with it by resume=True "
-                "(on the command line --resume), choose another folder, or delete this one yourself."
+                f"(on the command line: python -m tz resume {self.folder}), choose another folder, or delete this one "
+                "yourself."
             )
         self._kept = _Kept(keep)
         options = self._ocp.CheckpointManagerOptions(preservation_policy=self._kept, cleanup_tmp_directories=True)

@@ -83,7 +83,7 @@ def train_loop(
     *,
     num_epochs: int | None,
     sinks: Sequence[Sink] = (console_sink,),
-    progress: bool = True,
+    progress: bool | Callable[[str], None] = True,
     mesh: Mesh | None = None,
     checkpoints: Checkpoints | None = None,
     before_epoch: Callable[[LoopState], LoopState] | None = None,
@@ -104,7 +104,8 @@ def train_loop(
     - `num_epochs`: None for no end but that of `before_epoch`; for 0 the state is returned as it is.
     - `sinks`: called with the metrics of each epoch, by the first process only, after its checkpoint. A sink that
         raises an exception costs a warning, and training goes on.
-    - `progress`: whether a terminal or a notebook shows bars.
+    - `progress`: whether a terminal or a notebook shows bars; or a function that is told what begins, such as
+        `"self-play"`.
     - `mesh`: from [`tz.data_mesh`][], by default of all devices.
     - `checkpoints`: where to save the state.
     - `before_epoch`: `state -> state`, called before each epoch, to change something in the state; it raises
@@ -124,20 +125,21 @@ def train_loop(
     if num_epochs == 0:
         return state
     config, env = place((config, env), mesh, split=False)
-    newest, shown = Newest(on_mesh(state, mesh)), progress and jax.process_index() == 0
+    newest, shown = Newest(on_mesh(state, mesh)), progress is True and jax.process_index() == 0
+    say = progress if callable(progress) else _say_nothing
     with (
         keeping_state(newest, lambda state: revive(config, env, state, mesh)),
         _set_aside(checkpoints),
         noted_signals(newest, saves=checkpoints is not None) as noted,
         bar(num_epochs, "epoch", shown) as epochs,
     ):
-        _warm_up(config, env, newest, mesh, epochs)
+        _warm_up(config, env, newest, mesh, epochs, say)
         while last is None or int(newest.state.epoch) < last:
             try:
                 newest.keep(newest.state if before_epoch is None else changed_by(before_epoch, newest.state))
             except StopTraining:
                 break
-            metrics = _epoch(config, env, newest, mesh, shown)
+            metrics = _epoch(config, env, newest, mesh, shown, say)
             try:
                 if checkpoints is not None:
                     is_tested = int(newest.state.epoch) % config.epochs_per_test == 0
@@ -162,7 +164,7 @@ def _say_stopped(caught: str, state: LoopState, checkpoints: Checkpoints | None)
     checkpoints.finish(state)
     raise SystemExit(
         f"{done}, all of which are saved in {checkpoints.folder}. "
-        "Go on with tz.Checkpoints(..., resume=True), on the command line with --resume."
+        f"Go on with tz.Checkpoints(..., resume=True), on the command line: python -m tz resume {checkpoints.folder}"
     )
 
 
@@ -177,30 +179,42 @@ def _set_aside(checkpoints: Checkpoints | None) -> Iterator[None]:
         raise
 
 
-def _warm_up(config: TrainConfig, env: Env, newest: Newest, mesh: Mesh, epochs: tqdm) -> None:
+def _say_nothing(phase: str) -> None:
+    del phase
+
+
+def _warm_up(
+    config: TrainConfig, env: Env, newest: Newest, mesh: Mesh, epochs: tqdm, say: Callable[[str], None]
+) -> None:
     """Makes the moves before the first epoch that are still missing."""
     if config.warmup_moves == 0 or int(newest.state.epoch) > 0:
         return
     epochs.set_description("warm-up")
+    say("warm-up")
     for num_moves in warm_up_chunks(config, newest.state):
         _advance(newest, collect_phase, config, env, newest.state, num_moves, mesh)
     epochs.set_description("")
 
 
-def _epoch(config: TrainConfig, env: Env, newest: Newest, mesh: Mesh, shown: bool) -> dict:
+def _epoch(config: TrainConfig, env: Env, newest: Newest, mesh: Mesh, shown: bool, say: Callable[[str], None]) -> dict:
     """Goes one epoch on from the newest state, and returns the metrics."""
     started, epoch = time.perf_counter(), int(newest.state.epoch)
     tests = (epoch + 1) % config.epochs_per_test == 0 and len(config.testers) > 0
     with bar(2 + tests, "phase", shown, leave=False) as phases:
-        phases.set_description("self-play")
+
+        def begin(phase: str) -> None:
+            phases.set_description(phase)
+            say(phase)
+
+        begin("self-play")
         num_moves = config.moves_per_epoch
         metrics = _advance(newest, collect_phase, config, env, newest.state, num_moves, mesh)
         phases.update()
-        phases.set_description("training")
+        begin("training")
         metrics |= _advance(newest, train_phase, config, newest.state, mesh)
         phases.update()
         if tests:
-            phases.set_description("testing")
+            begin("testing")
             metrics |= _advance(newest, test_phase, config, env, newest.state, mesh)
     newest.keep(dataclasses.replace(newest.state, epoch=newest.state.epoch + 1))
     return {"epoch": epoch, **metrics, "seconds": time.perf_counter() - started}

@@ -97,10 +97,11 @@ def check_memory(plan: MemoryPlan, mesh: Mesh, limit: int | None = None) -> None
     if limit is None or needed <= limit:
         return
     advice = {
-        "games": "num_games or the search's max_nodes (for games of many actions, max_actions helps most)",
-        "buffer": "the buffer's capacity or num_games",
-        "network": "the size of the network",
-        "testers": "the testers' pool of networks (total_epochs)",
+        "games": "num_games or the search's max_nodes (for games of many actions, max_actions helps most; on the "
+        "command line --num-games, --max-nodes, --max-actions)",
+        "buffer": "the buffer's capacity or num_games (on the command line --capacity, --num-games)",
+        "network": "the size of the network (on the command line --num-blocks, --num-channels)",
+        "testers": "the testers' pool of networks, total_epochs (on the command line: --test random)",
     }
     largest = max(advice, key=lambda name: getattr(plan, name))
     raise ValueError(

@@ -52,9 +52,9 @@ def collect_phase(
     seconds = time.perf_counter() - started
     moves = config.num_games * num_moves
     metrics = {
+        "moves": moves,
         "episodes": episodes,
         "truncated": truncated,
-        "mean_length": moves_of_episodes / max(episodes, 1),
         "moves_per_second": moves / seconds,
         "simulations_per_second": config.num_games * int(num_simulations(config, is_fast, num_moves)) / seconds,
         "replay_known": num_known,
@@ -62,7 +62,8 @@ def collect_phase(
     if episodes:
         ended = trajectory.terminated | trajectory.truncated
         mean, spread = (float(x) for x in jax.device_get(mean_and_spread(returns, ended)))
-        metrics |= {"mean_return": mean, "return_spread": spread}
+        length = moves_of_episodes / episodes
+        metrics |= {"mean_length": length, "mean_return": mean, "return_spread": spread}
     return eqx.tree_at(lambda state: (state.games, state.replay), state, (games, replay)), metrics
 
 
@@ -90,7 +91,8 @@ def train_phase(config: TrainConfig, state: LoopState, mesh: Mesh) -> tuple[Loop
             state,
         )
     means = {name: float(values[good].mean()) for name, values in columns.items() if good.any()}
-    return state, means | ({"skipped_steps": int((~good).sum())} if config.skip_nonfinite else {})
+    counts = {"gradient_steps": len(history)}
+    return state, counts | means | ({"skipped_steps": int((~good).sum())} if config.skip_nonfinite else {})
 
 
 def warm_up_chunks(config: TrainConfig, state: LoopState) -> list[int]:

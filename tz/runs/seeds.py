@@ -32,7 +32,7 @@ def train_seeds(
     *,
     num_epochs: int | None,
     sinks: Sequence[Sink] = (),
-    progress: bool = True,
+    progress: bool | Callable[[str], None] = True,
     mesh: Mesh | None = None,
     checkpoints: Sequence[Checkpoints] = (),
     before_epoch: Callable[[LoopState], LoopState] | None = None,
@@ -55,6 +55,7 @@ def train_seeds(
         of a [`tz.JsonLinesSink`][] has all seeds, and [`tz.plot.plot_learning`][] draws their mean and interval.
     - `mesh`: from [`tz.data_mesh`][]: its devices share the seeds evenly. By default as many of all devices as divide
         the number of seeds.
+    - `progress`: as in [`tz.train_loop`][].
     - `checkpoints`: none, or one a seed, from which a seed can be resumed alone.
     - `before_epoch`: as in [`tz.train_loop`][], but it is called once for all seeds, with a state whose arrays have
         them along a leading axis.
@@ -84,7 +85,12 @@ def train_seeds(
         return revive(config, env, of_seed(newest.state, seed, testers[seed], one), one)[0]
 
     try:
-        with noted_signals(newest, saves=bool(checkpoints)) as noted, bar(num_epochs, "epoch", progress) as epochs:
+        with (
+            noted_signals(newest, saves=bool(checkpoints)) as noted,
+            bar(num_epochs, "epoch", progress is True) as epochs,
+        ):
+            say = progress if callable(progress) else _say_nothing
+            say("warm-up")
             _warm_up(config, env, newest, mesh)
             while not noted and (last is None or int(newest.state.epoch[0]) < last):
                 try:
@@ -92,7 +98,8 @@ def train_seeds(
                 except StopTraining:
                     break
                 started = time.perf_counter()
-                rows = _epoch(config, env, newest, mesh)
+                rows = _epoch(config, env, newest, mesh, say)
+                say("testing" if (int(newest.state.epoch[0]) + 1) % config.epochs_per_test == 0 else "training")
                 is_tested = _test(config, env, newest.state, testers, rows, one)
                 newest.keep(eqx.tree_at(lambda state: state.epoch, newest.state, newest.state.epoch + 1))
                 seconds = time.perf_counter() - started
@@ -116,6 +123,10 @@ def train_seeds(
         raise
 
 
+def _say_nothing(phase: str) -> None:
+    del phase
+
+
 def _say_stopped(caught: str, states: Sequence[LoopState], checkpoints: Sequence[Checkpoints]) -> None:
     """Says what to do after a signal; with checkpoints, which are complete then, ends the process."""
     done = f"{caught} after {int(states[0].epoch)} epochs"
@@ -124,7 +135,7 @@ def _say_stopped(caught: str, states: Sequence[LoopState], checkpoints: Sequence
         return
     raise SystemExit(
         f"{done}, all of which are saved. Go on with each seed alone, by tz.Checkpoints(..., resume=True), on the "
-        f"command line with --resume: {', '.join(str(kept.folder) for kept in checkpoints)}."
+        f"command line: python -m tz resume {checkpoints[0].folder}, and so on."
     )
 
 
@@ -198,10 +209,14 @@ def _warn(seed: int, num_bad: int, num_skipped: int, where: str) -> None:
         )
 
 
-def _epoch(config: TrainConfig, env: Env, newest: Newest, mesh: Mesh) -> list[dict[str, Any]]:
+def _epoch(
+    config: TrainConfig, env: Env, newest: Newest, mesh: Mesh, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
     """Goes one epoch on from the newest state, and returns the metrics of each seed."""
     started, epoch = time.perf_counter(), int(newest.state.epoch[0])
+    say("self-play")
     played = jax.device_get(_play(config, env, newest, config.moves_per_epoch, mesh))
+    say("training")
     seconds, moves = time.perf_counter() - started, config.num_games * config.moves_per_epoch
     train, learned = compiled_gradients(config, newest.state, mesh)
     newest.keep(eqx.tree_at(lambda state: state.train, newest.state, train))
@@ -209,13 +224,18 @@ def _epoch(config: TrainConfig, env: Env, newest: Newest, mesh: Mesh) -> list[di
     for seed in range(len(newest.state.epoch)):
         row, more = ({name: x[seed].item() for name, x in metrics.items()} for metrics in (played, learned))
         num_bad, num_simulations = row.pop("bad_positions"), row.pop("simulations")
-        row |= {"moves_per_second": moves / seconds, "simulations_per_second": num_simulations / seconds}
+        row |= {
+            "moves": moves,
+            "moves_per_second": moves / seconds,
+            "simulations_per_second": num_simulations / seconds,
+        }
         if row["episodes"] == 0:
-            row = {name: x for name, x in row.items() if name not in ("mean_return", "return_spread")}
+            row = {name: x for name, x in row.items() if name not in ("mean_length", "mean_return", "return_spread")}
         num_skipped = more.pop("skipped_steps") if row["replay_known"] else 0
         _warn(seed, num_bad, 0 if config.skip_nonfinite else num_skipped, f"epoch {epoch}")
         if row["replay_known"]:  # else nothing was learned
-            row |= more | ({"skipped_steps": num_skipped} if config.skip_nonfinite else {})
+            row |= {"gradient_steps": config.train_steps_per_epoch, **more}
+            row |= {"skipped_steps": num_skipped} if config.skip_nonfinite else {}
         rows.append({"epoch": epoch, **row})
     return rows
 

@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import sys
 import warnings
@@ -41,10 +42,20 @@ def console_sink(metrics: Mapping[str, Any]) -> None:
     sys.stdout.flush()  # a file, as under nohup, would get it much later
 
 
+_TOTALS = {
+    "seconds": "elapsed_seconds",
+    "moves": "total_moves",
+    "episodes": "total_games",
+    "gradient_steps": "total_steps",
+}
+
+
 class JsonLinesSink:
     """Appends one JSON object an epoch to a file, whose folder is made where it is missing.
 
-    JSON has no NaN and no infinity: `null` stands for them, as for None. What is no scalar is written as text.
+    JSON has no NaN and no infinity: `null` stands for them, as for None. What is no scalar is written as text. Each
+    line also has what there was in all so far: `elapsed_seconds`, `total_moves`, `total_games` and `total_steps`, where
+    the metrics have the `seconds`, `moves`, `episodes` and `gradient_steps` of an epoch.
 
     **Arguments:** `path`, the file; `first_epoch`, of a run that is resumed: the epoch it goes on with. The lines of
     this and later epochs, written before the run was cut off, are left out, as these epochs are done again. None adds
@@ -56,6 +67,7 @@ class JsonLinesSink:
     def __init__(self, path: str | pathlib.Path, *, first_epoch: int | None = None):
         self.path = pathlib.Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._totals: dict[Any, dict[str, int | float]] = {}
         if first_epoch is not None and self.path.exists():
             *lines, _ = self.path.read_text().split("\n")  # what has no end was cut off while it was written
             try:
@@ -65,9 +77,29 @@ class JsonLinesSink:
             temporary = self.path.with_name(f".{self.path.name}.new")
             temporary.write_text("".join(kept))
             os.replace(temporary, self.path)
+        if self.path.exists():
+            self._read_totals()
+
+    def totals(self, seed: Any = None) -> dict[str, int | float]:
+        """What there was in all so far, of a seed where the metrics have several."""
+        return dict(self._totals.get(seed, {}))
+
+    def _read_totals(self) -> None:
+        """Takes the totals of the lines that there are; another file's lines, or those of before totals, have none."""
+        for line in self.path.read_text().splitlines():
+            try:
+                row = json.loads(line)
+                self._totals[row.get("seed")] = {name: row[name] for name in _TOTALS.values() if name in row}
+            except (json.JSONDecodeError, AttributeError):
+                continue
 
     def __call__(self, metrics: Mapping[str, Any]) -> None:
         """Appends one line."""
+        totals = self._totals.setdefault(plain(metrics.get("seed")), {})
+        for name, total in _TOTALS.items():
+            if isinstance(value := plain(metrics.get(name)), int | float):
+                totals[total] = totals.get(total, 0) + value
+        metrics = {**metrics, **totals}
         values = {name: plain(value) for name, value in metrics.items()}
         values = {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in values.items()}
         with self.path.open("a") as file:
@@ -106,8 +138,44 @@ class WandbSink:
         self.run.finish()
 
 
+def check_login(offline: bool) -> None:
+    """Raises `ImportError` without wandb, and `ValueError` if it would ask for a login, before anything is made."""
+    try:
+        import wandb  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ImportError("WandbSink needs wandb: pip install 'tz[wandb]'") from error
+    modes = os.environ.get("WANDB_MODE"), "offline" if offline else None
+    if {"offline", "disabled", "dryrun"} & set(modes) or os.environ.get("WANDB_API_KEY"):
+        return
+    api = getattr(wandb, "api", None)
+    if api is not None and getattr(api, "api_key", None) is None:
+        raise ValueError(
+            "wandb: found no login, expected one; log in by `wandb login`, or give --wandb-offline and send the run "
+            "later by `wandb sync`."
+        )
+
+
+_GROUPS = {
+    "speed": r"(moves|simulations)_per_second|seconds|elapsed_seconds",
+    "self_play": r"moves|episodes|truncated|mean_length|mean_return|return_spread|replay_known|total_(moves|games)",
+    "training": r"loss|.*_loss|.*_loss_floor|gradient_norm|.*entropy|.*_steps|policy_.*|value_.*",
+    "tests": r".*_(score|wins|draws|losses|unfinished|rung|height|replaced|return|low|high)|elo.*",
+}
+
+
+def tag_of(name: str) -> str:
+    """The name of a metric with the group that TensorBoard shows it in, such as `self_play/mean_length`."""
+    for group, pattern in _GROUPS.items():
+        if re.fullmatch(pattern, name):
+            return f"{group}/{name}"
+    return name
+
+
 class TensorBoardSink:
     """Writes event files for TensorBoard: numbers as curves, text as text; None is left out.
+
+    The metrics of the loop are in groups: `training/loss`, `self_play/mean_length`, `speed/moves_per_second`,
+    `tests/random_score`.
 
     **Arguments:** `folder`, of the files; `settings`, of the run, shown as text.
 
@@ -129,9 +197,9 @@ class TensorBoardSink:
         for name, value in metrics.items():
             value = plain(value)
             if isinstance(value, str):
-                self.writer.add_text(name, value, epoch)
+                self.writer.add_text(tag_of(name), value, epoch)
             elif value is not None and name != "epoch":
-                self.writer.add_scalar(name, float(value), epoch)
+                self.writer.add_scalar(tag_of(name), float(value), epoch)
         self.writer.flush()
 
     def close(self) -> None:

@@ -1,0 +1,206 @@
+"""The commands that look at what there is: `show`, `plot` and `match`."""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from tz._commands.options import Parser, help_lines
+from tz.games._named_games import named_game
+from tz.games.env import Env
+from tz.matches.engines import AnyPlayer, GtpEngine
+from tz.matches.match import play_match
+from tz.matches.players import Player, random_player
+from tz.mcts.evaluators import RolloutEvaluator
+from tz.mcts.root_policies import PlainRoot
+from tz.mcts.settings import MCTS, gumbel_mcts, without_exploration
+from tz.plot.learning import plot_learning
+from tz.runs.agent_files import agent_card, agent_game, load_agent
+from tz.runs.run_settings import saved_settings
+from tz.runs.screen import clock, test_text
+
+_SHOW = """\
+python -m tz show FOLDER|AGENT
+
+Shows how far the run in a folder is and what its last test found; or the card of an agent, which is a file or the name
+of an agent that comes with tz.
+
+  python -m tz show runs/connect_four
+  python -m tz show connect_four
+"""
+_PLOT = """\
+python -m tz plot FOLDER [FOLDER ...] [options]
+
+Draws the losses, scores and ratings of one or several runs. A run of several seeds is drawn as their mean and a band.
+
+  python -m tz plot runs/connect_four
+  python -m tz plot runs/one runs/other --x minutes --out both.png
+
+"""
+_MATCH = """\
+python -m tz match PLAYER PLAYER [options]
+
+Lets two players play from random openings, each opening from both sides, and prints the score of the first. A player is
+the file of an agent, the name of one that comes with tz, random, rollouts:N (a search with N random games a move), or
+gtp:COMMAND (a program that speaks GTP).
+
+  python -m tz match runs/connect_four/agent.tz random
+  python -m tz match runs/one/agent.tz connect_four --games 200 --simulations 64
+
+"""
+
+
+def show(arguments: Sequence[str]) -> None:
+    """The command `show`.
+
+    **Raises:** `ValueError` if there is no such run and no such agent.
+    """
+    parser = Parser("show")
+    parser.add_argument("what", nargs="?")
+    found = parser.read(arguments)
+    if found["help"]:
+        print(_SHOW.rstrip())
+        return
+    if found["what"] is None:
+        raise ValueError("show: found nothing to show, expected the folder of a run, or an agent; name one.")
+    folder = pathlib.Path(found["what"])
+    if not folder.is_dir():
+        print(card_text(found["what"]))
+        return
+    seeds = sorted(folder.glob("seed_*"))
+    for run in [folder] if (folder / "settings.json").exists() or not seeds else seeds:
+        print(run_text(run))
+
+
+def plot(arguments: Sequence[str]) -> None:
+    """The command `plot`.
+
+    **Raises:** `ValueError` if a folder has no metrics, or none that can be drawn.
+    """
+    parser = Parser("plot")
+    parser.add_argument("folders", nargs="*", type=pathlib.Path)
+    parser.add_argument("--x", default="epoch")
+    parser.add_argument("--out", type=pathlib.Path)
+    found = parser.read(arguments)
+    if found["help"]:
+        rows = {
+            "--x NAME": "What is on the horizontal axis: epoch, minutes, hours, games, moves, steps, or any metric. "
+            "[epoch]",
+            "--out FILE": "Where the picture is written. [learning.png in the first folder]",
+        }
+        print(_PLOT + "Options:\n" + help_lines(rows))
+        return
+    if not found["folders"]:
+        raise ValueError("plot: found no folder, expected that of a run; write python -m tz plot runs/NAME.")
+    runs = {str(folder): folder for folder in found["folders"]}
+    figure = plot_learning(found["folders"][0] if len(runs) == 1 else runs, x=found["x"])
+    first = found["folders"][0]
+    out = found["out"] or (first if first.is_dir() else first.parent) / "learning.png"
+    figure.savefig(out, dpi=120)
+    print(f"The picture is {out}.")
+
+
+def match(arguments: Sequence[str]) -> None:
+    """The command `match`.
+
+    **Raises:** `ValueError` if there is no such player, or the two do not play the same game.
+    """
+    parser = Parser("match")
+    parser.add_argument("players", nargs="*")
+    parser.add_argument("--env")
+    for name, default in {"games": 100, "simulations": 200, "opening-moves": 4, "max-moves": 1024, "seed": 0}.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    found = parser.read(arguments)
+    if found["help"]:
+        rows = {
+            "--games N": "The number of games, an even number. [100]",
+            "--simulations N": "The simulations of an agent's search for each move. [200]",
+            "--opening-moves N": "The number of random moves that a game begins with, so that games differ. [4]",
+            "--max-moves N": "The moves after which a game is cut off. [1024]",
+            "--seed N": "The seed of the openings and of the searches. [0]",
+            "--env GAME": "The game, where no player is an agent or the game is one of your own.",
+        }
+        print(_MATCH + "Options:\n" + help_lines(rows))
+        return
+    if len(found["players"]) != 2:
+        raise ValueError(
+            f"match: found {len(found['players'])} players, expected two; write python -m tz match AGENT random."
+        )
+    env = named_game(found["env"] or _game_of(found["players"]))
+    first, second = (_player(word, env, found["simulations"]) for word in found["players"])
+    options = {"num_games": found["games"], "opening_moves": found["opening_moves"], "max_moves": found["max_moves"]}
+    print(f"{env.name}: {found['games']} games, {' against '.join(found['players'])} ...", flush=True)
+    print(play_match(env, first, second, key=jax.random.key(found["seed"]), **options))
+
+
+def card_text(source: str) -> str:
+    """The card of an agent as a page.
+
+    **Raises:** `ValueError` if there is no such agent.
+    """
+    card = agent_card(source)
+    lines = [f"{source}: an agent that plays {agent_game(source)}"]
+    for name, value in card.items():
+        lines += _lines(name, value, "  ")
+    return "\n".join(lines)
+
+
+def _lines(name: str, value: Any, indent: str) -> list[str]:
+    """A value of a card as lines, one for each of what it holds."""
+    name = name.replace("_", " ")
+    if not isinstance(value, Mapping):
+        return [f"{indent}{name}: {'none' if value is None else value}"]
+    lines = [f"{indent}{name}:"]
+    for inner, x in value.items():
+        lines += _lines(str(inner), x, indent + "  ")
+    return lines
+
+
+def run_text(folder: pathlib.Path) -> str:
+    """How far a run is, in a few lines.
+
+    **Raises:** `ValueError` if there is no run in the folder.
+    """
+    recipe, settings = saved_settings(folder)
+    path = folder / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    whole = f"{settings.epochs} epochs" if settings.minutes is None else f"{clock(60 * settings.minutes)} minutes"
+    lines = [f"{folder}: a run of {recipe.env}, seed {settings.seed}, {whole} in all"]
+    if not rows:
+        return "\n".join([*lines, "  no epoch is done"])
+    last = rows[-1]
+    done = [f"{last['epoch'] + 1} epochs"]
+    if "elapsed_seconds" in last:
+        done.append(clock(last["elapsed_seconds"]))
+    done += [f"{last[f'total_{name}']:,.0f} {name}" for name in ("games", "moves", "steps") if f"total_{name}" in last]
+    lines.append(f"  done: {', '.join(done)}")
+    tests = [(row["epoch"] + 1, text) for row in rows if (text := test_text(row))]
+    lines += [f"  last test, after epoch {tests[-1][0]}: {tests[-1][1]}"] if tests else ["  no test yet"]
+    epochs = sorted(int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdecimal())
+    if epochs:
+        lines.append(f"  checkpoints after epochs {', '.join(map(str, epochs))}; python -m tz resume {folder} goes on")
+    return "\n".join(lines)
+
+
+def _game_of(words: Sequence[str]) -> str:
+    """The game that the first agent among some players plays."""
+    for word in words:
+        if word != "random" and not word.startswith(("rollouts:", "gtp:")):
+            return agent_game(word)
+    raise ValueError("match: found no agent among the players, so the game is not known; add --env GAME.")
+
+
+def _player(word: str, env: Env, num_simulations: int) -> AnyPlayer:
+    if word == "random":
+        return random_player()
+    kind, _, rest = word.partition(":")
+    if kind == "gtp":
+        return GtpEngine(rest)
+    if kind == "rollouts":
+        if not rest.isdecimal() or not int(rest):
+            raise ValueError(f"match: found {word!r}, expected a number of random games; write rollouts:64.")
+        search = MCTS(int(rest), root=PlainRoot(), temperature=0.0, persist_tree=False)
+        return Player(search, RolloutEvaluator(env))
+    return load_agent(word, mcts=without_exploration(gumbel_mcts(num_simulations)), env=env)

@@ -1,0 +1,221 @@
+"""The commands that train: `train`, `resume` and `fork`."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from tz._commands.options import Parser, add_fields, as_option, field_rows, help_lines
+from tz.runs.game_recipes import game_recipe
+from tz.runs.recipes import Recipe
+from tz.runs.run_settings import RunSettings, saved_settings
+from tz.runs.whole_run import train_run
+
+_IMPORTANT = {
+    "run": ("out", "minutes", "epochs", "test", "seeds"),
+    "recipe": ("env", "num_games", "num_simulations", "num_blocks", "num_channels"),
+}
+_FIXED = ("resume", "fork")  # commands of their own
+_OTHER = {
+    "--device cpu|gpu": "Whose recipe of the game to begin with. Without it, that of the machine.",
+    "--cpu-devices N": "Where there is no GPU, the number of parts that the processor is split into: about as many as "
+    "it has cores. [2]",
+}
+_GAMES = """\
+Games: connect_four, tic_tac_toe, othello, hex, go_9x9, go_19x19, chess, gardner_chess, shogi, animal_shogi; with dice,
+backgammon; for one player, 2048, minatar-asterix, minatar-breakout, minatar-freeway, minatar-seaquest and
+minatar-space_invaders; and your own, as package.module:make_env."""
+_TRAIN = """\
+Trains an agent by self-play, and leaves in a folder the agent, checkpoints, settings and metrics. Each game has a
+recipe, which python -m tz train --env GAME --help shows; the options change it.
+
+  python -m tz train --env connect_four --minutes 20
+  python -m tz train --env othello --minutes 60 --out runs/othello --num-simulations 32
+  python -m tz train --env backgammon --epochs 200 --seeds 4
+  python -m tz train --env my_games.nim:make_env --minutes 5
+"""
+_RESUME = """\
+Goes on with a run, with the settings that it had. It may be longer, and be watched in another way.
+
+  python -m tz resume runs/connect_four
+  python -m tz resume runs/connect_four --minutes 60
+"""
+_FORK = """\
+Begins another run from the last state of one, in another folder. Its settings are those of that run but for the options
+given. The size of the network and the game stay.
+
+  python -m tz fork runs/connect_four --out runs/deeper --num-simulations 32 --minutes 60
+"""
+
+
+def train(arguments: Sequence[str]) -> None:
+    """The command `train`.
+
+    **Raises:** `ValueError` for what is wrong with the options, `SystemExit` after a signal to stop.
+    """
+    parser = _parser("train")
+    found = parser.read(arguments)
+    env = found.get("env", "connect_four")
+    if found.pop("help"):
+        recipe = game_recipe(env, found.get("device", None) or "cpu")
+        print(train_help(recipe))
+        return
+    device, cpu_devices = found.pop("device"), found.pop("cpu_devices")
+    settings = _run_settings({"out": pathlib.Path("runs") / env.replace(":", "."), **found})
+    _split_processor(cpu_devices, settings.seeds)
+    device = device or ("cpu" if jax.default_backend() == "cpu" else "gpu")
+    recipe = dataclasses.replace(game_recipe(env, device), **_of(Recipe, found))
+    print(_recipe_text(recipe, device))
+    _train(recipe, settings)
+
+
+def resume(arguments: Sequence[str]) -> None:
+    """The command `resume`.
+
+    **Raises:** as `train`.
+    """
+    parser = _parser("resume", folder="of the run")
+    found = parser.read(arguments)
+    if found.pop("help"):
+        settings = RunSettings(pathlib.Path("runs/connect_four"), minutes=20)
+        kept = field_rows(settings, leave_out=(*_FIXED, "out", "seed", "seeds", "test"))
+        print(_page("resume FOLDER", _RESUME, {"Options": kept | _only("--cpu-devices N")}))
+        return
+    folder = _folder(found, "resume")
+    recipe, run = saved_settings(folder)
+    _refuse(found, ("out", "seeds"), "resume")
+    changes = {**_length(found), **_of(RunSettings, found), "out": folder, "resume": True}
+    settings = dataclasses.replace(run, **changes)
+    _split_processor(found["cpu_devices"], 1)
+    _train(dataclasses.replace(recipe, **_of(Recipe, found)), settings)
+
+
+def fork(arguments: Sequence[str]) -> None:
+    """The command `fork`.
+
+    **Raises:** as `train`.
+    """
+    parser = _parser("fork", folder="of the run to begin from")
+    found = parser.read(arguments)
+    if found.pop("help"):
+        groups = _groups(Recipe(), RunSettings(pathlib.Path("runs/deeper"), minutes=60))
+        print(_page("fork FOLDER --out FOLDER", _FORK, groups))
+        return
+    folder = _folder(found, "fork")
+    recipe, run = saved_settings(folder)
+    if "out" not in found:
+        raise ValueError(f"fork: found no --out, expected the folder of the new run; add --out {folder}-fork.")
+    _refuse(found, ("seeds",), "fork")
+    changes = {**_length(found), **_of(RunSettings, found), "fork": folder, "resume": False}
+    settings = dataclasses.replace(run, **changes)
+    _split_processor(found["cpu_devices"], 1)
+    _train(dataclasses.replace(recipe, **_of(Recipe, found)), settings)
+
+
+def train_help(recipe: Recipe) -> str:
+    """The page that `train --help` prints, with the defaults of a game."""
+    settings = RunSettings(pathlib.Path("runs") / recipe.env.replace(":", "."), minutes=20)
+    return _page("train", _TRAIN + "\n" + _GAMES + "\n", _groups(recipe, settings))
+
+
+def _groups(recipe: Recipe, settings: RunSettings) -> dict[str, dict[str, str]]:
+    important = field_rows(settings, _IMPORTANT["run"]) | field_rows(recipe, _IMPORTANT["recipe"])
+    first = {name: important[name] for name in ("--env", *(name for name in important if name != "--env"))}
+    return {
+        "The most important options": {"--env": first["--env"], **first},
+        "Other options of the run": field_rows(settings, leave_out=(*_FIXED, *_IMPORTANT["run"])) | _OTHER,
+        f"Other options of the recipe (in brackets: those of {recipe.env})": field_rows(
+            recipe, leave_out=_IMPORTANT["recipe"]
+        ),
+    }
+
+
+def _page(usage: str, about: str, groups: dict[str, dict[str, str]]) -> str:
+    parts = [f"python -m tz {usage} [options]", about.rstrip()]
+    parts += [f"{title}:\n{help_lines(rows)}" for title, rows in groups.items()]
+    return "\n\n".join(parts)
+
+
+def _only(name: str) -> dict[str, str]:
+    return {name: _OTHER[name]}
+
+
+def _parser(command: str, folder: str | None = None) -> Parser:
+    parser = Parser(command)
+    if folder is not None:
+        parser.add_argument("folder", nargs="?", type=pathlib.Path)
+    else:
+        parser.add_argument("--device", choices=("cpu", "gpu"))
+    add_fields(parser, RunSettings, leave_out=_FIXED)
+    add_fields(parser, Recipe)
+    parser.add_argument("--cpu-devices", type=int, default=2)
+    return parser
+
+
+def _folder(found: dict[str, Any], command: str) -> pathlib.Path:
+    if found.get("folder") is None:
+        raise ValueError(f"{command}: found no folder, expected that of a run; write python -m tz {command} runs/NAME.")
+    return found["folder"]
+
+
+def _refuse(found: dict[str, Any], names: Sequence[str], command: str) -> None:
+    for name in names:
+        if name in found:
+            raise ValueError(
+                f"{command}: found --{name}, which is an option of a new run; leave it out, or use python -m tz train."
+            )
+
+
+def _length(found: dict[str, Any]) -> dict[str, Any]:
+    """Minutes take the place of epochs, and the other way round."""
+    given = [name for name in ("minutes", "epochs") if found.get(name) is not None]
+    return {"minutes": None, "epochs": None} if given else {}
+
+
+def _of(cls: type, found: dict[str, Any]) -> dict[str, Any]:
+    """The options that are fields of a dataclass."""
+    names = {field.name for field in dataclasses.fields(cls)}
+    values = {name: value for name, value in found.items() if name in names}
+    return values | ({"test": tuple(values["test"])} if "test" in values else {})
+
+
+def _run_settings(found: dict[str, Any]) -> RunSettings:
+    if found.get("minutes") is None and found.get("epochs") is None:
+        raise ValueError("train: found neither --minutes nor --epochs, expected one of them; add --minutes 20.")
+    return RunSettings(**_of(RunSettings, found))
+
+
+def _split_processor(cpu_devices: int, seeds: int) -> None:
+    if cpu_devices < 1:
+        raise ValueError(f"cpu_devices must be at least 1, found {cpu_devices}.")
+    jax.config.update("jax_num_cpu_devices", max(cpu_devices, seeds))
+
+
+def _recipe_text(recipe: Recipe, device: str) -> str:
+    """The recipe, with what differs from that of Connect Four on a CPU."""
+    shown = {"num_games", "num_simulations", "num_blocks", "num_channels"}
+    default, names = Recipe(), [field.name for field in dataclasses.fields(Recipe) if field.name != "env"]
+    named = [name for name in names if name in shown or getattr(recipe, name) != getattr(default, name)]
+    options = " ".join(as_option(name, getattr(recipe, name)) for name in named)
+    return f"{recipe.env} on a {device.upper()}: {options}"
+
+
+def _train(recipe: Recipe, settings: RunSettings) -> None:
+    try:
+        state = train_run(recipe, settings)
+    except KeyboardInterrupt as error:
+        goes_on = any((settings.out / "checkpoints").glob("[0-9]*"))
+        then = f"python -m tz resume {settings.out} goes on from the last checkpoint" if goes_on else "nothing is saved"
+        raise SystemExit(f"stopped at once; {then}.") from error
+    out = settings.out
+    if isinstance(state, list):
+        print(
+            f"{int(state[0].epoch)} epochs; the agents are {out}/seed_*/agent.tz; python -m tz plot {out} draws them."
+        )
+        return
+    print(
+        f"{int(state.epoch)} epochs; the agent is {out / 'agent.tz'}. python -m tz show {out} says how strong it is, "
+        f"python -m tz plot {out} draws what it learned, python -m tz play {out / 'agent.tz'} plays against it."
+    )

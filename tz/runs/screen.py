@@ -1,0 +1,167 @@
+"""What a person sees while a run goes on: a line that is rewritten on a terminal, a short line an epoch elsewhere."""
+
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TextIO
+
+from tz.runs.sinks import plain
+
+_FIRST = {
+    "warm-up": "warm-up: compiles self-play, and makes the first moves, before anything is learned",
+    "self-play": "compiles self-play",
+    "training": "compiles the gradient step",
+    "testing": "compiles the first test",
+}
+_ROW_SECONDS = 60.0  # at least one row that stays, on a terminal
+
+
+class Screen:
+    """Shows how far a run is; a sink of its metrics, and the `progress` of [`tz.train_loop`][].
+
+    **Arguments:** `seconds` or `num_epochs`, the length of the run; `totals`, which says the number of games so far;
+    `done`, the seconds and the epochs before this run was resumed; `stream`, standard output by default.
+    """
+
+    def __init__(
+        self,
+        *,
+        seconds: float | None = None,
+        num_epochs: int | None = None,
+        totals: Callable[[], Mapping[str, int | float]] = dict,
+        done: tuple[float, int] = (0.0, 0),
+        stream: TextIO | None = None,
+    ):
+        self.seconds, self.num_epochs, self.totals, self.epoch = seconds, num_epochs, totals, done[1]
+        self.begun = time.monotonic() - done[0]
+        self._stream = sys.stdout if stream is None else stream
+        self._is_terminal = self._stream.isatty()
+        self._phase, self._seen, self._facts, self._test = "", set(), "", ""
+        self._row_at, self._lock, self._ended = time.monotonic(), threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._tick, daemon=True) if self._is_terminal else None
+        if self._thread is not None:
+            self._thread.start()
+
+    def __enter__(self) -> "Screen":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.close()
+
+    def phase(self, name: str) -> None:
+        """Takes the name of what begins. The first time it is compiled, which is said."""
+        is_first, self._phase = name not in self._seen, name
+        self._seen.add(name)
+        if name == "warm-up":
+            self._seen.add("self-play")
+        if is_first and name in _FIRST:
+            self._phase = _FIRST[name]
+            if not self._is_terminal:
+                self._print(f"{self._phase} ...")
+        self._refresh()
+
+    def __call__(self, metrics: Mapping[str, Any]) -> None:
+        """Shows the metrics of an epoch."""
+        values = {name: plain(x) for name, x in metrics.items()}
+        self.epoch = int(metrics["epoch"]) + 1
+        tested = test_text(values)
+        self._facts, self._test = epoch_text(values, self.totals()), tested or self._test
+        is_due = time.monotonic() - self._row_at >= _ROW_SECONDS
+        if not self._is_terminal:
+            self._print(self._line(tested))
+        elif tested or is_due:
+            self._row_at = time.monotonic()
+            self._print(self._line(tested))
+        self._refresh()
+
+    def say(self, text: str) -> None:
+        """Prints a line that stays."""
+        self._print(text)
+        self._refresh()
+
+    def close(self) -> None:
+        """Ends the line that is rewritten."""
+        if self._thread is not None and not self._ended.is_set():
+            self._ended.set()
+            self._thread.join()
+            self._write("\r\x1b[K")
+
+    def _line(self, test: str) -> str:
+        parts = [self._length(), f"epoch {self.epoch}", self._facts, test]
+        return "  ".join(part for part in parts if part)
+
+    def _length(self) -> str:
+        """How much of the run is done."""
+        elapsed = time.monotonic() - self.begun
+        if self.seconds is not None:
+            return f"{min(elapsed / self.seconds, 1):3.0%}  {clock(elapsed)} of {clock(self.seconds)}"
+        if self.num_epochs:
+            return f"{min(self.epoch / self.num_epochs, 1):3.0%}  {clock(elapsed)}"
+        return clock(elapsed)
+
+    def _tick(self) -> None:
+        while not self._ended.wait(1.0):
+            self._refresh()
+
+    def _refresh(self) -> None:
+        if not self._is_terminal or self._ended.is_set():
+            return
+        width = shutil.get_terminal_size((80, 24)).columns
+        if self._facts and self._phase not in _FIRST.values():
+            line = self._line(self._test)
+        else:
+            line = f"{self._length()}  {self._phase} ..."
+        self._write(f"\r\x1b[K{line[: width - 1]}")
+
+    def _print(self, text: str) -> None:
+        self._write(f"\r\x1b[K{text}\n" if self._is_terminal else f"{text}\n")
+
+    def _write(self, text: str) -> None:
+        with self._lock:
+            self._stream.write(text)
+            self._stream.flush()
+
+
+def clock(seconds: float) -> str:
+    """A length of time as a clock shows it: `3:07`, `1:03:07`."""
+    minutes, rest = divmod(int(max(seconds, 0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def epoch_text(values: Mapping[str, Any], totals: Mapping[str, int | float]) -> str:
+    """The games so far, the speed and the losses of an epoch in a few words."""
+    parts = []
+    if "seed" in values:
+        parts.append(f"seed {values['seed']}")
+    if "total_games" in totals:
+        parts.append(f"{totals['total_games']:,.0f} games")
+    if "moves_per_second" in values:
+        parts.append(f"{values['moves_per_second']:,.0f} moves/s")
+    if {"policy_loss", "policy_loss_floor"} <= set(values):
+        parts.append(f"policy loss {values['policy_loss'] - values['policy_loss_floor']:.3f} above its floor")
+    elif "loss" in values:
+        parts.append(f"loss {values['loss']:.3f}")
+    if "value_loss" in values:
+        parts.append(f"value loss {values['value_loss']:.3f}")
+    return "  ".join(parts)
+
+
+def test_text(values: Mapping[str, Any]) -> str:
+    """The results of the tests among some metrics, each with its interval."""
+    found = []
+    for name, value in values.items():
+        low, high = (values.get(f"{name}_{end}") for end in ("low", "high"))
+        if not _are_numbers((value, low, high)):
+            continue
+        digits = 2 if name.endswith("_score") else 0 if abs(value) >= 100 or "elo" in name else 1
+        label = name.replace("elo", "Elo").replace("_", " ").removesuffix(" score")
+        found.append(f"{label} {value:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})")
+    heights = [f"{name.replace('_', ' ')} {x:.2f}" for name, x in values.items() if name.endswith("_height")]
+    return ", ".join(heights + found)
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
