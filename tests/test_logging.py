@@ -158,8 +158,8 @@ def test_tensorboard_events_are_read_back(tmp_path):
     sink.close()
     events = EventAccumulator(str(tmp_path))
     events.Reload()
-    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(0, 2.5), (1, 1.5)]
-    assert set(events.Tags()["scalars"]) == {"loss", "score"}
+    assert [(event.step, event.value) for event in events.Scalars("training/loss")] == [(0, 2.5), (1, 1.5)]
+    assert set(events.Tags()["scalars"]) == {"training/loss", "score"}
     (text,) = events.Tensors("settings/text_summary")
     assert b'"seed": 7' in text.tensor_proto.string_val[0]
 

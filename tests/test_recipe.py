@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tz
-from tz.runs.recipes import annealed
+from tz.runs.timed import annealed
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +37,7 @@ def tiny_start(env, config, mesh):
 def test_training_for_a_time_makes_epochs_and_lets_the_learning_rate_fall_in_its_last_part(monkeypatch):
     """By a clock on which an epoch takes 4 seconds, and the first, which is compiled, 24."""
     now, seen, rates, mesh = [1000.0], [], [], tz.data_mesh(jax.devices()[:1])
-    monkeypatch.setattr("tz.runs.recipes.time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr("tz.runs.timed.time", types.SimpleNamespace(perf_counter=lambda: now[0]))
 
     def sink(metrics):
         now[0] += 4 if seen else 24

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import sys
 import types
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 
 import tz
-from tz.__main__ import main, parse
-from tz.runs import whole_run
+from tz._commands import training
+from tz._commands.main import main
+from tz.runs import run_settings, whole_run
 
 pytestmark = pytest.mark.slow
 
@@ -21,17 +23,18 @@ pytestmark = pytest.mark.slow
 TINY = [
     "--env", "tic_tac_toe", "--num-blocks", "1", "--num-channels", "4", "--head-channels", "2", "--capacity", "64",
     "--num-simulations", "4", "--num-games", "8", "--moves-per-epoch", "8", "--train-batch-size", "16",
-    "--train-steps-per-epoch", "2", "--random-starts", "3", "--test-epochs", "2", "--cpu-devices", "8",
+    "--train-steps-per-epoch", "2", "--random-starts", "3", "--opening-moves", "4",
+    "--test", "random", "--test-epochs", "2", "--cpu-devices", "8",
 ]
 # fmt: on
 
 
 def options(out, *more):
-    return ["--out", str(out), *TINY, *more]
+    return ["train", "--out", str(out), *TINY, *more]
 
 
 def metrics(folder) -> list[dict]:
-    timed = {"seconds", "moves_per_second", "simulations_per_second"}
+    timed = {"seconds", "elapsed_seconds", "moves_per_second", "simulations_per_second"}
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in row.items() if name not in timed} for row in rows]
 
@@ -50,9 +53,11 @@ def run(tmp_path_factory):
 
 def test_the_script_of_a_card_is_what_was_typed():
     train = ["experiments/connect_four/train.py", "--out", "my runs"]
-    assert whole_run._script(train) == "python experiments/connect_four/train.py --out 'my runs'"
-    assert whole_run._script(["/a/b/tz/__main__.py", "--minutes", "2"]) == "python -m tz --minutes 2"
-    assert whole_run._script(["/a/b/train.py"]) == "python train.py"
+    assert run_settings.script_of(train) == "python experiments/connect_four/train.py --out 'my runs'"
+    assert (
+        run_settings.script_of(["/a/b/tz/__main__.py", "train", "--minutes", "2"]) == "python -m tz train --minutes 2"
+    )
+    assert run_settings.script_of(["/a/b/train.py"]) == "python train.py"
 
 
 def test_a_run_leaves_metrics_settings_and_an_agent_that_plays(run):
@@ -79,17 +84,17 @@ def test_a_run_that_is_stopped_by_a_signal_is_resumed_by_the_same_command(run, t
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(whole_run, "console_sink", stop)
-        with pytest.raises(SystemExit, match=r"SIGTERM after 2 epochs.*--resume"):
+        patch.setattr(whole_run.Screen, "__call__", lambda screen, metrics: stop(metrics))
+        with pytest.raises(SystemExit, match=r"SIGTERM after 2 epochs.*python -m tz resume .*stopped"):
             main(options(folder, "--epochs", "4"))
     assert tz.runs.agent_card(folder / "agent.tz")["epochs"] == 2
-    main(["--out", str(folder), "--resume", "--cpu-devices", "8"])
+    main(["resume", str(folder), "--cpu-devices", "8"])
     assert metrics(folder) == metrics(run)
     for one, other in zip(weights(folder), weights(run), strict=True):
         np.testing.assert_array_equal(one, other)
-    main(["--out", str(folder), "--resume", "--cpu-devices", "8"])  # nothing is left to do
+    main(["resume", str(folder), "--cpu-devices", "8"])  # nothing is left to do
     assert len(metrics(folder)) == 4
-    main(["--out", str(folder), "--resume", "--cpu-devices", "8", "--epochs", "5"])
+    main(["resume", str(folder), "--cpu-devices", "8", "--epochs", "5"])
     assert len(metrics(folder)) == 5
 
 
@@ -97,12 +102,12 @@ def test_a_fork_begins_with_the_run_and_its_settings_but_for_those_given(run, tm
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     folder = tmp_path / "fork"
     more = ["--learning-rate", "1e-4", "--train-steps-per-epoch", "3", "--epochs", "5"]
-    main(["--out", str(folder), "--fork", str(run), "--cpu-devices", "8", *more])
+    main(["fork", str(run), "--out", str(folder), "--cpu-devices", "8", *more])
     assert [row["epoch"] for row in metrics(folder)] == [4]
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     recipe, _ = whole_run.saved_settings(folder)
     assert recipe == dataclasses.replace(whole_run.saved_settings(run)[0], learning_rate=1e-4, train_steps_per_epoch=3)
-    main(["--out", str(folder), "--resume", "--cpu-devices", "8", "--epochs", "6"])
+    main(["resume", str(folder), "--cpu-devices", "8", "--epochs", "6"])
     card = tz.runs.agent_card(folder / "agent.tz")
     assert card["epochs"] == 6 and card["forked_from"] == tz.runs.agent_card(run / "agent.tz")
 
@@ -118,7 +123,7 @@ def test_several_seeds_are_runs_that_can_be_resumed_alone(tmp_path):
         assert [row["loss"] for row in metrics(alone)] == [row["loss"] for row in rows[index::2]]
         card = tz.runs.agent_card(alone / "agent.tz")
         assert card["epochs"] == 2 and card["seed"] == 3 + index
-    main(["--out", str(folder / "seed_4"), "--resume", "--cpu-devices", "8", "--epochs", "3"])
+    main(["resume", str(folder / "seed_4"), "--cpu-devices", "8", "--epochs", "3"])
     assert [row["epoch"] for row in metrics(folder / "seed_4")] == [0, 1, 2]
     assert tz.runs.agent_card(folder / "seed_4" / "agent.tz")["epochs"] == 3
     with pytest.raises(SystemExit, match="has a run in it"):
@@ -134,10 +139,21 @@ def test_several_seeds_are_runs_that_can_be_resumed_alone(tmp_path):
     [
         (["--epochs", "3", "--seeds", "0"], "seeds must be more than 0"),
         (["--epochs", "3", "--minutes", "1"], "either minutes or epochs, found minutes=1.0"),
-        ([], "either minutes or epochs, found minutes=None"),
+        ([], "found neither --minutes nor --epochs, expected one of them"),
         (["--epochs", "0"], "epochs must be more than 0, found 0"),
-        (["--epochs", "3", "--mintes", "4"], "Unrecognized options: --mintes"),
-        (["--epochs", "3", "--norm", "group"], "norm"),
+        (
+            ["--epochs", "3", "--mintes", "4"],
+            "found --mintes 4, which python -m tz train does not know; did you mean --min",
+        ),
+        (["--epochs", "3", "--norm", "group"], "argument --norm: found 'group', expected one of none, layer, batch"),
+        (["--epochs", "3", "--num-games", "many"], "argument --num-games: found 'many', expected a whole number"),
+        (["--epochs", "3", "--test", "chess"], "test: found 'chess', expected some of elo, ladder"),
+        (["--epochs", "3", "--test", "return"], "test: found 'return' for tic_tac_toe, a game of 2 players"),
+        (["--epochs", "3", "--test", "agent:nowhere.tz"], "There is no agent at nowhere.tz"),
+        (["--epochs", "3", "--value-low", "0"], "value_low=0.0 and value_high=None, expected both"),
+        (["--epochs", "3", "--env", "no.such.module:make"], "cannot be imported"),
+        (["--epochs", "3", "--env", "json:make_env"], "found no function 'make_env' in the module 'json'"),
+        (["--epochs", "3", "--wandb-offline"], "wandb_offline without wandb"),
         (["--epochs", "3", "--cold-after", "3"], "no temperature; leave cold_after None"),
         (["--epochs", "3", "--env", "tictactoe"], "Did you mean 'tic_tac_toe'"),
         (["--epochs", "3", "--num-games", "7"], "num_games=7 cannot be split evenly over 8 devices"),
@@ -147,18 +163,15 @@ def test_several_seeds_are_runs_that_can_be_resumed_alone(tmp_path):
             "augment does not fit tic_tac_toe: observation has shape",
         ),
         (["--epochs", "3", "--cpu-devices", "0"], "cpu_devices must be at least 1, found 0"),
-        (["--resume"], "There is no run in"),
-        (["--epochs", "3", "--fork", "nowhere"], "There is no run in nowhere"),
     ],
 )
-def test_options_without_sense_are_refused_before_anything_is_compiled(more, message, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "300")
+def test_options_without_sense_are_refused_before_anything_is_compiled(more, message, tmp_path, monkeypatch):
     compiled = []
     monkeypatch.setattr(whole_run, "train_for", lambda *args, **kwargs: compiled.append(0))
     with pytest.raises(SystemExit) as stop:
         main(options(tmp_path / "run", *more))
-    said = str(stop.value) + capsys.readouterr().err
-    assert message in " ".join(said.replace("\u2502", " ").split()) and not compiled
+    assert message in str(stop.value) and "\n" not in str(stop.value) and not compiled
+    assert not (tmp_path / "run").exists(), "nothing is left behind"
 
 
 def test_a_fork_that_dies_early_goes_on_from_the_run_that_it_began_from(run, tmp_path, monkeypatch):
@@ -168,12 +181,51 @@ def test_a_fork_that_dies_early_goes_on_from_the_run_that_it_began_from(run, tmp
         raise KeyboardInterrupt("the power failed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(whole_run, "console_sink", die)
-        with pytest.raises(KeyboardInterrupt, match="the power failed"):
-            main(["--out", str(folder), "--fork", str(run), "--cpu-devices", "8", "--epochs", "5"])
-    monkeypatch.setattr(whole_run, "console_sink", rows.append)
-    main(["--out", str(folder), "--resume", "--cpu-devices", "8"])
+        patch.setattr(whole_run.Screen, "__call__", lambda screen, metrics: die(metrics))
+        with pytest.raises(SystemExit, match="stopped at once; python -m tz resume .*fork goes on"):
+            main(["fork", str(run), "--out", str(folder), "--cpu-devices", "8", "--epochs", "5"])
+    monkeypatch.setattr(whole_run.Screen, "__call__", lambda screen, metrics: rows.append(metrics))
+    main(["resume", str(folder), "--cpu-devices", "8"])
     assert [row["epoch"] for row in rows] == [4]
+
+
+class LoopStateOfNothing:
+    epoch = 0
+
+
+def test_commands_without_a_run_are_refused(tmp_path):
+    for arguments, message in {
+        ("resume",): "resume: found no folder",
+        ("resume", "nowhere"): "There is no run in nowhere",
+        ("fork", "nowhere", "--out", str(tmp_path)): "There is no run in nowhere",
+        ("resume", str(tmp_path)): "There is no run in",
+        ("show", "nowhere"): "There is no agent at nowhere",
+        ("plot", str(tmp_path)): "expected the metrics of a run",
+        ("match", "random", "random"): "the game is not known; add --env GAME",
+    }.items():
+        with pytest.raises(SystemExit, match=message):
+            main(arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_is_shown_and_drawn(run, capsys):
+    main(["show", str(run)])
+    shown = capsys.readouterr().out
+    assert "a run of tic_tac_toe, seed 0, 4 epochs in all" in shown and "done: 4 epochs, " in shown
+    assert re.search(r"last test, after epoch 4: random 0\.\d\d \(0\.\d\d to [01]\.\d\d\)", shown), shown
+    main(["show", str(run / "agent.tz")])
+    assert "an agent that plays tic_tac_toe" in (shown := capsys.readouterr().out) and "num channels: 4" in shown
+    main(["plot", str(run), "--x", "games"])
+    assert (run / "learning.png").stat().st_size > 1000
+    (run / "learning.png").unlink()
+
+
+def test_the_lines_of_a_file_have_what_there_was_in_all(run):
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["total_moves"] for row in rows] == [64, 128, 192, 256]
+    assert rows[-1]["total_games"] == sum(row["episodes"] for row in rows) > 0
+    assert rows[-1]["total_steps"] == sum(row["gradient_steps"] for row in rows) == 8
+    assert rows[-1]["elapsed_seconds"] == pytest.approx(sum(row["seconds"] for row in rows))
 
 
 class WandbWithoutLogin(types.ModuleType):
@@ -207,7 +259,7 @@ def test_a_run_that_fails_before_it_learned_anything_leaves_nothing_that_refuses
     else:
         monkeypatch.setattr(whole_run, "train_for", full_disk)
         message = "No space left"
-    fork = ["--out", str(folder), "--fork", str(run), "--cpu-devices", "8", "--epochs", "5", *more]
+    fork = ["fork", str(run), "--out", str(folder), "--cpu-devices", "8", "--epochs", "5", *more]
     for _ in range(2):
         with pytest.raises((SystemExit, OSError), match=message):
             main(fork if is_fork else options(folder, "--epochs", "4", *more))
@@ -223,7 +275,7 @@ def test_settings_on_a_full_disk_are_not_lost_when_a_run_is_resumed(run, monkeyp
 
     monkeypatch.setattr(type(run), "write_text", half)
     with pytest.raises(OSError, match="No space left"):
-        main(["--out", str(run), "--resume", "--cpu-devices", "8"])
+        main(["resume", str(run), "--cpu-devices", "8"])
     assert (run / "settings.json").read_bytes() == before
 
 
@@ -231,38 +283,38 @@ def test_a_run_is_resumed_with_its_own_settings_only(run):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     message = r"resumed with num_blocks 2, where it has 1; seed 5, where it has 0\. .*--fork"
     with pytest.raises(SystemExit, match=message):
-        main(["--out", str(run), "--resume", "--num-blocks", "2", "--seed", "5", "--cpu-devices", "8"])
+        main(["resume", str(run), "--num-blocks", "2", "--seed", "5", "--cpu-devices", "8"])
     recipe, settings = whole_run.saved_settings(run)
     with pytest.raises(ValueError, match="resumed with learning_rate 0.5, where it has 0.003"):
         tz.runs.train_run(dataclasses.replace(recipe, learning_rate=0.5), dataclasses.replace(settings, resume=True))
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-def test_a_length_that_is_given_takes_the_place_of_the_one_before(run, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "300")
+def test_a_length_that_is_given_takes_the_place_of_the_one_before(run, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(training, "train_run", lambda recipe, settings: asked.append(settings) or LoopStateOfNothing)
 
     def length(*arguments):
-        settings = parse(arguments).run
-        return settings.minutes, settings.epochs
+        main([*arguments, "--cpu-devices", "8"])
+        return asked[-1].minutes, asked[-1].epochs
 
-    for more in (["--out", str(run), "--resume"], ["--out", str(tmp_path / "fork"), "--fork", str(run)]):
+    for more in (["resume", str(run)], ["fork", str(run), "--out", str(tmp_path / "fork")]):
         assert length(*more) == (None, 4)
         assert length(*more, "--epochs", "9") == (None, 9)
         assert length(*more, "--minutes", "2.5") == (2.5, None)
-        with pytest.raises(SystemExit):
-            parse([*more, "--minutes", "2.5", "--epochs", "9"])
-        assert "either minutes or epochs, found minutes=2.5, epochs=9" in capsys.readouterr().err
+        with pytest.raises(SystemExit, match=r"either minutes or epochs, found minutes=2\.5, epochs=9"):
+            main([*more, "--minutes", "2.5", "--epochs", "9"])
 
 
 def test_a_fork_with_nothing_to_do_is_refused(run, tmp_path):
     with pytest.raises(SystemExit, match="has 4 epochs already, so up to epochs=4 there is nothing to do"):
-        main(["--out", str(tmp_path / "fork"), "--fork", str(run), "--cpu-devices", "8", "--learning-rate", "1e-4"])
+        main(["fork", str(run), "--out", str(tmp_path / "fork"), "--cpu-devices", "8", "--learning-rate", "1e-4"])
     assert not (tmp_path / "fork" / "settings.json").exists()
 
 
 def test_a_folder_with_a_run_is_not_begun_anew(run, tmp_path):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    with pytest.raises(SystemExit, match="has a run in it. Go on with it by resume=True"):
+    with pytest.raises(SystemExit, match="has a run in it. Go on with it by .*python -m tz resume"):
         main(options(run, "--epochs", "4"))
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     (tmp_path / "metrics.jsonl").write_text("of something else")

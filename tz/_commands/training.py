@@ -79,7 +79,7 @@ def resume(arguments: Sequence[str]) -> None:
     parser = _parser("resume", folder="of the run")
     found = parser.read(arguments)
     if found.pop("help"):
-        settings = RunSettings(pathlib.Path("runs/connect_four"), minutes=20)
+        settings = RunSettings(pathlib.Path("runs/connect_four"), minutes=20.0)
         kept = field_rows(settings, leave_out=(*_FIXED, "out", "seed", "seeds", "test"))
         print(_page("resume FOLDER", _RESUME, {"Options": kept | _only("--cpu-devices N")}))
         return
@@ -100,7 +100,7 @@ def fork(arguments: Sequence[str]) -> None:
     parser = _parser("fork", folder="of the run to begin from")
     found = parser.read(arguments)
     if found.pop("help"):
-        groups = _groups(Recipe(), RunSettings(pathlib.Path("runs/deeper"), minutes=60))
+        groups = _groups(Recipe(), RunSettings(pathlib.Path("runs/deeper"), minutes=60.0))
         print(_page("fork FOLDER --out FOLDER", _FORK, groups))
         return
     folder = _folder(found, "fork")
@@ -116,7 +116,7 @@ def fork(arguments: Sequence[str]) -> None:
 
 def train_help(recipe: Recipe) -> str:
     """The page that `train --help` prints, with the defaults of a game."""
-    settings = RunSettings(pathlib.Path("runs") / recipe.env.replace(":", "."), minutes=20)
+    settings = RunSettings(pathlib.Path("runs") / recipe.env.replace(":", "."), minutes=20.0)
     return _page("train", _TRAIN + "\n" + _GAMES + "\n", _groups(recipe, settings))
 
 

@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 from tz.runs.sinks import plain
 
@@ -22,7 +22,7 @@ class Screen:
     """Shows how far a run is; a sink of its metrics, and the `progress` of [`tz.train_loop`][].
 
     **Arguments:** `seconds` or `num_epochs`, the length of the run; `totals`, which says the number of games so far;
-    `done`, the seconds and the epochs before this run was resumed; `stream`, standard output by default.
+    `done`, the seconds and the epochs before this run was resumed; `stream`, a text file, standard output by default.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Screen:
         num_epochs: int | None = None,
         totals: Callable[[], Mapping[str, int | float]] = dict,
         done: tuple[float, int] = (0.0, 0),
-        stream: TextIO | None = None,
+        stream: Any = None,
     ):
         self.seconds, self.num_epochs, self.totals, self.epoch = seconds, num_epochs, totals, done[1]
         self.begun = time.monotonic() - done[0]

@@ -47,7 +47,7 @@ def train_for(
     before = part[0] * seconds if seconds is not None else 0.0
     kept = checkpoints[0] if isinstance(checkpoints, list) else checkpoints
     begun = time.perf_counter() - max(before, kept.seconds if kept is not None else 0.0)
-    clock = _EpochClock(config)
+    clock = _EpochClock(config.epochs_per_test if config.testers else None)
 
     def before_epoch(state: LoopState) -> LoopState:
         now, epoch = _agreed(time.perf_counter() - begun), int(jnp.max(state.epoch))
@@ -70,12 +70,13 @@ def train_for(
 class _EpochClock:
     """How long the next epoch will probably take: as long as those before it, with a test if it has one.
 
-    The first epoch of a loop and the first test are compiled, which takes far longer and comes once. They count only as
-    long as there is no other.
+    The first epoch of a loop and the first test are compiled, which takes far longer and comes once. They do not count.
+
+    **Arguments:** `epochs_per_test`, None without tests.
     """
 
-    def __init__(self, config: TrainConfig):
-        self._per_test = config.epochs_per_test if config.testers else None
+    def __init__(self, epochs_per_test: int | None):
+        self._per_test = epochs_per_test
         self._seconds: dict[bool, list[float]] = {False: [], True: []}
         self._last: tuple[int, float] | None = None
 

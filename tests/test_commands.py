@@ -1,0 +1,214 @@
+"""The command line without a run: what it says, what it refuses, and which recipe and tests it chooses."""
+
+import dataclasses
+import io
+import re
+import types
+
+import jax
+import numpy as np
+import pytest
+
+import tz
+from tz._commands import training
+from tz._commands.main import COMMANDS, main
+from tz._commands.options import explanations, option_name
+from tz.games._named_games import named_game
+from tz.runs import screen as screens
+from tz.runs.screen import Screen, clock
+from tz.runs.test_choices import chosen_testers
+from tz.runs.timed import _EpochClock
+
+GAMES = ("connect_four", "tic_tac_toe", "othello", "hex", "go_9x9", "go_19x19", "chess", "gardner_chess", "shogi")
+GAMES += ("animal_shogi", "backgammon", "2048", "minatar-asterix", "minatar-breakout", "minatar-freeway")
+GAMES += ("minatar-seaquest", "minatar-space_invaders")
+
+
+def said(capsys, *arguments):
+    main(arguments)
+    return capsys.readouterr().out
+
+
+def test_without_arguments_it_says_what_one_can_do(capsys):
+    text = said(capsys)
+    assert text == said(capsys, "--help")
+    for name, command in COMMANDS.items():
+        assert re.search(rf"^  {name} ", text, re.MULTILINE) and command.about.endswith(".")
+
+
+@pytest.mark.parametrize("command", ["train", "resume", "fork", "show", "plot", "match"])
+def test_the_help_of_a_command_is_plain_text(command, capsys, monkeypatch):
+    for columns in (80, 120):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        text = said(capsys, command, "--help")
+        assert f"python -m tz {command}" in text and not re.search(r"[`_]{2}|\]\[|\*\*|`", text)
+        options = text[text.index("\n\n", 100) :]
+        assert all(len(line) <= columns for line in options.splitlines() if line.startswith("   "))
+
+
+def test_the_help_of_training_has_the_games_the_important_options_first_and_every_option(capsys):
+    text = said(capsys, "train", "--help")
+    assert all(game in text for game in GAMES)
+    order = [
+        text.index(f"\n  {name}") for name in ("--env", "--out", "--num-channels", "--seed ", "--symmetry", "--l2")
+    ]
+    assert order == sorted(order)
+    for cls in (tz.Recipe, tz.runs.RunSettings):
+        names = {field.name for field in dataclasses.fields(cls)} - {"resume", "fork"}
+        assert names <= explanations(cls).keys()
+        assert all(f"\n  {option_name(name)}" in text for name in names)
+        assert all(explanations(cls)[name].endswith(".") for name in names)
+    assert "[0.5]" in said(capsys, "train", "--env", "othello", "--help").split("--q-scale")[1][:200]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("--env othello --minutes 3", "train --env othello --minutes 3"),
+        ("--out runs/a --resume --minutes 9", "resume runs/a --minutes 9"),
+        ("--fork runs/a --out runs/b --minutes 3", "fork runs/a --out runs/b --minutes 3"),
+    ],
+)
+def test_the_form_of_before_is_refused_with_what_to_write(words, line):
+    with pytest.raises(SystemExit, match=f"found options without a command; write: python -m tz {line}$"):
+        main(words.split())
+    with pytest.raises(SystemExit, match="found the command 'trian', expected one of train"):
+        main(["trian"])
+
+
+def asking(text):
+    main(["train", *text.split(), "--cpu-devices", "8"])
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The recipes and settings of the runs that are asked for, which are not run."""
+    found = []
+
+    def train_run(recipe, settings):
+        found.append((recipe, settings))
+        return types.SimpleNamespace(epoch=0)
+
+    monkeypatch.setattr(training, "train_run", train_run)
+    return found
+
+
+def test_options_change_the_recipe_of_the_game(asked, capsys):
+    asking("--env othello --minutes 2 --num_games 32 --max-nodes 40 --window none")
+    recipe, settings = asked[-1]
+    changes = {"num_games": 32, "max_nodes": 40, "window": None}
+    assert recipe == dataclasses.replace(tz.runs.game_recipe("othello"), **changes)
+    assert recipe.build()[0].mcts.num_nodes == 40
+    assert (settings.minutes, settings.epochs, str(settings.out)) == (2.0, None, "runs/othello")
+    printed = capsys.readouterr().out
+    assert "othello on a CPU: " in printed and "--num-games 32" in printed and "--q-scale 0.5" in printed
+    asking("--env othello --epochs 2 --test elo agent:a/b.tz --device gpu --tensorboard")
+    recipe, settings = asked[-1]
+    assert recipe == tz.runs.game_recipe("othello", "gpu") and recipe.search_dtype == "bfloat16"
+    assert settings.test == ("elo", "agent:a/b.tz") and settings.tensorboard
+
+
+def slow(game):
+    """Games whose rules take long to trace."""
+    return "chess" in game or "shogi" in game or "19x19" in game
+
+
+@pytest.mark.parametrize("game", [pytest.param(x, marks=[pytest.mark.slow] if slow(x) else []) for x in GAMES])
+def test_every_game_has_a_recipe_that_can_be_built(game):
+    for device in ("cpu", "gpu"):
+        recipe = tz.runs.game_recipe(game, device)
+        config, env = recipe.build()
+        network, _ = recipe._network(env, jax.random.key(0)) if device == "cpu" else (None, None)
+        assert config.num_games == recipe.num_games
+        if network is not None:
+            assert isinstance(network, tz.MLP if game == "backgammon" else tz.AZResNet)
+        testers, best = chosen_testers((), recipe, config.test_env, tz.data_mesh(jax.devices()[:1]))
+        is_alone = env.num_players == 1
+        assert best == ("test_return" if is_alone else "elo")
+        assert isinstance(testers[0], tz.matches.ReturnTester if is_alone else tz.ApproxEloTester)
+
+
+def test_a_game_of_ones_own_is_named_by_module_and_function(monkeypatch, tmp_path):
+    (tmp_path / "my_games.py").write_text(
+        "import dataclasses, tz\n"
+        "def make(): return dataclasses.replace(tz.from_pgx('tic_tac_toe'), name='mine')\n"
+        "def wrong(): return 3\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    env = named_game("my_games:make")
+    assert env.name == "mine" and named_game("my_games:make") is env
+    assert tz.runs.game_recipe("my_games:make").build()[0].test_env is env
+    with pytest.raises(ValueError, match=r"found 'my_games:wrong' to return 3, expected a tz\.Env"):
+        named_game("my_games:wrong")
+
+
+def test_tests_are_chosen_by_words():
+    env, mesh = tz.from_pgx("tic_tac_toe"), tz.data_mesh(jax.devices()[:4])
+    recipe = tz.runs.game_recipe("tic_tac_toe")
+    (ladder, engine), best = chosen_testers(("ladder", "gtp:some-engine"), recipe, env, mesh, num_games=10)
+    assert best == "ladder_height" and len(ladder.rungs) == 4
+    assert ladder.num_games == 16 and ladder.opening_moves == recipe.opening_moves == 1
+    assert engine.name == "gtp" and engine.opponent.command == "some-engine"
+    assert chosen_testers(("random",), recipe, env, mesh)[1] == "random_score"
+    with pytest.raises(ValueError, match="found 'elo' for 2048, a game of 1 player; choose return"):
+        chosen_testers(("elo",), tz.runs.game_recipe("2048"), tz.from_pgx("2048"), mesh)
+    with pytest.raises(ValueError, match="found 'return' for tic_tac_toe, a game of 2 players"):
+        chosen_testers(("return",), recipe, env, mesh)
+
+
+def test_the_next_epoch_takes_as_long_as_others_of_its_kind():
+    """An epoch takes 2 seconds, one with a test 5, and the first of each kind is compiled for a minute more."""
+    epochs = _EpochClock(4)
+    now = 0.0
+    for epoch in range(12):
+        is_test = epoch % 4 == 3
+        expected = {True: 5.0 if epoch > 7 else 2.0, False: 2.0}[is_test] if epoch > 1 else 0.0
+        epochs.note(epoch, now)
+        assert epochs.expected(epoch) == expected, epoch
+        now += (5 if is_test else 2) + (60 if epoch in (0, 3) else 0)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+ROW = {"epoch": 4, "moves_per_second": 1234.5, "policy_loss": 1.5, "policy_loss_floor": 1.25, "value_loss": 0.5}
+TEST = {"random_score": 0.75, "random_score_low": 0.6, "random_score_high": 0.9}
+
+
+def test_a_file_gets_a_short_line_an_epoch():
+    stream = io.StringIO()
+    with Screen(num_epochs=10, totals=lambda: {"total_games": 4321}, stream=stream) as screen:
+        for phase in ("warm-up", "self-play", "training", "self-play", "training"):
+            screen.phase(phase)
+        screen(ROW)
+        screen(ROW | TEST | {"epoch": 5})
+    first, second, *lines = stream.getvalue().splitlines()
+    assert first.startswith("warm-up: compiles self-play") and second == "compiles the gradient step ..."
+    facts = "4,321 games  1,234 moves/s  policy loss 0.250 above its floor  value loss 0.500"
+    assert lines == [f"50%  0:00  epoch 5  {facts}", f"60%  0:00  epoch 6  {facts}  random 0.75 (0.60 to 0.90)"]
+
+
+def test_a_terminal_has_one_line_that_is_rewritten_and_fits(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    stream = Terminal()
+    with Screen(seconds=600.0, done=(186.0, 91), stream=stream) as screen:
+        screen.say("resumed at epoch 91")
+        screen.phase("self-play")
+        assert stream.getvalue().endswith("31%  3:06 of 10:00  compiles self-play ...")
+        screen.phase("training")
+        screen.phase("self-play")
+        screen(ROW)
+        assert stream.getvalue().count("\n") == 1, "an epoch without a test leaves no row"
+        screen(ROW | TEST)
+    assert stream.getvalue().count("\n") == 2 and stream.getvalue().endswith("\r\x1b[K")
+    shown = [part for part in re.split(r"\r\x1b\[K", stream.getvalue()) if not part.endswith("\n")]
+    assert all(len(part) < 60 for part in shown)
+    assert clock(3787) == "1:03:07" and clock(-1) == "0:00"
+
+
+def test_results_of_matches_and_ratings_are_printed_in_words():
+    ratings = tz.matches.fit_elo(np.array([[0, 5], [5, 0]]), np.array([[0, 2], [2, 0]]))
+    assert re.fullmatch(r"  0     \+0 \(\+0 to \+0\)\n  1     \+0 \(-\d+ to \+\d+\)", str(ratings)), str(ratings)
+    assert screens.test_text({"elo": 12.3, "elo_low": -4.0, "elo_high": 20.0}) == "Elo 12 (-4 to 20)"
