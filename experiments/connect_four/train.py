@@ -1,7 +1,7 @@
 """Trains a Connect Four agent from scratch: `python experiments/connect_four/train.py --budget-minutes 20`.
 
 The budget is that of the whole process, with compilation. Leaves the agent, checkpoints and metrics in `--out`. It is
-`python -m tz --env connect_four` with all else as it comes.
+`python -m tz train --env connect_four --test random` with all else as it comes.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def main() -> None:
     args = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", 2)  # uses the cores of a CPU better than one device
     minutes = args.budget_minutes - (time.perf_counter() - STARTED + 4) / 60  # for the imports and the last files
-    settings = tz.runs.RunSettings(args.out, minutes=minutes, seed=args.seed, resume=args.resume)
+    settings = tz.runs.RunSettings(args.out, minutes=minutes, seed=args.seed, resume=args.resume, test=("random",))
     tz.runs.train_run(tz.Recipe("connect_four"), settings)
     print(f"{time.perf_counter() - STARTED:.0f} s in all; the agent is {args.out / 'agent.tz'}")
 
