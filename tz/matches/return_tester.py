@@ -41,6 +41,15 @@ class EpisodeResult(eqx.Module):
         """The mean return."""
         return jnp.mean(self.returns)
 
+    def __str__(self) -> str:
+        try:
+            mean, low, high = map(float, (self.mean, *self.interval()))
+            unfinished = int(jnp.sum(~self.finished))
+        except jax.errors.ConcretizationTypeError:  # under jit there are no numbers yet
+            return repr(self)
+        cut = f", {unfinished} of them cut off" if unfinished else ""
+        return f"mean return {mean:,.4g} ({low:,.4g} to {high:,.4g}) of {len(self.returns)} episodes{cut}"
+
     def interval(self, confidence: float = 0.95) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """A confidence interval of the expected return, the episodes being a sample of all that there are.
 
