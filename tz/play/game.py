@@ -12,7 +12,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from tz._arguments import check_one_game, shown
 from tz.games.env import Env, StepMetadata
-from tz.games.names import find_move, move_label, text_board
+from tz.games.names import find_move, label_of, text_board
 from tz.matches.players import Player, check_player
 from tz.play.analysis import Analysis, next_position, think, with_simulations
 
@@ -173,7 +173,7 @@ class Game:
         if self.is_over:
             return {}
         legal = np.flatnonzero(np.asarray(self._now.metadata.action_mask))
-        return {move_label(self.env, self._now.host, action): int(action) for action in legal}
+        return {label_of(self.env, self._now.host, int(action)): int(action) for action in legal}
 
     def move(self, move: str | SupportsInt) -> str:
         """Make a move for the player to move, and draw nature's answer.
@@ -210,7 +210,7 @@ class Game:
 
     def _make(self, where: str, action: int) -> str:
         now = self._now
-        name = move_label(self.env, now.host, action)
+        name = label_of(self.env, now.host, action)
         key = jax.random.fold_in(self._key, 2 * len(self._turns))
         state, metadata = next_position(self.env, now.state, jnp.int32(action), key)
         self._turns[-1] = dataclasses.replace(now, action=action, name=name)
