@@ -1,4 +1,5 @@
-"""The command line: `python -m tz --env connect_four --minutes 20 --out runs/c4`, and `--resume` to go on."""
+"""The command line: `python -m tz --env connect_four --minutes 20 --out runs/c4`, and `--resume` to go on; and
+`python -m tz play AGENT`."""
 
 import argparse
 import dataclasses
@@ -9,6 +10,7 @@ from typing import Any
 
 import jax
 
+from tz.play.command import run_play
 from tz.runs.recipes import Recipe
 from tz.runs.whole_run import RunSettings, saved_settings, train_run
 
@@ -61,9 +63,12 @@ def parse(arguments: Sequence[str]) -> Options:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Reads the options and trains; what is wrong with them is said in one line."""
+    """Reads the options and trains, or plays after the word `play`; what is wrong is said in one line."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        options = parse(sys.argv[1:] if arguments is None else arguments)
+        if list(arguments[:1]) == ["play"]:
+            return run_play(arguments[1:])
+        options = parse(arguments)
         jax.config.update("jax_num_cpu_devices", max(options.cpu_devices, options.run.seeds))
         state = train_run(options.recipe, options.run)
     except (ValueError, ImportError) as error:
