@@ -20,7 +20,7 @@ from tz.runs import sinks
 ROOT = pathlib.Path(tz.__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-OPTIONAL = ("pictures", "tensorboard", "train", "wandb")  # extras of what tz imports only where it is used
+OPTIONAL = ("pictures", "play", "tensorboard", "train", "wandb")  # extras of what tz imports only where it is used
 
 
 def names(requirements: list[str]) -> set[str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from tz._commands.looking import match, plot, show
 from tz._commands.options import help_lines
 from tz._commands.training import fork, resume, train
+from tz.play.command import run_play
 from tz.play.gtp_command import serve_gtp
 
 
@@ -26,6 +27,7 @@ COMMANDS = {
     "show": Command(show, "Shows how far a run is, or the card of an agent: how it was trained and how strong it is."),
     "plot": Command(plot, "Draws what one or several runs learned."),
     "match": Command(match, "Lets two agents play a match."),
+    "play": Command(run_play, "Lets you play against an agent, on a page in the browser or in the terminal."),
     "gtp": Command(serve_gtp, "Makes an agent an engine that speaks GTP, for boards such as Sabaki."),
 }
 _ABOUT = """\
@@ -33,6 +35,7 @@ tz trains agents for board games by self-play, as AlphaZero did.
 
   python -m tz train --env connect_four --minutes 20      trains an agent and leaves it in runs/connect_four
   python -m tz show runs/connect_four                     says how far it is
+  python -m tz play runs/connect_four                     lets you play against it
   python -m tz match runs/connect_four/agent.tz random    lets it play against random moves
   python -m tz COMMAND --help                             says more of a command
 

@@ -217,5 +217,5 @@ def _train(recipe: Recipe, settings: RunSettings) -> None:
         return
     print(
         f"{int(state.epoch)} epochs; the agent is {out / 'agent.tz'}. python -m tz show {out} says how strong it is, "
-        f"python -m tz plot {out} draws what it learned, python -m tz play {out / 'agent.tz'} plays against it."
+        f"python -m tz plot {out} draws what it learned, python -m tz play {out} plays against it."
     )

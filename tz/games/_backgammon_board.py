@@ -4,20 +4,20 @@ from typing import Any
 
 import numpy as np
 
-from tz.games.boards import Board, Rect, label
+from tz.games.boards import Board, Number, Rect, label
 
 _W, _H, _TOP, _LEFT, _BAR = 46.0, 440.0, 34.0, 14.0, 46.0
 _BLACK, _WHITE = "#1d1f21", "#fafaf5"
 
 
-def _column(black_point: int) -> tuple[float, bool]:
+def _column(black_point: int) -> tuple[Number, bool]:
     """The left edge of a point, by Black's number of it, and whether it is in the upper half."""
     upper = black_point > 12
     place = black_point - 13 if upper else 12 - black_point
     return _LEFT + _W * place + (_BAR if place > 5 else 0), upper
 
 
-def _checkers(x: float, upper: bool, count: int, fill: str) -> list[str]:
+def _checkers(x: Number, upper: bool, count: int, fill: str) -> list[str]:
     edge, parts, radius = "#8a8a84" if fill == _BLACK else "#3a3a3a", [], 20.0
     for number in range(min(count, 5)):
         y = _TOP + radius + 1 + 2 * radius * number if upper else _TOP + _H - radius - 1 - 2 * radius * number
@@ -28,7 +28,7 @@ def _checkers(x: float, upper: bool, count: int, fill: str) -> list[str]:
     return parts
 
 
-def _dice(pips: list[int], used: int, middle: float) -> list[str]:
+def _dice(pips: list[int], used: int, middle: Number) -> list[str]:
     spots = {1: [4], 2: [0, 8], 3: [0, 4, 8], 4: [0, 2, 6, 8], 5: [0, 2, 4, 6, 8], 6: [0, 2, 3, 5, 6, 8]}
     parts, y = [], _TOP + _H / 2 - 18
     for number, pip in enumerate(pips):

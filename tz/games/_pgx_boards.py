@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tz.games._pgx_names import Diagram, family_of, notation_of
-from tz.games.boards import Board, Rect, label
+from tz.games.boards import Board, Number, Rect, label
 
 if TYPE_CHECKING:
     import pgx
@@ -33,27 +33,27 @@ def board_function(game: "pgx.Env") -> Callable[[Any], Board]:
     return lambda state: draw(diagram(state))
 
 
-def _svg(width: float, height: float, parts: list[str]) -> str:
+def _svg(width: Number, height: Number, parts: list[str]) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
         f'height="{height:g}">{"".join(parts)}</svg>'
     )
 
 
-def _rect(x: float, y: float, w: float, h: float, fill: str, more: str = "") -> str:
+def _rect(x: Number, y: Number, w: Number, h: Number, fill: str, more: str = "") -> str:
     return f'<rect x="{x:.1f}" y="{y:.1f}" width="{w:.1f}" height="{h:.1f}" fill="{fill}" {more}/>'
 
 
-def _circle(x: float, y: float, r: float, fill: str, more: str = "") -> str:
+def _circle(x: Number, y: Number, r: Number, fill: str, more: str = "") -> str:
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r:.1f}" fill="{fill}" {more}/>'
 
 
-def _line(x0: float, y0: float, x1: float, y1: float, color: str, width: float) -> str:
+def _line(x0: Number, y0: Number, x1: Number, y1: Number, color: str, width: Number) -> str:
     points = f'x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}"'
     return f'<line {points} stroke="{color}" stroke-width="{width}" stroke-linecap="round"/>'
 
 
-def _polygon(points: list[tuple[float, float]], fill: str, more: str = "") -> str:
+def _polygon(points: list[tuple[Number, Number]], fill: str, more: str = "") -> str:
     return f'<polygon points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}" fill="{fill}" {more}/>'
 
 
@@ -73,7 +73,7 @@ class _Grid:
     def cell(self, row: int, column: int) -> Rect:
         return self.left + _CELL * column, self.top + _CELL * row, _CELL, _CELL
 
-    def middle(self, row: int, column: int) -> tuple[float, float]:
+    def middle(self, row: int, column: int) -> tuple[Number, Number]:
         return self.left + _CELL * (column + 0.5), self.top + _CELL * (row + 0.5)
 
     def coordinates(self) -> None:
@@ -82,7 +82,7 @@ class _Grid:
         for row, name in enumerate(self.diagram.rows):
             self.parts.append(label(self.left - 17, self.middle(row, 0)[1] + 6, name, 17, _GREY))
 
-    def pieces(self, draw: Callable[[float, float, str], str]) -> None:
+    def pieces(self, draw: Callable[[Number, Number, str], str]) -> None:
         """`draw(x, y, cell)` in the middle of each cell that is not empty."""
         for row, cells in enumerate(self.diagram.cells):
             for column, text in enumerate(cells):
@@ -106,7 +106,7 @@ def _square(diagram: Diagram, row: int, column: int) -> str:
     return diagram.columns[column] + diagram.rows[row]
 
 
-def _lined(grid: _Grid, fill: str, line: str, width: float) -> None:
+def _lined(grid: _Grid, fill: str, line: str, width: Number) -> None:
     """A board of cells with lines between them."""
     grid.parts.append(_rect(grid.left, grid.top, grid.right - grid.left, grid.bottom - grid.top, fill, 'rx="3"'))
     for column in range(grid.num_columns + 1):
@@ -117,7 +117,7 @@ def _lined(grid: _Grid, fill: str, line: str, width: float) -> None:
         grid.parts.append(_line(grid.left, y, grid.right, y, line, width))
 
 
-def _disc(grid: _Grid, radius: float) -> Callable[[float, float, str], str]:
+def _disc(grid: _Grid, radius: Number) -> Callable[[Number, Number, str], str]:
     edge = 'stroke="#00000066" stroke-width="1.2"'
     return lambda x, y, text: (
         _circle(x + 1, y + 2, radius, "#00000033") + _circle(x, y, radius, grid.side_color(text), edge)
@@ -132,7 +132,7 @@ def _draw_tic_tac_toe(diagram: Diagram) -> Board:
         grid.parts += [_line(x, grid.top + 4, x, grid.bottom - 4, "#8a939b", 3)]
         grid.parts += [_line(grid.left + 4, y, grid.right - 4, y, "#8a939b", 3)]
 
-    def piece(x: float, y: float, text: str) -> str:
+    def piece(x: Number, y: Number, text: str) -> str:
         color, r = _COLORS[text], 17
         if text == "O":
             return _circle(x, y, r, "none", f'stroke="{color}" stroke-width="6"')
@@ -194,10 +194,10 @@ def _draw_hex(diagram: Diagram) -> Board:
     grid, size, side = _Grid(diagram), len(diagram.cells), 30.0
     step = side * math.sqrt(3)
 
-    def middle(row: int, column: int) -> tuple[float, float]:
+    def middle(row: int, column: int) -> tuple[Number, Number]:
         return 60 + step * (column + row / 2), 60 + 1.5 * side * row
 
-    def corners(x: float, y: float, r: float) -> list[tuple[float, float]]:
+    def corners(x: Number, y: Number, r: Number) -> list[tuple[Number, Number]]:
         return [(x + r * math.sin(math.pi / 3 * n), y + r * math.cos(math.pi / 3 * n)) for n in range(6)]
 
     last = size - 1
@@ -237,7 +237,7 @@ def _draw_chess(diagram: Diagram) -> Board:
             is_dark = (row + column + grid.num_rows) % 2 == 1
             grid.parts.append(_rect(*grid.cell(row, column), "#b78a66" if is_dark else "#f0dcbc"))
 
-    def piece(x: float, y: float, text: str) -> str:
+    def piece(x: Number, y: Number, text: str) -> str:
         fill, edge = ("#fffdf7", "#2a2a2a") if text.isupper() else ("#23262a", "#0b0c0d")
         style = 'font-family="DejaVu Sans, Segoe UI Symbol, Noto Sans Symbols2, sans-serif" text-anchor="middle"'
         return (
@@ -250,7 +250,7 @@ def _draw_chess(diagram: Diagram) -> Board:
     return grid.board()
 
 
-def _wooden_piece(x: float, y: float, text: str) -> str:
+def _wooden_piece(x: Number, y: Number, text: str) -> str:
     """A piece of shogi, which points away from its owner; promoted ones are red."""
     turned = text.islower()
     points = [(0, -26), (17, -18), (22, 24), (-22, 24), (-17, -18)]

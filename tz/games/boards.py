@@ -15,7 +15,8 @@ from tz._arguments import shown
 from tz.games.env import Env
 from tz.games.names import text_board
 
-Rect = tuple[float, float, float, float]
+Number = int | float
+Rect = tuple[Number, Number, Number, Number]
 """Left, top, width and height, in the units of a drawing."""
 
 FONT = "DejaVu Sans, Segoe UI, Arial, sans-serif"
@@ -39,8 +40,8 @@ class Board:
     """
 
     svg: str
-    width: float
-    height: float
+    width: Number
+    height: Number
     squares: Mapping[str, Rect] = dataclasses.field(default_factory=dict)
     spots: Mapping[str, Rect] = dataclasses.field(default_factory=dict)
     sides: Sequence[str] = ()
@@ -88,7 +89,7 @@ def _text_drawing(text: str) -> Board:
     return Board(_svg(width, height, rows), width, height)
 
 
-def _svg(width: float, height: float, content: str) -> str:
+def _svg(width: Number, height: Number, content: str) -> str:
     size = f'viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{content}</svg>'
 
@@ -135,7 +136,7 @@ class Note:
 
     squares: Sequence[str]
     lines: Sequence[str]
-    strength: float
+    strength: Number
     is_first: bool = False
 
 
@@ -154,7 +155,7 @@ def annotated(board: Board, last: Sequence[Rect] = (), notes: Sequence[Note] = (
     return board.svg.replace("</svg>", "".join(marks) + "</svg>")
 
 
-def _frame(rect: Rect, opacity: float) -> str:
+def _frame(rect: Rect, opacity: Number) -> str:
     x, y, w, h = rect
     return (
         f'<rect x="{x + 2:.1f}" y="{y + 2:.1f}" width="{w - 4:.1f}" height="{h - 4:.1f}" rx="6" fill="none" '
@@ -162,7 +163,7 @@ def _frame(rect: Rect, opacity: float) -> str:
     )
 
 
-def _middle(rect: Rect) -> tuple[float, float]:
+def _middle(rect: Rect) -> tuple[Number, Number]:
     return rect[0] + rect[2] / 2, rect[1] + rect[3] / 2
 
 
@@ -179,7 +180,7 @@ def _badge(rect: Rect, note: Note) -> str:
     (x, y), (_, _, w, h) = _middle(rect), rect
     size = min(w, h)
     color = _FIRST_CHOICE if note.is_first else _OTHER_CHOICE
-    opacity = 0.94 if note.is_first else 0.45 + 0.45 * note.strength
+    opacity = 0.94 if note.is_first else 0.6 + 0.3 * note.strength
     half, tall = 0.44 * size, (0.36 if len(note.lines) > 1 else 0.24) * size
     parts = [
         f'<rect x="{x - half:.1f}" y="{y - tall:.1f}" width="{2 * half:.1f}" height="{2 * tall:.1f}" '
@@ -187,11 +188,12 @@ def _badge(rect: Rect, note: Note) -> str:
     ]
     for line, text in enumerate(note.lines[:2]):
         below = 0.1 * size if len(note.lines) == 1 else (-0.05 + 0.28 * line) * size
-        parts.append(label(x, y + below, text, 0.265 * size, "#ffffff", weight="bold" if line == 0 else "normal"))
+        scale = 0.265 if len(note.lines) > 1 or len(text) > 4 else 0.32
+        parts.append(label(x, y + below, text, scale * size, "#ffffff", weight="bold" if line == 0 else "normal"))
     return "".join(parts)
 
 
-def label(x: float, y: float, text: str, size: float, color: str, *, weight: str = "normal") -> str:
+def label(x: Number, y: Number, text: str, size: Number, color: str, *, weight: str = "normal") -> str:
     """A text of SVG, centred at `x`, whose baseline is at `y`."""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" font-family="{FONT}" font-size="{size:.1f}" font-weight="{weight}" '

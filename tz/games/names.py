@@ -29,10 +29,11 @@ def move_label(env: Env, state: PyTree, action: SupportsInt) -> str:
         raise ValueError(
             f"move_label: found action {number}, expected one from 0 to {num_actions - 1}; {env.name} has no other."
         )
-    return _label(env, state, number)
+    return label_of(env, state, number)
 
 
-def _label(env: Env, state: PyTree, action: int) -> str:
+def label_of(env: Env, state: PyTree, action: int) -> str:
+    """The name of an action that the game has."""
     if env.label is None:
         return str(action)
     name = env.label(state, action)
@@ -59,7 +60,7 @@ def find_move(env: Env, state: PyTree, action_mask: ArrayLike, text: str) -> int
     if not isinstance(text, str):
         raise ValueError(f"find_move: found {shown(text)}, expected the name of a move; write it as a text.")
     legal = [int(action) for action in np.flatnonzero(np.asarray(action_mask))]
-    names = {action: _label(env, state, action) for action in legal}
+    names = {action: label_of(env, state, action) for action in legal}
     wanted = _plain(text[:200])
     for same in (lambda name: _plain(name) == wanted, lambda name: _plain(name).lower() == wanted.lower()):
         found = [action for action, name in names.items() if same(name)]
@@ -85,7 +86,7 @@ def _no_such_move(env: Env, state: PyTree, names: dict[int, str], text: str) -> 
     if not names:
         return f"find_move: found {_short(text)!r}, expected nothing, as {env.name} has no legal move here."
     wanted = _plain(text[:200]).lower()
-    known = any(_plain(_label(env, state, action)).lower() == wanted for action in range(env.num_actions))
+    known = any(_plain(label_of(env, state, action)).lower() == wanted for action in range(env.num_actions))
     problem = "which is not legal here" if known else "which names no move"
     close = difflib.get_close_matches(wanted, [name.lower() for name in names.values()], n=3, cutoff=0.5)
     near = [name for name in names.values() if name.lower() in close]

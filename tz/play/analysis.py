@@ -13,7 +13,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from tz._arguments import check_ints, check_one_game
 from tz.games.chance import make_move
 from tz.games.env import Env, StepMetadata
-from tz.games.names import move_label
+from tz.games.names import label_of
 from tz.matches.players import Player, check_is_player, check_player
 from tz.mcts.models import model_of
 from tz.mcts.results import action_weights, choose_action, root_value
@@ -155,7 +155,7 @@ def think(env: Env, player: Player, position: tuple[PyTree, StepMetadata], key: 
         visits = int(answer.visits[action])
         q = float(answer.q[action]) if visits else None
         prior, policy = float(answer.prior[action]), float(answer.policy[action])
-        moves.append(MoveAnalysis(int(action), move_label(env, host, action), prior, policy, visits, q))
+        moves.append(MoveAnalysis(int(action), label_of(env, host, int(action)), prior, policy, visits, q))
     moves.sort(key=lambda move: (-move.policy, -move.visits, move.action))
     action, line = int(answer.action), _line(env, position, answer)
     return Analysis(action, line[0], float(answer.value), tuple(moves), line, player.mcts.num_simulations)
@@ -165,7 +165,7 @@ def _line(env: Env, position: tuple[PyTree, StepMetadata], answer: _Answer) -> t
     """The move chosen and the most visited ones after it, made in the game itself, which knows their names."""
     (state, metadata), action, node, names = position, int(answer.action), 0, []
     while len(names) < _LONGEST_LINE and not metadata.terminated and metadata.action_mask[action]:
-        names.append(move_label(env, jax.device_get(state), action))
+        names.append(label_of(env, jax.device_get(state), action))
         slot = action if answer.actions is None else int(np.argmax(answer.actions[node] == action))
         node = int(answer.children[node, slot])
         if node < 0 or answer.is_chance or not answer.all_visits[node].any():

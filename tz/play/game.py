@@ -12,7 +12,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from tz._arguments import check_one_game, shown
 from tz.games.env import Env, StepMetadata
-from tz.games.names import find_move, move_label, text_board
+from tz.games.names import find_move, label_of, text_board
 from tz.matches.players import Player, check_player
 from tz.play.analysis import Analysis, next_position, think, with_simulations
 
@@ -151,9 +151,15 @@ class Game:
     @property
     def to_move(self) -> int:
         """The place among `players` of the one to move."""
-        return self._seat(self._now.metadata)
+        return self.seat_of(self._now.metadata)
 
-    def _seat(self, metadata: StepMetadata) -> int:
+    @property
+    def has_resigned(self) -> bool:
+        """Whether the game ended since somebody resigned."""
+        return self._resigned is not None
+
+    def seat_of(self, metadata: StepMetadata) -> int:
+        """The place among `players` of the one to move in a position of this game."""
         return (int(metadata.cur_player_id) - int(self._turns[0].metadata.cur_player_id)) % self._num_players
 
     @property
@@ -173,7 +179,7 @@ class Game:
         if self.is_over:
             return {}
         legal = np.flatnonzero(np.asarray(self._now.metadata.action_mask))
-        return {move_label(self.env, self._now.host, action): int(action) for action in legal}
+        return {label_of(self.env, self._now.host, int(action)): int(action) for action in legal}
 
     def move(self, move: str | SupportsInt) -> str:
         """Make a move for the player to move, and draw nature's answer.
@@ -210,7 +216,7 @@ class Game:
 
     def _make(self, where: str, action: int) -> str:
         now = self._now
-        name = move_label(self.env, now.host, action)
+        name = label_of(self.env, now.host, action)
         key = jax.random.fold_in(self._key, 2 * len(self._turns))
         state, metadata = next_position(self.env, now.state, jnp.int32(action), key)
         self._turns[-1] = dataclasses.replace(now, action=action, name=name)
@@ -278,7 +284,7 @@ class Game:
             return 0
         length, has_people = len(self._turns), None in self.players
         places = range(length - 2, -1, -1)
-        own = [n for n in places if not has_people or self.players[self._seat(self._turns[n].metadata)] is None]
+        own = [n for n in places if not has_people or self.players[self.seat_of(self._turns[n].metadata)] is None]
         if not own:
             return 0
         self.go_back(own[0])
