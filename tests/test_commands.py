@@ -205,7 +205,7 @@ def test_a_terminal_has_one_line_that_is_rewritten_and_fits(monkeypatch):
     assert stream.getvalue().count("\n") == 2 and stream.getvalue().endswith("\r\x1b[K")
     shown = [part for part in re.split(r"\r\x1b\[K", stream.getvalue()) if not part.endswith("\n")]
     assert all(len(part) < 60 for part in shown)
-    assert clock(3787) == "1:03:07" and clock(-1) == "0:00"
+    assert clock(3787.0) == "1:03:07" and clock(-1.0) == "0:00"
 
 
 def test_results_of_matches_and_ratings_are_printed_in_words():

@@ -62,8 +62,8 @@ class OpponentTester(eqx.Module):
     """Plays the newest network against a fixed opponent.
 
     **Fields:** `opponent`, a [`tz.Player`][] with its own search, or a [`tz.matches.GtpEngine`][] or
-    [`tz.matches.HostPlayer`][], for which training waits; `name`, which the metrics begin with;
-    `num_games`, even; `opening_moves` and `max_moves`, of [`tz.play_match`][].
+    [`tz.matches.HostPlayer`][], for which training waits; `name`, which the metrics begin with; `num_games`, even;
+    `opening_moves` and `max_moves`, of [`tz.play_match`][].
 
     **Metrics:** `{name}_score` (wins and half the draws, of the finished games), with `{name}_score_low` and
     `{name}_score_high`, its 95 % interval; `{name}_wins`, `{name}_draws`, `{name}_losses`, `{name}_unfinished` (games
@@ -248,9 +248,8 @@ class LadderTester(eqx.Module):
     `num_games`, even; `threshold`, the score above which it climbs; `opening_moves` and `max_moves`, of
     [`tz.play_match`][]; `name`, which the metrics begin with.
 
-    **Metrics:** `{name}_rung`, how many were climbed; `{name}_height`, these and the score against the next, which
-    counts as a half where that is the network itself; and `{name}_score` and so on of the last match, as
-    [`tz.OpponentTester`][].
+    **Metrics:** `{name}_rung`, how many were climbed; `{name}_height`, these and the score against the next, a half if
+    that is the network itself; and `{name}_score` and so on of the last match, as [`tz.OpponentTester`][].
     """
 
     rungs: tuple[AnyPlayer, ...]

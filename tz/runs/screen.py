@@ -112,7 +112,7 @@ class Screen:
         if self._facts and self._phase not in _FIRST.values():
             line = self._line(self._test)
         else:
-            line = f"{self._length()}  {self._phase} ..."
+            line = f"{self._length()}  {self._phase} ..." if self._phase else self._length()
         self._write(f"\r\x1b[K{line[: width - 1]}")
 
     def _print(self, text: str) -> None:
@@ -124,7 +124,7 @@ class Screen:
             self._stream.flush()
 
 
-def clock(seconds: float) -> str:
+def clock(seconds: float | int) -> str:
     """A length of time as a clock shows it: `3:07`, `1:03:07`."""
     minutes, rest = divmod(int(max(seconds, 0)), 60)
     hours, minutes = divmod(minutes, 60)
