@@ -389,8 +389,11 @@ ROWS = [
 def test_curves_are_the_metrics(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    for run in (ROWS, path, str(path)):
+    for run in (ROWS, path, str(path), tmp_path):
         loss, score, elo = plot.plot_learning(run).axes
+        assert loss.get_xlim() == score.get_xlim() == elo.get_xlim() and all(
+            ax.get_title() for ax in (loss, score, elo)
+        )
         np.testing.assert_allclose(loss.lines[0].get_ydata(), [row["policy_loss"] for row in ROWS])
         np.testing.assert_allclose(score.lines[0].get_xdata(), range(6))
         np.testing.assert_allclose(elo.lines[0].get_ydata(), [row["elo"] for row in ROWS])
@@ -444,6 +447,18 @@ def test_several_runs_share_axes_and_what_is_missing_is_left_out():
         plot.plot_learning({"long": ROWS, "short": short}, x="random_score")
     with pytest.raises(ValueError, match="Nothing to draw"):
         plot.plot_learning([{"epoch": 0}])
+
+
+def test_runs_are_drawn_by_games_moves_or_minutes():
+    more = {"moves": 8, "random_score_low": 0.1, "random_score_high": 0.9}
+    rows = [row | more | {"episodes": 3 + row["epoch"]} for row in ROWS]
+    expected = {"games": [3, 7, 12, 18, 25, 33], "moves": [8, 16, 24, 32, 40, 48], "minutes": [1, 2, 3, 4, 5, 6]}
+    for x, values in expected.items():
+        axes = plot.plot_learning(rows, x=x).axes
+        np.testing.assert_allclose(axes[0].lines[0].get_xdata(), values)
+        assert [ax.get_ylabel() for ax in axes] == ["loss", "score", "Elo"] and len(axes[2].lines) == 1
+    with pytest.raises(ValueError, match=r"found no nowhere, expected the metrics of a run"):
+        plot.plot_learning("nowhere")
 
 
 def test_returns_are_drawn_with_their_interval_unless_there_are_scores():

@@ -89,11 +89,14 @@ def test_the_ladder_is_climbed_by_winning(env):
     )
     state, metrics = test(-1.0, state)
     assert int(state[0]) == metrics["ladder_rung"] == 0 and metrics["ladder_score"] < 0.7
+    assert metrics["ladder_height"] == metrics["ladder_score"]
+    assert metrics["ladder_score_low"] < metrics["ladder_score"] < metrics["ladder_score_high"]
     state, metrics = test(1.0, state)
     assert int(state[0]) == metrics["ladder_rung"] == 2 and metrics["ladder_score"] > 0.55
-    assert state[1].skill == 1, "past the last rung, it meets itself"
+    assert state[1].skill == 1 and metrics["ladder_height"] == 2.5, "past the last rung, it meets itself"
     state, metrics = test(0.0, state)
     assert state[0] == 2 and metrics["ladder_score"] < 0.55 and state[1].skill == 1
+    assert metrics["ladder_height"] == 2 + metrics["ladder_score"]
 
 
 def test_testers_refuse_settings_without_sense():
