@@ -166,7 +166,8 @@ def count_kernels(args: argparse.Namespace) -> Iterator[str]:
         kernels: collections.Counter[str] = collections.Counter()
         microseconds: collections.defaultdict[str, float] = collections.defaultdict(float)
         for operation, duration in device_events(trace):
-            part = part_of(source.get(operation, ""))
+            # Copies and other helpers that XLA adds have no source; their own names say what they are.
+            part = part_of(source[operation]) if operation in source else f"`{re.sub(r'[._]?[0-9]+', '', operation)}`"
             kernels[part] += 1
             microseconds[part] += duration / 1000
         for part, number in [("all", kernels.total()), *kernels.most_common()]:
