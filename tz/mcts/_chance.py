@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, UInt
 
 from tz._arrays import data_of
-from tz.games.chance import answer, cumulative, outcome_at
+from tz.games.chance import cumulative, outcome_at
 from tz.games.env import StepMetadata
 
 
@@ -128,13 +128,3 @@ def nth_point(offset: UInt[Array, ""], visit: Int[Array, ""]) -> Float[Array, ""
     """
     bits = offset + visit.astype(jnp.uint32) * jnp.uint32(0x9E3779B9)  # 2**32 times the golden ratio less 1
     return (bits >> 8).astype(jnp.float32) * jnp.float32(2**-24)
-
-
-def answered(model, env_state: PyTree, metadata: StepMetadata, edge: EdgeChance) -> tuple[PyTree, StepMetadata]:
-    """Returns the position after the outcome of an edge.
-
-    The key of sampled chance depends on the edge and the outcome alone, so a search that comes back finds the state
-    that it left.
-    """
-    key = jax.random.fold_in(jax.random.key(edge.offset), edge.outcome)
-    return answer(model, env_state, metadata, edge.outcome, key=key)
