@@ -140,8 +140,11 @@ def play(
 
 def points(match: tz.matches.MatchResult) -> tuple[float, float]:
     """Points a game, and the margin of its interval of 95 %; the two games of an opening are one observation."""
-    pairs = np.asarray(match.returns).reshape(-1, 2).mean(1)
-    return float(pairs.mean()), statistics.NormalDist().inv_cdf(0.975) * float(pairs.std(ddof=1)) / len(pairs) ** 0.5
+    finished = np.asarray(match.finished)
+    sums, games = (x.reshape(-1, 2).sum(1) for x in (np.asarray(match.returns) * finished, finished))
+    mean = sums.sum() / games.sum()
+    deviation = np.sqrt(np.sum((sums - mean * games) ** 2) * len(sums) / (len(sums) - 1)) / games.sum()
+    return float(mean), statistics.NormalDist().inv_cdf(0.975) * float(deviation)
 
 
 def row(name: str, plies: int, noise: float, match: tz.matches.MatchResult, seconds: float) -> str:
