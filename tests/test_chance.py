@@ -34,6 +34,7 @@ SEARCHES = {
     "forced": tz.MCTS(48, root=tz.mcts.ForcedPlayouts()),
     "muzero": tz.MCTS(48, selector=tz.mcts.MuZeroPUCT(scale="tree"), discount=0.9),
     "leaves": tz.MCTS(48, root=tz.PlainRoot(), num_leaves=4),
+    "kept": tz.MCTS(48, root=tz.PlainRoot(), max_actions=2),
     "full": tz.MCTS(48, root=tz.PlainRoot(), max_nodes=49, persist_tree=False),
 }
 
@@ -89,6 +90,19 @@ def test_discounts_of_a_models_moves_and_of_its_outcomes_are_multiplied():
     assert jnp.any(jnp.abs(expected.root.q) > 0.01)
     np.testing.assert_array_equal(found.tree.visits, expected.tree.visits)
     np.testing.assert_allclose(found.tree.q, expected.tree.q, atol=1e-6)
+
+
+def test_where_nature_is_to_move_its_player_and_its_legal_actions_are_not_read():
+    def step(state, action):
+        after, metadata = PIG.step(state, action)
+        is_nature = jnp.any(metadata.chance > 0)
+        player = jnp.where(is_nature, 1 - metadata.cur_player_id, metadata.cur_player_id)
+        return after, dataclasses.replace(metadata, cur_player_id=player, action_mask=metadata.action_mask | is_nature)
+
+    mcts = SEARCHES["puct"]
+    expected, found = (searched(mcts, env, noisy).tree for env in (PIG, dataclasses.replace(PIG, step=step)))
+    for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_visits_follow_the_probabilities_closely_and_each_by_itself_without_bias():

@@ -28,6 +28,8 @@ class ChanceColumns(eqx.Module):
     Where chance answers a move, its edge leads to several nodes, one for each outcome that was tried. The first of them
     is in `Tree.children`, and its row here holds what belongs to the edge. So neither edges nor backups differ from
     those of other games: the `q` of an edge is the mean over its visits, whose outcomes follow the probabilities.
+    Nature's own position, before the outcome, is not evaluated, since a network has never been trained on one. What
+    that costs is in `experiments/results/chance_values.md`.
 
     **Fields:** `cdf`, `[N, C]`, of the outcomes; `children`, `[N, C]`, the node of each outcome, -1 where there is
     none; `offset`, `[N]`, a random number of the edge; `outcome`, `[N]`, the outcome that led to a node.
