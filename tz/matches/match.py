@@ -34,7 +34,11 @@ def play_match(
     """Plays `first` against `second`, each opening twice with the sides swapped, each player with a tree of its own.
 
     In a game with chance, the two games of an opening get the same dice: nature's n-th draw is made with the same
-    random number in both. It is compiled once for players of one make, and may be called under `jax.jit`.
+    random number in both. In races of backgammon, that brings the variance of the score down to a quarter; in whole
+    games of weak players, where the same throw soon meets other positions, it saves nothing that can be measured
+    (`experiments/results/equal_dice.md`).
+
+    The match is compiled once for players of one make, and may be called under `jax.jit`.
 
     **Arguments:**
 
