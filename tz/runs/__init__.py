@@ -7,6 +7,7 @@ from tz.runs.agent_files import load_agent as load_agent
 from tz.runs.agent_files import save_agent as save_agent
 from tz.runs.checkpoints import Checkpoints as Checkpoints
 from tz.runs.forking import fork as fork
+from tz.runs.gpu_graphs import use_gpu_graphs as use_gpu_graphs
 from tz.runs.loop import init_loop as init_loop
 from tz.runs.loop import train_loop as train_loop
 from tz.runs.memory_plan import MemoryPlan as MemoryPlan
