@@ -210,8 +210,10 @@ def train(game: str, args: argparse.Namespace) -> tz.mcts.NetworkEvaluator:
     state = tz.runs.train_for(recipe, config, env, state, sinks=sinks, **length)
     spent = time.perf_counter() - STARTED
     card = {"recipe": dataclasses.asdict(recipe), "seed": args.seed, "epochs": int(state.epoch)}
-    card |= {"minutes": round(spent / 60, 2), "flags": jax_flags(), **tz.runs.run_facts()}
-    card["command"] = f"python experiments/gpu.py --parts {game} --minutes {args.minutes:g}"
+    facts = tz.runs.run_facts()
+    card |= {"minutes": round(spent / 60, 2), "device": facts["devices"], "flags": jax_flags()}
+    card |= {name: facts[name] for name in ("versions", "git")}
+    card["script"] = f"python experiments/gpu.py --parts {game} --minutes {args.minutes:g}"
     tz.save_agent(args.out / f"{game}.tz", tz.from_pgx(game), state.train.playing, card=card)
     return tz.NetworkEvaluator(state.train.playing, env.observe)
 
@@ -229,12 +231,15 @@ def connect_four(args: argparse.Namespace) -> Iterator[str]:
     columns = [f"{source} {phase}" for source in truth.SOURCES for phase in ("all", *truth.PHASES)]
     yield "| mistakes in % | " + " | ".join(columns) + " |"
     yield "|---|" + "---:|" * len(columns)
-    numbers = (4,) if args.tiny else (600, 32, 64, 200)
+    numbers, measured = (4,) if args.tiny else (600, 32, 64, 200), {}
     rows = [("policy", None)] + [(f"{n} simulations", truth.gumbel(n)) for n in numbers]
     for name, mcts in rows:
         chosen = truth.chosen_moves(mcts, agent, solved.moves, batch_size=64 if args.tiny else 1024)
-        wrong = truth.mistakes(solved, chosen)
-        yield f"| {name} | " + " | ".join(f"{rate:.2f}" for rate in truth.rates(solved, wrong)) + " |"
+        found = [round(rate, 2) for rate in truth.rates(solved, truth.mistakes(solved, chosen))]
+        measured[name] = dict(zip(columns, found, strict=True))
+        yield f"| {name} | " + " | ".join(f"{rate:.2f}" for rate in found) + " |"
+    card = tz.runs.agent_card(args.out / "connect_four.tz") | {"mistakes": measured}
+    tz.save_agent(args.out / "connect_four.tz", tz.from_pgx("connect_four"), agent.network, card=card)
 
 
 def othello(args: argparse.Namespace) -> Iterator[str]:

@@ -26,7 +26,7 @@ def draw_tree(path: pathlib.Path) -> None:
 
 def draw_game(path: pathlib.Path) -> None:
     env, mcts = tz.from_pgx("connect_four"), tz.without_exploration(tz.MCTS(64, persist_tree=False))
-    agent = tz.Player(mcts, tz.load_agent("connect_four").evaluator)
+    agent = tz.Player(mcts, tz.load_agent("connect_four_small").evaluator)
     rival = tz.Player(tz.without_exploration(tz.MCTS(256, persist_tree=False)), tz.RolloutEvaluator(env))
     match = tz.play_match(env, agent, rival, num_games=2, key=jax.random.key(0), opening_moves=2, max_moves=42)
     players = {"the agent's estimate": agent, "the rival's": rival}

@@ -51,5 +51,6 @@ def test_an_agent_is_trained_measured_and_used_for_the_leaves(parts, tmp_path):
     found = rows(parts, "connect_four", tmp_path)
     assert [row[0] for row in found] == ["policy", "4 simulations"]
     assert all(0 <= float(row[1]) <= 100 for row in found)
-    assert tz.runs.agent_card(tmp_path / "connect_four.tz")["epochs"] == 2
+    card = tz.runs.agent_card(tmp_path / "connect_four.tz")
+    assert card["epochs"] == 2 and list(card["mistakes"]) == ["policy", "4 simulations"]
     assert [row[0] for row in rows(parts, "leaves", tmp_path)] == ["1", "2"]

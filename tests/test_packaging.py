@@ -125,7 +125,7 @@ def test_the_wheel_has_what_belongs_to_it_and_nothing_else(installed):
     source = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tz").rglob("*") if path.is_file()}
     source = {name for name in source if "__pycache__" not in name}
     assert {name for name in files if ".dist-info/" not in name} == source
-    assert {"tz/py.typed", "tz/agents/connect_four.tz"} <= source
+    assert {"tz/py.typed", "tz/agents/connect_four.tz", "tz/agents/connect_four_small.tz"} <= source
     (about,) = importlib.metadata.distributions(path=[str(installed)])
     assert about.version == PROJECT["version"] and "licenses/LICENSE" in str(about.files)
     assert set(about.metadata.get_all("Provides-Extra")) == set(EXTRAS)
@@ -133,7 +133,7 @@ def test_the_wheel_has_what_belongs_to_it_and_nothing_else(installed):
 
 def test_the_installed_form_works_without_a_checkout(installed):
     code = (
-        "import jax, tz; player = tz.load_agent('connect_four'); "
+        "import jax, tz; player = tz.load_agent('connect_four_small'); "
         "boards = jax.numpy.zeros(tz.from_pgx('connect_four').observation.shape); "
         "logits, value = player.evaluator.predict(boards); "
         "print(tz.__file__, logits.shape, -1 <= value <= 1)"
