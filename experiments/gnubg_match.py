@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from dice_agents import by_pips
-from gnubg_moves import Gnubg, Pairs, next_action
+from gnubg_moves import Gnubg, Pairs, next_action, version
 from jaxtyping import Array, PRNGKeyArray, PyTree
 from timing import heading
 
@@ -173,23 +173,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("agent", help="a file of tz.save_agent, or `random`, or `pips`, a search that only counts pips")
     parser.add_argument("--num-simulations", type=int, default=16)
-    parser.add_argument("--num-games", type=int, default=200, help="games against each setting, even")
+    parser.add_argument("--num-games", type=int, default=200, help="games against each setting, two of each opening")
     parser.add_argument("--levels", nargs="+", choices=list(LEVELS), default=list(LEVELS))
     parser.add_argument("--program", default="/usr/games/gnubg")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    if args.num_games < 4 or args.num_games % 2:
+        parser.error(f"found --num-games {args.num_games}, expected an even number of at least 4")
     env, agent = tz.from_pgx("backgammon"), load(args.agent, args.num_simulations)
+    gnubg = Gnubg(args.program)
     lines = [
         f"# Backgammon: {args.agent}, {args.num_simulations} simulations a move, against gnubg",
         "",
-        heading("tz", "jax", "pgx"),
+        f"{heading('tz', 'jax', 'pgx')} {version(args.program)}",
         "",
         "| gnubg | plies | noise | games | score (95 %) | points a game (95 %) | won by 1, 2, 3 | lost by 1, 2, 3 | "
         "seconds |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    with contextlib.closing(Gnubg(args.program)) as gnubg:
+    with contextlib.closing(gnubg):
         for name in args.levels:
             plies, noise = LEVELS[name]
             begin = time.perf_counter()

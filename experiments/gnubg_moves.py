@@ -60,6 +60,12 @@ def next_action(pairs: Pairs, mask: np.ndarray) -> int:
     raise ValueError(f"gnubg: found the moves {pairs}, expected the first to be legal in pgx.")
 
 
+def version(program: str) -> str:
+    """The first line of what the program says about itself."""
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    return said.stdout.splitlines()[0]
+
+
 class Gnubg:
     """The program gnubg, asked for its moves, and what is left of the rolls that it has begun to play."""
 

@@ -110,3 +110,26 @@ def test_every_answer_of_gnubg_is_legal_and_leads_where_gnubg_means_it_to(adapte
     for roll, board, pairs in zip(rolls, boards, answers, strict=True):
         expected = adapter.after_moves(adapter.to_gnubg(board), pairs)
         assert played(adapter, step, roll, pairs) == expected
+
+
+@pytest.mark.parametrize(
+    ("places", "points"),
+    [
+        ({5: 14, 27: 1}, 1),  # one checker is borne off
+        ({5: 15}, 2),  # a gammon: none is
+        ({5: 14, 20: 1}, 3),  # a backgammon: and one is in the winner's home
+        ({5: 14, 25: 1}, 2),  # on the bar, which counts three by the usual rules, but not in pgx
+    ],
+)
+def test_points_of_a_game_are_what_the_script_says(step, rolls, places, points):
+    board = np.zeros(28, np.int32)
+    board[23], board[26] = 1, 14
+    for place, count in places.items():
+        board[place] = -count
+    dice = {"_dice": jnp.array([0, 1]), "_playable_dice": jnp.array([0, 1, -1, -1])}
+    last = jnp.arange(26 * 6) == 25 * 6  # the last checker, by a 1
+    state = rolls[0][0].replace(_board=jnp.asarray(board), legal_action_mask=last, **dice)
+    _, metadata = step(state, jnp.argmax(last))
+    assert metadata.terminated
+    assert metadata.rewards[metadata.cur_player_id] == points
+    assert metadata.rewards.sum() == 0
