@@ -20,7 +20,14 @@ from tz.runs import sinks
 ROOT = pathlib.Path(tz.__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-OPTIONAL = ("pictures", "tensorboard", "train", "wandb")  # extras of what tz imports only where it is used
+OPTIONAL = (
+    "export",
+    "onnx",
+    "pictures",
+    "tensorboard",
+    "train",
+    "wandb",
+)  # extras of what tz imports only where it is used
 
 
 def names(requirements: list[str]) -> set[str]:
@@ -39,7 +46,7 @@ def imported() -> set[str]:
                 assert node.level == 0, f"{path}: a relative import"
                 found.add(node.module.partition(".")[0])
     found -= sys.stdlib_module_names | {"tz"}
-    return {canonicalize_name(distributions[module][0]) for module in found}
+    return {canonicalize_name(distributions.get(module, [module])[0]) for module in found}
 
 
 def test_runtime_dependencies_are_those_that_tz_imports():

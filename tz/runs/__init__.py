@@ -6,6 +6,7 @@ from tz.runs.agent_files import agent_card as agent_card
 from tz.runs.agent_files import load_agent as load_agent
 from tz.runs.agent_files import save_agent as save_agent
 from tz.runs.checkpoints import Checkpoints as Checkpoints
+from tz.runs.exporting import export_network as export_network
 from tz.runs.forking import fork as fork
 from tz.runs.gpu_graphs import use_gpu_graphs as use_gpu_graphs
 from tz.runs.loop import init_loop as init_loop
