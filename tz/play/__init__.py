@@ -4,3 +4,4 @@ from tz.play.analysis import Analysis as Analysis
 from tz.play.analysis import MoveAnalysis as MoveAnalysis
 from tz.play.analysis import analyse as analyse
 from tz.play.game import Game as Game
+from tz.play.gtp import GtpServer as GtpServer
