@@ -1,10 +1,10 @@
 """An agent that speaks GTP, version 2: https://www.lysator.liu.se/~gunnar/gtp/gtp2-spec-draft2/gtp2-spec.html"""
 
 import importlib.metadata
+import io
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, TextIO
 
 import jax
 from jaxtyping import PRNGKeyArray
@@ -79,7 +79,7 @@ class GtpServer:
 
     # The protocol.
 
-    def run(self, lines: BinaryIO, out: TextIO) -> None:
+    def run(self, lines: io.BufferedIOBase, out: io.TextIOBase) -> None:
         """Answers commands until `quit`, or the end of the lines."""
         reader = LineReader(lines)
         while True:
@@ -160,7 +160,7 @@ class GtpServer:
             self.game.move("".join(move)[:64])
         except ValueError as error:
             self.game.go_back(mark)
-            known = "which is not legal here" in str(error) or "over" in str(error)
+            known = "which is not legal here" in str(error)
             reason = str(error).removeprefix("find_move: ")
             raise ValueError(f"{'illegal' if known else 'invalid'} move, {reason}") from error
         self._marks.append(mark)
@@ -313,7 +313,7 @@ def _without_empty_lines(text: str) -> str:
     return "\n".join([first, *(line for line in rest if line.strip())])
 
 
-def _write(out: TextIO, text: str) -> None:
+def _write(out: io.TextIOBase, text: str) -> None:
     out.write(text)
     out.flush()
 
