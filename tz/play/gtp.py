@@ -13,6 +13,7 @@ from tz._arguments import check_ints, takes
 from tz.games.env import Env
 from tz.matches.engines import GO_KOMI, colours, go_size
 from tz.matches.players import Player, check_is_player
+from tz.play._analysis_lines import kata_line, leela_line
 from tz.play._clock import Clock
 from tz.play._gtp_lines import MAX_LINE, LineReader, TooLongError, split_command
 from tz.play._scores import final_score
@@ -75,7 +76,7 @@ class GtpServer:
         }
         if go_size(env) is not None:
             self._commands["komi"] = self._komi
-        self._analyses = {"lz-analyze": _leela_line, "kata-analyze": _kata_line}
+        self._analyses = {"lz-analyze": leela_line, "kata-analyze": kata_line}
 
     # The protocol.
 
@@ -264,33 +265,6 @@ class GtpServer:
             yield line_of(self._thinker.candidates(self.game), self._shown)
             if is_waiting():
                 return
-
-
-def _leela_line(candidates: list[Candidate], shown: Callable[[str], str]) -> str:
-    """As Leela Zero: percentages in hundredths."""
-    return " ".join(
-        f"info move {shown(move.name)} visits {move.visits} winrate {round(1e4 * _rate(move.value))} "
-        f"prior {round(1e4 * move.prior)} lcb {round(1e4 * _rate(move.value))} order {order} pv {_pv(move, shown)}"
-        for order, move in enumerate(candidates)
-    )
-
-
-def _kata_line(candidates: list[Candidate], shown: Callable[[str], str]) -> str:
-    """As KataGo: fractions of one."""
-    return " ".join(
-        f"info move {shown(move.name)} visits {move.visits} utility {move.value:.6f} winrate {_rate(move.value):.6f} "
-        f"prior {move.prior:.6f} lcb {_rate(move.value):.6f} order {order} pv {_pv(move, shown)}"
-        for order, move in enumerate(candidates)
-    )
-
-
-def _rate(value: float) -> float:
-    """A value from -1 to 1 as the fraction of games won."""
-    return min(1.0, max(0.0, (value + 1) / 2))
-
-
-def _pv(move: Candidate, shown: Callable[[str], str]) -> str:
-    return " ".join(shown(name) for name in move.line)
 
 
 def _number(text: str, name: str) -> float:
