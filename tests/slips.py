@@ -355,6 +355,10 @@ CASES = {
     "width": (lambda g: tz.MLP((2,), 2, width=8.0, key=g.one), "found width=8.0, expected an int"),
     "considered": (lambda g: tz.Gumbel(8.0), "Gumbel: found max_num_considered_actions=8.0, expected an int"),
     # A function or a network in the place of a player or an evaluator.
+    "player as a function": (
+        lambda g: tz.matches.HostPlayer(g.player),
+        "HostPlayer: found a Player, expected a function state -> action; give a function of one argument",
+    ),
     "function as a player": (lambda g: match(chooser), f"play_match: found first to be the function chooser, {WRAP}"),
     "function in a match on a mesh": (
         lambda g: tz.play_match(g.nim, g.player, chooser, num_games=2, key=g.one),

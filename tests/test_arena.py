@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tz
-from tz.matches._playing import _Games, _play_move
+from tz.matches._playing import Games, _play_move
 
 pytestmark = pytest.mark.slow
 
@@ -97,7 +97,7 @@ def test_each_player_follows_the_game_with_a_tree_of_its_own(env):
     )
     position = jax.vmap(env.init)(jax.random.split(jax.random.key(0), 3))
     trees = tuple(jax.vmap(lambda *p, player=player: tz.init_search(player.mcts, *p))(*position) for player in players)
-    games = _Games(*position, trees, jnp.zeros(3), jax.random.split(jax.random.key(1), 3))
+    games = Games(*position, trees, jnp.zeros(3), jax.random.split(jax.random.key(1), 3))
     first = position[1].cur_player_id
     ply = eqx.filter_jit(_play_move)
     for step in range(4):

@@ -13,7 +13,20 @@ import tz
 ROOT = pathlib.Path(tz.__file__).parents[1]
 PACKAGE = ROOT / "tz"
 # Each imports only from those before it. A room is a package, or a module of `tz` itself.
-ROOMS = ["_arguments", "_arrays", "_promotion", "sharding", "games", "nn", "mcts", "matches", "learn", "runs", "plot"]
+ROOMS = [
+    "_arguments",
+    "_arrays",
+    "_promotion",
+    "sharding",
+    "games",
+    "nn",
+    "mcts",
+    "matches",
+    "learn",
+    "runs",
+    "plot",
+    "play",
+]
 ROOMS += ["__init__", "__main__"]
 
 

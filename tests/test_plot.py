@@ -212,7 +212,7 @@ def test_the_text_for_graphviz_has_every_node_and_edge():
 
 def test_bars_are_the_prior_the_visits_and_the_improved_policy():
     root = tabular_search().root
-    (ax,) = plot.plot_root(tabular_search(), labels="abcd").axes
+    (ax,) = plot.plot_root(tabular_search(), labels="abcd", completed_q=tz.mcts.CompletedQ()).axes
     names = [label.get_text() for label in ax.get_xticklabels()]
     order = ["abcd".index(name) for name in names]
     assert sorted(order) == np.flatnonzero(np.exp(root.logits)).tolist()
@@ -223,6 +223,69 @@ def test_bars_are_the_prior_the_visits_and_the_improved_policy():
     assert {plot.canvas.signed(q) for q in np.asarray(root.q)[order]} <= set(texts(ax.figure))
 
 
+def test_the_improved_policy_is_drawn_where_the_root_policy_uses_it():
+    env, start, state = tic_tac_toe_search()
+    (ax,) = plot.plot_root(state, env=env).axes
+    assert ax.get_legend_handles_labels()[1] == ["prior", "visits"]
+    assert len(plot.plot_root(state, board=(3, 3)).axes) == 3
+    mcts = tz.gumbel_mcts(8)
+    gumbel = searched(mcts, env, tz.init_search(mcts, *start), jax.random.key(0))
+    assert plot.plot_root(gumbel, env=env).axes[0].get_legend_handles_labels()[1] == [
+        "prior",
+        "visits",
+        "improved policy",
+    ]
+    assert len(plot.plot_root(gumbel, board=(3, 3)).axes) == 4
+
+
+def test_moves_have_the_names_of_the_game():
+    env, start, state = tic_tac_toe_search()
+    legal = {env.label(start[0], int(action)) for action in np.flatnonzero(start[1].action_mask)}
+    bars = {text.get_text() for text in plot.plot_root(state, env=env).axes[0].get_xticklabels()}
+    assert bars == legal
+    shown = {text.split()[0] for text in texts(plot.plot_tree(state, env=env)) if text.endswith("%")}
+    assert "c3" in shown and shown <= {env.label(start[0], action) for action in range(9)}
+    assert 'label="c3 ' in plot.tree_to_dot(state, env=env)
+    assert {text.get_text() for text in plot.plot_root(state, env=env, labels=CELLS).axes[0].get_xticklabels()} != bars
+
+
+def test_numbers_are_drawn_on_the_position_itself():
+    env = tz.from_pgx("connect_four")
+    mcts = tz.gumbel_mcts(8)
+    start = tz.play_moves(env, jnp.array([3, 3, 2]))
+    state = searched(mcts, env, tz.init_search(mcts, *start), jax.random.key(0))
+    for board in (True, (6, 7)):
+        figure = plot.plot_root(state, env=env, board=board)
+        assert [ax.get_title() for ax in figure.axes][2:] == ["value for the player to move", "improved policy, %"]
+        image = figure.axes[0].images[0].get_array()
+        red = (image[..., 0] > 0.7) & (image[..., 1] < 0.4) & (image[..., 2] < 0.4)
+        assert red.sum() > 1000, "the discs are visible"
+    with pytest.raises(ValueError, match="7 actions; where moves are no cells, as in Connect Four, give env="):
+        plot.plot_root(state, board=(6, 7))
+    with pytest.raises(ValueError, match="found board=True without a game that has one"):
+        plot.plot_root(state, board=True)
+
+
+def test_a_game_with_names_marks_and_sides():
+    env, _, match = tic_tac_toe_match()
+    states, moves = tz.replay_game(env, match, 0), np.asarray(match.actions[0])
+    plain = plot.plot_game(states, env=env)
+    figure = plot.plot_game(states, env=env, moves=moves, players=("one", "two"))
+    names = [env.label(None, int(move)) for move in moves[moves >= 0]]
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles == ["0", *(f"{number}: {name}" for number, name in enumerate(names, 1))]
+    assert figure.get_suptitle() in ("X: one, O: two", "O: one, X: two")
+    images = [[ax.images[0].get_array() for ax in each.axes] for each in (plain, figure)]
+    assert [bool((a != b).any()) for a, b in zip(*images, strict=True)] == [False] + [True] * len(names)
+    animation = plot.render_game(states, env=env, moves=moves, players=("one", "two"))
+    animation._func(1)
+    assert animation._fig.axes[0].get_title().endswith(f"move 1 of {len(names)}: {names[0]}")
+    with pytest.raises(ValueError, match=r"found `moves` of shape \[1\], expected"):
+        plot.plot_game(states, env=env, moves=[0])
+    with pytest.raises(ValueError, match="plot_game: found no game, expected env="):
+        plot.plot_game(states, draw=env.draw, moves=moves)
+
+
 def test_on_a_board_only_legal_cells_are_filled():
     _, start, state = tic_tac_toe_search()
     axes = plot.plot_root(state, board=(3, 3)).axes
@@ -231,7 +294,7 @@ def test_on_a_board_only_legal_cells_are_filled():
         np.testing.assert_array_equal(filled.ravel(), start[1].action_mask)
     visits = axes[1].images[0].get_array()
     assert visits.sum() == pytest.approx(1) and visits.argmax() == 2  # the winning cell
-    assert axes[2].images[0].get_array()[0, 2] == 1
+    assert len(axes) == 3 and axes[2].images[0].get_array()[0, 2] == 1
     with pytest.raises(ValueError, match="4 x 3 needs as many actions"):
         plot.plot_root(state, board=(4, 3))
 

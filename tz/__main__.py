@@ -1,4 +1,7 @@
-"""The command line: `python -m tz --env connect_four --minutes 20 --out runs/c4`, and `--resume` to go on."""
+"""The command line: `python -m tz --env connect_four --minutes 20 --out runs/c4`, and `--resume` to go on.
+
+`python -m tz gtp AGENT` is an agent that speaks GTP.
+"""
 
 import argparse
 import dataclasses
@@ -9,6 +12,7 @@ from typing import Any
 
 import jax
 
+from tz.play.gtp_command import serve_gtp
 from tz.runs.recipes import Recipe
 from tz.runs.whole_run import RunSettings, saved_settings, train_run
 
@@ -62,8 +66,11 @@ def parse(arguments: Sequence[str]) -> Options:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Reads the options and trains; what is wrong with them is said in one line."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        options = parse(sys.argv[1:] if arguments is None else arguments)
+        if arguments[:1] == ["gtp"]:
+            return serve_gtp(arguments[1:])
+        options = parse(arguments)
         jax.config.update("jax_num_cpu_devices", max(options.cpu_devices, options.run.seeds))
         state = train_run(options.recipe, options.run)
     except (ValueError, ImportError) as error:

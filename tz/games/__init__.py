@@ -1,8 +1,10 @@
-"""Games: the environment interface and a check of it, chance, starting positions, lists of moves, and the games
-of pgx.
+"""Games: the environment interface and a check of it, chance, starting positions, lists of moves, names of moves, and
+the games of pgx.
 
 Imports only the private modules of `tz`."""
 
+from tz.games.boards import Board as Board
+from tz.games.boards import draw_board as draw_board
 from tz.games.chance import SampledState as SampledState
 from tz.games.chance import make_move as make_move
 from tz.games.chance import sampled_chance as sampled_chance
@@ -12,6 +14,9 @@ from tz.games.env import StepMetadata as StepMetadata
 from tz.games.move_lists import follow_moves as follow_moves
 from tz.games.move_lists import play_moves as play_moves
 from tz.games.move_lists import played_positions as played_positions
+from tz.games.names import find_move as find_move
+from tz.games.names import move_label as move_label
+from tz.games.names import text_board as text_board
 from tz.games.openings import random_opening as random_opening
 from tz.games.openings import random_starts as random_starts
 from tz.games.openings import starts_from as starts_from

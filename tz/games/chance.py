@@ -164,6 +164,9 @@ def sampled_chance(
     num_outcomes: int = 8,
     name: str = "env",
     draw: Callable[[PyTree], Any] | None = None,
+    label: Callable[[PyTree, int], str] | None = None,
+    text: Callable[[PyTree], str] | None = None,
+    board: Callable[[PyTree], Any] | None = None,
 ) -> Env:
     """Make a game of a step that takes a key, where the outcomes of chance are too many to list.
 
@@ -179,7 +182,7 @@ def sampled_chance(
     - `observe`: `state -> observation`.
     - `num_outcomes`: `C`, how many outcomes of one move a search tells apart. More are closer to the truth, and leave
         fewer simulations for each.
-    - `name`, `draw`: as in [`tz.Env`][]; `draw` sees the states of `init` and `step`.
+    - `name`, `draw`, `label`, `text`, `board`: as in [`tz.Env`][]; the functions see the states of `init` and `step`.
 
     **Returns:** a game whose states are [`tz.games.SampledState`][]s.
 
@@ -212,6 +215,9 @@ def sampled_chance(
         name=name,
         draw=None if draw is None else lambda state: draw(state.state),
         outcome=outcome,
+        label=None if label is None else lambda state, action: label(state.state, action),
+        text=None if text is None else lambda state: text(state.state),
+        board=None if board is None else lambda state: board(state.state),
     )
 
 

@@ -52,6 +52,12 @@ class Env(eqx.Module):
         is an integer scalar from 0 to `C - 1`. The state that it leads to is a player's, or the end of the game, and
         its rewards are those that the outcome brings. The key decides what the outcome leaves open, which is nothing in
         a game that lists its outcomes; see [`tz.games.sampled_chance`][] for the others.
+    - `label`: `(state, action) -> str`, the name of a move as people know it, such as `"d3"` or `"pass"`. The names of
+        the legal moves of a state are all different. `action` is an int of Python; the function runs on the host, on
+        one state, and is never traced. See [`tz.games.move_label`][] and [`tz.games.find_move`][].
+    - `text`: `state -> str`, a position as text, on the host as well; see [`tz.games.text_board`][].
+    - `board`: `state -> tz.games.Board`, a drawing of a position with named squares to click on, on the host as well;
+        see [`tz.games.draw_board`][].
 
     Neither `step` nor the state may hold anything that chance has yet to decide, such as a random key: a search steps
     through the same states, and would foresee it. `init` may draw as it likes.
@@ -65,6 +71,9 @@ class Env(eqx.Module):
     name: str = eqx.field(static=True, default="env")
     draw: Callable[[PyTree], Any] | None = None
     outcome: Callable[[PyTree, Int[Array, ""], PRNGKeyArray], tuple[PyTree, StepMetadata]] | None = None
+    label: Callable[[PyTree, int], str] | None = None
+    text: Callable[[PyTree], str] | None = None
+    board: Callable[[PyTree], Any] | None = None
 
     def _initial(self) -> Any:
         return jax.eval_shape(lambda key: self.init(key), jax.random.key(0))

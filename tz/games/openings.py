@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -21,19 +22,35 @@ def random_opening(
 
     check_ints("random_opening", max_moves=max_moves)
     check_one_key("random_opening", key)
+    return _random_moves(env, max_moves, num_moves, key, with_moves=False)[0]
 
+
+def opening_with_moves(
+    env: Env, max_moves: int, *, key: PRNGKeyArray
+) -> tuple[tuple[PyTree, StepMetadata], tuple[PyTree, StepMetadata, Int[Array, " T"]]]:
+    """The position of `random_opening`, and how it came about: the positions before each move, and the moves.
+
+    The move is -1 where none was made.
+    """
+    return _random_moves(env, max_moves, None, key, with_moves=True)
+
+
+def _random_moves(
+    env: Env, max_moves: int, num_moves: int | Int[Array, ""] | None, key: PRNGKeyArray, *, with_moves: bool
+) -> tuple[tuple[PyTree, StepMetadata], Any]:
     def play(carry, key_and_index):
         (env_state, metadata), (key, index) = carry, key_and_index
         logits = jnp.where(metadata.action_mask, jnp.float32(0), -jnp.inf)
         action = jax.random.categorical(key, logits).astype(jnp.int32)
         after = make_move(env, env_state, action, key=None if env.outcome is None else jax.random.fold_in(key, 1))
         stays = after[1].terminated if num_moves is None else after[1].terminated | (index >= num_moves)
-        return jax.tree.map(lambda new, old: jnp.where(stays, old, new), after, carry), None
+        move = (*carry, jnp.where(stays, -1, action)) if with_moves else None
+        return jax.tree.map(lambda new, old: jnp.where(stays, old, new), after, carry), move
 
     init_key, key = jax.random.split(key)
     return lax.scan(
         play, env.init(init_key), (jax.random.split(key, max_moves), jnp.arange(max_moves, dtype=jnp.int32))
-    )[0]
+    )
 
 
 def random_starts(env: Env, max_moves: int) -> Env:

@@ -12,7 +12,9 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Shaped
 
 from tz._arguments import check_one, check_one_key
 from tz._promotion import standard_promotion
+from tz.games._pgx_boards import board_function
 from tz.games._pgx_chance import NUM_SAMPLED, SAMPLED, SPLITS
+from tz.games._pgx_names import diagram_text, notation_of
 from tz.games.chance import sampled_chance
 from tz.games.env import Env, StepMetadata
 
@@ -32,7 +34,7 @@ def from_pgx(game: "str | pgx.Env") -> Env:
 
     The three functions are compiled, and the same game gives the same `Env` each time. As in pgx, an illegal action
     ends the game at a loss for the player who chose it, and every action counts as legal once the game is over.
-    States are pgx's own: `state.to_svg()` draws one, or a batch of them.
+    States are pgx's own: `state.to_svg()` draws a batch of them. `env.draw(state)` draws one, with coordinates.
 
     **Arguments:**
 
@@ -132,9 +134,14 @@ def _adapt(game: "pgx.Env") -> Env:
             return game.observe(state)
 
     def draw(state: PyTree) -> str:
-        return state.to_svg()
+        return board(state).svg
 
+    def text(state: PyTree) -> str:
+        return diagram_text(notation.diagram(state))
+
+    notation, board = notation_of(game), board_function(game)
     options: dict[str, Any] = {"observe": jax.jit(observe), "name": game.id, "draw": draw}
+    options |= {"label": notation.label, "text": text, "board": board}
     if game.id in SAMPLED:
         return sampled_chance(jax.jit(init), jax.jit(draw_move), num_outcomes=NUM_SAMPLED, **options)
     options["outcome"] = None if split is None else jax.jit(outcome)

@@ -1,10 +1,12 @@
-"""Matches between players, leagues, Elo ratings, and the testers of a training run.
+"""Matches between players, engines among them, leagues, Elo ratings, and the testers of a training run.
 
 Imports from `tz.games`, `tz.mcts` and `tz.sharding`."""
 
 from tz.matches._playing import MatchResult as MatchResult
 from tz.matches.elo import Ratings as Ratings
 from tz.matches.elo import fit_elo as fit_elo
+from tz.matches.engines import GtpEngine as GtpEngine
+from tz.matches.engines import HostPlayer as HostPlayer
 from tz.matches.league import RoundRobin as RoundRobin
 from tz.matches.league import round_robin as round_robin
 from tz.matches.match import check_split as check_split

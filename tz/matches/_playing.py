@@ -31,6 +31,8 @@ class MatchResult(eqx.Module):
     - `actions`: `[G, max_moves]`, the moves from there, -1 after the end.
     - `chance_keys`: `[G]`, of nature's draws in a game with chance, the same for the two games of an opening; None in
         others.
+    - `failures`: what went wrong with an engine, one text for each game that it spoilt, which is not finished. Empty
+        in matches without engines.
     """
 
     returns: Float[Array, " G"]
@@ -39,6 +41,7 @@ class MatchResult(eqx.Module):
     opening: PyTree
     actions: Int[Array, "G T"]
     chance_keys: Shaped[PRNGKeyArray, " G"] | None = None
+    failures: tuple[str, ...] = eqx.field(static=True, default=())
 
     def _count(self, games: Bool[Array, " G"]) -> Int[Array, ""]:
         return jnp.sum(games & self.finished, dtype=jnp.int32)
@@ -83,12 +86,15 @@ class MatchResult(eqx.Module):
         return jnp.maximum(score - margin, 0.0), jnp.minimum(score + margin, 1.0)
 
 
-class _Games(eqx.Module):
-    """One side's half of a match in progress, `[G / 2, ...]`; `trees` are the two players', each of its own model."""
+class Games(eqx.Module):
+    """One side's half of a match in progress, `[G / 2, ...]`.
+
+    `trees` are the two players', each of its own model; None for a player that is not JAX.
+    """
 
     env_state: PyTree
     metadata: StepMetadata
-    trees: tuple[SearchState, SearchState]
+    trees: tuple[SearchState | None, SearchState | None]
     returns: Array
     keys: Array
     chance_keys: Array | None = None
@@ -112,45 +118,69 @@ def _search_if_to_move(
     return lax.cond(jnp.any(to_move), run, lambda tree: (jnp.zeros(to_move.shape, jnp.int32), tree), tree)
 
 
-def _play_move(env: Env, players: tuple[Player, Player], games: _Games, player_id, step) -> tuple[_Games, Array]:
+def _play_move(env: Env, players: tuple[Player, Player], games: Games, player_id, step) -> tuple[Games, Array]:
     """One move in every unfinished game of one half; `step` is the move's number, from after the opening."""
-    live = ~games.metadata.terminated
     first_to_move = games.metadata.cur_player_id == player_id
-    keys = jax.vmap(jax.random.fold_in, (0, None))(games.keys, step)
-    action_0, tree_0 = _search_if_to_move(env, players[0], games.trees[0], live & first_to_move, keys, step)
-    action_1, tree_1 = _search_if_to_move(env, players[1], games.trees[1], live & ~first_to_move, keys, step)
+    (action_0, tree_0), (action_1, tree_1) = (search_side(env, players, games, player_id, step, i) for i in (0, 1))
     action = jnp.where(first_to_move, action_0, action_1)
+    return make_moves(env, players, games, (tree_0, tree_1), action, player_id)
+
+
+def search_side(
+    env: Env, players: tuple[Any, Any], games: Games, player_id: Array, step: Array, side: int
+) -> tuple[Array, SearchState]:
+    """The moves and trees of one of the two players in one half, where it is to move."""
+    live, tree = ~games.metadata.terminated, games.trees[side]
+    assert tree is not None
+    to_move = live & ((games.metadata.cur_player_id == player_id) == (side == 0))
+    keys = jax.vmap(jax.random.fold_in, (0, None))(games.keys, step)
+    return _search_if_to_move(env, players[side], tree, to_move, keys, step)
+
+
+def make_moves(
+    env: Env,
+    players: tuple[Any, Any],
+    games: Games,
+    trees: tuple[SearchState | None, SearchState | None],
+    action: Array,
+    player_id: Array,
+) -> tuple[Games, Array]:
+    """The games of one half after a move in each that goes on; and the moves, -1 where the game was over."""
+    live = ~games.metadata.terminated
     make = jax.vmap(lambda *move: make_numbered_move(env, *move[:3], key=move[3]))
     env_state, metadata, num_draws = make(games.env_state, action, games.num_draws, games.chance_keys)
 
-    def follow(player: Player, tree: SearchState) -> SearchState:
+    def follow(player: Any, tree: SearchState | None) -> SearchState | None:
         def one(tree, action, *after):
             return advance(player.mcts, tree, action, *after, model=model_of(player.evaluator, env))
 
-        return jax.vmap(one)(tree, action, env_state, metadata)
+        return None if tree is None else jax.vmap(one)(tree, action, env_state, metadata)
 
-    trees = follow(players[0], tree_0), follow(players[1], tree_1)
+    trees = follow(players[0], trees[0]), follow(players[1], trees[1])
     reward = jax.vmap(lambda rewards, player: rewards[player])(metadata.rewards, player_id)
     returns = games.returns + jnp.where(live, reward.astype(jnp.float32), 0)
     keys = games.keys, games.chance_keys
-    return _Games(env_state, metadata, trees, returns, *keys, num_draws), jnp.where(live, action, -1)
+    return Games(env_state, metadata, trees, returns, *keys, num_draws), jnp.where(live, action, -1)
 
 
-def _new_trees(env: Env, player: Player, env_state: PyTree, metadata: StepMetadata) -> SearchState:
+def _new_trees(env: Env, player: Any, env_state: PyTree, metadata: StepMetadata) -> SearchState | None:
+    if not isinstance(player, Player):
+        return None
+
     def one(*position):
         return init_search(player.mcts, *position, model=model_of(player.evaluator, env))
 
     return jax.vmap(jax.vmap(one))(env_state, metadata)
 
 
-def _both_sides(
+def both_sides(
     env: Env,
-    players: tuple[Player, Player],
+    players: tuple[Any, Any],
     openings: tuple[PyTree, StepMetadata],
     key: PRNGKeyArray,
     chance_key: PRNGKeyArray | None,
     numbers: Int[Array, " G"],
-) -> tuple[_Games, Int[Array, "2 G"]]:
+) -> tuple[Games, Int[Array, "2 G"]]:
     """The two halves of a match before their first move, and the first player's ids: it moves first in one of them."""
     env_state, metadata = jax.tree.map(lambda x: jnp.stack([x, x]), openings)
     trees = _new_trees(env, players[0], env_state, metadata), _new_trees(env, players[1], env_state, metadata)
@@ -160,7 +190,7 @@ def _both_sides(
         dice = jax.vmap(jax.random.fold_in, (None, 0))(chance_key, numbers)
         dice, no_draws = jnp.stack([dice, dice]), jnp.zeros((2, *numbers.shape), jnp.int32)  # both sides get the same
     returns = jnp.zeros((2, *numbers.shape), jnp.float32)
-    games = _Games(env_state, metadata, trees, returns, keys, dice, no_draws)
+    games = Games(env_state, metadata, trees, returns, keys, dice, no_draws)
     return games, jnp.stack([mover, 1 - mover])
 
 
@@ -189,7 +219,7 @@ def play_openings(
     if openings is None:
         opening_keys = jax.vmap(jax.random.fold_in, (None, 0))(opening_key, numbers)
         openings = jax.vmap(lambda key: random_opening(env, opening_moves, key=key))(opening_keys)
-    start, player_ids = _both_sides(env, (first, second), openings, play_key, chance_key, numbers)
+    start, player_ids = both_sides(env, (first, second), openings, play_key, chance_key, numbers)
 
     def unfinished(carry: Any):
         games, _, move = carry
@@ -207,9 +237,6 @@ def play_openings(
     actions = jnp.full((2, num_games // 2, max_moves), -1, jnp.int32)
     games, actions, _ = lax.while_loop(unfinished, play, (start, actions, jnp.int32(0)))
 
-    def interleaved(x):
-        return jnp.swapaxes(x, 0, 1).reshape(num_games, *x.shape[2:])
-
     return MatchResult(
         returns=interleaved(games.returns),
         finished=interleaved(games.metadata.terminated & ~start.metadata.terminated),
@@ -218,3 +245,8 @@ def play_openings(
         actions=interleaved(actions),
         chance_keys=jax.tree.map(interleaved, games.chance_keys),
     )
+
+
+def interleaved(x: Array) -> Array:
+    """The games of the two halves, `[2, G / 2, ...]`, with those of an opening side by side, `[G, ...]`."""
+    return jnp.swapaxes(x, 0, 1).reshape(2 * x.shape[1], *x.shape[2:])

@@ -9,8 +9,8 @@ from jaxtyping import Int, PRNGKeyArray, PyTree
 
 from tz.games.env import Env, StepMetadata
 from tz.matches.elo import Ratings, fit_elo
+from tz.matches.engines import AnyPlayer
 from tz.matches.match import play_match
-from tz.matches.players import Player
 
 
 class RoundRobin(eqx.Module):
@@ -29,7 +29,7 @@ class RoundRobin(eqx.Module):
 
 def round_robin(
     env: Env,
-    players: Sequence[Player],
+    players: Sequence[AnyPlayer],
     *,
     num_games: int,
     key: PRNGKeyArray,

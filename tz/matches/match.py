@@ -11,7 +11,9 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from tz._arguments import check_ints, check_one_key
 from tz.games.env import Env, StepMetadata
 from tz.games.move_lists import follow_moves
+from tz.matches._host_match import play_on_host
 from tz.matches._playing import MatchResult, play_openings
+from tz.matches.engines import AnyPlayer, check_any_player
 from tz.matches.players import Player, check_is_player
 from tz.mcts.models import model_of
 from tz.mcts.results import root_value
@@ -21,8 +23,8 @@ from tz.sharding import DATA, check_mesh, over_games, place, usable_mesh
 
 def play_match(
     env: Env,
-    first: Player,
-    second: Player,
+    first: AnyPlayer,
+    second: AnyPlayer,
     *,
     num_games: int,
     key: PRNGKeyArray,
@@ -40,21 +42,27 @@ def play_match(
 
     The match is compiled once for players of one make, and may be called under `jax.jit`.
 
+    With a [`tz.matches.GtpEngine`][] or a [`tz.matches.HostPlayer`][] the match is played on the host, move by move,
+    from the same openings: agents search all games together, and the others are asked for one game at a time. It cannot
+    be traced, and `mesh` is not used.
+
     **Arguments:**
 
+    - `first`, `second`: [`tz.Player`][]s, engines or functions of Python.
     - `num_games`: even, two for each opening.
     - `key`: of the openings and of all searches. The games do not depend on the mesh.
     - `opening_moves`: random legal moves at the start, so that games differ. Without them, two players without
         randomness play the same two games over and over, unless they have a temperature in their first moves.
     - `openings`: positions to begin from in place of random ones, `[num_games / 2, ...]`, such as
-        `jax.vmap(lambda moves: tz.play_moves(env, moves))(lists)`.
+        `jax.vmap(lambda moves: tz.play_moves(env, moves))(lists)`. An engine cannot begin there.
     - `max_moves`: moves after the opening, at which a game is cut off.
     - `mesh`: devices to split the games over, such as [`tz.data_mesh`][]`()`. By default all are played on one.
 
     **Returns:** a [`tz.matches.MatchResult`][], from the perspective of `first`.
 
     **Raises:** `ValueError` if the game has not exactly two players, `num_games` is odd or not positive, the openings
-    cannot be split evenly over the devices, or one of the players cannot be asked about this game.
+    cannot be split evenly over the devices, or one of the players cannot be asked about this game; for an engine that
+    is not installed, with the package that has it. A warning says that an engine spoilt games.
     """
     check_ints("play_match", num_games=num_games, opening_moves=opening_moves, max_moves=max_moves)
     check_one_key("play_match", key)
@@ -65,16 +73,20 @@ def play_match(
             "compare returns: tz.matches.play_episodes."
         )
     for name, player in {"first": first, "second": second}.items():
-        check_is_player("play_match", name, player)
+        check_any_player("play_match", name, player)
     if openings is not None:
         _check_openings(openings, num_games)
+    if not isinstance(first, Player) or not isinstance(second, Player):
+        sizes: dict[str, Any] = {"num_games": num_games, "opening_moves": opening_moves, "max_moves": max_moves}
+        return play_on_host(env, (first, second), key=key, openings=openings, **sizes)
+    agents = first, second
     if mesh is not None:
         mesh = usable_mesh(mesh)
         check_mesh(mesh)
         check_split("play_match", num_games, mesh)
         openings = place(openings, mesh, split=True)
-        env, first, second, key = place((env, first, second, key), mesh, split=False)
-    return _play(env, first, second, key, openings, (num_games, opening_moves, max_moves), mesh)
+        env, agents, key = place((env, agents, key), mesh, split=False)
+    return _play(env, agents[0], agents[1], key, openings, (num_games, opening_moves, max_moves), mesh)
 
 
 @eqx.filter_jit

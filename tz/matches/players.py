@@ -36,7 +36,8 @@ def check_is_player(where: str, name: str, player: Any) -> None:
             f"{where}: found {name} to be {shown(player)}, expected a tz.Player; wrap it in one. An evaluator: "
             "tz.Player(tz.MCTS(32), evaluator). A network: the same of tz.NetworkEvaluator(network, env.observe). A "
             "function that gives the action of a state: tz.Player(tz.MCTS(1, root=tz.PlainRoot(), temperature=0.0), "
-            "lambda state, metadata, key: (1e6 * jax.nn.one_hot(function(state), env.num_actions), jnp.float32(0)))."
+            "lambda state, metadata, key: (1e6 * jax.nn.one_hot(function(state), env.num_actions), jnp.float32(0))), "
+            "or, in matches, where JAX cannot trace it: tz.matches.HostPlayer(function)."
         )
 
 

@@ -14,8 +14,9 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 from tz._arguments import check_fields, shown
 from tz.games.env import Env
 from tz.matches.elo import connected, fit_elo
+from tz.matches.engines import AnyPlayer, check_any_player
 from tz.matches.match import MatchResult, check_even, check_split, play_match
-from tz.matches.players import Player, check_is_player
+from tz.matches.players import Player
 from tz.mcts.settings import MCTS
 from tz.mcts.simulation import Evaluator
 
@@ -43,13 +44,13 @@ def _metrics(name: str, match: MatchResult) -> TesterMetrics:
     return {f"{name}_{key}": float(value) for key, value in counts.items()}
 
 
-def _check_players(where: str, name: str, players: Sequence[Player]) -> None:
+def _check_players(where: str, name: str, players: Sequence[AnyPlayer]) -> None:
     if not isinstance(players, tuple | list):
         raise ValueError(
             f"{where}: found {name} to be {shown(players)}, expected a tuple of players; write ({name}, )."
         )
     for index, player in enumerate(players):
-        check_is_player(where, f"{name}[{index}]", player)
+        check_any_player(where, f"{name}[{index}]", player)
 
 
 def _match_options(tester: Any) -> dict[str, Any]:
@@ -59,21 +60,22 @@ def _match_options(tester: Any) -> dict[str, Any]:
 class OpponentTester(eqx.Module):
     """Plays the newest network against a fixed opponent.
 
-    **Fields:** `opponent`, a [`tz.Player`][] with its own search; `name`, which the metrics begin with;
+    **Fields:** `opponent`, a [`tz.Player`][] with its own search, or a [`tz.matches.GtpEngine`][] or
+    [`tz.matches.HostPlayer`][], for which training waits; `name`, which the metrics begin with;
     `num_games`, even; `opening_moves` and `max_moves`, of [`tz.play_match`][].
 
     **Metrics:** `{name}_score` (wins and half the draws, of the finished games), `{name}_wins`, `{name}_draws`,
     `{name}_losses`, `{name}_unfinished` (games that count in none of the others, see [`tz.matches.MatchResult`][]).
     """
 
-    opponent: Player
+    opponent: AnyPlayer
     name: str = eqx.field(static=True)
     num_games: int = eqx.field(static=True, default=32)
     opening_moves: int = eqx.field(static=True, default=4)
     max_moves: int = eqx.field(static=True, default=1024)
 
     def __post_init__(self):
-        check_is_player("OpponentTester", "opponent", self.opponent)
+        check_any_player("OpponentTester", "opponent", self.opponent)
         check_fields(self)
         check_even(type(self).__name__, self.num_games)
 
@@ -165,7 +167,7 @@ class ApproxEloTester(eqx.Module):
     total_epochs: int = eqx.field(static=True)
     games_per_opponent: int = eqx.field(static=True)
     num_opponents: int = eqx.field(static=True)
-    anchors: tuple[Player, ...] = ()
+    anchors: tuple[AnyPlayer, ...] = ()
     opening_moves: int = eqx.field(static=True, default=4)
     max_moves: int = eqx.field(static=True, default=1024)
     name: str = eqx.field(static=True, default="elo")
@@ -248,7 +250,7 @@ class LadderTester(eqx.Module):
     [`tz.OpponentTester`][].
     """
 
-    rungs: tuple[Player, ...]
+    rungs: tuple[AnyPlayer, ...]
     num_games: int = eqx.field(static=True, default=32)
     threshold: float = eqx.field(static=True, default=0.55)
     opening_moves: int = eqx.field(static=True, default=4)

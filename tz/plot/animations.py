@@ -11,7 +11,7 @@ from jaxtyping import PRNGKeyArray
 from tz.games.env import Env
 from tz.mcts.settings import MCTS
 from tz.mcts.simulation import Evaluator, SearchState, search_step, start_search
-from tz.plot.canvas import Draw, check_names, figure_of, one_of_batch, player_of_frames
+from tz.plot.canvas import Draw, figure_of, move_names, one_of_batch, player_of_frames
 from tz.plot.tree_view import ShownNode, read_nodes, show_nodes
 from tz.plot.trees import Layout, draw_boards, draw_tree, tree_axes
 
@@ -49,8 +49,8 @@ def animate_search(
 ) -> "FuncAnimation":
     """Runs the search that [`tz.search`][] would run, and shows its tree growing, a simulation a frame.
 
-    What is shown of the tree, and where, is as [`tz.plot.plot_tree`][] would draw it in the end. The nodes that the
-    simulation went through have an orange frame.
+    The moves have the names that the game gives them. What is shown of the tree, and where, is as
+    [`tz.plot.plot_tree`][] would draw it in the end. The nodes that the simulation went through have an orange frame.
 
     **Arguments:** those of [`tz.search`][], one game; those of [`tz.plot.plot_tree`][]; `seconds_per_frame`.
 
@@ -60,11 +60,11 @@ def animate_search(
     **Raises:** as [`tz.plot.plot_tree`][].
     """
     state = one_of_batch(state, None, np.shape(state.tree.size))
-    names = check_names(labels, len(state.metadata.action_mask))
     first, rest = jax.device_get(_record(mcts, env, evaluator, state, key))
     states = [first, *(jax.tree.map(lambda x, i=i: x[i], rest) for i in range(len(rest.tree.size)))]
     max_leaves = (16 if draw is None else 10) if max_leaves is None else max_leaves
     limits = {"max_depth": max_depth, "min_visits": min_visits, "max_leaves": max_leaves}
+    names = move_names(states[-1], labels, env)
     last = show_nodes(states[-1], **limits)
     layout = Layout(last, (0.56, 0.36) if draw is None else (0.86, 1.0))
     boards, ax = draw_boards(draw, states[-1], last), tree_axes(layout)

@@ -1,5 +1,6 @@
 """What all pictures share: colours, figures, and drawings of positions as images."""
 
+import functools
 import io
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -8,6 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 import jax
 import numpy as np
 from jaxtyping import PyTree
+
+from tz.games.env import Env
+from tz.games.names import label_of
 
 if TYPE_CHECKING:
     from matplotlib.animation import FuncAnimation
@@ -91,6 +95,27 @@ def check_names(names: Sequence[str] | None, num_actions: int) -> list[str]:
     if names is not None and len(names) != num_actions:
         raise ValueError(f"`labels` has {len(names)} names, but the game has {num_actions} actions; name them all.")
     return [str(action) for action in range(num_actions)] if names is None else list(names)
+
+
+MoveName = Callable[[int, int], str]
+"""The name of a move: `(node, action) -> str`, where the node of the tree is the one in which it is made."""
+
+
+def move_names(state: Any, labels: Sequence[str] | None, env: Env | None) -> MoveName:
+    """The names of the moves in a tree of one game: those given, else those that the game has, else numbers.
+
+    **Raises:** `ValueError` if there are not as many names as actions.
+    """
+    names = check_names(labels, len(state.metadata.action_mask))
+    if labels is not None or env is None or env.label is None:
+        return lambda node, action: names[action]
+    positions = jax.device_get(state.tree.state)
+
+    @functools.cache
+    def position(node: int) -> PyTree:
+        return jax.tree.map(lambda x: x[node], positions)
+
+    return lambda node, action: label_of(env, position(node), action)
 
 
 def signed(value: float | np.floating) -> str:

@@ -10,6 +10,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
+from tz.games.boards import annotated, draw_board
+from tz.games.env import Env
+from tz.games.names import label_of
 from tz.plot.canvas import BLUE, GREY, ORANGE, Draw, figure_of, new_axes, picture, player_of_frames, value_limits
 
 if TYPE_CHECKING:
@@ -26,26 +29,33 @@ def _states(states: PyTree) -> list[PyTree]:
 def render_game(
     states: PyTree,
     *,
-    draw: Draw,
+    env: Env | None = None,
+    draw: Draw | None = None,
+    moves: ArrayLike | Sequence[int] | None = None,
+    players: Sequence[str] = (),
     values: Mapping[str, ArrayLike] | None = None,
     title: str = "",
     seconds_per_move: float = 0.7,
 ) -> "FuncAnimation":
     """Shows a game move by move, with what the players thought of it.
 
-    **Arguments:** `states`, with a leading axis of positions, such as [`tz.replay_game`][] returns; `draw`,
-    `state -> SVG text or image [H, W, 3]`, such as `env.draw` of a game of pgx; `values`, by each player's name its
+    **Arguments:** `states`, with a leading axis of positions, such as [`tz.replay_game`][] returns; `env`, the game,
+    whose boards are drawn, or `draw`, `state -> SVG text or image [H, W, 3]`, for other drawings; `moves`, the actions
+    between the positions, to name them and mark the last one on the board (what follows them is left out, so
+    `match.actions[game]` will do); `players`, their names, the one who moves in the first position before the other, to
+    say which side is whose; the last two need `env`. `values`, by each player's name its
     estimate at every position, all from the perspective of the same player, such as [`tz.matches.replay_values`][]
     returns; `title`; `seconds_per_move`.
 
     **Returns:** the animation. As the value of a notebook's cell it is a player that needs nothing else, and
     `animation.save("game.gif")` writes a file.
 
-    **Raises:** `ValueError` for values of another number than there are positions; `ImportError` where the extra
-    `pictures` is not installed.
+    **Raises:** `ValueError` for values or moves of another number than fits the positions, and where neither `env` nor
+    `draw` is given; `ImportError` where the extra `pictures` is not installed.
     """
-    boards = [picture(draw, state, 360) for state in _states(states)]
+    boards, names, sides = _pictures("render_game", _states(states), env, draw, moves, players, 360)
     values = _check_values(values, len(boards))
+    title = title or sides
     board_ax, *value_axes = new_axes(1, (3.6, 5.0 if values else 3.9), rows=2 if values else 1, heights=(3.6, 1.1))
     for ax in value_axes:
         _draw_values(ax, values)
@@ -55,7 +65,9 @@ def render_game(
 
     def frame(move: int) -> None:
         image.set_data(boards[move])
-        board_ax.set_title(f"{title}{': ' if title else ''}move {move} of {len(boards) - 1}", fontsize=10)
+        name = f": {names[move]}" if names[move] else ""
+        above = f"{title}\n" if title else ""
+        board_ax.set_title(f"{above}move {move} of {len(boards) - 1}{name}", fontsize=10)
         for marker in markers:
             marker.set_xdata([move, move])
 
@@ -65,7 +77,10 @@ def render_game(
 def plot_game(
     states: PyTree,
     *,
-    draw: Draw,
+    env: Env | None = None,
+    draw: Draw | None = None,
+    moves: ArrayLike | Sequence[int] | None = None,
+    players: Sequence[str] = (),
     values: Mapping[str, ArrayLike] | None = None,
     max_boards: int = 12,
     columns: int = 6,
@@ -81,6 +96,7 @@ def plot_game(
     import matplotlib.pyplot as plt
 
     positions = _states(states)
+    boards, names, sides = _pictures("plot_game", positions, env, draw, moves, players, 240)
     values = _check_values(values, len(positions))
     chosen = np.unique(np.linspace(0, len(positions) - 1, min(max_boards, len(positions))).round().astype(int))
     columns = min(columns, len(chosen))
@@ -93,11 +109,49 @@ def plot_game(
         ax = figure.add_subplot(grid[place // columns, place % columns])
         ax.set_axis_off()
         if place < len(chosen):
-            ax.imshow(picture(draw, positions[chosen[place]], 240))
-            ax.set_title(f"{chosen[place]}", fontsize=9)
+            number = int(chosen[place])
+            ax.imshow(boards[number])
+            ax.set_title(f"{number}: {names[number]}" if names[number] else f"{number}", fontsize=9)
+    if sides:
+        figure.suptitle(sides, fontsize=10)
     if values:
         _draw_values(figure.add_subplot(grid[rows, :]), values)
     return figure
+
+
+def _pictures(
+    where: str,
+    positions: list[PyTree],
+    env: Env | None,
+    draw: Draw | None,
+    moves: ArrayLike | Sequence[int] | None,
+    players: Sequence[str],
+    width: int,
+) -> tuple[list[np.ndarray], list[str], str]:
+    """The drawing of each position, the name of the move that led there, and who plays which side."""
+    if env is None:
+        if draw is None or moves is not None or players:
+            raise ValueError(f"{where}: found no game, expected env= for its boards, moves and sides; give it.")
+        return [picture(draw, state, width) for state in positions], [""] * len(positions), ""
+    boards, names, last = [draw_board(env, state) for state in positions], [""], [[]]
+    actions = np.full(len(positions) - 1, -1) if moves is None else np.asarray(moves)
+    if actions.ndim != 1 or len(actions) < len(positions) - 1:
+        raise ValueError(
+            f"{where}: found `moves` of shape {list(actions.shape)}, expected [{len(positions) - 1}], the actions "
+            f"between {len(positions)} positions."
+        )
+    for state, board, action in zip(positions, boards, actions, strict=False):
+        name = label_of(env, state, int(action)) if action >= 0 else ""
+        names.append(name)
+        last.append([board.spot(square) for square in board.squares_of(name)])
+    names, last = names[: len(positions)], last[: len(positions)]
+    first = boards[0]
+    order = [*first.sides[first.to_move :], *first.sides[: first.to_move]]
+    sides = ", ".join(f"{side}: {player}" for side, player in zip(order, players, strict=False))
+    if draw is not None:
+        return [picture(draw, state, width) for state in positions], names, sides
+    drawings = [annotated(board, marks) for board, marks in zip(boards, last, strict=True)]
+    return [picture(lambda _, svg=svg: svg, None, width) for svg in drawings], names, sides
 
 
 def _check_values(values: Mapping[str, ArrayLike] | None, num_positions: int) -> dict[str, np.ndarray]:

@@ -1,63 +1,125 @@
 """What a search thinks of its root."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
+from tz.games.boards import Note, annotated, draw_board
+from tz.games.env import Env
+from tz.games.names import label_of
+from tz.mcts.gumbel_root import GumbelNotes
 from tz.mcts.selectors import CompletedQ
 from tz.mcts.simulation import SearchState
-from tz.plot.canvas import BLUE, ORANGE, check_names, figure_of, new_axes, one_of_batch, signed, value_limits
+from tz.plot.canvas import (
+    BLUE,
+    ORANGE,
+    figure_of,
+    move_names,
+    new_axes,
+    one_of_batch,
+    picture,
+    signed,
+    value_limits,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_VALUE = "value for the player to move"
+
 
 def plot_root(
     state: SearchState,
     *,
+    env: Env | None = None,
     labels: Sequence[str] | None = None,
-    board: tuple[int, int] | None = None,
+    board: tuple[int, int] | bool | None = None,
     max_actions: int = 12,
     completed_q: CompletedQ | None = None,
     index: int | None = None,
     ax: "Axes | None" = None,
 ) -> "Figure":
-    """Draws what a search thinks of its root: prior, visits, value and improved policy of the legal actions.
+    """Draws what a search thinks of its root: prior, visits and value of the legal actions.
 
-    The value is `q`, for the player to move; the improved policy is the softmax of log prior and completed `q`, as
-    Gumbel AlphaZero has it.
+    The value is `q`, for the player to move. Where the root policy is [`tz.Gumbel`][] or `completed_q` is given, there
+    is the improved policy too: the softmax of log prior and completed `q`.
 
-    **Arguments:** `state`, after [`tz.search`][]; `labels`, the names of all `A` actions; `board`, rows and columns,
-    for four heat maps of a game whose first actions are its cells row by row, in place of bars; `max_actions`, how many
-    bars, those of the most visited; `completed_q`, of the improved policy, a [`tz.mcts.CompletedQ`][]; `index`, of the
-    game, for a state of several; `ax`, to draw the bars there.
+    **Arguments:** `state`, after [`tz.search`][]; `env`, the game, which names the moves; `labels`, other names of all
+    `A` actions; `board`, for numbers on the board in place of bars: True for the position itself, of a game whose
+    moves belong to squares, or the rows and columns of heat maps of a game whose first actions are its cells row by
+    row (with `env`, the position itself as well); `max_actions`, how many bars, those of the most visited;
+    `completed_q`, of the improved policy, a [`tz.mcts.CompletedQ`][]; `index`, of the game, for a state of several;
+    `ax`, to draw the bars there.
 
     **Returns:** the figure.
 
     **Raises:** `ValueError` for labels of another number than there are actions, a board that does not fit them, `ax`
-    together with `board`, or an index that does not fit the batch.
+    together with `board`, or an index that does not fit the batch; `ImportError` where a position is to be drawn and
+    the extra `pictures` is not installed.
     """
-    root = one_of_batch(state, index, np.shape(state.tree.size)).root
-    names = check_names(labels, len(root.logits))
-    completed_q = CompletedQ() if completed_q is None else completed_q
-    improved = np.asarray(jax.nn.softmax(root.logits + completed_q(root)))
+    state = one_of_batch(state, index, np.shape(state.tree.size))
+    root, names = state.root, move_names(state, labels, env)
+    is_gumbel = isinstance(state.notes, GumbelNotes) and len(state.notes.schedule) > 0
+    columns = {}
+    if completed_q is not None or is_gumbel:
+        completed_q = CompletedQ() if completed_q is None else completed_q
+        columns["improved policy"] = np.asarray(jax.nn.softmax(root.logits + completed_q(root)))
     root = jax.device_get(root)
-    columns = {
-        "prior": np.exp(root.logits),
-        "visits": root.visits / max(root.visits.sum(), 1),
-        "improved policy": improved,
-    }
-    if board is None:
-        return _bars(root, columns, names, max_actions, ax)
-    if ax is not None or board[0] * board[1] > len(root.logits):
+    columns = {"prior": np.exp(root.logits), "visits": root.visits / max(root.visits.sum(), 1), **columns}
+    if board is None or board is False:
+        return _bars(root, columns, lambda action: names(0, action), max_actions, ax)
+    if ax is not None:
+        raise ValueError("plot_root: found `board` and one `ax`, expected axes of its own; leave one of them out.")
+    if env is not None and env.board is not None:
+        return _on_position(env, state, root, columns)
+    if board is True:
+        raise ValueError("plot_root: found board=True without a game that has one, expected env= with a `board`.")
+    if board[0] * board[1] > len(root.logits):
         raise ValueError(
-            f"A board of {board[0]} x {board[1]} needs as many actions, and four axes of its own; found "
-            f"{len(root.logits)} actions{'' if ax is None else ' and one `ax`'}."
+            f"plot_root: found a board of {board[0]} x {board[1]}, which needs as many actions, and {len(root.logits)} "
+            "actions; where moves are no cells, as in Connect Four, give env= to draw on the position itself."
         )
     return _maps(root, columns, board)
+
+
+def _titled_values(root: Any, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What is drawn on boards, by its title."""
+    maps = {
+        "prior": columns["prior"],
+        f"{root.visits.sum()} visits": columns["visits"],
+        _VALUE: np.where(root.visits > 0, root.q, np.nan),
+    }
+    return maps | {name: column for name, column in columns.items() if name == "improved policy"}
+
+
+def _on_position(env: Env, state: SearchState, root: Any, columns: dict[str, np.ndarray]) -> "Figure":
+    """The position with the numbers of each move on its square: the visits say how strongly."""
+    position = jax.device_get(jax.tree.map(lambda x: x[0], state.tree.state))
+    board, maps = draw_board(env, position), _titled_values(root, columns)
+    axes = new_axes(len(maps), (3.2 * len(maps), 3.2 * board.height / board.width + 0.75))
+    legal = np.flatnonzero(columns["prior"] > 0)
+    squares = {int(action): board.squares_of(label_of(env, position, int(action))) for action in legal}
+    for ax, (name, values) in zip(axes, maps.items(), strict=True):
+        notes, best = [], max((v for v in values[legal] if np.isfinite(v)), default=0.0)
+        for action, places in squares.items():
+            if np.isnan(values[action]):
+                continue
+            text = signed(float(values[action])) if name == _VALUE else _percent(float(values[action]))
+            strength = float(columns["visits"][action] if name == _VALUE else values[action])
+            notes.append(Note(places, (text,), strength, bool(values[action] == best)))
+        ax.imshow(picture(lambda _, notes=notes: annotated(board, (), notes), position, 480))
+        ax.set_axis_off()
+        ax.set_title(name if name == _VALUE else f"{name}, %", fontsize=10)
+    if board.sides:
+        figure_of(axes[0]).supxlabel(f"{board.sides[board.to_move]} to move", fontsize=10)
+    return figure_of(axes[0])
+
+
+def _percent(fraction: float) -> str:
+    return "<1" if 0 < fraction < 0.005 else f"{100 * fraction:.0f}"
 
 
 def _bars(root, columns, names, max_actions, ax) -> "Figure":
@@ -65,9 +127,9 @@ def _bars(root, columns, names, max_actions, ax) -> "Figure":
     place = np.arange(len(order))
     (ax,) = new_axes(1, (9.0, 3.2)) if ax is None else (ax,)
     looks = {"prior": ("white", None), "visits": (BLUE, None), "improved policy": (ORANGE, "///")}
-    for shift, (name, fraction) in zip((-0.27, 0, 0.27), columns.items(), strict=True):
+    for number, (name, fraction) in enumerate(columns.items()):
+        shift = 0.27 * (number - (len(columns) - 1) / 2)
         color, hatch = looks[name]
-        label = "improved policy" if name == "policy" else name
         ax.bar(
             place + shift,
             fraction[order],
@@ -76,7 +138,7 @@ def _bars(root, columns, names, max_actions, ax) -> "Figure":
             hatch=hatch,
             edgecolor="black",
             linewidth=0.6,
-            label=label,
+            label=name,
         )
     for x, action in enumerate(order):
         text, height = (
@@ -84,7 +146,7 @@ def _bars(root, columns, names, max_actions, ax) -> "Figure":
             max(c[action] for c in columns.values()),
         )
         ax.text(x, height + 0.01, text, ha="center", va="bottom", fontsize=9)
-    ax.set_xticks(place, [names[action] for action in order])
+    ax.set_xticks(place, [names(action) for action in order])
     title = f"{root.visits.sum()} visits; above the bars: value (q) for the player to move"
     ax.set(xlabel="action", ylabel="fraction", title=title)
     ax.margins(y=0.15)
@@ -96,25 +158,29 @@ def _bars(root, columns, names, max_actions, ax) -> "Figure":
 def _maps(root, columns, board) -> "Figure":
     rows, width = board
     legal = columns["prior"][: rows * width] > 0
-    maps = {
-        "prior": columns["prior"],
-        f"{root.visits.sum()} visits": columns["visits"],
-        "value for the player to move": np.where(root.visits > 0, root.q, np.nan),
-        "improved policy": columns["improved policy"],
-    }
-    axes = new_axes(4, (12.0, 0.6 + 2.9 * rows / width + 0.4))
+    maps = _titled_values(root, columns)
+    axes = new_axes(len(maps), (3.0 * len(maps), 0.6 + 2.9 * rows / width + 0.4))
     for ax, (name, values) in zip(axes, maps.items(), strict=True):
         cells = np.where(legal, values[: rows * width], np.nan).reshape(board)
-        is_value = name.startswith("value")
+        is_value = name == _VALUE
         low, high = value_limits(cells.flat) if is_value else (0, max(np.nanmax(cells, initial=0), 1e-9))
         ax.imshow(cells, cmap="cividis", vmin=low, vmax=high)
         for row, column in np.argwhere(~np.isnan(cells)):
             fraction = cells[row, column]
             text = f"{100 * fraction:.0f}"
             if is_value:
-                text = f"{fraction:+.1f}" if high == 1 else signed(float(fraction))
+                text = signed(float(fraction))
+            size = min(9, (48 if is_value else 60) / width)
             ink = "black" if (fraction - low) / (high - low) > 0.5 else "white"
-            ax.text(column, row, text, ha="center", va="center", color=ink, fontsize=min(9, 60 / width))
+            ax.text(
+                column,
+                row,
+                text,
+                ha="center",
+                va="center",
+                color=ink,
+                fontsize=size,
+            )
         ax.set_xticks(range(width), [chr(ord("a") + c) for c in range(width)])
         ax.set_yticks(range(rows), [str(r + 1) for r in range(rows)])
         ax.set_title(name if is_value else f"{name}, %", fontsize=10)

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tz.games.env import Env
 from tz.mcts.simulation import SearchState
 from tz.mcts.tree import Tree
-from tz.plot.canvas import check_names, one_of_batch, signed
+from tz.plot.canvas import MoveName, move_names, one_of_batch, signed
 
 
 @dataclasses.dataclass
@@ -38,10 +39,10 @@ class ShownNode:
     num_hidden: int = 0
     children: "list[ShownNode]" = dataclasses.field(default_factory=list)
 
-    def edge_name(self, names: Sequence[str], outcomes: Sequence[str] | None = None) -> str:
+    def edge_name(self, names: MoveName, outcomes: Sequence[str] | None = None) -> str:
         """The name of the action or the outcome that leads here, and how likely it is."""
         if self.outcome < 0:
-            return f"{names[self.action]} {self.prior:.0%}"
+            return f"{names(self.parent, self.action)} {self.prior:.0%}"
         name = f"#{self.outcome}" if outcomes is None else outcomes[self.outcome]
         return f"{name} {self.prior:.0%}"
 
@@ -135,6 +136,7 @@ def tree_to_dot(
     min_visits: int = 1,
     max_leaves: int = 50,
     outcomes: Sequence[str] | None = None,
+    env: Env | None = None,
     index: int | None = None,
 ) -> str:
     """A search tree in the language of [Graphviz](https://graphviz.org), whose programs draw trees of any size.
@@ -146,7 +148,7 @@ def tree_to_dot(
     outcome and its probability.
     """
     state = one_of_batch(state, index, np.shape(state.tree.size))
-    names = check_names(labels, len(state.metadata.action_mask))
+    names = move_names(state, labels, env)
     lines = ["digraph search {", '  node [shape=box, style=rounded, fontname="sans-serif"];']
     for node in show_nodes(state, max_depth=max_depth, min_visits=min_visits, max_leaves=max_leaves):
         hidden = f"\\n+{node.num_hidden} nodes" if node.num_hidden else ""

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
+from tz.games.env import Env
 from tz.mcts.simulation import SearchState
 from tz.plot.canvas import (
     GREY,
     ORANGE,
     Draw,
-    check_names,
+    MoveName,
     figure_of,
+    move_names,
     new_axes,
     one_of_batch,
     picture,
@@ -64,6 +66,7 @@ def plot_tree(
     min_visits: int = 1,
     max_leaves: int | None = None,
     outcomes: Sequence[str] | None = None,
+    env: Env | None = None,
     index: int | None = None,
     ax: "Axes | None" = None,
 ) -> "Figure":
@@ -74,7 +77,8 @@ def plot_tree(
     the most visited edges, is black and runs down the left. A node with a double frame ends the game. A round node is
     nature's: its edges show the outcome and its probability, and the values below them are those of the positions.
 
-    **Arguments:** `state`, as [`tz.search`][] returns it; `labels`, the names of all `A` actions; `draw`,
+    **Arguments:** `state`, as [`tz.search`][] returns it; `env`, the game that it steps through, which names the moves;
+    `labels`, other names of all `A` actions; `draw`,
     `state -> SVG text or image [H, W, 3]`, to draw the positions, such as `env.draw` of a game of pgx; `max_depth`,
     below the root; `min_visits` of a node; `max_leaves`, columns of the picture, by default 16, with boards 10;
     `outcomes`, the names of all `C` outcomes of nature;
@@ -86,7 +90,7 @@ def plot_tree(
     `ImportError` where a board is to be drawn and the extra `pictures` is not installed.
     """
     state = one_of_batch(state, index, np.shape(state.tree.size))
-    names = check_names(labels, len(state.metadata.action_mask))
+    names = move_names(state, labels, env)
     max_leaves = (16 if draw is None else 10) if max_leaves is None else max_leaves
     nodes = show_nodes(state, max_depth=max_depth, min_visits=min_visits, max_leaves=max_leaves)
     boards = draw_boards(draw, state, nodes)
@@ -118,7 +122,7 @@ def draw_tree(
     ax: "Axes",
     nodes: Sequence[ShownNode],
     layout: Layout,
-    names: Sequence[str],
+    names: MoveName,
     boards: dict[int, np.ndarray],
     path: frozenset[int] = frozenset(),
     outcomes: Sequence[str] | None = None,

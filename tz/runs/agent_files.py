@@ -134,6 +134,18 @@ def agent_card(source: str | os.PathLike) -> dict[str, Any]:
     return _open(_find(source))[0]["card"]
 
 
+def agent_game(source: str | os.PathLike) -> str:
+    """Read the name of the game that an agent plays.
+
+    **Arguments:** `source`, as in [`tz.load_agent`][].
+
+    **Returns:** the name, of a game of pgx or of the `env` that it was saved with.
+
+    **Raises:** `ValueError` as [`tz.load_agent`][].
+    """
+    return _open(_find(source))[0]["env"]
+
+
 def _describe(name: str, x: Any) -> list[Any]:
     return [name, list(x.shape), str(x.dtype)]
 

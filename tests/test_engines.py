@@ -1,0 +1,248 @@
+"""Matches with players that are not JAX: functions of Python, and engines that speak GTP, well-behaved or not."""
+
+import re
+import shlex
+import shutil
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy_engine
+
+import tz
+from tz.matches._gtp_process import GtpProcess
+from tz.matches.engines import HostPlayer
+
+NUM_GAMES = 12
+OPTIONS = {"num_games": NUM_GAMES, "opening_moves": 2, "max_moves": 9, "key": jax.random.key(3)}
+AGENT = tz.Player(tz.MCTS(8, root=tz.PlainRoot(), temperature=0.0), tz.uniform_evaluator)
+ONE_LOOK = tz.MCTS(1, root=tz.PlainRoot(), temperature=0.0, persist_tree=False)
+
+
+def first_legal(state) -> int:
+    return int(np.argmax(state.legal_action_mask))
+
+
+def prefer_first(state, metadata, key):
+    return -100.0 * jnp.arange(9.0), jnp.float32(0)
+
+
+def toy(mode="good", *options, moves, **settings):
+    words = [sys.executable, toy_engine.__file__, mode, "--moves", *moves, *options]
+    return tz.matches.GtpEngine(shlex.join(words), **settings)
+
+
+@pytest.fixture(scope="module")
+def env():
+    return tz.from_pgx("tic_tac_toe")
+
+
+@pytest.fixture(scope="module")
+def cells(env):
+    state, _ = env.init(jax.random.key(0))
+    return [tz.games.move_label(env, state, action) for action in range(9)]
+
+
+@pytest.fixture
+def processes(monkeypatch):
+    """All processes of engines that a test starts; each must be gone at its end."""
+    found, init = [], GtpProcess.__init__
+
+    def noted(self, *args):
+        init(self, *args)
+        found.append(self)
+
+    monkeypatch.setattr(GtpProcess, "__init__", noted)
+    yield found
+    assert all(process._process.returncode is not None for process in found)
+    assert not any(reader.is_alive() for process in found for reader in process._readers)
+
+
+@pytest.fixture(scope="module")
+def by_hand(env):
+    return tz.play_match(env, AGENT, HostPlayer(first_legal), **OPTIONS)
+
+
+def same(one, other):
+    for name in ("returns", "finished", "player_id", "actions"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+
+
+def test_a_function_plays_the_very_match_that_a_compiled_player_plays(env, by_hand):
+    compiled = tz.play_match(env, AGENT, tz.Player(ONE_LOOK, prefer_first), **OPTIONS)
+    same(by_hand, compiled)
+    assert by_hand.finished.all() and by_hand.score > 0.6 and len(set(map(bytes, np.asarray(by_hand.actions)))) > 4
+    for game in (0, 1):
+        one, other = (tz.replay_game(env, match, game) for match in (by_hand, compiled))
+        np.testing.assert_array_equal(one._x.board, other._x.board)
+
+
+def test_sides_may_be_swapped_and_both_players_be_functions(env):
+    match = tz.play_match(env, HostPlayer(first_legal), tz.Player(ONE_LOOK, prefer_first), **OPTIONS)
+    same(match, tz.play_match(env, HostPlayer(first_legal), HostPlayer(first_legal), **OPTIONS))
+
+
+@pytest.mark.parametrize("num_processes", [1, 3, 40])
+def test_an_engine_plays_the_very_match_that_a_function_plays(env, cells, by_hand, processes, num_processes):
+    """It knows the board by what it is told alone, openings and the games of other processes included."""
+    same(tz.play_match(env, AGENT, toy(moves=cells, num_processes=num_processes), **OPTIONS), by_hand)
+    assert len(processes) == min(num_processes, NUM_GAMES)
+
+
+WRONG = {
+    "crash": r"it ended when it was asked 'genmove [bw]' \(exit code 3\); its last lines: .*segmentation fault",
+    "hang": r"no answer to 'genmove [bw]' in 2 s; its last lines: .*thinking about",
+    "refuse": "it refused to move: I would rather not; its last lines: ",
+    "garbage": "does not begin with = or \\?, as GTP has it; its last lines: .*Hello! I play",
+    "illegal": "which is not legal here.* its last lines: .*thinking about",
+}
+
+
+@pytest.mark.parametrize("mode", WRONG)
+def test_an_engine_that_goes_wrong_spoils_its_game_alone(env, cells, by_hand, processes, mode):
+    """It does so in the games in which the centre is taken when it is to move: from the opening on, or later."""
+    engine = toy(mode, "--trigger", cells[4], moves=cells, num_processes=2, timeout=2.0 if mode == "hang" else 20.0)
+    with pytest.warns(UserWarning, match=r"\d+ of 12 games were spoilt and count as not finished; the first: game"):
+        match = tz.play_match(env, AGENT, engine, **OPTIONS)
+    assert 0 < len(match.failures) < NUM_GAMES
+    for failure in match.failures:
+        game = int(failure.split(":")[0].removeprefix("game "))
+        assert not match.finished[game] and "toy_engine.py" in failure
+    asked = [failure for failure in match.failures if "not asked any more" not in failure]
+    for failure in asked:
+        assert re.search(WRONG[mode], failure), failure
+    kept = np.asarray(match.finished)
+    assert kept.sum() == NUM_GAMES - len(match.failures) and kept.any()
+    np.testing.assert_array_equal(match.actions[kept], by_hand.actions[kept])
+    np.testing.assert_array_equal(match.returns[kept], by_hand.returns[kept])
+    assert match.wins + match.draws + match.losses == kept.sum()
+
+
+def test_an_engine_that_never_starts_is_given_up_soon(env, cells, processes):
+    with pytest.warns(UserWarning, match=r"12 of 12 games.*no opening book found"):
+        match = tz.play_match(env, AGENT, toy("dead", moves=cells, num_processes=1), **OPTIONS)
+    assert len(processes) == 3 and not match.finished.any() and match.score == 0.5
+
+
+def test_an_engine_may_resign(env, cells, by_hand):
+    match = tz.play_match(env, AGENT, toy("resign", "--trigger", cells[4], moves=cells), **OPTIONS)
+    assert match.finished.all() and not match.failures
+    gone = (np.asarray(match.actions) >= 0).sum(1) < (np.asarray(by_hand.actions) >= 0).sum(1)
+    assert 0 < gone.sum() < NUM_GAMES and (match.returns[gone] == 1).all()
+    np.testing.assert_array_equal(match.returns[~gone], by_hand.returns[~gone])
+
+
+def passing_game():
+    """Three rounds: the first player takes a or b, the second can only pass; whoever took more of a has won."""
+
+    def shown(turn, taken):
+        over = turn >= 6
+        mask = jnp.where(turn % 2 == 0, jnp.array([True, True, False]), jnp.array([False, False, True])) | over
+        won = jnp.where(over, jnp.where(taken > 1, 1.0, -1.0), 0.0)
+        return tz.StepMetadata(jnp.stack([won, -won]), mask, over, turn % 2)
+
+    def init(key):
+        return (jnp.int32(0), jnp.int32(0)), shown(jnp.int32(0), jnp.int32(0))
+
+    def step(state, action):
+        turn, taken = state
+        after = jnp.minimum(turn + 1, 6), taken + (action == 0).astype(jnp.int32)
+        metadata = shown(*after)
+        rewards = jnp.where(turn < 6, metadata.rewards, 0.0)
+        return after, tz.StepMetadata(rewards, metadata.action_mask, metadata.terminated, metadata.cur_player_id)
+
+    label = lambda state, action: f"{'ab'[action]}{int(state[0]) // 2 + 1}" if action < 2 else "pass"
+    return tz.Env(init, step, lambda state: jnp.stack(state).astype(jnp.float32), name="passing", label=label)
+
+
+@pytest.mark.parametrize("no_pass", [(), ("--no-pass",)])
+def test_a_forced_pass_is_neither_asked_for_nor_insisted_on(processes, no_pass):
+    engine = toy("good", *no_pass, moves=["a1", "a2", "a3"])
+    options = {"num_games": 2, "key": jax.random.key(0), "opening_moves": 0, "max_moves": 8}
+    match = tz.play_match(passing_game(), engine, HostPlayer(lambda state: 2 if state[0] % 2 else 1), **options)
+    np.testing.assert_array_equal(match.actions[:, :6], [[0, 2, 0, 2, 0, 2], [1, 2, 1, 2, 1, 2]])
+    np.testing.assert_array_equal(match.returns, [1, 1])
+
+
+def test_a_function_that_answers_wrongly_is_named_and_one_that_raises_is_heard(env):
+    with pytest.warns(UserWarning, match=r"the function careless: tic_tac_toe: found 0 as the action, expected one of"):
+        match = tz.play_match(env, AGENT, HostPlayer(careless), **OPTIONS)
+    assert 0 < len(match.failures) <= NUM_GAMES
+    with pytest.warns(UserWarning, match=r"found 'a3' as the action"):
+        tz.play_match(env, AGENT, HostPlayer(lambda state: "a3"), **OPTIONS)
+    with pytest.raises(ZeroDivisionError):
+        tz.play_match(env, AGENT, HostPlayer(lambda state: 1 // 0), **OPTIONS)
+
+
+def careless(state) -> int:
+    return 0
+
+
+def test_testers_and_tournaments_take_them(env, cells):
+    mesh, options = tz.data_mesh(jax.devices()[:1]), {"num_games": NUM_GAMES, "opening_moves": 2, "max_moves": 9}
+    tester = tz.OpponentTester(HostPlayer(first_legal), "first", **options)
+    state = tester.init(tz.uniform_evaluator, mesh=mesh)
+    _, metrics = tester.test(AGENT.mcts, env, tz.uniform_evaluator, state, key=OPTIONS["key"], mesh=mesh)
+    assert metrics["first_score"] == tz.play_match(env, AGENT, HostPlayer(first_legal), **OPTIONS).score
+    table = tz.round_robin(env, [AGENT, toy(moves=cells)], key=OPTIONS["key"], **options)
+    assert table.wins[0, 1] == metrics["first_wins"] and table.draws[0, 1] == metrics["first_draws"]
+    tz.matches.LadderTester((HostPlayer(first_legal), toy(moves=cells)), **options)
+
+
+GOOD = {"moves": ["a1"]}
+CASES = {
+    "no program": (
+        lambda env: (env, tz.matches.GtpEngine("gnugoo --mode gtp")),
+        "GtpEngine: found no program 'gnugoo', expected an engine that is installed; .*apt-get install gnugoo",
+    ),
+    "another package": (
+        lambda env: (env, tz.matches.GtpEngine("/nowhere/gtp-rhino")),
+        "found no program '/nowhere/gtp-rhino'.*apt-get install grhino",
+    ),
+    "no words": (lambda env: (env, tz.matches.GtpEngine("  ")), "GtpEngine: found command='  ', expected a program"),
+    "open quote": (lambda env: (env, tz.matches.GtpEngine("gnugo 'x")), "expected a program with its arguments"),
+    "processes": (lambda env: (env, toy(**GOOD, num_processes=0)), "num_processes must be at least 1, found 0"),
+    "timeout": (lambda env: (env, toy(**GOOD, timeout=0.0)), "timeout must be above 0 seconds, found 0"),
+    "no names": (
+        lambda env: (tz.Env(env.init, env.step, env.observe, name="mute"), toy(**GOOD)),
+        "found an engine for mute, whose moves have no names, expected a game with `label`",
+    ),
+    "chance": (lambda env: (tz.from_pgx("backgammon"), toy(**GOOD)), "a game with chance, expected one without"),
+    "two arguments": (lambda env: (env, HostPlayer(lambda a, b: 0)), "expected a function state -> action"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input_is_named(env, name):
+    make, message = CASES[name]
+    with pytest.raises(ValueError, match=message):
+        tz.play_match(*make(env)[:1], tz.random_player(), make(env)[1], num_games=2, key=jax.random.key(0))
+
+
+def test_engines_cannot_begin_anywhere_and_nothing_on_the_host_is_traced(env):
+    position = jax.vmap(env.init)(jax.random.split(jax.random.key(0), 1))
+    with pytest.raises(ValueError, match="found openings for an engine, which has to be told the moves"):
+        tz.play_match(env, AGENT, toy(**GOOD), num_games=2, key=jax.random.key(0), openings=position)
+    tz.play_match(
+        env, HostPlayer(first_legal), HostPlayer(first_legal), **OPTIONS | {"num_games": 2}, openings=position
+    )
+    with pytest.raises(ValueError, match="found a player that is not JAX in a traced call"):
+        jax.jit(lambda key: tz.play_match(env, AGENT, HostPlayer(first_legal), num_games=2, key=key))(jax.random.key(0))
+
+
+REAL = {"gtp-rhino": ("othello", "gtp-rhino --level 1"), "gnugo": ("go_9x9", "gnugo --mode gtp --level 1")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", REAL)
+def test_real_engines_beat_random_moves(program):
+    """Two whole games each, with passes: the names of moves and the rules are those of others."""
+    if shutil.which(program, path="/usr/games:/usr/bin:/usr/local/bin") is None:
+        pytest.skip(f"{program} is not installed")
+    game, command = REAL[program]
+    engine = tz.matches.GtpEngine(command)
+    options = {"num_games": 4, "opening_moves": 4, "max_moves": 170, "key": jax.random.key(0)}
+    match = tz.play_match(tz.from_pgx(game), engine, tz.random_player(), **options)
+    assert not match.failures and match.finished.all() and match.wins == 4

@@ -1,0 +1,201 @@
+"""Positions as drawings with named squares, on which moves can be clicked and numbers written."""
+
+import base64
+import dataclasses
+import re
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from xml.sax.saxutils import escape
+
+import numpy as np
+from jaxtyping import PyTree
+
+from tz._arguments import shown
+from tz.games.env import Env
+from tz.games.names import text_board
+
+Number = int | float
+Rect = tuple[Number, Number, Number, Number]
+"""Left, top, width and height, in the units of a drawing."""
+
+FONT = "DejaVu Sans, Segoe UI, Arial, sans-serif"
+_LAST, _FIRST_CHOICE, _OTHER_CHOICE = "#e8890c", "#0072b2", "#5b6770"
+
+
+@dataclasses.dataclass(frozen=True)
+class Board:
+    """A drawing of one position, and where its squares are.
+
+    A move belongs to the squares that its name mentions, such as `e2` and `e4` of `e2e4`, so that a front end needs to
+    know nothing else of the game.
+
+    **Fields:**
+
+    - `svg`: the drawing, of `width` and `height`.
+    - `squares`: by the names that moves call them, the areas to click on.
+    - `spots`: where a mark or a number of a square goes, if that is not its whole area, such as the cell of a column
+        that a disc would fall into.
+    - `sides`: the names of the sides and their `colors`, empty in a game for one; `to_move`, which of them that is.
+    """
+
+    svg: str
+    width: Number
+    height: Number
+    squares: Mapping[str, Rect] = dataclasses.field(default_factory=dict)
+    spots: Mapping[str, Rect] = dataclasses.field(default_factory=dict)
+    sides: Sequence[str] = ()
+    colors: Sequence[str] = ()
+    to_move: int = 0
+
+    def spot(self, square: str) -> Rect:
+        """Where a mark of a square goes."""
+        return self.spots.get(square, self.squares[square])
+
+    def squares_of(self, name: str) -> tuple[str, ...]:
+        """The squares that the name of a move mentions, in its order; empty for a move such as a pass."""
+        if name in self.squares:
+            return (name,)
+        if not self.squares:
+            return ()
+        names = sorted(self.squares, key=len, reverse=True)
+        pattern = "|".join(re.escape(square) for square in names)
+        return tuple(re.findall(pattern, re.sub(r"\(.*?\)", "", name)))
+
+
+def draw_board(env: Env, state: PyTree) -> Board:
+    """Draw a position: as `env.board` has it, else the drawing of `env.draw` without squares, else the text.
+
+    **Arguments:** `env`; `state`, of one game.
+
+    **Raises:** `ValueError` where the functions of the game return something else than they should.
+    """
+    if env.board is not None:
+        board = env.board(state)
+        if not isinstance(board, Board):
+            raise ValueError(f"board of {env.name}: found {shown(board)}, expected a tz.games.Board; return one.")
+        return board
+    if env.draw is None:
+        return _text_drawing(text_board(env, state))
+    drawing = env.draw(state)
+    return _whole_svg(env, drawing) if isinstance(drawing, str) else _image(env, np.asarray(drawing))
+
+
+def _text_drawing(text: str) -> Board:
+    lines = text.splitlines()[:60]
+    width, height = 24 + 9.7 * max((len(line) for line in lines), default=1), 24 + 20 * len(lines)
+    style = 'font-family="DejaVu Sans Mono, monospace" font-size="16" fill="#23282d" xml:space="preserve"'
+    rows = "".join(f'<text x="12" y="{28 + 20 * n}" {style}>{escape(line)}</text>' for n, line in enumerate(lines))
+    return Board(_svg(width, height, rows), width, height)
+
+
+def _svg(width: Number, height: Number, content: str) -> str:
+    size = f'viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{content}</svg>'
+
+
+def _whole_svg(env: Env, drawing: str) -> Board:
+    start = re.search(r"<svg\b[^>]*>", drawing)
+    if start is None:
+        raise ValueError(f"draw of {env.name}: found a text without <svg>, expected SVG; return that, or an image.")
+    box = re.search(r'viewBox="[\d.e+-]+[ ,]+[\d.e+-]+[ ,]+([\d.e+-]+)[ ,]+([\d.e+-]+)"', start[0])
+    sides = [re.search(rf'\b{name}="([\d.]+)', start[0]) for name in ("width", "height")]
+    width, height = (float(box[n + 1]) if box else float(side[1]) if side else 400.0 for n, side in enumerate(sides))
+    text = drawing[start.start() :]  # without what only a file has before it
+    return Board(text[: text.rindex("</svg>") + 6], width, height)
+
+
+def _image(env: Env, image: np.ndarray) -> Board:
+    if image.ndim != 3 or image.shape[2] not in (3, 4):
+        raise ValueError(f"draw of {env.name}: found an array of shape {image.shape}, expected [H, W, 3]; return that.")
+    if image.dtype.kind == "f":
+        image = np.clip(255 * image, 0, 255)
+    height, width = image.shape[:2]
+    link = "data:image/png;base64," + base64.b64encode(_png(image[:, :, :3].astype(np.uint8))).decode()
+    scale = max(1.0, 400 / width)
+    size = f'width="{scale * width:g}" height="{scale * height:g}" style="image-rendering: pixelated"'
+    return Board(_svg(scale * width, scale * height, f'<image href="{link}" {size}/>'), scale * width, scale * height)
+
+
+def _png(image: np.ndarray) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width = image.shape[:2]
+    rows = b"".join(b"\0" + row.tobytes() for row in image)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@dataclasses.dataclass(frozen=True)
+class Note:
+    """What is written on a square for a move: up to two short lines, and how strongly it shows, from 0 to 1.
+
+    `squares` are those of the move; `is_first` is for the move that would be made.
+    """
+
+    squares: Sequence[str]
+    lines: Sequence[str]
+    strength: Number
+    is_first: bool = False
+
+
+def annotated(board: Board, last: Sequence[Rect] = (), notes: Sequence[Note] = ()) -> str:
+    """The drawing of a board with its last move framed and notes written over its squares."""
+    marks = [_frame(rect, 0.45 if number < len(last) - 1 else 1.0) for number, rect in enumerate(last)]
+    taken = set()
+    for note in sorted(notes, key=lambda note: (not note.is_first, -note.strength)):
+        if not note.squares:
+            continue
+        if len(note.squares) > 1 and (note.strength >= 0.03 or note.is_first):
+            marks.append(_arrow(board, note))
+        if note.squares[-1] not in taken:
+            taken.add(note.squares[-1])
+            marks.append(_badge(board.spot(note.squares[-1]), note))
+    return board.svg.replace("</svg>", "".join(marks) + "</svg>")
+
+
+def _frame(rect: Rect, opacity: Number) -> str:
+    x, y, w, h = rect
+    return (
+        f'<rect x="{x + 2:.1f}" y="{y + 2:.1f}" width="{w - 4:.1f}" height="{h - 4:.1f}" rx="6" fill="none" '
+        f'stroke="{_LAST}" stroke-width="4" opacity="{opacity}"/>'
+    )
+
+
+def _middle(rect: Rect) -> tuple[Number, Number]:
+    return rect[0] + rect[2] / 2, rect[1] + rect[3] / 2
+
+
+def _arrow(board: Board, note: Note) -> str:
+    (x0, y0), (x1, y1) = (_middle(board.spot(square)) for square in (note.squares[0], note.squares[-1]))
+    color = _FIRST_CHOICE if note.is_first else _OTHER_CHOICE
+    return (
+        f'<line x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}" stroke="{color}" stroke-linecap="round" '
+        f'stroke-width="{3 + 7 * note.strength:.1f}" opacity="{0.35 + 0.4 * note.strength:.2f}"/>'
+    )
+
+
+def _badge(rect: Rect, note: Note) -> str:
+    (x, y), (_, _, w, h) = _middle(rect), rect
+    size = min(w, h)
+    color = _FIRST_CHOICE if note.is_first else _OTHER_CHOICE
+    opacity = 0.94 if note.is_first else 0.6 + 0.3 * note.strength
+    half, tall = 0.44 * size, (0.36 if len(note.lines) > 1 else 0.24) * size
+    parts = [
+        f'<rect x="{x - half:.1f}" y="{y - tall:.1f}" width="{2 * half:.1f}" height="{2 * tall:.1f}" '
+        f'rx="{0.14 * size:.1f}" fill="{color}" opacity="{opacity:.2f}" stroke="#ffffff" stroke-width="1"/>'
+    ]
+    for line, text in enumerate(note.lines[:2]):
+        below = 0.1 * size if len(note.lines) == 1 else (-0.05 + 0.28 * line) * size
+        scale = 0.265 if len(note.lines) > 1 or len(text) > 4 else 0.32
+        parts.append(label(x, y + below, text, scale * size, "#ffffff", weight="bold" if line == 0 else "normal"))
+    return "".join(parts)
+
+
+def label(x: Number, y: Number, text: str, size: Number, color: str, *, weight: str = "normal") -> str:
+    """A text of SVG, centred at `x`, whose baseline is at `y`."""
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" font-family="{FONT}" font-size="{size:.1f}" font-weight="{weight}" '
+        f'fill="{color}" text-anchor="middle">{escape(text)}</text>'
+    )

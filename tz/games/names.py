@@ -1,0 +1,124 @@
+"""Moves by the names that people know, and positions as text."""
+
+import difflib
+import re
+from typing import Any, SupportsInt
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import PyTree
+
+from tz._arguments import shown
+from tz.games.env import Env
+
+_FEW = 8  # how many moves a message lists
+
+
+def move_label(env: Env, state: PyTree, action: SupportsInt) -> str:
+    """Name a move as people know it, such as `"d3"`, `"pass"` or `"e7e8q"`.
+
+    **Arguments:** `env`; `state`, of one game, in which the move is made; `action`.
+
+    **Returns:** the name that `env.label` gives it, or the number of the action where the game names no moves.
+
+    **Raises:** `ValueError` if the action is none of the game's, or `env.label` returns no text.
+    """
+    number, num_actions = int(action), env.num_actions
+    if not 0 <= number < num_actions:
+        raise ValueError(
+            f"move_label: found action {number}, expected one from 0 to {num_actions - 1}; {env.name} has no other."
+        )
+    return label_of(env, state, number)
+
+
+def label_of(env: Env, state: PyTree, action: int) -> str:
+    """The name of an action that the game has."""
+    if env.label is None:
+        return str(action)
+    name = env.label(state, action)
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError(
+            f"label of {env.name}: found {shown(name)} for action {action}, expected a text that is not empty; let it "
+            "return the name of the move."
+        )
+    return name
+
+
+def find_move(env: Env, state: PyTree, action_mask: ArrayLike, text: str) -> int:
+    """Find the legal move of a name, as somebody typed it.
+
+    Spaces do not matter, and neither does case, unless two names differ by nothing else. A text that names no legal
+    move may be the number of an action.
+
+    **Arguments:** `env`; `state`, of one game; `action_mask`, `[A]`, the legal actions there; `text`.
+
+    **Returns:** the action.
+
+    **Raises:** `ValueError` if the text names no move, or one that is not legal; it lists the closest legal moves.
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"find_move: found {shown(text)}, expected the name of a move; write it as a text.")
+    legal = [int(action) for action in np.flatnonzero(np.asarray(action_mask))]
+    names = {action: label_of(env, state, action) for action in legal}
+    wanted = _plain(text[:200])
+    for same in (lambda name: _plain(name) == wanted, lambda name: _plain(name).lower() == wanted.lower()):
+        found = [action for action, name in names.items() if same(name)]
+        if len(found) == 1:
+            return found[0]
+    if len(found) > 1:  # they differ by case, and the text has neither
+        choice = ", ".join(names[action] for action in found)
+        raise ValueError(f"find_move: found {_short(text)!r}, expected one of {choice}; mind the case.")
+    if re.fullmatch(r"[0-9]{1,9}", wanted) and int(wanted) in names:
+        return int(wanted)
+    raise ValueError(_no_such_move(env, state, names, text))
+
+
+def _plain(name: str) -> str:
+    return "".join(name.split())
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _no_such_move(env: Env, state: PyTree, names: dict[int, str], text: str) -> str:
+    if not names:
+        return f"find_move: found {_short(text)!r}, expected nothing, as {env.name} has no legal move here."
+    wanted = _plain(text[:200]).lower()
+    known = any(_plain(label_of(env, state, action)).lower() == wanted for action in range(env.num_actions))
+    problem = "which is not legal here" if known else "which names no move"
+    close = difflib.get_close_matches(wanted, [name.lower() for name in names.values()], n=3, cutoff=0.5)
+    near = [name for name in names.values() if name.lower() in close]
+    listed = [*near, *(name for name in names.values() if name not in near)][:_FEW]
+    more = f" and {len(names) - len(listed)} more" if len(names) > len(listed) else ""
+    return (
+        f"find_move: found {_short(text)!r}, {problem}, expected a legal move of {env.name}; "
+        f"choose one of: {', '.join(listed)}{more}."
+    )
+
+
+def text_board(env: Env, state: PyTree) -> str:
+    """Show a position as text.
+
+    **Arguments:** `env`; `state`, of one game.
+
+    **Returns:** what `env.text` returns, with coordinates in the games of pgx. For a game without it, the arrays of the
+    state by their names.
+    """
+    if env.text is not None:
+        text = env.text(state)
+        if not isinstance(text, str):
+            raise ValueError(f"text of {env.name}: found {shown(text)}, expected a text; let it return a str.")
+        return text
+    lines = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(state)):
+        name = jax.tree_util.keystr(path).lstrip(".") or "state"
+        lines.append(_array_text(name, leaf))
+    return "\n".join(lines) or "a state without arrays"
+
+
+def _array_text(name: str, leaf: Any) -> str:
+    leaf = np.asarray(leaf)
+    values = np.array2string(leaf, threshold=200, edgeitems=4, max_line_width=100)
+    return f"{name}:\n{values}" if "\n" in values else f"{name}: {values}"

@@ -1,0 +1,172 @@
+"""Who is asked for moves in a match on the host: a function of Python, or the processes of an engine."""
+
+import concurrent.futures
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import PyTree
+
+from tz.games.env import Env
+from tz.games.names import find_move
+from tz.matches._gtp_process import EngineError, GtpProcess, RefusedError
+from tz.matches.engines import GtpEngine, HostPlayer, legal_action, name_of, setup_commands
+
+_PASS = "pass"
+_FAILURES_IN_A_ROW = 3  # a process that fails so often without making a move is not started again
+
+Move = tuple[str, str]
+"""Colour and name of a move, as engines are told of it."""
+
+
+class Question(NamedTuple):
+    """A position in which somebody is to move: one game of a match.
+
+    `line` are the moves from the beginning of the game, for engines; `colour` is to move.
+    """
+
+    game: int
+    state: PyTree
+    action_mask: np.ndarray
+    line: list[Move]
+    colour: str
+
+
+class Answer(NamedTuple):
+    """A move; or why there is none, and the game is spoilt; or that the player resigns."""
+
+    action: int = -1
+    failure: str | None = None
+    resigns: bool = False
+
+
+class FunctionSeat:
+    """A function of Python, asked for one game after the other."""
+
+    def __init__(self, env: Env, player: HostPlayer):
+        self.env, self.function = env, player.function
+
+    def answer(self, questions: list[Question]) -> list[Answer]:
+        """One answer for each question."""
+        return [self._answer(question) for question in questions]
+
+    def _answer(self, question: Question) -> Answer:
+        found = self.function(question.state)
+        try:
+            return Answer(legal_action(self.env, found, question.action_mask))
+        except ValueError as error:
+            name = getattr(self.function, "__name__", type(self.function).__name__)
+            return Answer(failure=f"the function {name}: {error}.")
+
+    def close(self) -> None:
+        """A function has nothing to be closed."""
+
+
+class EngineSeat:
+    """The processes of an engine, each with games of its own."""
+
+    def __init__(self, env: Env, engine: GtpEngine, num_games: int):
+        num_processes = min(engine.num_processes, num_games)
+        self._slots = [_Slot(env, engine) for _ in range(num_processes)]
+        self._threads = concurrent.futures.ThreadPoolExecutor(num_processes, "tz-engine")
+
+    def answer(self, questions: list[Question]) -> list[Answer]:
+        """One answer for each question, the processes working side by side."""
+        shares = [[q for q in questions if q.game % len(self._slots) == i] for i in range(len(self._slots))]
+        parts = self._threads.map(_Slot.answers, self._slots, shares)
+        found = {q.game: a for share, part in zip(shares, parts, strict=True) for q, a in zip(share, part, strict=True)}
+        return [found[question.game] for question in questions]
+
+    def close(self) -> None:
+        """Ends all processes."""
+        self._threads.shutdown(wait=True)
+        for slot in self._slots:
+            slot.close()
+
+
+class _Slot:
+    """One process, begun when it is needed and again after a failure, and the moves that it has been told."""
+
+    def __init__(self, env: Env, engine: GtpEngine):
+        self.env, self.engine = env, engine
+        self.process: GtpProcess | None = None
+        self.told: list[Move] | None = None
+        self.failures: list[str] = []  # since the last move
+
+    def close(self) -> None:
+        if self.process is not None:
+            self.process.close()
+        self.process, self.told = None, None
+
+    def answers(self, questions: list[Question]) -> list[Answer]:
+        return [self._answer(question) for question in questions]
+
+    def _answer(self, question: Question) -> Answer:
+        legal = np.flatnonzero(question.action_mask).tolist()
+        if len(legal) == 1 and self._name(question, legal[0]).lower() == _PASS:
+            return Answer(legal[0])  # forced: many engines pass by themselves, and are not to be asked
+        if len(self.failures) >= _FAILURES_IN_A_ROW:
+            return Answer(failure=f"not asked any more, after {_FAILURES_IN_A_ROW} failures: {self.failures[-1]}")
+        try:
+            answer = self._ask(question)
+        except EngineError as error:
+            self.close()
+            self.failures.append(str(error))
+            return Answer(failure=str(error))
+        if answer.failure is None:
+            self.failures = []
+        return answer
+
+    def _ask(self, question: Question) -> Answer:
+        if self.process is None:
+            self.process = GtpProcess(self.engine.command, self.engine.timeout)
+            for command in setup_commands(self.engine, self.env):
+                self._must(command)
+        process = self.process
+        self._tell(question)
+        try:
+            text = process.ask(f"genmove {question.colour}")
+        except RefusedError as error:
+            self.told = None
+            return Answer(failure=f"{self._who()}: it refused to move: {error}; {process.last_words()}")
+        if text.lower() == "resign":
+            self.told = None
+            return Answer(resigns=True)
+        try:
+            action = find_move(self.env, question.state, question.action_mask, text)
+        except ValueError as error:
+            self.told = None
+            return Answer(failure=f"{self._who()}: {error} {process.last_words()}")
+        self.told = [*question.line, (question.colour, self._name(question, action))]
+        return Answer(action)
+
+    def _tell(self, question: Question) -> None:
+        """Brings the engine's board to the position, by the moves that it does not know yet."""
+        assert self.process is not None
+        line = question.line
+        if self.told is None or self.told != line[: len(self.told)]:
+            self._must("clear_board")
+            self.told = []
+        for colour, name in line[len(self.told) :]:
+            try:
+                self.process.ask(f"play {colour} {name}")
+            except RefusedError as error:
+                if name.lower() != _PASS:  # some engines pass by themselves, and know no such move
+                    self.told = None
+                    raise EngineError(
+                        f"{self._who()}: it refused the move {name}, which is legal in {self.env.name}: {error}; "
+                        f"{self.process.last_words()}"
+                    ) from error
+        self.told = line
+
+    def _must(self, command: str) -> None:
+        assert self.process is not None
+        try:
+            self.process.ask(command)
+        except RefusedError as error:
+            raise EngineError(f"{self._who()}: it refused {command!r}: {error}; {self.process.last_words()}") from error
+
+    def _who(self) -> str:
+        return self.engine.command
+
+    def _name(self, question: Question, action: int) -> str:
+        return name_of(self.env, question.state, action)

@@ -1,0 +1,7 @@
+"""A person or a program against an agent: games on the host, one move at a time."""
+
+from tz.play.analysis import Analysis as Analysis
+from tz.play.analysis import MoveAnalysis as MoveAnalysis
+from tz.play.analysis import analyse as analyse
+from tz.play.game import Game as Game
+from tz.play.gtp import GtpServer as GtpServer

@@ -1,0 +1,56 @@
+"""The score of a position as GTP writes it: `B+3.5`, `W+12`, `0`."""
+
+import numpy as np
+from jaxtyping import PyTree
+
+from tz.matches.engines import GO_KOMI, colours, go_size
+from tz.play.game import Game
+
+
+def final_score(game: Game) -> str:
+    """The score: by area in Go, by discs in Othello, and by what the players received in other games.
+
+    In Go, a game need not be over; all stones count as alive.
+
+    **Raises:** `ValueError` for another game that is not over.
+    """
+    state, size = game.turns[-1].host, go_size(game.env)
+    if size is not None:
+        return _text("b", "w", _area(np.sign(state._x.board).reshape(size, size)) - GO_KOMI)
+    if not game.is_over:
+        raise ValueError("the game is not over, so that nobody has won it")
+    first, second = colours(game.env)
+    lead = _discs(state) if game.env.name == "othello" else game.returns[0]
+    return _text(first, second, lead)
+
+
+def _text(first: str, second: str, lead: float) -> str:
+    return "0" if lead == 0 else f"{(first if lead > 0 else second).upper()}+{abs(lead):g}"
+
+
+def _discs(state: PyTree) -> float:
+    """By how many discs the first player leads; the board is seen by the player to move."""
+    return float(np.sum(state._x.board)) * (1 if int(state._x.turn) == 0 else -1)
+
+
+def _area(board: np.ndarray) -> float:
+    """By how many points black, 1, leads: stones, and empty regions that touch one colour alone."""
+    score, seen = float(board.sum()), board != 0
+    for start in np.argwhere(board == 0).tolist():
+        if seen[tuple(start)]:
+            continue
+        region, borders, frontier = 0, set(), [tuple(start)]
+        seen[tuple(start)] = True
+        while frontier:
+            row, column = frontier.pop()
+            region += 1
+            for near in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)):
+                if not (0 <= near[0] < len(board) and 0 <= near[1] < len(board)):
+                    continue
+                if board[near]:
+                    borders.add(int(board[near]))
+                elif not seen[near]:
+                    seen[near] = True
+                    frontier.append(near)
+        score += region * sum(borders)  # both colours: nobody's
+    return score

@@ -1,0 +1,195 @@
+"""A search that can be stopped after any number of simulations, and follows a game with its tree."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+
+from tz.games.env import Env
+from tz.games.names import move_label
+from tz.matches.players import Player
+from tz.mcts.gumbel_root import Gumbel
+from tz.mcts.models import model_of
+from tz.mcts.results import choose_action
+from tz.mcts.root_policies import PlainRoot
+from tz.mcts.selectors import PUCT
+from tz.mcts.settings import MCTS
+from tz.mcts.simulation import SearchState, advance, init_search, search_step, start_search
+from tz.play.analysis import next_position
+from tz.play.game import Game
+
+_LONGEST_LINE = 12
+
+
+def anytime(mcts: MCTS, num_simulations: int) -> MCTS:
+    """The same search without noise, good after any number of simulations: where it was Gumbel's, PUCT."""
+    plain = {"root": PlainRoot(), "selector": PUCT()} if isinstance(mcts.root, Gumbel) else {"root": mcts.root.quiet()}
+    sizes = {"num_simulations": num_simulations, "max_nodes": None, "num_leaves": 1}
+    return dataclasses.replace(mcts, **plain, **sizes, temperature=0.0, persist_tree=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A move that the search has tried: `value` is for the player to move, `line` begins with the move itself."""
+
+    name: str
+    visits: int
+    value: float
+    prior: float
+    line: tuple[str, ...]
+
+
+@eqx.filter_jit
+def _begin(mcts: MCTS, env: Env, evaluator: Any, position: Any) -> SearchState:
+    return init_search(mcts, *position, model=model_of(evaluator, env))
+
+
+@eqx.filter_jit
+def _follow(mcts: MCTS, env: Env, evaluator: Any, state: SearchState, action: Array, position: Any) -> SearchState:
+    return advance(mcts, state, action, *position, model=model_of(evaluator, env))
+
+
+@eqx.filter_jit
+def _prepare(mcts: MCTS, evaluator: Any, state: SearchState, key: PRNGKeyArray) -> SearchState:
+    return start_search(mcts, evaluator, state, key=key)
+
+
+@eqx.filter_jit
+def _simulate(
+    mcts: MCTS, env: Env, evaluator: Any, state: SearchState, key: PRNGKeyArray, number: Int[Array, ""]
+) -> SearchState:
+    """So many simulations, a number that is not compiled in. One game has no batch, so that the loop copies nothing."""
+
+    def simulate(index, state):
+        step_key = jax.random.fold_in(key, index)
+        return search_step(mcts, model_of(evaluator, env), evaluator, state, key=step_key)
+
+    return lax.fori_loop(0, number, simulate, state)
+
+
+@eqx.filter_jit
+def _read(mcts: MCTS, state: SearchState) -> dict[str, PyTree]:
+    tree = state.tree
+    return {
+        "action": choose_action(mcts, state, key=jax.random.key(0)),
+        "visits": tree.visits,
+        "children": tree.children,
+        "actions": tree.actions,
+        "q": tree.q[0],
+        "prior": jnp.exp(tree.logits[0]),
+    }
+
+
+class Thinker:
+    """The agent's side of a game: it searches the position on the board, and keeps what it thought of it.
+
+    Everything is compiled, and its speed measured, before `__init__` returns.
+    """
+
+    def __init__(self, env: Env, player: Player, num_simulations: int, key: PRNGKeyArray):
+        self.env, self.evaluator, self.key = env, player.evaluator, key
+        self.mcts = anytime(player.mcts, num_simulations)
+        self.seconds = 0.0  # of one simulation
+        self._search: SearchState | None = None
+        self._actions: list[int | None] = []
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        game = Game(self.env, key=self.key)
+        self.follow(game)
+        self.run(1)
+        action = self.best()
+        game.move(action)
+        self.follow(game)
+        for number in (1, 8, 8):
+            self.run(number)
+        self.forget()
+
+    def forget(self) -> None:
+        """Drops the tree, for a new game."""
+        self._search, self._actions = None, []
+
+    def follow(self, game: Game) -> None:
+        """Brings the search to the position on the board, with the tree where moves were only added."""
+        actions, turns = [turn.action for turn in game.turns[:-1]], game.turns
+        if self._search is None or self._actions != actions[: len(self._actions)]:
+            self._search = _begin(self.mcts, self.env, self.evaluator, game.position)
+        elif self._actions == actions:
+            return
+        else:
+            for index in range(len(self._actions), len(actions)):
+                after = turns[index + 1].state, turns[index + 1].metadata
+                move = jnp.int32(actions[index])
+                self._search = _follow(self.mcts, self.env, self.evaluator, self._search, move, after)
+        self._actions = actions
+        self._search = _prepare(self.mcts, self.evaluator, self._search, jax.random.fold_in(self.key, len(actions)))
+
+    @property
+    def num_visits(self) -> int:
+        """How many simulations passed through the root."""
+        assert self._search is not None
+        return int(self._search.tree.visits[0].sum())
+
+    def run(self, number: int) -> None:
+        """So many simulations more."""
+        assert self._search is not None
+        begun = time.perf_counter()
+        key = jax.random.fold_in(jax.random.fold_in(self.key, len(self._actions)), 1 + self.num_visits)
+        self._search = _simulate(self.mcts, self.env, self.evaluator, self._search, key, jnp.int32(number))
+        jax.block_until_ready(self._search.tree.size)
+        self.seconds = (time.perf_counter() - begun) / number
+
+    def run_for(self, seconds: float | None, stop: Callable[[], bool] = lambda: False) -> None:
+        """The simulations of a move: as many as the settings say, or as fit into the time by the speed measured."""
+        left, end = self.mcts.num_simulations, None if seconds is None else time.perf_counter() + seconds
+        done = 0
+        while left > done and not stop():
+            number = left - done
+            if end is not None:
+                fit = (end - time.perf_counter()) / max(self.seconds, 1e-9)
+                if done and fit < 1:
+                    break
+                number = max(1, min(number, int(fit / 2) if fit > 8 else 1))  # half, since the speed may change
+            self.run(number)
+            done += number
+
+    def best(self) -> int:
+        """The action to play."""
+        assert self._search is not None
+        return int(_read(self.mcts, self._search)["action"])
+
+    def candidates(self, game: Game) -> list[Candidate]:
+        """The moves that were tried, the one that it would play first, then by visits."""
+        assert self._search is not None
+        found = jax.device_get(_read(self.mcts, self._search))
+        actions = np.arange(found["visits"].shape[1])[None] if found["actions"] is None else found["actions"]
+        slots = [int(slot) for slot in np.flatnonzero(found["visits"][0] > 0)]
+        slots.sort(key=lambda slot: (actions[0][slot] != found["action"], -found["visits"][0][slot]))
+        moves = []
+        for slot in slots:
+            line = self._line(game, found, slot)
+            visits, q, prior = (found[name].ravel()[slot] for name in ("visits", "q", "prior"))
+            moves.append(Candidate(line[0], int(visits), float(q), float(prior), line))
+        return moves
+
+    def _line(self, game: Game, found: dict[str, Any], slot: int) -> tuple[str, ...]:
+        """A move and the most visited ones after it, made in the game itself, which knows their names."""
+        (state, metadata), node, names = game.position, 0, []
+        while len(names) < _LONGEST_LINE:
+            action = slot if found["actions"] is None else int(found["actions"][node][slot])
+            if bool(metadata.terminated) or not metadata.action_mask[action]:
+                break
+            names.append(move_label(self.env, jax.device_get(state), action))
+            node = int(found["children"][node][slot])
+            if node < 0 or not found["visits"][node].any():
+                break
+            state, metadata = next_position(self.env, state, jnp.int32(action), jax.random.key(0))
+            slot = int(np.argmax(found["visits"][node]))
+        return tuple(names)

@@ -1,0 +1,299 @@
+"""An agent that speaks GTP, version 2: https://www.lysator.liu.se/~gunnar/gtp/gtp2-spec-draft2/gtp2-spec.html"""
+
+import importlib.metadata
+import io
+import math
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+from jaxtyping import PRNGKeyArray
+
+from tz._arguments import check_ints, takes
+from tz.games.env import Env
+from tz.matches.engines import GO_KOMI, colours, go_size
+from tz.matches.players import Player, check_is_player
+from tz.play._analysis_lines import kata_line, leela_line
+from tz.play._clock import Clock
+from tz.play._gtp_lines import MAX_LINE, LineReader, TooLongError, split_command
+from tz.play._scores import final_score
+from tz.play._thinking import Candidate, Thinker
+from tz.play.game import Game
+
+_PASS = "pass"
+_COLOURS = {"b": "b", "black": "b", "w": "w", "white": "w"}
+
+
+class GtpServer:
+    """An agent as a program that interfaces and tournaments know how to talk to: `python -m tz gtp AGENT`.
+
+    It plays Go, Othello and every other game for two whose moves have names, see [`tz.games.move_label`][]. Who moves
+    first is black, but white in chess. A colour that plays twice makes the other pass, where that is legal. Its search
+    is the agent's without noise; where that is Gumbel's, PUCT, which can be stopped at any time. Its tree is kept from
+    move to move. Everything is compiled before the first command is read.
+
+    Beside the commands of the protocol it has `lz-analyze` and `kata-analyze`, which say what it thinks until the next
+    line comes. A command that cannot be understood or carried out is answered by `?` and the reason.
+
+    **Arguments:** `env`; `player`, such as [`tz.load_agent`][] returns; `num_simulations`, of a move without a clock,
+    and at most that many with one; `key`, of what the evaluator draws.
+
+    **Raises:** `ValueError` for a game that is not for two, has chance, or has no names of moves, and for an agent of
+    another game.
+    """
+
+    def __init__(self, env: Env, player: Player, *, num_simulations: int = 400, key: PRNGKeyArray | None = None):
+        check_is_player("GtpServer", "player", player)
+        check_ints("GtpServer", num_simulations=num_simulations)
+        if num_simulations < 1:
+            raise ValueError(f"GtpServer: num_simulations must be at least 1, found {num_simulations}.")
+        if env.num_players != 2 or env.outcome is not None or env.label is None:
+            raise ValueError(
+                f"GtpServer: found {env.name}, expected a game for two without chance, whose moves have names; GTP "
+                "knows no other."
+            )
+        key = jax.random.key(0) if key is None else key
+        self.env, self.game, self.clock = env, Game(env, [player, player], key=key), Clock()
+        self._thinker = Thinker(env, player, num_simulations, key)
+        self._marks: list[int] = []  # how many moves there were before each command that moved
+        self._commands: dict[str, Callable[..., str]] = {
+            "protocol_version": self._fixed("2"),
+            "name": self._fixed("tz"),
+            "version": self._fixed(_version()),
+            "known_command": self._known_command,
+            "list_commands": self._list_commands,
+            "quit": self._fixed(""),
+            "boardsize": self._boardsize,
+            "clear_board": self._clear_board,
+            "play": self._play,
+            "genmove": self._genmove,
+            "reg_genmove": self._reg_genmove,
+            "undo": self._undo,
+            "showboard": self._showboard,
+            "final_score": self._final_score,
+            "time_settings": self._time_settings,
+            "time_left": self._time_left,
+        }
+        if go_size(env) is not None:
+            self._commands["komi"] = self._komi
+        self._analyses = {"lz-analyze": leela_line, "kata-analyze": kata_line}
+
+    # The protocol.
+
+    def run(self, lines: io.BufferedIOBase, out: io.TextIOBase) -> None:
+        """Answers commands until `quit`, or the end of the lines."""
+        reader = LineReader(lines)
+        while True:
+            try:
+                line = reader.next()
+            except TooLongError:
+                _write(out, f"? the line is longer than {MAX_LINE} characters\n\n")
+                continue
+            if line is None:
+                return
+            for part in self.answer(line, reader.is_waiting):
+                _write(out, part)
+            if split_command(line)[1] == "quit":
+                return
+
+    def answer(self, line: str, is_waiting: Callable[[], bool] = lambda: True) -> Iterator[str]:
+        """The answer to one line, piece by piece; nothing for a line without a command.
+
+        **Arguments:** `is_waiting`, whether another line has come, which ends an analysis. It says one thing at least.
+        """
+        number, command, arguments = split_command(line)
+        if not number and not command:
+            return
+        header = f"={number}\n"
+        try:
+            if command in self._analyses:
+                interval = self._analysis_arguments(arguments)
+                for text in self._analyse(self._analyses[command], interval, is_waiting):
+                    yield f"{header}{text}\n"
+                    header = ""
+                yield "\n"
+                return
+            if command not in self._commands:
+                raise ValueError("unknown command")
+            if not takes(self._commands[command], len(arguments)):
+                raise ValueError(f"wrong number of arguments for {command}")
+            text = self._commands[command](*arguments)
+        except Exception as error:  # whatever it is, the program goes on
+            reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            yield f"?{number} {_one_line(reason)}\n\n" if header else "\n"
+        else:
+            yield f"={number} {_without_empty_lines(text)}\n\n"
+
+    def _fixed(self, text: str) -> Callable[..., str]:
+        return lambda *_: text
+
+    def _known_command(self, name: str = "", *_: str) -> str:
+        return "true" if name in self._commands or name in self._analyses else "false"
+
+    def _list_commands(self, *_: str) -> str:
+        return "\n".join([*self._commands, *self._analyses])
+
+    # The game.
+
+    def _boardsize(self, size: str) -> str:
+        board = go_size(self.env) or (8 if self.env.name in ("othello", "chess") else None)
+        if not size.isdecimal() or (board is not None and int(size[:9]) != board):
+            raise ValueError(f"unacceptable size, the agent plays {self.env.name}")
+        return self._clear_board()
+
+    def _clear_board(self, *_: str) -> str:
+        self.game.go_back(0)
+        self._marks = []
+        self._thinker.forget()
+        self.clock.restart()
+        return ""
+
+    def _komi(self, komi: str) -> str:
+        if _number(komi, "komi") != GO_KOMI:
+            raise ValueError(f"unacceptable komi, the agent plays with {GO_KOMI}")
+        return ""
+
+    def _play(self, colour: str, *move: str) -> str:
+        if not move:
+            raise ValueError("wrong number of arguments for play")
+        mark = self._to_move(colour)
+        try:
+            self.game.move("".join(move)[:64])
+        except ValueError as error:
+            self.game.go_back(mark)
+            known = "which is not legal here" in str(error)
+            reason = str(error).removeprefix("find_move: ")
+            raise ValueError(f"{'illegal' if known else 'invalid'} move, {reason}") from error
+        self._marks.append(mark)
+        return ""
+
+    def _to_move(self, colour: str) -> int:
+        """Makes a colour the one to move, and returns how many moves there were before."""
+        side, mark = self._side(colour), len(self.game.names)
+        if self.game.is_over:
+            raise ValueError("illegal move, the game is over")
+        if self.game.to_move != side:
+            passes = [name for name in self.game.legal_moves() if name.lower() == _PASS]
+            if not passes:
+                raise ValueError("illegal move, it is the other colour's turn, and it cannot pass")
+            self.game.move(passes[0])
+            if self.game.is_over:
+                self.game.go_back(mark)
+                raise ValueError("illegal move, it is the other colour's turn, and its pass would end the game")
+        return mark
+
+    def _side(self, colour: str) -> int:
+        letter = _COLOURS.get(colour.lower())
+        if letter is None:
+            raise ValueError(f"invalid color {colour[:20]!r}, expected b or w")
+        return colours(self.env).index(letter)
+
+    def _undo(self, *_: str) -> str:
+        if not self._marks:
+            raise ValueError("cannot undo, no move was made")
+        self.game.go_back(self._marks.pop())
+        return ""
+
+    def _showboard(self, *_: str) -> str:
+        return "\n" + self.game.board
+
+    def _final_score(self, *_: str) -> str:
+        return final_score(self.game)
+
+    # The agent.
+
+    def _genmove(self, colour: str) -> str:
+        begun, mark = time.perf_counter(), self._to_move(colour)
+        action = self._think(mark, self.clock.budget(self._side(colour)))
+        self._marks.append(mark)
+        name = self._shown(self.game.move(action))
+        self.clock.spend(self._side(colour), time.perf_counter() - begun)
+        return name
+
+    def _reg_genmove(self, colour: str) -> str:
+        mark = self._to_move(colour)
+        self._thinker.forget()  # so that the same position gives the same move
+        action = self._think(mark, None)
+        name = next(name for name, legal in self.game.legal_moves().items() if legal == action)
+        self.game.go_back(mark)
+        return self._shown(name)
+
+    def _think(self, mark: int, seconds: float | None) -> int:
+        """The agent's move; where anything goes wrong, the game goes back to where it was."""
+        try:
+            self._thinker.follow(self.game)
+            self._thinker.run_for(seconds)
+            return self._thinker.best()
+        except BaseException:
+            self.game.go_back(mark)
+            raise
+
+    def _shown(self, name: str) -> str:
+        return name.upper() if go_size(self.env) is not None and name != _PASS else name
+
+    def _time_settings(self, main: str, period: str, moves: str) -> str:
+        numbers = _number(main, "main time"), _number(period, "byo yomi time"), int(_number(moves, "byo yomi stones"))
+        self.clock.set(*numbers)
+        return ""
+
+    def _time_left(self, colour: str, seconds: str, moves: str) -> str:
+        self.clock.tell(self._side(colour), _number(seconds, "time"), int(_number(moves, "stones")))
+        return ""
+
+    # Analysis.
+
+    def _analysis_arguments(self, arguments: list[str]) -> float:
+        """Seconds between two reports; other settings of analyses are for other engines."""
+        if self.game.is_over:
+            raise ValueError("the game is over")
+        if arguments and arguments[0].lower() in _COLOURS and self._side(arguments[0]) != self.game.to_move:
+            raise ValueError("it is the other colour's turn")
+        rest = [x for x in arguments if x.lower() not in _COLOURS]
+        if {"avoid", "allow"} & set(rest):
+            raise ValueError("the moves of an analysis cannot be restricted")
+        numbers = rest[rest.index("interval") + 1 :] if "interval" in rest else rest
+        centiseconds = _number(numbers[0], "interval") if numbers and numbers[0][0].isdigit() else 50.0
+        return max(0.01, centiseconds / 100)
+
+    def _analyse(
+        self, line_of: Callable[[list[Candidate], Callable[[str], str]], str], interval: float, is_waiting
+    ) -> Iterator[str]:
+        """A line about the moves after each interval, until another line comes."""
+        self._thinker.follow(self.game)
+        while True:
+            self._thinker.run_for(interval, stop=lambda: is_waiting() and self._thinker.num_visits > 0)
+            yield line_of(self._thinker.candidates(self.game), self._shown)
+            if is_waiting():
+                return
+
+
+def _number(text: str, name: str) -> float:
+    try:
+        number = float(text[:30])
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < 1e9:
+        raise ValueError(f"invalid {name} {text[:20]!r}, expected a number of at least 0")
+    return number
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:500] or "failed"
+
+
+def _without_empty_lines(text: str) -> str:
+    """An empty line ends an answer, so that there can be none in it; a first one is the end of `=`'s own line."""
+    first, *rest = text.split("\n")
+    return "\n".join([first, *(line for line in rest if line.strip())])
+
+
+def _write(out: io.TextIOBase, text: str) -> None:
+    out.write(text)
+    out.flush()
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("tz")
+    except importlib.metadata.PackageNotFoundError:
+        return "0"
