@@ -97,7 +97,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    game = tz.runs.agent_game(args.agent)
+    game = tz.runs.agent_env(args.agent).name
     if game not in ENGINES:
         raise SystemExit(f"engines.py: found an agent of {game}, expected one of {', '.join(ENGINES)}.")
     command, levels, max_moves = ENGINES[game]

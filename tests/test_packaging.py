@@ -20,14 +20,8 @@ from tz.runs import sinks
 ROOT = pathlib.Path(tz.__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-OPTIONAL = (
-    "export",
-    "onnx",
-    "pictures",
-    "tensorboard",
-    "train",
-    "wandb",
-)  # extras of what tz imports only where it is used
+# Extras of what tz imports only where it is used.
+OPTIONAL = ("export", "onnx", "pictures", "play", "tensorboard", "train", "wandb")
 
 
 def names(requirements: list[str]) -> set[str]:

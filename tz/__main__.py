@@ -1,6 +1,6 @@
 """The command line: `python -m tz --env connect_four --minutes 20 --out runs/c4`, and `--resume` to go on.
 
-`python -m tz gtp AGENT` is an agent that speaks GTP.
+`python -m tz play AGENT` is a game against an agent, and `python -m tz gtp AGENT` an agent that speaks GTP.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from tz.play.command import run_play
 from tz.play.gtp_command import serve_gtp
 from tz.runs.recipes import Recipe
 from tz.runs.whole_run import RunSettings, saved_settings, train_run
@@ -65,11 +66,13 @@ def parse(arguments: Sequence[str]) -> Options:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Reads the options and trains; what is wrong with them is said in one line."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    """Reads the options and trains, or does what the first word says; what is wrong is said in one line."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if arguments[:1] == ["gtp"]:
             return serve_gtp(arguments[1:])
+        if arguments[:1] == ["play"]:
+            return run_play(arguments[1:])
         options = parse(arguments)
         jax.config.update("jax_num_cpu_devices", max(options.cpu_devices, options.run.seeds))
         state = train_run(options.recipe, options.run)

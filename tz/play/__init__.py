@@ -5,3 +5,7 @@ from tz.play.analysis import MoveAnalysis as MoveAnalysis
 from tz.play.analysis import analyse as analyse
 from tz.play.game import Game as Game
 from tz.play.gtp import GtpServer as GtpServer
+from tz.play.notebook import widget as widget
+from tz.play.page import PageServer as PageServer
+from tz.play.session import Session as Session
+from tz.play.terminal import play_in_terminal as play_in_terminal

@@ -151,9 +151,15 @@ class Game:
     @property
     def to_move(self) -> int:
         """The place among `players` of the one to move."""
-        return self._seat(self._now.metadata)
+        return self.seat_of(self._now.metadata)
 
-    def _seat(self, metadata: StepMetadata) -> int:
+    @property
+    def has_resigned(self) -> bool:
+        """Whether the game ended since somebody resigned."""
+        return self._resigned is not None
+
+    def seat_of(self, metadata: StepMetadata) -> int:
+        """The place among `players` of the one to move in a position of this game."""
         return (int(metadata.cur_player_id) - int(self._turns[0].metadata.cur_player_id)) % self._num_players
 
     @property
@@ -278,7 +284,7 @@ class Game:
             return 0
         length, has_people = len(self._turns), None in self.players
         places = range(length - 2, -1, -1)
-        own = [n for n in places if not has_people or self.players[self._seat(self._turns[n].metadata)] is None]
+        own = [n for n in places if not has_people or self.players[self.seat_of(self._turns[n].metadata)] is None]
         if not own:
             return 0
         self.go_back(own[0])

@@ -6,9 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from tz.games.pgx_games import from_pgx
 from tz.play.gtp import GtpServer
-from tz.runs.agent_files import agent_game, load_agent
+from tz.runs.agent_files import agent_env, load_agent
 
 
 def serve_gtp(arguments: Sequence[str]) -> None:
@@ -24,6 +23,6 @@ def serve_gtp(arguments: Sequence[str]) -> None:
     out: Any = sys.stdout
     lines: Any = sys.stdin.buffer
     with contextlib.redirect_stdout(sys.stderr), contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
-        env = from_pgx(agent_game(options.agent))
+        env = agent_env(options.agent)
         server = GtpServer(env, load_agent(options.agent, env=env), num_simulations=options.simulations)
         server.run(lines, out)

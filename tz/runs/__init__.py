@@ -3,7 +3,7 @@
 Imports from every package but `tz.plot`."""
 
 from tz.runs.agent_files import agent_card as agent_card
-from tz.runs.agent_files import agent_game as agent_game
+from tz.runs.agent_files import agent_env as agent_env
 from tz.runs.agent_files import load_agent as load_agent
 from tz.runs.agent_files import save_agent as save_agent
 from tz.runs.checkpoints import Checkpoints as Checkpoints

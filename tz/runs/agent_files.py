@@ -126,24 +126,23 @@ def load_agent(
     return Player(mcts, NetworkEvaluator(network, env.observe, norm_state))
 
 
+def agent_env(source: str | os.PathLike, *, env: Env | None = None) -> Env:
+    """Return the game that an agent plays.
+
+    **Arguments:** `source`, as of [`tz.load_agent`][]; `env`, for a game that is not one of pgx.
+
+    **Raises:** `ValueError` as [`tz.load_agent`][], and for an `env` of another name.
+    """
+    path = _find(source)
+    return _env(path, _open(path)[0], env)
+
+
 def agent_card(source: str | os.PathLike) -> dict[str, Any]:
     """What the maker of an agent wrote about it: how it was trained and how strong it is.
 
     **Raises:** `ValueError` as [`tz.load_agent`][].
     """
     return _open(_find(source))[0]["card"]
-
-
-def agent_game(source: str | os.PathLike) -> str:
-    """Read the name of the game that an agent plays.
-
-    **Arguments:** `source`, as in [`tz.load_agent`][].
-
-    **Returns:** the name, of a game of pgx or of the `env` that it was saved with.
-
-    **Raises:** `ValueError` as [`tz.load_agent`][].
-    """
-    return _open(_find(source))[0]["env"]
 
 
 def _describe(name: str, x: Any) -> list[Any]:

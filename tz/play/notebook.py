@@ -1,0 +1,94 @@
+"""The board in a cell of a notebook."""
+
+import os
+from typing import Any
+
+from tz.games.boards import draw_board
+from tz.games.env import Env
+from tz.matches.players import Player
+from tz.play.page import FRONT_END
+from tz.play.session import Session
+from tz.runs.agent_files import agent_env, load_agent
+
+_NO_WIDGETS = (
+    "This is a picture of the first position. To click on the board, open the notebook in Jupyter, VS Code or Colab, "
+    "run the cell again, and have the extra installed: pip install 'tz[play]'."
+)
+
+
+class _Picture:
+    """The board where it cannot be clicked on: a sentence that says why, and the position."""
+
+    def __init__(self, session: Session):
+        self.session = session
+
+    def _repr_html_(self) -> str:
+        svg = draw_board(self.session.env, self.session.game.turns[-1].host).svg
+        return f'<p>{_NO_WIDGETS}</p><div style="max-width: 420px">{svg}</div>'
+
+    def __repr__(self) -> str:
+        return f"{self.session.game!r}\n{_NO_WIDGETS}"
+
+
+def widget(
+    agent: str | os.PathLike | Player,
+    *,
+    env: Env | None = None,
+    person: str = "first",
+    num_simulations: int | None = None,
+    seed: int = 0,
+) -> Any:
+    """Show a board to click on in a notebook: `tz.play.widget("connect_four")` as the last line of a cell.
+
+    **Arguments:**
+
+    - `agent`: the file of an agent, the name of one that comes with tz, or a [`tz.Player`][], which needs `env`.
+    - `env`: the game, where it is not one of pgx or the agent is a player.
+    - `person`: the side that you play: `"first"`, `"second"`, `"both"` or `"nobody"`; it can be changed on the board.
+    - `num_simulations`: of the agent, as many as its own settings say by default.
+    - `seed`: of the first position and of chance.
+
+    **Returns:** an object that a notebook shows, whose `session.game` is the [`tz.play.Game`][]. It needs anywidget
+    (the extra `play`); without it, or where a notebook cannot show widgets, it is a picture and a sentence.
+
+    **Raises:** `ValueError` for an agent of another game, and a player without a game.
+    """
+    session = new_session(agent, env=env, person=person, num_simulations=num_simulations, seed=seed)
+    try:
+        import anywidget
+    except ImportError:
+        return _Picture(session)
+
+    class Board(anywidget.AnyWidget):
+        _esm = FRONT_END.read_text("utf-8")
+
+        def _repr_mimebundle_(self, **options: Any) -> Any:
+            bundle = super()._repr_mimebundle_(**options)
+            data, *rest = bundle if isinstance(bundle, tuple) else (bundle,)
+            picture = _Picture(session)
+            data = {**(data or {}), "text/html": picture._repr_html_(), "text/plain": repr(picture)}
+            return (data, *rest) if rest else data
+
+    board = Board()
+    board.session = session  # pyright: ignore[reportAttributeAccessIssue]
+
+    def hear(_: Any, message: Any, buffers: Any) -> None:
+        del buffers
+        if isinstance(message, dict) and isinstance(message.get("id"), str):
+            board.send({"id": message["id"], "view": session.ask(message.get("message"))})
+
+    board.on_msg(hear)
+    return board
+
+
+def new_session(
+    agent: str | os.PathLike | Player, *, env: Env | None, person: str, num_simulations: int | None, seed: int
+) -> Session:
+    """A session with an agent, or the file of one, in its own game."""
+    if isinstance(agent, Player):
+        if env is None:
+            raise ValueError("tz.play: found a player without its game, expected both; give env=.")
+    else:
+        env = agent_env(agent, env=env)
+        agent = load_agent(agent, env=env)
+    return Session(env, agent, person=person, num_simulations=num_simulations, seed=seed)

@@ -1,0 +1,163 @@
+"""The board as a page of the browser, served to this machine alone by the standard library."""
+
+import collections
+import json
+import pathlib
+import secrets
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from tz.play.session import Session
+
+FRONT_END = pathlib.Path(__file__).with_name("board.js")
+_MOST_BYTES = 1 << 16
+_MOST_GAMES = 64
+_HTML = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>tz: %s</title><link rel="icon" href="data:,">
+<style>body { margin: 0; background: #f4f6f8; } main { max-width: 1120px; margin: 0 auto; }</style></head>
+<body><main id="board"></main><script type="module" src="/start.js"></script></body></html>
+"""
+_START = 'import { page } from "/board.js";\npage(document.getElementById("board"));\n'
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+class PageServer:
+    """Serves games to browsers on this machine, each tab its own.
+
+    Only requests that were sent to the loopback address by a page from there are answered. Beyond 64 games the one
+    that was not played for the longest time is forgotten.
+
+    **Arguments:** `new_session`, which makes a [`tz.play.Session`][] of a new game from its number; `title`; `port`, 0
+    for any that is free.
+
+    **Attributes:** `url`, to open.
+
+    **Raises:** `ValueError` if the port is in use or none at all.
+    """
+
+    def __init__(self, new_session: Callable[[int], Session], *, title: str = "game", port: int = 0):
+        self._new_session, self._title = new_session, title
+        self._sessions: collections.OrderedDict[str, Session] = collections.OrderedDict()
+        self._num_games, self._lock = 0, threading.Lock()
+        try:
+            self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
+        except (OSError, OverflowError) as error:
+            raise ValueError(
+                f"PageServer: found port {port}, which cannot be served on ({error}), expected a free one; leave it "
+                "out for any, or end the program that has it."
+            ) from error
+        self._server.daemon_threads = True
+        self.port = self._server.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}/"
+
+    def serve_forever(self) -> None:
+        """Answers requests until `close` is called from another thread, or Ctrl-C."""
+        self._server.serve_forever(poll_interval=0.1)
+
+    def close(self) -> None:
+        """Ends `serve_forever`, which runs in another thread, and frees the port."""
+        self._server.shutdown()
+        self.free()
+
+    def free(self) -> None:
+        """Frees the port of a server that does not answer any more."""
+        self._server.server_close()
+
+    def page(self) -> str:
+        """The text of the page."""
+        title = "".join(c for c in self._title if c.isalnum() or c in " _-.")
+        return _HTML % title
+
+    def is_from_here(self, host: str | None, origin: str | None) -> bool:
+        """Whether a request was meant for this server, and comes from its page or from no page at all."""
+        hosts = {f"{name}:{self.port}" for name in ("127.0.0.1", "localhost")}
+        return host in hosts and (origin is None or origin in {f"http://{name}" for name in hosts})
+
+    def answer(self, body: bytes) -> tuple[int, dict[str, Any]]:
+        """The status and the answer to what a page asks."""
+        try:
+            asked = json.loads(body)
+        except (ValueError, RecursionError):
+            return 400, {"error": "play: found no JSON, expected an object with `session` and `message`."}
+        if not isinstance(asked, dict) or not isinstance(asked.get("session"), str | None):
+            return 400, {"error": "play: found something else, expected an object with `session` and `message`."}
+        name, session = self._session(asked.get("session"))
+        view = session.ask(asked.get("message"))
+        return 200, {"session": name, "view": view}
+
+    def _session(self, name: str | None) -> tuple[str, Session]:
+        with self._lock:
+            session = self._sessions.get(name) if name is not None else None
+            if name is None or session is None:
+                name, session = secrets.token_urlsafe(16), self._new_session(self._num_games)
+                self._num_games += 1
+                self._sessions[name] = session
+                if len(self._sessions) > _MOST_GAMES:
+                    self._sessions.popitem(last=False)
+            self._sessions.move_to_end(name)
+            return name, session
+
+
+def _handler(pages: PageServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = 60  # seconds for a request to arrive
+        protocol_version = "HTTP/1.1"
+        server_version, sys_version = "tz", ""
+
+        def do_GET(self) -> None:
+            files = {
+                "/": ("text/html", pages.page),
+                "/start.js": ("text/javascript", lambda: _START),
+                "/board.js": ("text/javascript", lambda: FRONT_END.read_text("utf-8")),
+            }
+            if not pages.is_from_here(self.headers.get("Host"), self.headers.get("Origin")):
+                self._send(403, "text/plain", "tz: this page is served to its own machine only.")
+            elif self.path not in files:
+                self._send(404, "text/plain", "tz: there is no such page.")
+            else:
+                kind, text = files[self.path]
+                self._send(200, kind, text())
+
+        def do_POST(self) -> None:
+            length = self.headers.get("Content-Length", "")
+            kind = self.headers.get("Content-Type", "").split(";")[0].strip().lower()
+            if not pages.is_from_here(self.headers.get("Host"), self.headers.get("Origin")):
+                self._fail(403, "play: found a request from elsewhere, expected one from this page.")
+            elif self.path != "/ask":
+                self._fail(404, "play: there is no such page.")
+            elif kind != "application/json":
+                self._fail(415, f"play: found {kind[:40]!r}, expected application/json.")
+            elif not (length.isascii() and length.isdigit() and len(length) < 10):
+                self._fail(411, "play: found no length of the request, expected one.")
+            elif int(length) > _MOST_BYTES:
+                self._fail(413, f"play: found {length} bytes, expected at most {_MOST_BYTES}.")
+            else:
+                status, answer = pages.answer(self.rfile.read(int(length)))
+                self._send(status, "application/json", json.dumps(answer))
+
+        def _fail(self, status: int, error: str) -> None:
+            self.close_connection = True  # what was sent is not read
+            self._send(status, "application/json", json.dumps({"error": error}))
+
+        def _send(self, status: int, kind: str, text: str) -> None:
+            data = text.encode()
+            self.send_response(status)
+            self.send_header("Content-Type", f"{kind}; charset=utf-8")
+            self.send_header("Content-Length", str(len(data)))
+            self.send_header("Content-Security-Policy", _POLICY)
+            self.send_header("X-Content-Type-Options", "nosniff")
+            self.send_header("Referrer-Policy", "no-referrer")
+            self.send_header("Cache-Control", "no-store")
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            del format, args
+
+    return Handler

@@ -1,0 +1,80 @@
+"""A game in the terminal: moves by name, with undo, hint and resign."""
+
+from collections.abc import Callable
+
+from tz.matches.players import Player
+from tz.play.game import Game
+
+_HELP = (
+    "A move by its name, or one of: moves (list the legal ones), hint (what the agent would play), undo, new, resign, "
+    "help, quit."
+)
+
+
+def play_in_terminal(game: Game, *, read: Callable[[str], str] = input, write: Callable[[str], None] = print) -> None:
+    """Play a game in the terminal until the person quits; what cannot be read is answered, and the game goes on.
+
+    **Arguments:** `game`, whose person is at the keyboard; `read`, a line with a prompt, and `write`, a text.
+    """
+    write(f"{game.env.name}. {_HELP}")
+    shown = False
+    while True:
+        if not game.is_over and game.players[game.to_move] is not None:
+            write(f"The agent plays {game.reply()}.")
+            shown = False
+            continue
+        if not shown:
+            write(f"\n{game.board}\n" + (_result(game) if game.is_over else ""))
+            shown = True
+        try:
+            line = read("over> " if game.is_over else "your move> ")[:1000].strip()
+        except (EOFError, KeyboardInterrupt):
+            write("")
+            return
+        if line.lower() in ("quit", "exit", "q"):
+            return
+        try:
+            shown = not _obey(game, line, write)
+        except ValueError as error:
+            write(str(error))
+
+
+def _obey(game: Game, line: str, write: Callable[[str], None]) -> bool:
+    """Does what a line says, and returns whether the board is to be shown anew."""
+    word = line.lower()
+    if word in ("", "help", "?"):
+        write(_HELP)
+        return False
+    if word == "moves":
+        write(" ".join(game.legal_moves()) or "none")
+        return False
+    if word == "hint":
+        found = game.suggest()
+        write(f"{found.name} (value {found.value:+.2f}); expects {' '.join(found.line)}")
+        return False
+    if word == "undo":
+        had_resigned = game.has_resigned
+        if game.undo() == 0 and not had_resigned:
+            write("There is nothing to take back.")
+        return True
+    if word == "new":
+        game.restart()
+        return True
+    if word == "resign":
+        game.resign()
+        return True
+    game.move(line)
+    return True
+
+
+def _result(game: Game) -> str:
+    if len(game.players) == 1:
+        return f"Game over: {game.returns[0]:g}."
+    people = [seat for seat, player in enumerate(game.players) if not isinstance(player, Player) and player is None]
+    first, second = game.returns
+    if first == second:
+        return "A draw."
+    winner = 0 if first > second else 1
+    if len(people) == 1:
+        return "You win." if winner in people else "You lose."
+    return f"The {'first' if winner == 0 else 'second'} player wins."
