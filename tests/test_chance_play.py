@@ -96,12 +96,20 @@ def test_games_with_chance_are_the_same_on_any_number_of_devices():
         np.testing.assert_array_equal(one, other)
 
 
+def raw_keys(match):
+    """A match with its keys as numbers, which NumPy compares."""
+    return dataclasses.replace(match, chance_keys=jax.random.key_data(match.chance_keys))
+
+
 def test_both_games_of_an_opening_have_the_same_dice_and_can_be_replayed():
     """Two players without any choice but to roll: the throws of a game are those of its twin, draw by draw."""
     roller = tz.Player(
         tz.MCTS(1, root=tz.PlainRoot(), temperature=0.0), lambda *_: (jnp.array([9.0, 0]), jnp.float32(0))
     )
-    match = tz.play_match(PIG, roller, roller, num_games=8, key=jax.random.key(0), opening_moves=0, max_moves=40)
+    options = {"num_games": 8, "key": jax.random.key(0), "opening_moves": 0, "max_moves": 40}
+    match = tz.play_match(PIG, roller, roller, **options)
+    on_four = tz.play_match(PIG, roller, roller, mesh=tz.data_mesh(jax.devices()[:4]), **options)
+    assert jax.tree.all(jax.tree.map(np.array_equal, raw_keys(on_four), raw_keys(match)))
     throws = []
     for game in range(8):
         states = tz.replay_game(PIG, match, game)
