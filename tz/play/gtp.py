@@ -261,7 +261,7 @@ class GtpServer:
         """A line about the moves after each interval, until another line comes."""
         self._thinker.follow(self.game)
         while True:
-            self._thinker.run_for(interval, stop=lambda: is_waiting() and self._thinker.num_visits > 0)
+            self._thinker.run_until(interval, stop=is_waiting)
             yield line_of(self._thinker.candidates(self.game), self._shown)
             if is_waiting():
                 return
