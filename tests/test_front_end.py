@@ -305,7 +305,8 @@ tz.play.widget(agent, env=env)
 @needs_browser()
 def test_the_board_in_a_notebook(driver, tmp_path):
     pytest.importorskip("jupyterlab", reason="the notebook is tested in JupyterLab: pip install jupyterlab")
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(NOTEBOOK)])
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}  # or JupyterLab would ask
+    notebook = nbformat.v4.new_notebook(metadata=kernel, cells=[nbformat.v4.new_code_cell(NOTEBOOK)])
     nbformat.write(notebook, tmp_path / "play.ipynb")
     with tz.play.page.ThreadingHTTPServer(("127.0.0.1", 0), tz.play.page.BaseHTTPRequestHandler) as free:
         port = free.server_address[1]
