@@ -329,7 +329,7 @@ def test_the_board_in_a_notebook(driver, tmp_path):
 
 
 def _play_in_lab(driver, url, tmp_path):
-    for _ in range(120):
+    for _ in range(240):
         try:
             urllib.request.urlopen(url).close()
             break
