@@ -340,7 +340,8 @@ def _play_in_lab(driver, url, tmp_path):
     script = "return Boolean(window.jupyterapp && document.querySelector('.jp-Notebook-cell'))"
     page.root = lambda: driver.find_element("css selector", ".tzp, body")
     page.wait(lambda: driver.execute_script(script))
-    time.sleep(3)
+    page.wait(lambda: "| Idle" in driver.find_element("css selector", "body").text)  # a kernel, or nothing is run
+    time.sleep(1)
     driver.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
     page.ready()
     page.square("b2")
