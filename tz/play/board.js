@@ -282,9 +282,13 @@ export function mount(root, ask) {
     const two = view.num_players === 2;
     moves.className = two ? "moves" : "moves one";
     moves.replaceChildren();
+    let row = 0;
+    let place = 2; // in its row: each side has a column
     view.history.forEach((name, n) => {
-      if (!two || n % 2 === 0) make(moves, "span", "", `${two ? n / 2 + 1 : n + 1}.`);
-      button(moves, name, () => send({ do: "view", at: n + 1 }), "step", view.at === n + 1 ? "at" : "");
+      const seat = two ? view.seats[n] : 0;
+      if (!two || seat < place) make(moves, "span", "", `${++row}.`).style.gridColumn = 1;
+      place = seat + 1;
+      button(moves, name, () => send({ do: "view", at: n + 1 }), "step", view.at === n + 1 ? "at" : "").style.gridColumn = seat + 2;
     });
     const at = moves.querySelector(".at");
     if (at) moves.scrollTop = Math.max(0, at.offsetTop - moves.offsetTop - 90);

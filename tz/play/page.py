@@ -107,7 +107,6 @@ class PageServer:
 def _handler(pages: PageServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = 60  # seconds for a request to arrive
-        protocol_version = "HTTP/1.1"
         server_version, sys_version = "tz", ""
 
         def do_GET(self) -> None:
@@ -142,7 +141,6 @@ def _handler(pages: PageServer) -> type[BaseHTTPRequestHandler]:
                 self._send(status, "application/json", json.dumps(answer))
 
         def _fail(self, status: int, error: str) -> None:
-            self.close_connection = True  # what was sent is not read
             self._send(status, "application/json", json.dumps({"error": error}))
 
         def _send(self, status: int, kind: str, text: str) -> None:

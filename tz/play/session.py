@@ -131,6 +131,7 @@ class Session:
             "squares": {name: list(rect) for name, rect in board.squares.items()},
             "moves": [{"name": name, "squares": list(board.squares_of(name))} for name in _distinct(moves)],
             "history": list(game.names),
+            "seats": [game.seat_of(turn.metadata) for turn in turns[:-1]],
             "at": at,
             "over": game.is_over,
             "waiting": waiting,
@@ -217,10 +218,14 @@ def _notes(board: Board, analysis: Analysis) -> list[Note]:
     for move in analysis.moves:
         if move.q is None:
             continue
-        lines = f"{100 * move.visits / total:.0f}%", f"{move.q:+.2f}" if abs(move.q) < 100 else f"{move.q:+.0f}"
+        lines = f"{100 * move.visits / total:.0f}%", _signed(move.q)
         is_first = move.action == analysis.action
         notes.append(Note(board.squares_of(move.name), lines, move.visits / total, is_first))
     return notes
+
+
+def _signed(q: float) -> str:
+    return "0.00" if abs(q) < 0.005 else f"{q:+.2f}" if abs(q) < 100 else f"{q:+.0f}"
 
 
 def _as_data(analysis: Analysis) -> dict[str, Any]:

@@ -1,0 +1,352 @@
+"""The board as people see it: the page and the notebook in a real browser, the server's guards, and the terminal."""
+
+import http.client
+import io
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import jax
+import jax.numpy as jnp
+import nbformat
+import numpy as np
+import pytest
+from browser import Page, needs_browser, open_browser
+from slips import nim
+
+import tz
+import tz.play
+from tz.__main__ import main
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
+
+
+@pytest.fixture(scope="module")
+def env():
+    return tz.from_pgx("tic_tac_toe")
+
+
+@pytest.fixture(scope="module")
+def agent():
+    return tz.Player(tz.without_exploration(tz.MCTS(8)), tz.uniform_evaluator)
+
+
+@pytest.fixture
+def server(env, agent):
+    with jax.numpy_dtype_promotion("standard"):
+        server = tz.play.PageServer(lambda n: tz.play.Session(env, agent, seed=n), title=env.name)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.close()
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def driver():
+    driver = open_browser()
+    yield driver
+    driver.quit()
+
+
+def new_page(driver, server):
+    driver.get(server.url)
+    page = Page(driver)
+    page.ready()
+    return page
+
+
+@needs_browser()
+def test_a_whole_game_is_played_by_clicking(driver, server, tmp_path):
+    page = new_page(driver, server)
+    assert page.text(".status") == "X to move" and len(page.clickable()) == 9
+    while not page.data("over"):
+        before = page.moves()
+        page.square(page.clickable()[0])
+        page.wait(lambda before=before: page.moves() > before)
+        page.ready()
+    assert page.text(".status") in ("X wins", "O wins", "Draw") and not page.clickable()
+    assert len(driver.find_elements("css selector", "[data-do=step]")) == page.moves() >= 5
+    assert not page.errors()
+    picture = tmp_path / "page.png"
+    driver.save_screenshot(str(picture))
+    assert picture.stat().st_size > 10_000
+
+
+@needs_browser()
+def test_undo_overlay_steps_sides_and_two_games(driver, server):
+    page = new_page(driver, server)
+    page.square("b2")
+    page.wait(lambda: page.moves() == 2)
+    page.ready()
+    page.press("overlay")
+    page.wait(lambda: len(driver.find_elements("css selector", "tr.best")) == 1)
+    assert "Expects:" in page.text(".line") and len(driver.find_elements("css selector", ".pic svg text")) > 6 + 7
+    page.press("back")
+    page.wait(lambda: page.data("at") == "1")
+    page.ready()
+    assert not page.clickable() and page.moves() == 2
+    other = driver.current_window_handle
+    driver.switch_to.new_window("tab")
+    second = new_page(driver, server)
+    assert second.moves() == 0
+    driver.close()
+    driver.switch_to.window(other)
+    page.press("undo")
+    page.wait(lambda: page.moves() == 0)
+    page.ready()
+    from selenium.webdriver.support.ui import Select
+
+    Select(driver.find_element("css selector", "[data-do=person]")).select_by_value("second")
+    page.wait(lambda: page.moves() == 1)  # the agent begins
+    page.ready()
+    assert page.text(".status") == "O to move"
+    page.press("resign")
+    page.wait(lambda: page.data("over") == "yes")
+    assert page.text(".status") == "X wins by resignation"
+    page.press("new")
+    page.wait(lambda: page.moves() == 1 and not page.data("over"))
+    assert not page.errors()
+
+
+def ask(server, body, path="/ask", **headers):
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    given = {"Content-Type": "application/json"} | {name.replace("_", "-"): text for name, text in headers.items()}
+    connection.request("POST", path, body, given)
+    with connection.getresponse() as answer:
+        status, text = answer.status, answer.read()
+    connection.close()
+    return status, json.loads(text)
+
+
+def test_requests_from_elsewhere_and_malformed_ones_are_refused(server):
+    message = json.dumps({"message": {"do": "view"}})
+    assert ask(server, message)[0] == 200
+    assert ask(server, message, Origin=server.url.rstrip("/"))[0] == 200
+    assert ask(server, message, Host="evil.example")[0] == 403
+    assert ask(server, message, Host="127.0.0.1")[0] == 403
+    assert ask(server, message, Origin="http://evil.example")[0] == 403
+    assert ask(server, message, Origin="null")[0] == 403
+    assert ask(server, message, Content_Type="text/plain")[0] == 415
+    assert ask(server, message, path="/other")[0] == 404
+    assert ask(server, "x" * 70_000)[0] == 413
+    for body in ("", "{", "[" * 60_000, "[]", "7", '{"session": 3}', "\xff"):
+        status, answer = ask(server, body.encode("latin-1"))
+        assert status == 400 and answer["error"].startswith("play: found")
+    evil = urllib.request.Request(server.url, headers={"Host": "evil.example"})
+    with pytest.raises(urllib.error.HTTPError, match="403") as refused:
+        urllib.request.urlopen(evil)
+    refused.value.close()
+    with urllib.request.urlopen(server.url) as page:
+        assert b"start.js" in page.read() and "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert ask(server, message)[0] == 200, "the server goes on"
+
+
+def test_games_do_not_mix(server):
+    def game(name, move=None):
+        do = {"do": "view"} if move is None else {"do": "move", "move": move}
+        return ask(server, json.dumps({"session": name, "message": do}))[1]
+
+    one, two = game(None)["session"], game(None)["session"]
+    assert one != two
+    assert game(one, "a1")["view"]["history"] == ["a1"] and game(two, "c3")["view"]["history"] == ["c3"]
+    assert game(one)["view"]["history"] == ["a1"]
+    assert game("no such game")["session"] not in (one, two, "no such game")
+
+
+def test_a_port_in_use_is_named(env, agent, server):
+    with pytest.raises(ValueError, match=f"found port {server.port}, which cannot be served on .* expected a free one"):
+        tz.play.PageServer(lambda n: tz.play.Session(env, agent), port=server.port)
+    with pytest.raises(ValueError, match="found port 99999"):
+        tz.play.PageServer(lambda n: tz.play.Session(env, agent), port=99999)
+
+
+BAD = {
+    "move": [{"do": "move", "move": m} for m in ("z9", "", "x" * 1_000_000, 4, None, ["a1"], True)],
+    "do": [{"do": "fly"}, {"do": ["view"]}, [], None, 3, "view"],
+    "settings": [
+        *({"do": "settings", "simulations": n} for n in (0, -1, 10**9, 2.5, "8", True)),
+        {"do": "new", "person": "everyone"},
+        {"do": "settings", "person": 7},
+        {"do": "settings", "person": ["first"]},
+    ],
+    "at": [{"do": "view", "at": "2"}, {"do": "view", "at": 1.5}],
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_messages_are_answered_and_the_game_goes_on(env, agent, kind):
+    session = tz.play.Session(env, agent)
+    session.ask({"do": "move", "move": "b2"})
+    session.ask({"do": "reply"})
+    before = session.ask({"do": "view"})
+    assert before["error"] == "" and len(before["history"]) == 2
+    for message in BAD[kind]:
+        view = session.ask(message)
+        assert view["error"] and len(view["error"]) < 300, message
+        assert view | {"error": ""} == before
+    assert session.ask({"do": "view", "at": 99})["at"] == 2
+    json.dumps(view)
+
+
+def test_the_agents_side_is_not_moved_for_it(env, agent):
+    session = tz.play.Session(env, agent, person="second")
+    view = session.ask({"do": "move", "move": "b2"})
+    assert "expected to wait for its answer" in view["error"] and view["waiting"] and not view["moves"]
+    assert len(session.ask({"do": "reply"})["history"]) == 1
+    assert len(session.ask({"do": "reply"})["history"]) == 1, "a person is to move"
+
+
+def test_the_value_is_that_of_the_first_side(env):
+    def first_loses(state, metadata, key):
+        return jnp.zeros(9), jnp.where(state._x.color == 0, jnp.float32(-0.5), jnp.float32(0.5))
+
+    agent = tz.Player(tz.MCTS(1, root=tz.PlainRoot(), temperature=0.0), first_loses)
+    for person in ("first", "second"):
+        session = tz.play.Session(env, agent, person=person)
+        view = session.ask({"do": "view", "overlay": True})
+        assert view["value"] == pytest.approx(-0.5)
+        session.ask({"do": "move", "move": "b2"} if person == "first" else {"do": "reply"})
+        view = session.ask({"do": "view", "overlay": True})
+        assert view["value"] == pytest.approx(-0.5) and view["analysis"]["value"] == pytest.approx(0.5)
+
+
+def test_a_game_of_ones_own_needs_neither_names_nor_drawings():
+    agent = tz.Player(tz.without_exploration(tz.MCTS(16)), tz.uniform_evaluator)
+    session = tz.play.Session(nim(), agent)
+    view = session.ask({"do": "view", "overlay": True})
+    assert [move["name"] for move in view["moves"]] == ["0", "1"] and "[0]: 5" in view["svg"]
+    assert session.ask({"do": "move", "move": "1"})["history"] == ["1"]
+    image = np.zeros((4, 6, 3), np.uint8)
+    drawn = tz.Env(*(getattr(nim(), part) for part in ("init", "step", "observe")), name="nim", draw=lambda s: image)
+    assert "data:image/png;base64" in tz.play.Session(drawn, agent).ask({"do": "view"})["svg"]
+
+
+@pytest.mark.parametrize("name", ["2048", "backgammon", "connect_four", "minatar-breakout", "animal_shogi"])
+def test_boards_of_other_games(name):
+    env = tz.from_pgx(name)
+    session = tz.play.Session(env, tz.random_player(), person="both" if env.num_players == 2 else "first")
+    for number in range(3):
+        view = session.ask({"do": "view"})
+        assert view["svg"].startswith("<svg") and view["num_players"] == env.num_players and view["moves"]
+        on_board = [move for move in view["moves"] if move["squares"]]
+        assert len(on_board) == (0 if name in ("2048", "minatar-breakout") else len(view["moves"]))
+        assert {square for move in on_board for square in move["squares"]} <= set(view["squares"])
+        view = session.ask({"do": "move", "move": view["moves"][0]["name"]})
+        assert len(view["history"]) == number + 1 and not view["error"]
+
+
+def played(env, agent, lines, **options):
+    texts, lines = [], iter(lines)
+    game = tz.play.Game(env, [None, agent], analyst=agent, **options)
+    tz.play.play_in_terminal(game, read=lambda prompt: next(lines), write=texts.append)
+    return game, "\n".join(texts)
+
+
+def test_the_terminal_plays_answers_and_goes_on(env, agent):
+    game, text = played(
+        env, agent, ["b2", "undo", "zz", "B2", "b2", "hint", "moves", "help", "resign", "a1", "new", "quit"]
+    )
+    assert game.names == () and not game.is_over
+    for words in ("The agent plays", "find_move: found 'zz', which names no move", "which is not legal here"):
+        assert words in text
+    assert "expects" in text and "You lose." in text and "found a game that is over" in text and "to move: X" in text
+
+
+def test_the_terminal_ends_with_its_input(env, agent):
+    def end(prompt):
+        raise EOFError
+
+    tz.play.play_in_terminal(tz.play.Game(env), read=end, write=lambda text: None)
+
+
+def test_the_command_plays_in_the_terminal_and_says_what_is_wrong(tmp_path, monkeypatch, capsys, env):
+    network = tz.MLP(env.observation.shape, 9, key=jax.random.key(0))
+    tz.save_agent(tmp_path / "agent.tz", env, network)
+    monkeypatch.setattr("sys.stdin", io.StringIO("b2\nquit\n"))
+    main(["play", str(tmp_path), "--terminal", "--simulations", "4"])
+    assert "The agent plays" in capsys.readouterr().out
+    for arguments, message in {
+        ("nothing",): "error: There is no agent at nothing",
+        (str(tmp_path), "--port", "99999"): "error: PageServer: found port 99999",
+        (str(tmp_path), "--simulations", "0"): "error: num_simulations: found 0, expected at least 1",
+    }.items():
+        with pytest.raises(SystemExit, match=message):
+            main(["play", *arguments])
+
+
+def test_without_widgets_there_is_a_sentence_and_a_picture(env, agent, monkeypatch):
+    board = tz.play.widget(agent, env=env)
+    bundle = board._repr_mimebundle_()
+    data = bundle[0] if isinstance(bundle, tuple) else bundle
+    assert "application/vnd.jupyter.widget-view+json" in data
+    assert "pip install 'tz[play]'" in data["text/html"] and "<svg" in data["text/html"]
+    monkeypatch.setitem(sys.modules, "anywidget", None)
+    picture = tz.play.widget(agent, env=env)
+    assert "<svg" in picture._repr_html_() and "pip install 'tz[play]'" in repr(picture)
+    with pytest.raises(ValueError, match="found a player without its game, expected both; give env="):
+        tz.play.widget(agent)
+
+
+NOTEBOOK = """
+import tz, tz.play
+env = tz.from_pgx("tic_tac_toe")
+agent = tz.Player(tz.without_exploration(tz.MCTS(8)), tz.uniform_evaluator)
+tz.play.widget(agent, env=env)
+"""
+
+
+@needs_browser()
+def test_the_board_in_a_notebook(driver, tmp_path):
+    pytest.importorskip("jupyterlab", reason="the notebook is tested in JupyterLab: pip install jupyterlab")
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}  # or JupyterLab would ask
+    notebook = nbformat.v4.new_notebook(metadata=kernel, cells=[nbformat.v4.new_code_cell(NOTEBOOK)])
+    nbformat.write(notebook, tmp_path / "play.ipynb")
+    with tz.play.page.ThreadingHTTPServer(("127.0.0.1", 0), tz.play.page.BaseHTTPRequestHandler) as free:
+        port = free.server_address[1]
+    options = [
+        "--no-browser",
+        "--allow-root",
+        f"--port={port}",
+        "--ServerApp.port_retries=0",
+        "--IdentityProvider.token=",
+    ]
+    options += ["--LabApp.expose_app_in_browser=True", f"--ServerApp.root_dir={tmp_path}"]
+    folder = {f"JUPYTER_{name}_DIR": str(tmp_path / name) for name in ("CONFIG", "RUNTIME")}
+    source = {"PYTHONPATH": str(pathlib.Path(tz.__file__).parents[1])}
+    run = [sys.executable, "-m", "jupyterlab", *options]
+    with open(tmp_path / "log", "w") as log, subprocess.Popen(run, env=os.environ | folder | source, stderr=log) as lab:
+        try:
+            _play_in_lab(driver, f"http://127.0.0.1:{port}/lab/tree/play.ipynb", tmp_path)
+        finally:
+            lab.terminate()
+
+
+def _play_in_lab(driver, url, tmp_path):
+    for _ in range(240):
+        try:
+            urllib.request.urlopen(url).close()
+            break
+        except OSError:
+            time.sleep(0.5)
+    driver.get(url)
+    page = Page(driver)
+    script = "return Boolean(window.jupyterapp && document.querySelector('.jp-Notebook-cell'))"
+    page.root = lambda: driver.find_element("css selector", ".tzp, body")
+    page.wait(lambda: driver.execute_script(script))
+    page.wait(lambda: "| Idle" in driver.find_element("css selector", "body").text)  # a kernel, or nothing is run
+    time.sleep(1)
+    driver.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    page.ready()
+    page.square("b2")
+    page.wait(lambda: page.moves() == 2)
+    page.ready()
+    driver.save_screenshot(str(tmp_path / "lab.png"))
+    page.press("undo")
+    page.wait(lambda: page.moves() == 0)
