@@ -41,7 +41,7 @@ def mctx_search(game: pgx.Env, env: tz.Env, evaluator, policy, num_simulations: 
     num_games = len(metadata.terminated)
 
     def evaluate(state):
-        logits, value = jax.vmap(lambda s, m: evaluator(s, m, key))(state, _metadata(state))
+        logits, value = jax.vmap(lambda one: evaluator(one, _metadata(one), key))(state)
         return jnp.where(state.legal_action_mask, logits, jnp.finfo(jnp.float32).min), value
 
     def recurrent(params, key, action, state):

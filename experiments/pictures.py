@@ -1,17 +1,21 @@
 """The pictures of the README: `python experiments/pictures.py --out experiments/results`.
 
-A search tree of tic-tac-toe, and a game of the Connect Four agent that comes with tz against a search with random games
-to the end. The learning curve is `hello_othello.py`'s.
+A search tree of tic-tac-toe, and a game of the small Connect Four agent that comes with tz against a search with random
+games to the end. With `--page`, also the page of `python -m tz play`, which needs Chromium, its driver and `pip install
+selenium`. The learning curve is `hello_othello.py`'s.
 """
 
 import argparse
 import pathlib
+import shutil
+import threading
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 import tz
+import tz.play
 from tz.plot import action_names, plot_tree, render_game
 
 
@@ -26,7 +30,7 @@ def draw_tree(path: pathlib.Path) -> None:
 
 def draw_game(path: pathlib.Path) -> None:
     env, mcts = tz.from_pgx("connect_four"), tz.without_exploration(tz.MCTS(64, persist_tree=False))
-    agent = tz.Player(mcts, tz.load_agent("connect_four").evaluator)
+    agent = tz.Player(mcts, tz.load_agent("connect_four_small").evaluator)
     rival = tz.Player(tz.without_exploration(tz.MCTS(256, persist_tree=False)), tz.RolloutEvaluator(env))
     match = tz.play_match(env, agent, rival, num_games=2, key=jax.random.key(0), opening_moves=2, max_moves=42)
     players = {"the agent's estimate": agent, "the rival's": rival}
@@ -37,13 +41,47 @@ def draw_game(path: pathlib.Path) -> None:
     animation.save(path, writer="pillow", dpi=90)
 
 
+def photograph_page(path: pathlib.Path) -> None:
+    """The page of `python -m tz play connect_four` after two moves of a person, with what the agent thinks."""
+    from selenium import webdriver
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    env, agent = tz.from_pgx("connect_four"), tz.load_agent("connect_four")
+    server = tz.play.PageServer(lambda number: tz.play.Session(env, agent, seed=number), title=env.name)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    options = webdriver.ChromeOptions()
+    for flag in ("--headless=new", "--no-sandbox", "--window-size=1160,860"):
+        options.add_argument(flag)
+    with webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver"))) as driver:
+        driver.get(server.url)
+
+        def wait_for(css: str) -> None:
+            WebDriverWait(driver, 240).until(lambda driver: driver.find_elements("css selector", css))
+
+        for number, square in enumerate(("4", "5")):
+            wait_for(f".tzp[data-moves='{2 * number}']:not([data-busy='yes']):not([data-waiting='yes'])")
+            driver.execute_script(
+                "document.querySelector(`[data-square='${arguments[0]}']`)"
+                ".dispatchEvent(new MouseEvent('click', {bubbles: true}))",
+                square,
+            )
+        wait_for(".tzp[data-moves='4']")
+        driver.find_element("css selector", "[data-do='overlay']").click()
+        wait_for("tr.best")
+        driver.save_screenshot(str(path))
+    server.close()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("experiments/results"))
+    parser.add_argument("--page", action="store_true", help="also the page, in a browser")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     draw_tree(args.out / "tree.png")
     draw_game(args.out / "game.gif")
+    if args.page:
+        photograph_page(args.out / "page.png")
 
 
 if __name__ == "__main__":

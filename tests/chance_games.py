@@ -1,4 +1,4 @@
-"""Small games with chance, as a user would write them, and their exact values by plain Python."""
+"""Small games with chance, as a user would write them, their exact values by plain Python, and searches of them."""
 
 import functools
 
@@ -239,3 +239,23 @@ def small_2048_value(board: tuple[int, ...], num_moves: int = 0) -> float:
                 total += chance / len(empty) * small_2048_value(answered, num_moves + 1)
         best = max(reward + total, -1.0 if best is None else best)
     return 0.0 if best is None else best
+
+
+def searched(mcts, env, evaluator, num_games=4, seed=0):
+    """Searches of new games, as NumPy arrays."""
+
+    @eqx.filter_jit
+    def run(keys):
+        def one(key):
+            init_key, key = jax.random.split(key)
+            return tz.search(mcts, env, evaluator, tz.init_search(mcts, *env.init(init_key)), key=key)
+
+        return jax.vmap(one)(keys)
+
+    return jax.device_get(run(jax.random.split(jax.random.key(seed), num_games)))
+
+
+def noisy(env_state, metadata, key):
+    """Logits and a value that depend on what the state looks like, so that no two nodes are alike by accident."""
+    x = sum(jnp.sum(jnp.sin(1.0 + 0.7 * leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(env_state))
+    return jnp.stack([x, -x]), jnp.tanh(x)

@@ -211,13 +211,18 @@ def test_what_is_not_there_is_said():
         tz.load_agent("nowhere")
 
 
-def test_the_agent_that_comes_with_tz_has_a_card_and_plays():
-    (path,) = (pathlib.Path(tz.__file__).parent / "agents").glob("*.tz")
-    assert path.stem == "connect_four" and path.stat().st_size < 8e6
-    card = tz.runs.agent_card("connect_four")
-    assert {"script", "recipe", "seed", "device", "versions", "minutes", "mistakes"} <= set(card)
-    assert tz.load_agent("connect_four").mcts.num_simulations == 200
-    agent = tz.load_agent("connect_four", mcts=tz.without_exploration(tz.gumbel_mcts(8, ENV.num_actions)))
+def test_the_agents_that_come_with_tz_have_cards():
+    paths = sorted((pathlib.Path(tz.__file__).parent / "agents").glob("*.tz"))
+    assert [path.stem for path in paths] == ["connect_four", "connect_four_small"]
+    assert sum(path.stat().st_size for path in paths) < 16e6
+    for path in paths:
+        card = tz.runs.agent_card(path.stem)
+        assert {"script", "recipe", "seed", "device", "versions", "minutes", "mistakes"} <= set(card)
+        assert tz.load_agent(path.stem).mcts.num_simulations == 200
+
+
+def test_the_small_agent_that_comes_with_tz_plays():
+    agent = tz.load_agent("connect_four_small", mcts=tz.without_exploration(tz.gumbel_mcts(8, ENV.num_actions)))
     rival = tz.Player(tz.MCTS(100, root=tz.PlainRoot(), temperature=0.0), tz.uniform_evaluator)
     options = {"num_games": 40, "max_moves": 42, "mesh": tz.data_mesh(jax.devices()[:1])}
     assert tz.play_match(ENV, agent, rival, key=jax.random.key(0), **options).interval()[0] > 0.8

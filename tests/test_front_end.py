@@ -305,7 +305,8 @@ tz.play.widget(agent, env=env)
 @needs_browser()
 def test_the_board_in_a_notebook(driver, tmp_path):
     pytest.importorskip("jupyterlab", reason="the notebook is tested in JupyterLab: pip install jupyterlab")
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(NOTEBOOK)])
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}  # or JupyterLab would ask
+    notebook = nbformat.v4.new_notebook(metadata=kernel, cells=[nbformat.v4.new_code_cell(NOTEBOOK)])
     nbformat.write(notebook, tmp_path / "play.ipynb")
     with tz.play.page.ThreadingHTTPServer(("127.0.0.1", 0), tz.play.page.BaseHTTPRequestHandler) as free:
         port = free.server_address[1]
@@ -328,7 +329,7 @@ def test_the_board_in_a_notebook(driver, tmp_path):
 
 
 def _play_in_lab(driver, url, tmp_path):
-    for _ in range(120):
+    for _ in range(240):
         try:
             urllib.request.urlopen(url).close()
             break
@@ -339,7 +340,8 @@ def _play_in_lab(driver, url, tmp_path):
     script = "return Boolean(window.jupyterapp && document.querySelector('.jp-Notebook-cell'))"
     page.root = lambda: driver.find_element("css selector", ".tzp, body")
     page.wait(lambda: driver.execute_script(script))
-    time.sleep(3)
+    page.wait(lambda: "| Idle" in driver.find_element("css selector", "body").text)  # a kernel, or nothing is run
+    time.sleep(1)
     driver.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
     page.ready()
     page.square("b2")

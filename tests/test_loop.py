@@ -326,7 +326,7 @@ def test_settings_that_do_not_fit_are_refused(config, options, message):
 
 
 def test_an_opponent_of_another_game_is_refused_before_training(config, env, network):
-    stranger = tz.load_agent("connect_four")
+    stranger = tz.load_agent("connect_four_small")
     elo = tz.ApproxEloTester(2, 8, 1, anchors=(tz.random_player(), stranger))
     for tester in tz.OpponentTester(stranger, "stranger"), elo, tz.matches.LadderTester((tz.random_player(), stranger)):
         wrong = dataclasses.replace(config, testers=(tester,))

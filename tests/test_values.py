@@ -37,7 +37,7 @@ def values(mcts, evaluator, positions):
 
 def write_positions():
     """Writes positions of self-play, one a game and from all its phases, with the values of 800 simulations."""
-    evaluator, mcts = tz.load_agent("connect_four").evaluator, SEARCHES["gumbel"]
+    evaluator, mcts = tz.load_agent("connect_four_small").evaluator, SEARCHES["gumbel"]
 
     @eqx.filter_jit
     def play(keys):
@@ -77,7 +77,7 @@ def solved_long():
 @pytest.mark.parametrize("name", SEARCHES)
 def test_the_recorded_value_is_better_than_the_networks(name, solved_long):
     positions, truth, network = solved_long
-    value, raw = values(SEARCHES[name], tz.load_agent("connect_four").evaluator, positions)
+    value, raw = values(SEARCHES[name], tz.load_agent("connect_four_small").evaluator, positions)
     message = (
         "the file is of another agent; make it anew: python -c 'import test_values; test_values.write_positions()'"
     )

@@ -9,6 +9,7 @@ import jax
 
 from tz._commands.options import Parser, add_fields, as_option, field_rows, help_lines
 from tz.runs.game_recipes import game_recipe
+from tz.runs.gpu_graphs import use_gpu_graphs
 from tz.runs.recipes import Recipe
 from tz.runs.run_settings import RunSettings, saved_settings
 from tz.runs.whole_run import train_run
@@ -22,6 +23,8 @@ _OTHER = {
     "--device cpu|gpu": "Whose recipe of the game to begin with. Without it, that of the machine.",
     "--cpu-devices N": "Where there is no GPU, the number of parts that the processor is split into: about as many as "
     "it has cores. [2]",
+    "--no-gpu-graphs": "Where there is a GPU, runs its loops without CUDA graphs, which are slower, in case that the driver "
+    "has trouble with them.",
 }
 _GAMES = """\
 Games: connect_four, tic_tac_toe, othello, hex, go_9x9, go_19x19, chess, gardner_chess, shogi, animal_shogi; with dice,
@@ -62,9 +65,9 @@ def train(arguments: Sequence[str]) -> None:
         recipe = game_recipe(env, found.get("device", None) or "cpu")
         print(train_help(recipe))
         return
-    device, cpu_devices = found.pop("device"), found.pop("cpu_devices")
+    device = found.pop("device")
     settings = _run_settings({"out": pathlib.Path("runs") / env.replace(":", "."), **found})
-    _split_processor(cpu_devices, settings.seeds)
+    _prepare_devices(found, settings.seeds)
     device = device or ("cpu" if jax.default_backend() == "cpu" else "gpu")
     recipe = dataclasses.replace(game_recipe(env, device), **_of(Recipe, found))
     print(_recipe_text(recipe, device))
@@ -81,14 +84,14 @@ def resume(arguments: Sequence[str]) -> None:
     if found.pop("help"):
         settings = RunSettings(pathlib.Path("runs/connect_four"), minutes=20.0)
         kept = field_rows(settings, leave_out=(*_FIXED, "out", "seed", "seeds", "test"))
-        print(_page("resume FOLDER", _RESUME, {"Options": kept | _only("--cpu-devices N")}))
+        print(_page("resume FOLDER", _RESUME, {"Options": kept | _only("--cpu-devices N", "--no-gpu-graphs")}))
         return
     folder = _folder(found, "resume")
     recipe, run = saved_settings(folder)
     _refuse(found, ("out", "seeds"), "resume")
     changes = {**_length(found), **_of(RunSettings, found), "out": folder, "resume": True}
     settings = dataclasses.replace(run, **changes)
-    _split_processor(found["cpu_devices"], 1)
+    _prepare_devices(found, 1)
     _train(dataclasses.replace(recipe, **_of(Recipe, found)), settings)
 
 
@@ -110,7 +113,7 @@ def fork(arguments: Sequence[str]) -> None:
     _refuse(found, ("seeds",), "fork")
     changes = {**_length(found), **_of(RunSettings, found), "fork": folder, "resume": False}
     settings = dataclasses.replace(run, **changes)
-    _split_processor(found["cpu_devices"], 1)
+    _prepare_devices(found, 1)
     _train(dataclasses.replace(recipe, **_of(Recipe, found)), settings)
 
 
@@ -138,8 +141,8 @@ def _page(usage: str, about: str, groups: dict[str, dict[str, str]]) -> str:
     return "\n\n".join(parts)
 
 
-def _only(name: str) -> dict[str, str]:
-    return {name: _OTHER[name]}
+def _only(*names: str) -> dict[str, str]:
+    return {name: _OTHER[name] for name in names}
 
 
 def _parser(command: str, folder: str | None = None) -> Parser:
@@ -151,6 +154,7 @@ def _parser(command: str, folder: str | None = None) -> Parser:
     add_fields(parser, RunSettings, leave_out=_FIXED)
     add_fields(parser, Recipe)
     parser.add_argument("--cpu-devices", type=int, default=2)
+    parser.add_argument("--no-gpu-graphs", action="store_true")
     return parser
 
 
@@ -187,10 +191,13 @@ def _run_settings(found: dict[str, Any]) -> RunSettings:
     return RunSettings(**_of(RunSettings, found))
 
 
-def _split_processor(cpu_devices: int, seeds: int) -> None:
-    if cpu_devices < 1:
-        raise ValueError(f"cpu_devices must be at least 1, found {cpu_devices}.")
-    jax.config.update("jax_num_cpu_devices", max(cpu_devices, seeds))
+def _prepare_devices(found: dict[str, Any], seeds: int) -> None:
+    """Says to JAX, which has not started yet, how it is to use the processor or the GPU."""
+    if found["cpu_devices"] < 1:
+        raise ValueError(f"cpu_devices must be at least 1, found {found['cpu_devices']}.")
+    jax.config.update("jax_num_cpu_devices", max(found["cpu_devices"], seeds))
+    if not found["no_gpu_graphs"] and (refused := use_gpu_graphs()):
+        print(refused, flush=True)
 
 
 def _recipe_text(recipe: Recipe, device: str) -> str:

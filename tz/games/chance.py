@@ -42,19 +42,26 @@ def is_to_draw(metadata: StepMetadata) -> Bool[Array, "..."]:
     return jnp.any(metadata.chance > 0, axis=-1)
 
 
+Outcome = Callable[[PyTree, Int[Array, ""], PRNGKeyArray], tuple[PyTree, StepMetadata]]
+
+
 def answer(
-    env: Any, env_state: PyTree, metadata: StepMetadata, outcome: Int[Array, ""], *, key: PRNGKeyArray
+    nature: Outcome | None, env_state: PyTree, metadata: StepMetadata, outcome: Int[Array, ""], *, key: PRNGKeyArray
 ) -> tuple[PyTree, StepMetadata]:
     """Returns the position after an outcome of nature, or the same position where a player is to move.
 
-    **Arguments:** `env`, a game or a model with an `outcome`; `env_state` and `metadata`, from its `step`.
+    **Arguments:** `nature`, the `outcome` of a game or model; `env_state` and `metadata`, from its `step`. Either both
+    have a discount or neither has.
 
     **Returns:** the state and its metadata, whose rewards are those of the move and of the outcome together.
     """
+    assert nature is not None  # `check_env` and `search` say so by name
     is_nature = is_to_draw(metadata)
-    next_state, after = env.outcome(env_state, outcome, key)
+    next_state, after = nature(env_state, outcome, key)
     rewards = metadata.rewards + after.rewards.astype(metadata.rewards.dtype)
-    discount = None if metadata.discount is None else metadata.discount * after.discount
+    discount = None
+    if metadata.discount is not None and after.discount is not None:
+        discount = metadata.discount * after.discount
     after = dataclasses.replace(after, rewards=rewards, discount=discount)
     return jax.tree.map(
         lambda new, old: jnp.where(is_nature, jnp.asarray(new, jnp.asarray(old).dtype), old),
@@ -127,7 +134,7 @@ def draw_answer(
     draw_key, outcome_key = jax.random.split(key)
     assert metadata.chance is not None  # `check_env` and `search` say so by name
     outcome = outcome_at(cumulative(metadata.chance), jax.random.uniform(draw_key, (), jnp.float32))
-    return answer(env, env_state, metadata, outcome, key=outcome_key)
+    return answer(env.outcome, env_state, metadata, outcome, key=outcome_key)
 
 
 def split_with_chance(env: Env, key: PRNGKeyArray, num: int) -> list[Any]:
@@ -191,29 +198,15 @@ def sampled_chance(
     if num_outcomes < 1:
         raise ValueError(f"sampled_chance: found num_outcomes={num_outcomes}, expected at least 1; raise it.")
 
-    def packed(state: PyTree, metadata: StepMetadata) -> tuple[PyTree, StepMetadata]:
-        metadata = dataclasses.replace(metadata, chance=jnp.zeros(num_outcomes, jnp.float32))
-        player = jnp.asarray(metadata.cur_player_id, jnp.int32)
-        return SampledState(state, jnp.int32(0), player, jnp.asarray(metadata.terminated)), metadata
-
     def init_sampled(key: PRNGKeyArray) -> tuple[PyTree, StepMetadata]:
-        return packed(*init(key))
+        return _a_players_turn(*init(key), num_outcomes)
 
     def step_sampled(state: SampledState, action: Int[Array, ""]) -> tuple[PyTree, StepMetadata]:
-        like = jax.eval_shape(init, jax.random.key(0))[1]
-        chance = jnp.where(state.terminated, jnp.zeros(num_outcomes, jnp.float32), jnp.float32(1 / num_outcomes))
-        metadata = StepMetadata(
-            rewards=jnp.zeros(like.rewards.shape, like.rewards.dtype),
-            action_mask=jnp.zeros(like.action_mask.shape, bool),
-            terminated=state.terminated,
-            cur_player_id=state.player.astype(like.cur_player_id.dtype),
-            chance=chance,
-        )
-        return dataclasses.replace(state, action=jnp.asarray(action, jnp.int32)), metadata
+        return _natures_turn(state, action, jax.eval_shape(init, jax.random.key(0))[1], num_outcomes)
 
     def outcome(state: SampledState, outcome: Int[Array, ""], key: PRNGKeyArray) -> tuple[PyTree, StepMetadata]:
         del outcome  # all are alike: the key tells them apart
-        return packed(*step(state.state, state.action, key))
+        return _a_players_turn(*step(state.state, state.action, key), num_outcomes)
 
     return Env(
         init=init_sampled,
@@ -226,6 +219,28 @@ def sampled_chance(
         text=None if text is None else lambda state: text(state.state),
         board=None if board is None else lambda state: board(state.state),
     )
+
+
+def _a_players_turn(state: PyTree, metadata: StepMetadata, num_outcomes: int) -> tuple[SampledState, StepMetadata]:
+    """Returns a position of the user's game as one of the game with sampled chance, in which nature is not to move."""
+    metadata = dataclasses.replace(metadata, chance=jnp.zeros(num_outcomes, jnp.float32))
+    player = jnp.asarray(metadata.cur_player_id, jnp.int32)
+    return SampledState(state, jnp.int32(0), player, jnp.asarray(metadata.terminated)), metadata
+
+
+def _natures_turn(
+    state: SampledState, action: Int[Array, ""], like: StepMetadata, num_outcomes: int
+) -> tuple[SampledState, StepMetadata]:
+    """Returns the position after a move, which nature has yet to answer; `like` has the shapes of the metadata."""
+    chance = jnp.where(state.terminated, jnp.zeros(num_outcomes, jnp.float32), jnp.float32(1 / num_outcomes))
+    metadata = StepMetadata(
+        rewards=jnp.zeros(like.rewards.shape, like.rewards.dtype),
+        action_mask=jnp.zeros(like.action_mask.shape, bool),
+        terminated=state.terminated,
+        cur_player_id=state.player.astype(like.cur_player_id.dtype),
+        chance=chance,
+    )
+    return dataclasses.replace(state, action=jnp.asarray(action, jnp.int32)), metadata
 
 
 def check_nature(where: str, model: Any, metadata: StepMetadata) -> None:

@@ -22,7 +22,7 @@ class StepMetadata(eqx.Module):
         discount of the search, in the return of the move that led here. None, the default, for none. Games have none.
     - `chance`: `[C]`, of a game with chance only: the probabilities of nature's outcomes where nature is to move, and
         zeros where a player is. None, the default, for a game without chance. Where nature is to move,
-        `cur_player_id` is the player who moved last, and `action_mask` is not read.
+        `cur_player_id` and `action_mask` are not read.
     """
 
     rewards: Float[Array, " P"]

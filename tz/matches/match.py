@@ -36,7 +36,15 @@ def play_match(
     """Plays `first` against `second`, each opening twice with the sides swapped, each player with a tree of its own.
 
     In a game with chance, the two games of an opening get the same dice: nature's n-th draw is made with the same
-    random number in both. It is compiled once for players of one make, and may be called under `jax.jit`.
+    random number in both. In races of backgammon, that brings the variance of the score down to a quarter; in whole
+    games of weak players, where the same throw soon meets other positions, it saves nothing that can be measured
+    (`experiments/results/equal_dice.md`).
+
+    The match is compiled once for players of one make, and may be called under `jax.jit`.
+
+    With a [`tz.matches.GtpEngine`][] or a [`tz.matches.HostPlayer`][] the match is played on the host, move by move,
+    from the same openings: agents search all games together, and the others are asked for one game at a time. It cannot
+    be traced, and `mesh` is not used.
 
     With a [`tz.matches.GtpEngine`][] or a [`tz.matches.HostPlayer`][] the match is played on the host, move by move,
     from the same openings: agents search all games together, and the others are asked for one game at a time. It cannot

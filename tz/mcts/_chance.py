@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, UInt
 
 from tz._arrays import data_of
-from tz.games.chance import answer, cumulative, outcome_at
+from tz.games.chance import cumulative, outcome_at
 from tz.games.env import StepMetadata
 
 
@@ -28,6 +28,8 @@ class ChanceColumns(eqx.Module):
     Where chance answers a move, its edge leads to several nodes, one for each outcome that was tried. The first of them
     is in `Tree.children`, and its row here holds what belongs to the edge. So neither edges nor backups differ from
     those of other games: the `q` of an edge is the mean over its visits, whose outcomes follow the probabilities.
+    Nature's own position, before the outcome, is not evaluated, since a network has never been trained on one. What
+    that costs is in `experiments/results/chance_values.md`.
 
     **Fields:** `cdf`, `[N, C]`, of the outcomes; `children`, `[N, C]`, the node of each outcome, -1 where there is
     none; `offset`, `[N]`, a random number of the edge; `outcome`, `[N]`, the outcome that led to a node.
@@ -128,13 +130,3 @@ def nth_point(offset: UInt[Array, ""], visit: Int[Array, ""]) -> Float[Array, ""
     """
     bits = offset + visit.astype(jnp.uint32) * jnp.uint32(0x9E3779B9)  # 2**32 times the golden ratio less 1
     return (bits >> 8).astype(jnp.float32) * jnp.float32(2**-24)
-
-
-def answered(model, env_state: PyTree, metadata: StepMetadata, edge: EdgeChance) -> tuple[PyTree, StepMetadata]:
-    """Returns the position after the outcome of an edge.
-
-    The key of sampled chance depends on the edge and the outcome alone, so a search that comes back finds the state
-    that it left.
-    """
-    key = jax.random.fold_in(jax.random.key(edge.offset), edge.outcome)
-    return answer(model, env_state, metadata, edge.outcome, key=key)

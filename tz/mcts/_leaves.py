@@ -9,11 +9,11 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
 from tz.games.env import Env, StepMetadata
-from tz.mcts._chance import EdgeChance, answered
+from tz.mcts._chance import EdgeChance
 from tz.mcts._evaluation import evaluate, largest, log_prior
 from tz.mcts._solver import hopeful, solving_backup, solving_selector
 from tz.mcts.backups import virtual_visit
-from tz.mcts.models import Model, stepped
+from tz.mcts.models import Model, answered, stepped
 from tz.mcts.settings import MCTS
 from tz.mcts.tree import Tree, append, backup, descend
 
@@ -70,7 +70,7 @@ def expand_edge(
         # The key is the edge's, so that several simulations which find it new at the same time agree on its offset.
         edge_key = jax.random.fold_in(chance_key, node * tree.children.shape[1] + action)
         chance = tree.chance.edge(tree.children[node, action], visit, metadata.chance, key=edge_key)
-        env_state, metadata = answered(model, env_state, metadata, chance)
+        env_state, metadata = answered(model, env_state, metadata, chance, root)
     logits, value = evaluate(mcts, evaluator, env_state, metadata, key)
     actions = largest(mcts, logits)
     mover = tree.player[node]

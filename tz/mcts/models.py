@@ -15,7 +15,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from tz._arguments import check_evaluator, shown
 from tz._arrays import named_arrays, strong
+from tz.games.chance import answer
 from tz.games.env import Env, StepMetadata
+from tz.mcts._chance import EdgeChance
 from tz.mcts.tree import Tree
 
 
@@ -35,7 +37,8 @@ class Model(eqx.Module):
         a `discount`; then those of the root have one too, which is not looked at.
     - `name`: for messages.
     - `outcome`: `(model_state, outcome, key) -> (model_state, StepMetadata)`, nature's move as in [`tz.Env`][], for a
-        model whose metadata have `chance`. A model without it takes the game to be one without chance.
+        model whose metadata have `chance`. A model without it takes the game to be one without chance. Its state and
+        metadata have the shapes of those of `step`, and a `discount` where those have one; the two are multiplied.
 
     A model with parameters holds them as arrays of its fields, so that new parameters need no new compilation. The
     methods of an Equinox module do: `tz.mcts.Model(network.root, network.step)`; or `eqx.Partial(step, parameters)`.
@@ -153,14 +156,42 @@ def stepped(
     **Raises:** `ValueError` if their shapes or dtypes are not those of the root, so that one tree cannot hold both.
     """
     check_is_model(model)
-    after, metadata = strong(_checked(model, "step", model.step(model_state, action)))
+    return _fitting(model, "step", model.step(model_state, action), model_state, root)
+
+
+def answered(
+    model: Env | Model, model_state: PyTree, metadata: StepMetadata, edge: EdgeChance, root: StepMetadata
+) -> tuple[PyTree, StepMetadata]:
+    """Returns the position after the outcome of an edge, or the same position where a player is to move.
+
+    The key of sampled chance depends on the edge and the outcome alone, so a search that comes back finds the state
+    that it left.
+
+    **Arguments:** `model_state` and `metadata`, from `stepped`; `root`, the metadata of the root of the search.
+
+    **Raises:** `ValueError` if the shapes or dtypes of the outcome are not those of the root.
+    """
+
+    def nature(model_state: PyTree, outcome: Int[Array, ""], key: PRNGKeyArray) -> tuple[PyTree, StepMetadata]:
+        assert model.outcome is not None  # `search` says so by name
+        return _fitting(model, "outcome", model.outcome(model_state, outcome, key), model_state, root)
+
+    key = jax.random.fold_in(jax.random.key(edge.offset), edge.outcome)
+    return answer(nature, model_state, metadata, edge.outcome, key=key)
+
+
+def _fitting(
+    model: Env | Model, name: str, result: Any, model_state: PyTree, root: StepMetadata
+) -> tuple[PyTree, StepMetadata]:
+    """What a function of a model returned; raises `ValueError` unless it could be at the root as well."""
+    after, metadata = strong(_checked(model, name, result))
     rows = {"state": (after, model_state), "metadata": (metadata, root)}
     for part, trees in rows.items():  # the dtypes of metadata may be any
         found, expected = (_described(part, tree, with_dtypes=part == "state") for tree in trees)
         for path in found | expected:
             if found.get(path) != expected.get(path):
                 raise ValueError(
-                    f"{model.name}: found `{path}` to be {found.get(path, 'missing')} after `step`, expected "
+                    f"{model.name}: found `{path}` to be {found.get(path, 'missing')} after `{name}`, expected "
                     f"{expected.get(path, 'nothing')} as at the root of the search; let both return one tree of the "
                     "same shapes and dtypes."
                 )
@@ -172,7 +203,11 @@ def check_model(model: Model, env: Env) -> None:
 
     def trace(key):
         model_state, root = root_of(model, *env.init(key))
-        return stepped(model, model_state, jnp.int32(0), root)
+        after = stepped(model, model_state, jnp.int32(0), root)
+        if model.outcome is None or root.chance is None:
+            return after
+        edge = EdgeChance(root.chance, jnp.uint32(0), jnp.int32(0))
+        return answered(model, *after, edge, root)
 
     try:
         eqx.filter_eval_shape(trace, jax.random.key(0))

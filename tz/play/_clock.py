@@ -22,10 +22,10 @@ class Clock:
 
     def set(self, main: float, period: float, moves: int) -> None:
         """The settings of `time_settings`: a period without moves means no limit at all."""
+        self._period = (period, moves) if moves else None
         if period > 0 and moves == 0:
             self._sides = None
             return
-        self._period = (period, moves) if moves else None
         self._begin = (period, moves) if main <= 0 and moves else (main, 0)
         self._sides = [_Side(*self._begin), _Side(*self._begin)]
 

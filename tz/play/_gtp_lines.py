@@ -1,9 +1,9 @@
 """The lines that a GTP interface sends: read beside the search, of limited length, and cleaned as GTP says."""
 
+import io
 import queue
 import re
 import threading
-from typing import BinaryIO
 
 MAX_LINE = 65_536
 
@@ -15,7 +15,7 @@ class TooLongError(Exception):
 class LineReader:
     """Reads lines in a thread of its own, so that whoever thinks can see that there is something to be done."""
 
-    def __init__(self, stream: BinaryIO):
+    def __init__(self, stream: io.BufferedIOBase):
         self._stream, self._lines = stream, queue.Queue(maxsize=10_000)
         threading.Thread(target=self._read, daemon=True).start()
 

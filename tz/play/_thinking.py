@@ -146,19 +146,27 @@ class Thinker:
         jax.block_until_ready(self._search.tree.size)
         self.seconds = (time.perf_counter() - begun) / number
 
-    def run_for(self, seconds: float | None, stop: Callable[[], bool] = lambda: False) -> None:
+    def run_for(self, seconds: float | None) -> None:
         """The simulations of a move: as many as the settings say, or as fit into the time by the speed measured."""
         left, end = self.mcts.num_simulations, None if seconds is None else time.perf_counter() + seconds
-        done = 0
-        while left > done and not stop():
-            number = left - done
-            if end is not None:
-                fit = (end - time.perf_counter()) / max(self.seconds, 1e-9)
-                if done and fit < 1:
-                    break
-                number = max(1, min(number, int(fit / 2) if fit > 8 else 1))  # half, since the speed may change
-            self.run(number)
-            done += number
+        while left > 0:
+            number = left if end is None else min(left, self._fitting(end))
+            if number < 1 and left < self.mcts.num_simulations:
+                return
+            self.run(max(1, number))
+            left -= max(1, number)
+
+    def run_until(self, seconds: float, stop: Callable[[], bool]) -> None:
+        """Simulations for that time, one at least, whatever the settings say; `stop` is asked ten times a second."""
+        end = time.perf_counter() + seconds
+        self.run(1)
+        while time.perf_counter() < end and not stop():
+            self.run(max(1, min(self._fitting(end), int(0.1 / max(self.seconds, 1e-9)))))
+
+    def _fitting(self, end: float) -> int:
+        """How many simulations fit in before a time: half of them where there are many, since the speed may change."""
+        number = int((end - time.perf_counter()) / max(self.seconds, 1e-9))
+        return number // 2 if number > 8 else min(number, 1)
 
     def best(self) -> int:
         """The action to play."""

@@ -1,10 +1,10 @@
 """An agent that speaks GTP, version 2: https://www.lysator.liu.se/~gunnar/gtp/gtp2-spec-draft2/gtp2-spec.html"""
 
 import importlib.metadata
+import io
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, TextIO
 
 import jax
 from jaxtyping import PRNGKeyArray
@@ -13,6 +13,7 @@ from tz._arguments import check_ints, takes
 from tz.games.env import Env
 from tz.matches.engines import GO_KOMI, colours, go_size
 from tz.matches.players import Player, check_is_player
+from tz.play._analysis_lines import kata_line, leela_line
 from tz.play._clock import Clock
 from tz.play._gtp_lines import MAX_LINE, LineReader, TooLongError, split_command
 from tz.play._scores import final_score
@@ -75,11 +76,11 @@ class GtpServer:
         }
         if go_size(env) is not None:
             self._commands["komi"] = self._komi
-        self._analyses = {"lz-analyze": _leela_line, "kata-analyze": _kata_line}
+        self._analyses = {"lz-analyze": leela_line, "kata-analyze": kata_line}
 
     # The protocol.
 
-    def run(self, lines: BinaryIO, out: TextIO) -> None:
+    def run(self, lines: io.BufferedIOBase, out: io.TextIOBase) -> None:
         """Answers commands until `quit`, or the end of the lines."""
         reader = LineReader(lines)
         while True:
@@ -160,7 +161,7 @@ class GtpServer:
             self.game.move("".join(move)[:64])
         except ValueError as error:
             self.game.go_back(mark)
-            known = "which is not legal here" in str(error) or "over" in str(error)
+            known = "which is not legal here" in str(error)
             reason = str(error).removeprefix("find_move: ")
             raise ValueError(f"{'illegal' if known else 'invalid'} move, {reason}") from error
         self._marks.append(mark)
@@ -260,37 +261,10 @@ class GtpServer:
         """A line about the moves after each interval, until another line comes."""
         self._thinker.follow(self.game)
         while True:
-            self._thinker.run_for(interval, stop=lambda: is_waiting() and self._thinker.num_visits > 0)
+            self._thinker.run_until(interval, stop=is_waiting)
             yield line_of(self._thinker.candidates(self.game), self._shown)
             if is_waiting():
                 return
-
-
-def _leela_line(candidates: list[Candidate], shown: Callable[[str], str]) -> str:
-    """As Leela Zero: percentages in hundredths."""
-    return " ".join(
-        f"info move {shown(move.name)} visits {move.visits} winrate {round(1e4 * _rate(move.value))} "
-        f"prior {round(1e4 * move.prior)} lcb {round(1e4 * _rate(move.value))} order {order} pv {_pv(move, shown)}"
-        for order, move in enumerate(candidates)
-    )
-
-
-def _kata_line(candidates: list[Candidate], shown: Callable[[str], str]) -> str:
-    """As KataGo: fractions of one."""
-    return " ".join(
-        f"info move {shown(move.name)} visits {move.visits} utility {move.value:.6f} winrate {_rate(move.value):.6f} "
-        f"prior {move.prior:.6f} lcb {_rate(move.value):.6f} order {order} pv {_pv(move, shown)}"
-        for order, move in enumerate(candidates)
-    )
-
-
-def _rate(value: float) -> float:
-    """A value from -1 to 1 as the fraction of games won."""
-    return min(1.0, max(0.0, (value + 1) / 2))
-
-
-def _pv(move: Candidate, shown: Callable[[str], str]) -> str:
-    return " ".join(shown(name) for name in move.line)
 
 
 def _number(text: str, name: str) -> float:
@@ -313,7 +287,7 @@ def _without_empty_lines(text: str) -> str:
     return "\n".join([first, *(line for line in rest if line.strip())])
 
 
-def _write(out: TextIO, text: str) -> None:
+def _write(out: io.TextIOBase, text: str) -> None:
     out.write(text)
     out.flush()
 

@@ -4,10 +4,10 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from tz.games.pgx_games import from_pgx
 from tz.play.gtp import GtpServer
-from tz.runs.agent_files import agent_game, load_agent
+from tz.runs.agent_files import agent_env, load_agent
 
 
 def serve_gtp(arguments: Sequence[str]) -> None:
@@ -20,8 +20,9 @@ def serve_gtp(arguments: Sequence[str]) -> None:
     parser.add_argument("agent", help="a file that tz.save_agent wrote, or the name of an agent that comes with tz")
     parser.add_argument("--simulations", type=int, default=400, help="of a move; with a clock, at most so many")
     options = parser.parse_args(arguments)
-    out, lines = sys.stdout, sys.stdin.buffer
+    out: Any = sys.stdout
+    lines: Any = sys.stdin.buffer
     with contextlib.redirect_stdout(sys.stderr), contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
-        env = from_pgx(agent_game(options.agent))
+        env = agent_env(options.agent)
         server = GtpServer(env, load_agent(options.agent, env=env), num_simulations=options.simulations)
         server.run(lines, out)

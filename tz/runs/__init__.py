@@ -4,13 +4,14 @@ Imports from every package but `tz.plot`."""
 
 from tz.runs.agent_files import agent_card as agent_card
 from tz.runs.agent_files import agent_env as agent_env
-from tz.runs.agent_files import agent_game as agent_game
 from tz.runs.agent_files import load_agent as load_agent
 from tz.runs.agent_files import save_agent as save_agent
 from tz.runs.checkpoints import Checkpoints as Checkpoints
+from tz.runs.exporting import export_network as export_network
 from tz.runs.forking import fork as fork
 from tz.runs.game_recipes import game_recipe as game_recipe
 from tz.runs.game_recipes import gpu_recipe as gpu_recipe
+from tz.runs.gpu_graphs import use_gpu_graphs as use_gpu_graphs
 from tz.runs.loop import init_loop as init_loop
 from tz.runs.loop import train_loop as train_loop
 from tz.runs.memory_plan import MemoryPlan as MemoryPlan

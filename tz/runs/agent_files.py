@@ -127,7 +127,7 @@ def load_agent(
 
 
 def agent_env(source: str | os.PathLike, *, env: Env | None = None) -> Env:
-    """The game that an agent plays.
+    """Return the game that an agent plays.
 
     **Arguments:** `source`, as of [`tz.load_agent`][]; `env`, for a game that is not one of pgx.
 

@@ -1,0 +1,32 @@
+"""What a search thinks of the moves, in the lines that GTP interfaces read."""
+
+from collections.abc import Callable
+
+from tz.play._thinking import Candidate
+
+
+def leela_line(candidates: list[Candidate], shown: Callable[[str], str]) -> str:
+    """As Leela Zero: percentages in hundredths."""
+    return " ".join(
+        f"info move {shown(move.name)} visits {move.visits} winrate {round(1e4 * _rate(move.value))} "
+        f"prior {round(1e4 * move.prior)} lcb {round(1e4 * _rate(move.value))} order {order} pv {_pv(move, shown)}"
+        for order, move in enumerate(candidates)
+    )
+
+
+def kata_line(candidates: list[Candidate], shown: Callable[[str], str]) -> str:
+    """As KataGo: fractions of one."""
+    return " ".join(
+        f"info move {shown(move.name)} visits {move.visits} utility {move.value:.6f} winrate {_rate(move.value):.6f} "
+        f"prior {move.prior:.6f} lcb {_rate(move.value):.6f} order {order} pv {_pv(move, shown)}"
+        for order, move in enumerate(candidates)
+    )
+
+
+def _rate(value: float) -> float:
+    """A value from -1 to 1 as the fraction of games won."""
+    return min(1.0, max(0.0, (value + 1) / 2))
+
+
+def _pv(move: Candidate, shown: Callable[[str], str]) -> str:
+    return " ".join(shown(name) for name in move.line)
