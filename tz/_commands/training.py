@@ -23,8 +23,8 @@ _OTHER = {
     "--device cpu|gpu": "Whose recipe of the game to begin with. Without it, that of the machine.",
     "--cpu-devices N": "Where there is no GPU, the number of parts that the processor is split into: about as many as "
     "it has cores. [2]",
-    "--no-gpu-graphs": "Where there is a GPU, runs its loops without CUDA graphs, which are slower, in case that the driver "
-    "has trouble with them.",
+    "--no-gpu-graphs": "Where there is a GPU, runs loops without CUDA graphs: slower, for drivers that have trouble "
+    "with them.",
 }
 _GAMES = """\
 Games: connect_four, tic_tac_toe, othello, hex, go_9x9, go_19x19, chess, gardner_chess, shogi, animal_shogi; with dice,
