@@ -1,4 +1,4 @@
-"""What tz does on a GPU, in one command: `python experiments/gpu.py --minutes 8 --out runs/gpu`.
+"""Measures tz on a GPU in one command: `python experiments/gpu.py --minutes 8 --out runs/gpu`.
 
 It runs the parts below one after the other, each in a process of its own with a time limit of its own, and writes what
 each one found to `--out` as soon as it is there. `--parts` chooses. The most important come first:
@@ -37,7 +37,7 @@ LIMITS = {  # seconds, for what is done besides training
 
 
 def command(part: str, args: argparse.Namespace) -> list[str]:
-    """What runs a part."""
+    """Return the command that runs a part."""
     if part == "tests":
         few = ["-k", "the_schedule_of_sequential_halving"] if args.tiny else []
         processes = str(min(8, os.cpu_count() or 1))

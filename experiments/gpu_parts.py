@@ -35,7 +35,7 @@ SECONDS = 3.0  # of repetitions
 
 
 class Cell(NamedTuple):
-    """What is timed together: a game, how much of it, and an evaluator."""
+    """A game, the size of its search, and an evaluator; their programs are timed together."""
 
     game: str
     num_games: int
@@ -66,7 +66,7 @@ def cells(tiny: bool, sizes: list[str]) -> list[Cell]:
 
 
 def contenders(cell: Cell) -> dict[str, tuple[Any, tuple]]:
-    """What is timed in a cell, by name: a function and its inputs."""
+    """Return the programs of a cell by name, each as a function and its inputs."""
     env, game = tz.from_pgx(cell.game), pgx.make(cell.game)  # pyright: ignore[reportArgumentType]
     inputs = (*positions(env, cell.num_games), jax.random.key(2))
     settings = {"max_nodes": cell.num_simulations + 1, "persist_tree": False, "max_actions": cell.max_actions}
@@ -96,7 +96,7 @@ def network_alone_in(dtype: Any, env: tz.Env, evaluator: Any, num_calls: int, st
 
 
 def measure_speed(args: argparse.Namespace) -> Iterator[str]:
-    """The table's lines, as they come. All programs are compiled first, side by side."""
+    """Yield the lines of the table as they are measured. All programs are compiled first, side by side."""
     graphs = "with loops as CUDA graphs" if "command_buffer" in str(jax_flags()) else "with XLA's defaults"
     yield f"# Simulations a second against mctx, {graphs}\n"
     yield (
@@ -126,7 +126,7 @@ def measure_speed(args: argparse.Namespace) -> Iterator[str]:
         medians = {name: statistics.median(record) for name, record in times.items()}
         for name, median in medians.items():
             rate = cell.num_games * cell.num_simulations / median
-            ratio = medians["tz, Gumbel"] and median / medians["tz, Gumbel"]
+            ratio = median / medians["tz, Gumbel"]
             yield f"{cell}| {name} | {rate:,.0f} | {ratio:.2f} | {len(times[name])} | {bits[name]} |"
 
 

@@ -60,7 +60,7 @@ def test_every_legal_move_has_a_name_that_finds_it(name):
 
 
 def squares(env, state):
-    """What stands where, read from the text of a board with the names of columns above and below."""
+    """Read the cells from the text of a board, which has the names of columns above and below."""
     lines = text_board(env, state).splitlines()
     columns = lines[0].split()
     rows = [line.split() for line in lines[1 : lines.index(lines[0], 1)]]

@@ -266,7 +266,7 @@ def test_numbers_are_drawn_on_the_position_itself():
         plot.plot_root(state, board=True)
 
 
-def test_a_game_with_names_marks_and_sides():
+def test_a_game_with_names_marks_and_sides(tmp_path):
     env, _, match = tic_tac_toe_match()
     states, moves = tz.replay_game(env, match, 0), np.asarray(match.actions[0])
     plain = plot.plot_game(states, env=env)
@@ -278,6 +278,7 @@ def test_a_game_with_names_marks_and_sides():
     images = [[ax.images[0].get_array() for ax in each.axes] for each in (plain, figure)]
     assert [bool((a != b).any()) for a, b in zip(*images, strict=True)] == [False] + [True] * len(names)
     animation = plot.render_game(states, env=env, moves=moves, players=("one", "two"))
+    animation.save(tmp_path / "game.gif", writer="pillow", dpi=40)
     animation._func(1)
     assert animation._fig.axes[0].get_title().endswith(f"move 1 of {len(names)}: {names[0]}")
     with pytest.raises(ValueError, match=r"found `moves` of shape \[1\], expected"):
@@ -295,7 +296,7 @@ def test_on_a_board_only_legal_cells_are_filled():
     visits = axes[1].images[0].get_array()
     assert visits.sum() == pytest.approx(1) and visits.argmax() == 2  # the winning cell
     assert len(axes) == 3 and axes[2].images[0].get_array()[0, 2] == 1
-    with pytest.raises(ValueError, match="4 x 3 needs as many actions"):
+    with pytest.raises(ValueError, match="found a board of 4 x 3, which needs as many actions, and 9 actions"):
         plot.plot_root(state, board=(4, 3))
 
 
