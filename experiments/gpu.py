@@ -9,7 +9,7 @@ each one found to `--out` as soon as it is there. `--parts` chooses. The most im
 - `kernels`: how many kernels a simulation starts, by the part of the search that they belong to.
 - `connect_four`: an agent of `--minutes`, and its mistakes on solved positions.
 - `leaves`: leaves evaluated together in batches of games: how much faster, and how much stronger in the same time.
-- `othello`: an agent of `--minutes`, and its score against a plain search with random games.
+- `othello`, `go_9x9`: an agent of `--minutes` each; `experiments/engines.py` then says where it stands.
 
 With `--tiny` all sizes are so small that a CPU does them in minutes: to see that the script works, not for its numbers.
 """
@@ -32,8 +32,10 @@ LIMITS = {  # seconds, for what is done besides training
     "kernels": 120,
     "connect_four": 180,
     "leaves": 600,
-    "othello": 300,
+    "othello": 120,
+    "go_9x9": 120,
 }
+TRAINED = ("connect_four", "othello", "go_9x9")  # for --minutes, besides the time above
 
 
 def command(part: str, args: argparse.Namespace) -> list[str]:
@@ -59,7 +61,7 @@ def environment(part: str, tiny: bool) -> dict[str, str]:
 
 def run(part: str, args: argparse.Namespace) -> str:
     """Runs one part with its log in a file; returns how it ended."""
-    limit = args.limit or LIMITS[part] + (60 * args.minutes if part in ("connect_four", "othello") else 0)
+    limit = args.limit or LIMITS[part] + (60 * args.minutes if part in TRAINED else 0)
     begun = time.perf_counter()
     with open(args.out / f"{part}.log", "w") as log:
         where = {"cwd": HERE.parent, "env": environment(part, args.tiny), "start_new_session": True}

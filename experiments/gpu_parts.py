@@ -6,11 +6,9 @@ import concurrent.futures
 import dataclasses
 import functools
 import hashlib
-import os
 import pathlib
 import re
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,16 +19,13 @@ import jax.numpy as jnp
 import mctx
 import numpy as np
 import pgx
+from gpu_agents import connect_four, go_9x9, jax_flags, othello
 from bench_search import mctx_search, network_alone, positions, steps_alone, tz_search
 from profile_search import part_of
 from timing import heading
 
 import tz
 
-sys.path.append(str(pathlib.Path(__file__).parent / "connect_four"))
-import truth
-
-STARTED = time.perf_counter()
 SECONDS = 3.0  # of repetitions
 
 
@@ -130,10 +125,6 @@ def measure_speed(args: argparse.Namespace) -> Iterator[str]:
             yield f"{cell}| {name} | {rate:,.0f} | {ratio:.2f} | {len(times[name])} | {bits[name]} |"
 
 
-def jax_flags() -> str:
-    return os.environ.get("XLA_FLAGS", "")
-
-
 def digest(result: Any) -> str:
     """Eight digits that differ if a bit of the result does."""
     arrays = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(result)]
@@ -189,80 +180,6 @@ def device_events(trace: Any) -> Iterator[tuple[str, float]]:
                 yield str(stats.get("hlo_op", event.name)), event.duration_ns
 
 
-def recipe_of(game: str, args: argparse.Namespace) -> tz.Recipe:
-    if args.tiny:
-        sizes: dict[str, Any] = {"num_blocks": 1, "num_channels": 8, "num_games": 8, "train_batch_size": 8}
-        return tz.Recipe(game, num_simulations=4, moves_per_epoch=4, capacity=64, train_steps_per_epoch=1, **sizes)
-    own: dict[str, Any] = {"capacity": 1500}  # of a long run, a third or so
-    if game == "othello":
-        own |= {"random_starts": 10, "q_scale": 0.5}
-    return tz.runs.gpu_recipe(tz.Recipe(game, **own))
-
-
-def train(game: str, args: argparse.Namespace) -> tz.mcts.NetworkEvaluator:
-    """An agent of `--minutes`, all of this process included, in a file of its own."""
-    recipe = recipe_of(game, args)
-    config, env = recipe.build()
-    state = recipe.start(config, env, seed=args.seed)
-    sinks = [tz.console_sink, tz.JsonLinesSink(args.out / f"{game}.jsonl")]
-    seconds = 60 * args.minutes - (time.perf_counter() - STARTED)
-    length: dict[str, Any] = {"num_epochs": 2} if args.tiny else {"seconds": seconds}
-    state = tz.runs.train_for(recipe, config, env, state, sinks=sinks, **length)
-    spent = time.perf_counter() - STARTED
-    card = {"recipe": dataclasses.asdict(recipe), "seed": args.seed, "epochs": int(state.epoch)}
-    facts = tz.runs.run_facts()
-    card |= {"minutes": round(spent / 60, 2), "device": facts["devices"], "flags": jax_flags()}
-    card |= {name: facts[name] for name in ("versions", "git")}
-    card["script"] = f"python experiments/gpu.py --parts {game} --minutes {args.minutes:g}"
-    tz.save_agent(args.out / f"{game}.tz", tz.from_pgx(game), state.train.playing, card=card)
-    return tz.NetworkEvaluator(state.train.playing, env.observe)
-
-
-def connect_four(args: argparse.Namespace) -> Iterator[str]:
-    """The mistakes of an agent on solved positions, which it never saw."""
-    agent = train("connect_four", args)
-    trained = time.perf_counter() - STARTED
-    epochs = tz.runs.agent_card(args.out / "connect_four.tz")["epochs"]
-    yield "# Connect Four\n"
-    yield f"{heading('jax', 'pgx', 'equinox')} {trained:.0f} s in all, {epochs} epochs, seed {args.seed}.\n"
-    solved = truth.load_solved()
-    if args.tiny:
-        solved = truth.Solved(*(array[::60] for array in solved))
-    columns = [f"{source} {phase}" for source in truth.SOURCES for phase in ("all", *truth.PHASES)]
-    yield "| mistakes in % | " + " | ".join(columns) + " |"
-    yield "|---|" + "---:|" * len(columns)
-    numbers, measured = (4,) if args.tiny else (600, 32, 64, 200), {}
-    rows = [("policy", None)] + [(f"{n} simulations", truth.gumbel(n)) for n in numbers]
-    for name, mcts in rows:
-        chosen = truth.chosen_moves(mcts, agent, solved.moves, batch_size=64 if args.tiny else 1024)
-        found = [round(rate, 2) for rate in truth.rates(solved, truth.mistakes(solved, chosen))]
-        measured[name] = dict(zip(columns, found, strict=True))
-        yield f"| {name} | " + " | ".join(f"{rate:.2f}" for rate in found) + " |"
-    card = tz.runs.agent_card(args.out / "connect_four.tz") | {"mistakes": measured}
-    tz.save_agent(args.out / "connect_four.tz", tz.from_pgx("connect_four"), agent.network, card=card)
-
-
-def othello(args: argparse.Namespace) -> Iterator[str]:
-    """The score of an agent against a plain search with a random game for each simulation."""
-    agent, env = train("othello", args), tz.from_pgx("othello")
-    epochs = tz.runs.agent_card(args.out / "othello.tz")["epochs"]
-    yield "# Othello\n"
-    yield f"{heading('jax', 'pgx', 'equinox')} {time.perf_counter() - STARTED:.0f} s in all, {epochs} epochs.\n"
-    num_games, num_simulations, num_rollouts = (2, 2, 2) if args.tiny else (256, 200, 1000)
-    mcts = dataclasses.replace(recipe_of("othello", args).build()[0].mcts, num_simulations=num_simulations)
-    mcts = dataclasses.replace(tz.without_exploration(mcts), persist_tree=False, max_nodes=None)
-    plain = tz.MCTS(num_rollouts, root=tz.PlainRoot(), temperature=0.0, persist_tree=False)
-    rival = tz.Player(plain, tz.RolloutEvaluator(env, max_moves=128))
-    max_moves = 8 if args.tiny else 128
-    player = tz.Player(mcts, agent)
-    match = tz.play_match(env, player, rival, num_games=num_games, max_moves=max_moves, key=jax.random.key(5))
-    low, high = match.interval()
-    yield (
-        f"{num_simulations} simulations against {num_rollouts} rollouts, {num_games} games: score "
-        f"{float(match.score):.3f} (95 % interval {float(low):.3f} to {float(high):.3f})."
-    )
-
-
 def measure_leaves(args: argparse.Namespace) -> Iterator[str]:
     """Speed of batches of games by leaves a step, and the score of each in the same time against one leaf a step."""
     env, own = tz.from_pgx("connect_four"), args.out / "connect_four.tz"
@@ -314,6 +231,7 @@ PARTS = {
     "connect_four": connect_four,
     "leaves": measure_leaves,
     "othello": othello,
+    "go_9x9": go_9x9,
 }
 
 

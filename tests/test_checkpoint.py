@@ -31,7 +31,9 @@ pytestmark = pytest.mark.slow
 MESH = tz.data_mesh(jax.devices()[:1])
 ENV = tz.from_pgx("tic_tac_toe")
 CONFIG = trainer.config()
-TIMES = {"seconds", "moves_per_second", "simulations_per_second"}
+TOTALS = {"seconds": "elapsed_seconds", "moves": "total_moves", "episodes": "total_games"}
+TOTALS |= {"gradient_steps": "total_steps"}
+TIMES = {"seconds", "moves_per_second", "simulations_per_second", "elapsed_seconds"}
 train_loop = functools.partial(tz.train_loop, CONFIG, ENV, sinks=[], progress=False, mesh=MESH)
 
 
@@ -94,7 +96,10 @@ def test_ten_epochs_are_four_and_six(ten_epochs, tmp_path):
     state = train_loop(state, num_epochs=6, sinks=sinks, checkpoints=checkpoints)
     assert_same(state, ten_epochs[0])
     assert [untimed(row) for row in rows] == [untimed(row) for row in ten_epochs[1]]
-    assert [json.loads(line) for line in path.read_text().splitlines()] == rows
+    written = [json.loads(line) for line in path.read_text().splitlines()]
+    for number, (line, row) in enumerate(zip(written, rows, strict=True), start=1):
+        sums = {total: sum(row[name] for row in rows[:number]) for name, total in TOTALS.items()}
+        assert line == {**row, **sums}, "what there was in all counts on after the restart"
     assert checkpoints.epochs == [4, 10]
 
 
@@ -293,7 +298,7 @@ def test_a_signal_lets_the_epoch_finish_and_saves(number, ten_epochs, tmp_path):
     checkpoints = tz.Checkpoints(tmp_path, every_epochs=100)
     sinks = [rows.append, lambda metrics: os.kill(os.getpid(), number) if metrics["epoch"] == 2 else None]
     handlers = [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
-    with pytest.raises(SystemExit, match=rf"{number.name} after 3 epochs, all of which are saved in .*--resume"):
+    with pytest.raises(SystemExit, match=rf"{number.name} after 3 epochs, all of which are saved in .*python -m tz resume"):
         train_loop(start(), num_epochs=10, sinks=sinks, checkpoints=checkpoints)
     assert [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)] == handlers
     checkpoints = tz.Checkpoints(tmp_path, resume=True)

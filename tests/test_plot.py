@@ -444,7 +444,7 @@ def test_several_runs_share_axes_and_what_is_missing_is_left_out():
     assert labels == ["long, policy loss", "long, value loss", "short, value loss"]
     np.testing.assert_allclose(loss.lines[2].get_xdata(), np.arange(1, 4) / 120)
     assert len({line.get_color() for line in loss.lines}) == 2 and len(score.lines) == 2
-    with pytest.raises(ValueError, match=r"'short' has 'random_score'.*found elo, elo_high"):
+    with pytest.raises(ValueError, match=r"'short' has 'random_score'.*found elapsed so far, elo, elo_high"):
         plot.plot_learning({"long": ROWS, "short": short}, x="random_score")
     with pytest.raises(ValueError, match="Nothing to draw"):
         plot.plot_learning([{"epoch": 0}])

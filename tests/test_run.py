@@ -105,8 +105,8 @@ def test_a_fork_begins_with_the_run_and_its_settings_but_for_those_given(run, tm
     main(["fork", str(run), "--out", str(folder), "--cpu-devices", "8", *more])
     assert [row["epoch"] for row in metrics(folder)] == [4]
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
-    recipe, _ = whole_run.saved_settings(folder)
-    assert recipe == dataclasses.replace(whole_run.saved_settings(run)[0], learning_rate=1e-4, train_steps_per_epoch=3)
+    recipe, _ = run_settings.saved_settings(folder)
+    assert recipe == dataclasses.replace(run_settings.saved_settings(run)[0], learning_rate=1e-4, train_steps_per_epoch=3)
     main(["resume", str(folder), "--cpu-devices", "8", "--epochs", "6"])
     card = tz.runs.agent_card(folder / "agent.tz")
     assert card["epochs"] == 6 and card["forked_from"] == tz.runs.agent_card(run / "agent.tz")
@@ -281,10 +281,10 @@ def test_settings_on_a_full_disk_are_not_lost_when_a_run_is_resumed(run, monkeyp
 
 def test_a_run_is_resumed_with_its_own_settings_only(run):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    message = r"resumed with num_blocks 2, where it has 1; seed 5, where it has 0\. .*--fork"
+    message = r"resumed with num_blocks 2, where it has 1; seed 5, where it has 0\. .*python -m tz fork"
     with pytest.raises(SystemExit, match=message):
         main(["resume", str(run), "--num-blocks", "2", "--seed", "5", "--cpu-devices", "8"])
-    recipe, settings = whole_run.saved_settings(run)
+    recipe, settings = run_settings.saved_settings(run)
     with pytest.raises(ValueError, match="resumed with learning_rate 0.5, where it has 0.003"):
         tz.runs.train_run(dataclasses.replace(recipe, learning_rate=0.5), dataclasses.replace(settings, resume=True))
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
@@ -326,11 +326,11 @@ def test_settings_of_before_the_renaming_are_read(run, tmp_path):
     text = (run / "settings.json").read_text()
     assert "search_value_fraction" in text
     (tmp_path / "settings.json").write_text(text.replace("search_value_fraction", "search_value_share"))
-    assert whole_run.saved_settings(tmp_path)[0] == whole_run.saved_settings(run)[0]
+    assert run_settings.saved_settings(tmp_path)[0] == run_settings.saved_settings(run)[0]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"recipe": {"num_layers": 3}, "run": {}}', "\xff", '{"recipe": 3}'])
 def test_settings_that_are_damaged_are_refused(text, tmp_path):
     (tmp_path / "settings.json").write_text(text, encoding="latin-1")
     with pytest.raises(ValueError, match=r"settings.json does not hold the settings of a run"):
-        whole_run.saved_settings(tmp_path)
+        run_settings.saved_settings(tmp_path)
