@@ -78,7 +78,7 @@ def connect_four(args: argparse.Namespace) -> Iterator[str]:
 
 
 def board_game(game: str, args: argparse.Namespace) -> Iterator[str]:
-    """An agent, and its score against the same search with the network that it began with."""
+    """Trains an agent, and has it play against the same search without a network."""
     agent, env = train(game, args), tz.from_pgx(game)
     epochs = tz.runs.agent_card(args.out / f"{game}.tz")["epochs"]
     yield f"# {game}\n"

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import mctx
 import numpy as np
 import pgx
-from gpu_agents import connect_four, go_9x9, jax_flags, othello
 from bench_search import mctx_search, network_alone, positions, steps_alone, tz_search
+from gpu_agents import connect_four, go_9x9, jax_flags, othello
 from profile_search import part_of
 from timing import heading
 

@@ -298,7 +298,9 @@ def test_a_signal_lets_the_epoch_finish_and_saves(number, ten_epochs, tmp_path):
     checkpoints = tz.Checkpoints(tmp_path, every_epochs=100)
     sinks = [rows.append, lambda metrics: os.kill(os.getpid(), number) if metrics["epoch"] == 2 else None]
     handlers = [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
-    with pytest.raises(SystemExit, match=rf"{number.name} after 3 epochs, all of which are saved in .*python -m tz resume"):
+    with pytest.raises(
+        SystemExit, match=rf"{number.name} after 3 epochs, all of which are saved in .*python -m tz resume"
+    ):
         train_loop(start(), num_epochs=10, sinks=sinks, checkpoints=checkpoints)
     assert [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)] == handlers
     checkpoints = tz.Checkpoints(tmp_path, resume=True)

@@ -106,7 +106,9 @@ def test_a_fork_begins_with_the_run_and_its_settings_but_for_those_given(run, tm
     assert [row["epoch"] for row in metrics(folder)] == [4]
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     recipe, _ = run_settings.saved_settings(folder)
-    assert recipe == dataclasses.replace(run_settings.saved_settings(run)[0], learning_rate=1e-4, train_steps_per_epoch=3)
+    assert recipe == dataclasses.replace(
+        run_settings.saved_settings(run)[0], learning_rate=1e-4, train_steps_per_epoch=3
+    )
     main(["resume", str(folder), "--cpu-devices", "8", "--epochs", "6"])
     card = tz.runs.agent_card(folder / "agent.tz")
     assert card["epochs"] == 6 and card["forked_from"] == tz.runs.agent_card(run / "agent.tz")
