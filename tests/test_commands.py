@@ -191,24 +191,32 @@ def test_a_file_gets_a_short_line_an_epoch():
 
 
 def test_a_terminal_has_one_line_that_is_rewritten_and_fits(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "60")
-    stream = Terminal()
-    with Screen(seconds=600.0, done=(186.0, 91), stream=stream) as screen:
+    monkeypatch.setenv("COLUMNS", "80")
+    stream, totals = Terminal(), {"total_games": 27420}
+    with Screen(seconds=600.0, done=(186.0, 91), totals=lambda: totals, stream=stream) as screen:
         screen.say("resumed at epoch 91")
         screen.phase("self-play")
         assert stream.getvalue().endswith("31%  3:06 of 10:00  compiles self-play ...")
         screen.phase("training")
         screen.phase("self-play")
         screen(ROW)
-        assert stream.getvalue().count("\n") == 1, "an epoch without a test leaves no row"
-        screen(ROW | TEST)
-    assert stream.getvalue().count("\n") == 2 and stream.getvalue().endswith("\r\x1b[K")
+        rows = [line.split("\x1b[K")[-1] for line in stream.getvalue().split("\n")[:-1]]
+        assert rows == ["resumed at epoch 91", screens._LEGEND], "an epoch without a test leaves no row"
+        screen(ROW | TEST | {"second_score": 0.5, "second_score_low": 0.4, "second_score_high": 0.6})
+        whole = "31%  3:06 of 10:00  27.4k games  1.23k moves/s  loss 0.250  random 0.75 (0.60 to 0.90)"
+        assert stream.getvalue().endswith("\r\x1b[K" + whole[:79])
+    assert stream.getvalue().count("\n") == 3 and stream.getvalue().endswith("\r\x1b[K")
     shown = [part for part in re.split(r"\r\x1b\[K", stream.getvalue()) if not part.endswith("\n")]
-    assert all(len(part) < 60 for part in shown)
+    assert all(len(part) < 80 for part in shown)
+    monkeypatch.setenv("COLUMNS", "160")
+    stream = Terminal()
+    with Screen(num_epochs=10, totals=lambda: totals, stream=stream) as screen:
+        screen(ROW)
+    assert "27,420 games  1,234 moves/s  policy loss 0.250 above its floor" in stream.getvalue()
     assert clock(3787.0) == "1:03:07" and clock(-1.0) == "0:00"
 
 
 def test_results_of_matches_and_ratings_are_printed_in_words():
     ratings = tz.matches.fit_elo(np.array([[0, 5], [5, 0]]), np.array([[0, 2], [2, 0]]))
     assert re.fullmatch(r"  0     \+0 \(\+0 to \+0\)\n  1     \+0 \(-\d+ to \+\d+\)", str(ratings)), str(ratings)
-    assert screens.test_text({"elo": 12.3, "elo_low": -4.0, "elo_high": 20.0}) == "Elo 12 (-4 to 20)"
+    assert screens.result_text({"elo": 12.3, "elo_low": -4.0, "elo_high": 20.0}) == "Elo 12 (-4 to 20)"

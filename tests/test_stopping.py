@@ -104,7 +104,7 @@ def test_ctrl_c_without_checkpoints_returns_the_state_after_the_epoch(start, cap
     state = train_loop(start, num_epochs=9, sinks=sinks)
     assert signal.getsignal(signal.SIGINT) is before
     said = capsys.readouterr().err
-    assert "SIGINT: stops after this epoch and returns the state; Ctrl-C stops at once." in said
+    assert "SIGINT: stops after this epoch and returns the state; another Ctrl-C stops at once." in said
     assert "SIGINT after 3 epochs" in said
     assert_sound(state, 3)
 

@@ -19,7 +19,7 @@ from tz.mcts.settings import MCTS, gumbel_mcts, without_exploration
 from tz.plot.learning import plot_learning
 from tz.runs.agent_files import agent_card, agent_game, load_agent
 from tz.runs.run_settings import saved_settings
-from tz.runs.screen import clock, test_text
+from tz.runs.screen import clock, result_text
 
 _SHOW = """\
 python -m tz show FOLDER|AGENT
@@ -176,7 +176,7 @@ def run_text(folder: pathlib.Path) -> str:
         done.append(clock(last["elapsed_seconds"]))
     done += [f"{last[f'total_{name}']:,.0f} {name}" for name in ("games", "moves", "steps") if f"total_{name}" in last]
     lines.append(f"  done: {', '.join(done)}")
-    tests = [(row["epoch"] + 1, text) for row in rows if (text := test_text(row))]
+    tests = [(row["epoch"] + 1, text) for row in rows if (text := result_text(row))]
     lines += [f"  last test, after epoch {tests[-1][0]}: {tests[-1][1]}"] if tests else ["  no test yet"]
     epochs = sorted(int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdecimal())
     if epochs:

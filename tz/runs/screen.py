@@ -16,6 +16,8 @@ _FIRST = {
     "testing": "compiles the first test",
 }
 _ROW_SECONDS = 60.0  # at least one row that stays, on a terminal
+_WIDE = 150  # columns, from which on a terminal shows as much as a file
+_LEGEND = "loss: that of the policy above its floor, the entropy of its targets"
 
 
 class Screen:
@@ -39,6 +41,7 @@ class Screen:
         self._stream = sys.stdout if stream is None else stream
         self._is_terminal = self._stream.isatty()
         self._phase, self._seen, self._facts, self._test = "", set(), "", ""
+        self._is_short = self._is_terminal and _columns() < _WIDE
         self._row_at, self._lock, self._ended = time.monotonic(), threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._tick, daemon=True) if self._is_terminal else None
         if self._thread is not None:
@@ -66,14 +69,16 @@ class Screen:
         """Shows the metrics of an epoch."""
         values = {name: plain(x) for name, x in metrics.items()}
         self.epoch = int(metrics["epoch"]) + 1
-        tested = test_text(values)
-        self._facts, self._test = epoch_text(values, self.totals()), tested or self._test
+        tested = result_text(values, only_first=self._is_short)
+        if self._is_short and not self._facts and "policy_loss_floor" in values:
+            self._print(_LEGEND)
+        self._facts, self._test = epoch_text(values, self.totals(), self._is_short), tested or self._test
         is_due = time.monotonic() - self._row_at >= _ROW_SECONDS
         if not self._is_terminal:
             self._print(self._line(tested))
         elif tested or is_due:
             self._row_at = time.monotonic()
-            self._print(self._line(tested))
+            self._print(self._line(self._test if self._is_short else tested))
         self._refresh()
 
     def say(self, text: str) -> None:
@@ -89,7 +94,8 @@ class Screen:
             self._write("\r\x1b[K")
 
     def _line(self, test: str) -> str:
-        parts = [self._length(), f"epoch {self.epoch}", self._facts, test]
+        epoch = [] if self._is_short and self.seconds is not None else [f"epoch {self.epoch}"]
+        parts = [self._length(), *epoch, self._facts, test]
         return "  ".join(part for part in parts if part)
 
     def _length(self) -> str:
@@ -108,12 +114,11 @@ class Screen:
     def _refresh(self) -> None:
         if not self._is_terminal or self._ended.is_set():
             return
-        width = shutil.get_terminal_size((80, 24)).columns
         if self._facts and self._phase not in _FIRST.values():
             line = self._line(self._test)
         else:
             line = f"{self._length()}  {self._phase} ..." if self._phase else self._length()
-        self._write(f"\r\x1b[K{line[: width - 1]}")
+        self._write(f"\r\x1b[K{line[: _columns() - 1]}")
 
     def _print(self, text: str) -> None:
         self._write(f"\r\x1b[K{text}\n" if self._is_terminal else f"{text}\n")
@@ -124,6 +129,10 @@ class Screen:
             self._stream.flush()
 
 
+def _columns() -> int:
+    return shutil.get_terminal_size((80, 24)).columns
+
+
 def clock(seconds: float | int) -> str:
     """A length of time as a clock shows it: `3:07`, `1:03:07`."""
     minutes, rest = divmod(int(max(seconds, 0)), 60)
@@ -131,25 +140,35 @@ def clock(seconds: float | int) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def epoch_text(values: Mapping[str, Any], totals: Mapping[str, int | float]) -> str:
-    """The games so far, the speed and the losses of an epoch in a few words."""
+def epoch_text(values: Mapping[str, Any], totals: Mapping[str, int | float], is_short: bool = False) -> str:
+    """The games so far, the speed and the losses of an epoch in a few words, or in fewer."""
+    count = _rounded if is_short else "{:,.0f}".format
     parts = []
     if "seed" in values:
         parts.append(f"seed {values['seed']}")
     if "total_games" in totals:
-        parts.append(f"{totals['total_games']:,.0f} games")
+        parts.append(f"{count(totals['total_games'])} games")
     if "moves_per_second" in values:
-        parts.append(f"{values['moves_per_second']:,.0f} moves/s")
+        parts.append(f"{count(values['moves_per_second'])} moves/s")
     if {"policy_loss", "policy_loss_floor"} <= set(values):
-        parts.append(f"policy loss {values['policy_loss'] - values['policy_loss_floor']:.3f} above its floor")
+        excess = values["policy_loss"] - values["policy_loss_floor"]
+        parts.append(f"loss {excess:.3f}" if is_short else f"policy loss {excess:.3f} above its floor")
     elif "loss" in values:
         parts.append(f"loss {values['loss']:.3f}")
-    if "value_loss" in values:
+    if "value_loss" in values and not is_short:
         parts.append(f"value loss {values['value_loss']:.3f}")
     return "  ".join(parts)
 
 
-def test_text(values: Mapping[str, Any]) -> str:
+def _rounded(number: float | int) -> str:
+    """A number in at most four characters and a unit: `27.4k`."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.0f}"
+
+
+def result_text(values: Mapping[str, Any], *, only_first: bool = False) -> str:
     """The results of the tests among some metrics, each with its interval."""
     found = []
     for name, value in values.items():
@@ -160,7 +179,7 @@ def test_text(values: Mapping[str, Any]) -> str:
         label = name.replace("elo", "Elo").replace("_", " ").removesuffix(" score")
         found.append(f"{label} {value:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})")
     heights = [f"{name.replace('_', ' ')} {x:.2f}" for name, x in values.items() if name.endswith("_height")]
-    return ", ".join(heights + found)
+    return ", ".join((heights + found)[: 1 if only_first else None])
 
 
 def _are_numbers(values: Sequence[Any]) -> bool:

@@ -103,7 +103,9 @@ def noted_signals(newest: Newest, *, saves: bool) -> Iterator[list[str]]:
         then = "saves" if saves else "returns the state"
         with contextlib.suppress(RuntimeError):  # it interrupted another print to stderr
             clear = "\r\x1b[K" if sys.stderr.isatty() else ""  # what is left of a line that is rewritten
-            print(f"{clear}{noted[-1]}: stops after this epoch and {then}; Ctrl-C stops at once.", file=sys.stderr)
+            print(
+                f"{clear}{noted[-1]}: stops after this epoch and {then}; another Ctrl-C stops at once.", file=sys.stderr
+            )
 
     if threading.current_thread() is not threading.main_thread():  # others cannot handle signals
         yield noted

@@ -45,13 +45,15 @@ def train_for(
     if (seconds is None) == (num_epochs is None):
         raise ValueError(f"train_for: expected seconds or num_epochs, found {seconds=} and {num_epochs=}.")
     before = part[0] * seconds if seconds is not None else 0.0
-    kept = checkpoints[0] if isinstance(checkpoints, list) else checkpoints
-    begun = time.perf_counter() - max(before, kept.seconds if kept is not None else 0.0)
+    kept = checkpoints if isinstance(checkpoints, list) else [checkpoints] if checkpoints is not None else []
+    begun = time.perf_counter() - max([before, *(one.seconds for one in kept)])
     clock = _EpochClock(config.epochs_per_test if config.testers else None)
 
     def before_epoch(state: LoopState) -> LoopState:
         now, epoch = _agreed(time.perf_counter() - begun), int(jnp.max(state.epoch))
         clock.note(epoch, now)
+        for one in kept:  # what is saved counts the warm-up as well, which belongs to no epoch
+            one.seconds = now
         if seconds is not None:
             fraction, done = now / seconds, now + clock.expected(epoch) >= part[1] * seconds
         else:
@@ -62,9 +64,8 @@ def train_for(
 
     ends = {"num_epochs": None, "before_epoch": before_epoch}
     if isinstance(state, list):
-        several = checkpoints if isinstance(checkpoints, list) else ()
-        return train_seeds(config, env, state, **ends, checkpoints=several, **options)
-    return train_loop(config, env, state, **ends, checkpoints=kept, **options)
+        return train_seeds(config, env, state, **ends, checkpoints=kept, **options)
+    return train_loop(config, env, state, **ends, checkpoints=kept[0] if kept else None, **options)
 
 
 class _EpochClock:

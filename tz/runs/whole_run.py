@@ -49,17 +49,15 @@ def train_run(recipe: Recipe, settings: RunSettings) -> LoopState | list[LoopSta
     options = {"testers": testers, "epochs_per_test": settings.test_epochs}
     config = dataclasses.replace(config, **options, skip_nonfinite=settings.skip_nonfinite)
 
-    def length() -> dict[str, Any]:
-        seconds = None if settings.minutes is None else 60 * settings.minutes - (time.perf_counter() - begun)
-        return {"num_epochs": settings.epochs, "seconds": seconds}
-
+    length = {"num_epochs": settings.epochs, "seconds": None if settings.minutes is None else 60 * settings.minutes}
     with contextlib.ExitStack() as opened:
         if settings.seeds == 1:
             state, sinks, checkpoints = opened.enter_context(_opened(recipe, settings, config, env, mesh, best))
             before = checkpoints.seconds, int(state.epoch)
+            checkpoints.seconds += time.perf_counter() - begun  # the start is part of the time
             screen = opened.enter_context(_screen(settings, sinks[0], before, time.perf_counter() - begun))
             options = {"sinks": [*sinks, screen], "progress": screen.phase, "checkpoints": checkpoints}
-            return train_for(recipe, config, env, state, **length(), **options)
+            return train_for(recipe, config, env, state, **length, **options)
         check_unused(settings.out)
         runs = []
         for index in range(settings.seeds):
@@ -76,9 +74,11 @@ def train_run(recipe: Recipe, settings: RunSettings) -> LoopState | list[LoopSta
             call_sinks([together, screen], named)
             call_sinks(sinks[row["seed"]], alone)
 
+        for one in checkpoints:
+            one.seconds += time.perf_counter() - begun
         runs.clear()  # the states are given up as the training begins
         options = {"sinks": [report], "progress": screen.phase, "checkpoints": checkpoints}
-        return train_for(recipe, config, env, states, **length(), **options)
+        return train_for(recipe, config, env, states, **length, **options)
 
 
 def _screen(settings: RunSettings, sink: Sink, before: tuple[float, int], starting: float) -> Screen:
