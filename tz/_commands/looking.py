@@ -50,6 +50,7 @@ gtp:COMMAND (a program that speaks GTP).
   python -m tz match runs/one/agent.tz connect_four --games 200 --simulations 64
 
 """
+_LAST = ("versions", "git", "flags", "recipe")  # of a card: the rest says how strong an agent is, and how it became so
 
 
 def show(arguments: Sequence[str]) -> None:
@@ -141,6 +142,7 @@ def card_text(source: str) -> str:
     **Raises:** `ValueError` if there is no such agent.
     """
     card = agent_card(source)
+    card = {name: card[name] for name in sorted(card, key=lambda name: name in _LAST)}
     lines = [f"{source}: an agent that plays {agent_game(source)}"]
     for name, value in card.items():
         lines += _lines(name, value, "  ")
