@@ -20,8 +20,8 @@ PROJECT = nox.project.load_toml("pyproject.toml")["project"]
 
 @nox.session
 def hello(session: nox.Session) -> None:
-    """Trains an agent that plays Othello and leaves it, its curves and a game under runs/hello/."""
-    session.install("-e", ".")
+    """Trains an agent that plays Othello and leaves it, its curves and a film of a game under runs/hello/."""
+    session.install("-e", ".[pictures]")
     session.run("python", "experiments/hello_othello.py", *session.posargs)
 
 

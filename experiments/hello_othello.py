@@ -1,7 +1,7 @@
 """The main job: AlphaZero learns Othello by self-play, in minutes on a laptop.
 
-Leaves under `--out` the trained agent, the metrics of each epoch, a learning curve and one game against the greedy
-player: `python experiments/hello_othello.py --out runs/hello`.
+Leaves under `--out` the trained agent, the metrics of each epoch, a learning curve and a film of one game against the
+greedy player: `python experiments/hello_othello.py --out runs/hello`.
 """
 
 import argparse
@@ -14,7 +14,24 @@ import jax.numpy as jnp
 import optax
 
 import tz
-from tz.plot import plot_learning, save_game
+from tz.plot import plot_learning, render_game
+
+END = """\
+
+{seconds:.0f} s in all. The agent began as a random network. With 24 simulations a move it now scores {match.score:.2f}
+against a player who always takes the most discs. In {out} there are
+
+  agent.tz        the agent
+  learning.png    what it learned: losses, and scores with their intervals
+  game.gif        a game against the greedy player, and what both thought of it
+  metrics.jsonl   the numbers of each epoch
+
+What next? (In an environment with tz: pip install -e .)
+
+  python -m tz play {out}/agent.tz                            play against it
+  jupyter lab notebooks/01_hello_othello.ipynb                see how it works, part by part
+  python -m tz train --env othello --minutes 60               train a much stronger one
+"""
 
 
 def greedy_player(env: tz.Env) -> tz.Player:
@@ -67,21 +84,37 @@ def main() -> None:
 
     metrics = args.out / "metrics.jsonl"
     metrics.unlink(missing_ok=True)  # of an earlier run of this script
-    state = tz.train_loop(
-        config, env, state, num_epochs=args.epochs, sinks=[tz.console_sink, tz.JsonLinesSink(metrics)]
-    )
-    tz.save_agent(args.out / "agent.tz", env, state.train.network)
+    sink = tz.JsonLinesSink(metrics)
+    with tz.runs.Screen(num_epochs=args.epochs, totals=sink.totals) as screen:
+        options = {"sinks": [sink, screen], "progress": screen.phase}
+        state = tz.train_loop(config, env, state, num_epochs=args.epochs, **options)
     plot_learning(metrics).savefig(args.out / "learning.png", dpi=150)
 
     evaluator = tz.NetworkEvaluator(state.train.network, env.observe)
+    scores = {}
     for tester in testers:
         matches = [tester.match(config.test_mcts, env, evaluator, key=key) for key in jax.random.split(match_key, 3)]
         match = jax.tree.map(lambda *parts: jnp.concatenate(parts), *matches)
-        low, high = match.interval()
-        counts = f"{match.wins} wins, {match.draws} draws, {match.losses} losses"
-        print(f"against {tester.name}: {counts}, score {match.score:.3f} ({low:.3f} to {high:.3f})", flush=True)
-    save_game(tz.replay_game(env, match, 0), args.out / "game.svg")  # in game 0 the agent moves first
-    print(f"{time.perf_counter() - started:.0f} s in all; the results are in {args.out}")
+        print(f"against the {tester.name} player: {match}", flush=True)
+        scores[f"score against {tester.name}"] = str(match)
+    card = {"epochs": args.epochs, "seed": args.seed, "scores": scores} | tz.runs.run_facts()
+    tz.save_agent(args.out / "agent.tz", env, state.train.network, card=card)
+    agent = tz.Player(config.test_mcts, evaluator)
+    draw_game(env, match, agent, testers[-1].opponent, args.out / "game.gif")
+    print(END.format(out=args.out, seconds=time.perf_counter() - started, match=match))
+
+
+def draw_game(
+    env: tz.Env, match: tz.matches.MatchResult, agent: tz.Player, greedy: tz.Player, path: pathlib.Path
+) -> None:
+    """Films game 0, in which the agent moves first, with the values that each player's search found."""
+    values = {
+        name: tz.matches.replay_values(env, match, 0, player, key=jax.random.key(1))
+        for name, player in {"the agent's estimate": agent, "greedy's": greedy}.items()
+    }
+    sides = {"moves": match.actions[0], "players": ("agent", "greedy")}
+    film = render_game(tz.replay_game(env, match, 0), env=env, values=values, **sides)
+    film.save(path, writer="pillow", dpi=90)
 
 
 if __name__ == "__main__":

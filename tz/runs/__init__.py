@@ -18,6 +18,7 @@ from tz.runs.memory_plan import MemoryPlan as MemoryPlan
 from tz.runs.memory_plan import plan_memory as plan_memory
 from tz.runs.recipes import Recipe as Recipe
 from tz.runs.run_settings import RunSettings as RunSettings
+from tz.runs.screen import Screen as Screen
 from tz.runs.seeds import train_seeds as train_seeds
 from tz.runs.sinks import JsonLinesSink as JsonLinesSink
 from tz.runs.sinks import Sink as Sink

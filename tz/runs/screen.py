@@ -21,10 +21,20 @@ _LEGEND = "loss: that of the policy above its floor, the entropy of its targets"
 
 
 class Screen:
-    """Shows how far a run is; a sink of its metrics, and the `progress` of [`tz.train_loop`][].
+    """Shows how far a run is, as the command line does: a sink of its metrics that also follows its phases.
 
-    **Arguments:** `seconds` or `num_epochs`, the length of the run; `totals`, which says the number of games so far;
-    `done`, the seconds and the epochs before this run was resumed; `stream`, a text file, standard output by default.
+    On a terminal it keeps one line, which is rewritten, and prints a row for each test. Elsewhere, such as in a file or
+    a notebook, it prints a short line an epoch. Close it in the end, or use it in a `with` statement:
+
+    ```
+    metrics = tz.JsonLinesSink("metrics.jsonl")
+    with tz.runs.Screen(num_epochs=20, totals=metrics.totals) as screen:
+        tz.train_loop(config, env, state, num_epochs=20, sinks=[metrics, screen], progress=screen.phase)
+    ```
+
+    **Arguments:** `seconds` or `num_epochs`, the length of the run; `totals`, a function that returns the number of
+    games so far as `total_games`, such as [`tz.JsonLinesSink.totals`][]; `done`, the seconds and the epochs before this
+    run was resumed; `stream`, a text file, by default standard output.
     """
 
     def __init__(
