@@ -34,6 +34,7 @@ class Results:
     names: list[str]
     rows: list[str] = dataclasses.field(default_factory=list)
     games: dict[tuple[str, str], tuple[int, int, int]] = dataclasses.field(default_factory=dict)
+    scores: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def add(self, first: str, second: str, match: tz.matches.MatchResult, seconds: float) -> None:
         wins, draws, losses = (int(x) for x in (match.wins, match.draws, match.losses))
@@ -41,6 +42,7 @@ class Results:
         self.games[first, second] = wins, draws, losses
         unfinished = len(match.returns) - wins - draws - losses
         cells = [first, second, wins, draws, losses, unfinished, f"{match.score:.2f}", f"{low:.2f} to {high:.2f}"]
+        self.scores[f"{first} against {second}"] = f"{match.score:.2f} ({low:.2f} to {high:.2f})"
         self.rows.append(f"| {' | '.join(map(str, [*cells, f'{seconds:.0f}']))} |")
         print(self.rows[-1], *match.failures[:3], sep="\n", flush=True)
 
@@ -92,6 +94,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds for one move of an engine")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=pathlib.Path, help="a file for the tables")
+    parser.add_argument("--ship", type=pathlib.Path, help="a copy of the agent, with these scores in its card")
     return parser.parse_args()
 
 
@@ -138,6 +141,12 @@ def main() -> None:
             save()
             if score < 0.5:
                 break
+    if args.ship is not None:
+        card = tz.runs.agent_card(args.agent)
+        about = {"games": args.games, "opening moves": args.opening_moves, **results.scores}
+        tz.save_agent(
+            args.ship, env, player.evaluator.network, card=card | {"matches": card.get("matches", {}) | about}
+        )
     num_games = args.games if args.engine_games is None else args.engine_games
     for distance in (1, 2) if num_games else ():
         for weak, strong in zip(levels, levels[distance:], strict=False):

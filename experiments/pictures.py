@@ -37,7 +37,11 @@ def draw_game(path: pathlib.Path) -> None:
     values = {
         name: tz.matches.replay_values(env, match, 1, who, key=jax.random.key(1)) for name, who in players.items()
     }
-    animation = render_game(tz.replay_game(env, match, 1), draw=env.draw, values=values)
+    _, metadata = match.opening
+    names = ("agent", "plain search")
+    sides = names if metadata.cur_player_id[1] == match.player_id[1] else names[::-1]
+    options = {"moves": match.actions[1], "players": sides, "values": values}
+    animation = render_game(tz.replay_game(env, match, 1), env=env, **options)
     animation.save(path, writer="pillow", dpi=90)
 
 

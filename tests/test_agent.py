@@ -213,12 +213,25 @@ def test_what_is_not_there_is_said():
 
 def test_the_agents_that_come_with_tz_have_cards():
     paths = sorted((pathlib.Path(tz.__file__).parent / "agents").glob("*.tz"))
-    assert [path.stem for path in paths] == ["connect_four", "connect_four_small"]
+    assert [path.stem for path in paths] == ["connect_four", "connect_four_small", "go_9x9", "othello"]
     assert sum(path.stat().st_size for path in paths) < 16e6
     for path in paths:
         card = tz.runs.agent_card(path.stem)
-        assert {"script", "recipe", "seed", "device", "versions", "minutes", "mistakes"} <= set(card)
+        strength = "mistakes" if "connect_four" in path.stem else "matches"
+        assert {"script", "recipe", "seed", "device", "versions", "minutes", strength} <= set(card)
         assert tz.load_agent(path.stem).mcts.num_simulations == 200
+
+
+@pytest.mark.parametrize("name", ["othello", "go_9x9"])
+def test_agents_of_other_games_know_who_is_winning(name):
+    """The value of a board that one side holds nearly alone: for it when it is to move, and else against it."""
+    agent, env = tz.load_agent(name), tz.from_pgx(name)
+    start, metadata = env.init(jax.random.key(0))
+    board = env.observe(start)
+    own = jnp.zeros_like(board).at[1:, :, 0].set(True).at[0, 0, 1].set(True)
+    other = jnp.zeros_like(board).at[1:, :, 1].set(True).at[0, 0, 0].set(True)
+    won, lost, even = (float(agent.evaluator.predict(x)[1]) for x in (own, other, board))
+    assert lost < even < won
 
 
 def test_the_small_agent_that_comes_with_tz_plays():

@@ -126,7 +126,8 @@ def test_the_wheel_has_what_belongs_to_it_and_nothing_else(installed):
     source = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tz").rglob("*") if path.is_file()}
     source = {name for name in source if "__pycache__" not in name}
     assert {name for name in files if ".dist-info/" not in name} == source
-    assert {"tz/py.typed", "tz/agents/connect_four.tz", "tz/agents/connect_four_small.tz"} <= source
+    agents = {f"tz/agents/{name}.tz" for name in ("connect_four", "connect_four_small", "othello", "go_9x9")}
+    assert {"tz/py.typed"} | agents <= source
     (about,) = importlib.metadata.distributions(path=[str(installed)])
     assert about.version == PROJECT["version"] and "licenses/LICENSE" in str(about.files)
     assert set(about.metadata.get_all("Provides-Extra")) == set(EXTRAS)

@@ -1,6 +1,7 @@
 """Which commands there are, and what `python -m tz` says of them."""
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -63,6 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(f"error: {error}") from error
     except KeyboardInterrupt as error:
         raise SystemExit("stopped.") from error
+    except BrokenPipeError:  # such as of `| head`; what Python would still print at its end goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
 
 
 def unknown(name: str, rest: Sequence[str]) -> str:
