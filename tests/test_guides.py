@@ -1,0 +1,26 @@
+"""The code of the guides runs, from the top of each page to its end."""
+
+import os
+import pathlib
+import re
+
+import jax
+import pytest
+
+import tz
+
+pytestmark = pytest.mark.slow
+GUIDES = pathlib.Path(tz.__file__).parents[1] / "docs" / "guides"
+PAGES = [path for path in sorted(GUIDES.glob("*.md")) if "```python\n" in path.read_text("utf-8")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_code_of_a_guide_runs(page, tmp_path, monkeypatch):
+    if page.stem == "export":
+        pytest.importorskip("flatbuffers")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    # Code of a user, with JAX as it comes: the tests promote neither types nor ranks.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        for code in re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), flags=re.DOTALL):
+            exec(compile(code, os.fspath(page), "exec"), names)
