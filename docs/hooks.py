@@ -18,6 +18,7 @@ SHOWN = (
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "CITATION.cff",
+    "docs/guides/*.md",
     "notebooks/*.ipynb",
     "experiments/**/README.md",
     "experiments/**/*.py",

@@ -45,7 +45,7 @@ def test_the_first_level_is_small():
 
 def test_every_page_is_in_the_navigation():
     # As text: the file has tags that only mkdocs reads.
-    listed = re.findall(r"^ +- ((?:api|guides)/\S+)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE)
+    listed = re.findall(r"^ +- (?:docs/)?((?:api|guides)/\S+)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE)
     assert sorted(listed) == [page.relative_to(ROOT / "docs").as_posix() for page in PAGES]
 
 
