@@ -17,6 +17,8 @@ from tz.mcts.models import model_of
 from tz.mcts.results import choose_action
 from tz.mcts.simulation import SearchState, advance, init_search, search
 
+Number = float | Float[Array, ""]
+
 
 class MatchResult(eqx.Module):
     """The games of a match, `G` of them; game `2 i` and game `2 i + 1` share an opening with the sides swapped.
@@ -81,8 +83,8 @@ class MatchResult(eqx.Module):
         cut = f", {unfinished} not finished" if unfinished else ""
         return f"{wins} won, {draws} drawn, {losses} lost{cut}: {score:.2f} ({low:.2f} to {high:.2f})"
 
-    def interval(self, confidence: float = 0.95) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """A confidence interval of the score, the openings being a sample of all that there are.
+    def interval(self, confidence: float = 0.95) -> tuple[Number, Number]:
+        """Return a confidence interval of the score, the openings being a sample of all that there are.
 
         The two games of an opening depend on one another, so an opening counts as one observation. To be right also
         where all games are won, two openings are added, one won twice and one lost twice: what Agresti and Coull,
@@ -93,7 +95,12 @@ class MatchResult(eqx.Module):
         score = points.sum() / games.sum()
         deviation = jnp.sqrt(jnp.sum((points - score * games) ** 2) * len(points) / (len(points) - 1)) / games.sum()
         margin = statistics.NormalDist().inv_cdf((1 + confidence) / 2) * deviation
-        return jnp.maximum(score - margin, 0.0), jnp.minimum(score + margin, 1.0)
+        return plain_interval(jnp.maximum(score - margin, 0.0), jnp.minimum(score + margin, 1.0))
+
+
+def plain_interval(low: Float[Array, ""], high: Float[Array, ""]) -> tuple[Number, Number]:
+    """Return the two ends as plain numbers, which under `jax.jit` and `jax.vmap` there are none of yet."""
+    return (low, high) if isinstance(low, jax.core.Tracer) else (float(low), float(high))
 
 
 class Games(eqx.Module):

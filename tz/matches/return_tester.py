@@ -11,6 +11,7 @@ from scipy import stats
 from tz._arguments import check_fields, check_ints, check_one_key
 from tz.games.chance import make_numbered_move, split_with_chance
 from tz.games.env import Env, StepMetadata
+from tz.matches._playing import Number, plain_interval
 from tz.matches.players import Player, check_is_player, check_player
 from tz.matches.testers import TesterMetrics
 from tz.mcts.models import model_of
@@ -50,8 +51,8 @@ class EpisodeResult(eqx.Module):
         cut = f", {unfinished} of them cut off" if unfinished else ""
         return f"mean return {mean:,.4g} ({low:,.4g} to {high:,.4g}) of {len(self.returns)} episodes{cut}"
 
-    def interval(self, confidence: float = 0.95) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """A confidence interval of the expected return, the episodes being a sample of all that there are.
+    def interval(self, confidence: float = 0.95) -> tuple[Number, Number]:
+        """Return a confidence interval of the expected return, the episodes being a sample of all that there are.
 
         It is Student's: the mean and so many standard errors of it to both sides, by the t distribution. Where all
         returns are equal, as those of an agent without randomness in a game that always begins alike, the interval is
@@ -60,7 +61,7 @@ class EpisodeResult(eqx.Module):
         num_games = len(self.returns)
         quantile = float(stats.t.ppf((1 + confidence) / 2, num_games - 1))
         margin = quantile * jnp.std(self.returns, ddof=1) / num_games**0.5
-        return self.mean - margin, self.mean + margin
+        return plain_interval(self.mean - margin, self.mean + margin)
 
 
 def check_one_player(where: str, env: Env) -> None:

@@ -39,7 +39,7 @@ class Tester(Protocol):
 
 
 def _metrics(name: str, match: MatchResult) -> TesterMetrics:
-    counts = {"score": match.score, "wins": match.wins, "draws": match.draws, "losses": match.losses}
+    counts: dict[str, Any] = {"score": match.score, "wins": match.wins, "draws": match.draws, "losses": match.losses}
     counts["unfinished"] = jnp.sum(~match.finished)
     counts["score_low"], counts["score_high"] = match.interval()
     return {f"{name}_{key}": float(value) for key, value in counts.items()}
