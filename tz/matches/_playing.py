@@ -100,7 +100,10 @@ class MatchResult(eqx.Module):
 
 def plain_interval(low: Float[Array, ""], high: Float[Array, ""]) -> tuple[Number, Number]:
     """Return the two ends as plain numbers, which under `jax.jit` and `jax.vmap` there are none of yet."""
-    return (low, high) if isinstance(low, jax.core.Tracer) else (float(low), float(high))
+    try:
+        return float(low), float(high)
+    except jax.errors.ConcretizationTypeError:
+        return low, high
 
 
 class Games(eqx.Module):
