@@ -338,7 +338,7 @@ def _play_in_lab(driver, url, tmp_path):
     driver.get(url)
     page = Page(driver)
     script = "return Boolean(window.jupyterapp && document.querySelector('.jp-Notebook-cell'))"
-    page.root = lambda: driver.find_element("css selector", ".tzp, body")
+    page.root = lambda: (driver.find_elements("css selector", ".tzp") or driver.find_elements("tag name", "body"))[0]
     page.wait(lambda: driver.execute_script(script))
     page.wait(lambda: "| Idle" in driver.find_element("css selector", "body").text)  # a kernel, or nothing is run
     time.sleep(1)

@@ -43,7 +43,7 @@ def test_the_state_takes_what_was_said(num_devices):
     [
         ({"replay": tz.EpisodeReplayBuffer(10**10)}, "Lower the buffer's capacity or num_games"),
         ({"mcts": tz.MCTS(3, 10**9)}, "Lower num_games or the search's max_nodes"),
-        ({"testers": (tz.ApproxEloTester(10**8, 4, 2),)}, r"Lower the testers' pool of networks \(total_epochs\)"),
+        ({"testers": (tz.ApproxEloTester(10**8, 4, 2),)}, "Lower the testers' pool of networks, total_epochs"),
     ],
 )
 def test_a_run_that_cannot_fit_is_refused_before_anything_is_allocated(changes, advice):
