@@ -28,9 +28,9 @@ against a player who always takes the most discs. In {out} there are
 
 What next? (In an environment with tz: pip install -e .)
 
-  python -m tz play {out}/agent.tz                            play against it
-  jupyter lab notebooks/01_hello_othello.ipynb                see how it works, part by part
-  python -m tz train --env othello --minutes 60               train a much stronger one
+  {play:<46}  play against it
+  jupyter lab notebooks/01_hello_othello.ipynb    see how it works, part by part
+  python -m tz train --env othello --minutes 60   train a much stronger one
 """
 
 
@@ -101,7 +101,8 @@ def main() -> None:
     tz.save_agent(args.out / "agent.tz", env, state.train.network, card=card)
     agent = tz.Player(config.test_mcts, evaluator)
     draw_game(env, match, agent, testers[-1].opponent, args.out / "game.gif")
-    print(END.format(out=args.out, seconds=time.perf_counter() - started, match=match))
+    play = f"python -m tz play {args.out}/agent.tz"
+    print(END.format(out=args.out, play=play, seconds=time.perf_counter() - started, match=match))
 
 
 def draw_game(
