@@ -90,11 +90,3 @@ def board_game(game: str, args: argparse.Namespace) -> Iterator[str]:
     players = tz.Player(mcts, agent), tz.Player(mcts, tz.uniform_evaluator)
     match = tz.play_match(env, *players, key=jax.random.key(5), **options)
     yield f"{num_simulations} simulations against as many without a network: {match}"
-
-
-def othello(args: argparse.Namespace) -> Iterator[str]:
-    yield from board_game("othello", args)
-
-
-def go_9x9(args: argparse.Namespace) -> Iterator[str]:
-    yield from board_game("go_9x9", args)

@@ -20,7 +20,7 @@ import mctx
 import numpy as np
 import pgx
 from bench_search import mctx_search, network_alone, positions, steps_alone, tz_search
-from gpu_agents import connect_four, go_9x9, jax_flags, othello
+from gpu_agents import board_game, connect_four, jax_flags
 from profile_search import part_of
 from timing import heading
 
@@ -230,8 +230,8 @@ PARTS = {
     "kernels": count_kernels,
     "connect_four": connect_four,
     "leaves": measure_leaves,
-    "othello": othello,
-    "go_9x9": go_9x9,
+    "othello": functools.partial(board_game, "othello"),
+    "go_9x9": functools.partial(board_game, "go_9x9"),
 }
 
 

@@ -20,7 +20,7 @@ def test_the_code_of_a_guide_runs(page, tmp_path, monkeypatch):
         pytest.importorskip("flatbuffers")
     monkeypatch.chdir(tmp_path)
     names = {}
-    # Code of a user, with JAX as it comes: the tests promote neither types nor ranks.
+    # A user's JAX promotes types and ranks, which the tests otherwise forbid.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         for code in re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), flags=re.DOTALL):
             exec(compile(code, os.fspath(page), "exec"), names)

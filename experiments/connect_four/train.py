@@ -1,7 +1,7 @@
 """Trains a Connect Four agent from scratch: `python experiments/connect_four/train.py --budget-minutes 20`.
 
 The budget is that of the whole process, with compilation. Leaves the agent, checkpoints and metrics in `--out`. It is
-`python -m tz train --env connect_four --test random` with all else as it comes.
+`python -m tz train --env connect_four --test random` with all other options at their defaults.
 """
 
 import argparse

@@ -161,7 +161,7 @@ def _lines(name: str, value: Any, indent: str) -> list[str]:
 
 
 def run_text(folder: pathlib.Path) -> str:
-    """How far a run is, in a few lines.
+    """Return a few lines that say how far a run is.
 
     **Raises:** `ValueError` if there is no run in the folder.
     """

@@ -1,4 +1,4 @@
-"""Which commands there are, and what `python -m tz` says of them."""
+"""The commands of `python -m tz`, and the page that lists them."""
 
 import dataclasses
 import os
@@ -18,7 +18,7 @@ class Command:
 
     run: Callable[[Sequence[str]], None]
     about: str
-    """What it does, in a sentence."""
+    """One sentence that says what the command does."""
 
 
 COMMANDS = {
@@ -45,7 +45,7 @@ Commands:
 
 
 def overview() -> str:
-    """What one can do, in a page."""
+    """Return the page that lists all commands."""
     return _ABOUT + help_lines({name: command.about for name, command in COMMANDS.items()})
 
 
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def unknown(name: str, rest: Sequence[str]) -> str:
-    """What is wrong where the first word is no command, as in the form that earlier versions had."""
+    """Return the message for a first word that is no command. It knows the options of earlier versions."""
     if not name.startswith("-"):
         return f"found the command {name!r}, expected one of {', '.join(COMMANDS)}. See python -m tz --help."
     words = [name, *rest]

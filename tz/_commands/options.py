@@ -65,7 +65,7 @@ def option_name(field: str) -> str:
 
 @functools.cache
 def explanations(cls: type) -> dict[str, str]:
-    """What the docstring below each field of a class says, without the markup of the documentation."""
+    """Return the docstring below each field of a class, as plain text without markup."""
     try:
         (body,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     except OSError:  # installed without its source

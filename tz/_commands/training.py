@@ -20,7 +20,7 @@ _IMPORTANT = {
 }
 _FIXED = ("resume", "fork")  # commands of their own
 _OTHER = {
-    "--device cpu|gpu": "Whose recipe of the game to begin with. Without it, that of the machine.",
+    "--device cpu|gpu": "The machine that the recipe is made for. By default it is the one that the command runs on.",
     "--cpu-devices N": "Where there is no GPU, the number of parts that the processor is split into: about as many as "
     "it has cores. [2]",
     "--no-gpu-graphs": "Where there is a GPU, runs loops without CUDA graphs: slower, for drivers that have trouble "

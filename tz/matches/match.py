@@ -46,10 +46,6 @@ def play_match(
     from the same openings: agents search all games together, and the others are asked for one game at a time. It cannot
     be traced, and `mesh` is not used.
 
-    With a [`tz.matches.GtpEngine`][] or a [`tz.matches.HostPlayer`][] the match is played on the host, move by move,
-    from the same openings: agents search all games together, and the others are asked for one game at a time. It cannot
-    be traced, and `mesh` is not used.
-
     **Arguments:**
 
     - `first`, `second`: [`tz.Player`][]s, engines or functions of Python.

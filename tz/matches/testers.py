@@ -38,11 +38,14 @@ class Tester(Protocol):
         ...
 
 
+# Compiled, since its constants would else be moved to the devices of the match one by one.
+_interval = eqx.filter_jit(MatchResult.interval)
+
+
 def _metrics(name: str, match: MatchResult) -> TesterMetrics:
     counts: dict[str, Any] = {"score": match.score, "wins": match.wins, "draws": match.draws, "losses": match.losses}
     counts["unfinished"] = jnp.sum(~match.finished)
-    # Compiled, since its constants would else be moved to the devices of the match one by one.
-    counts["score_low"], counts["score_high"] = eqx.filter_jit(MatchResult.interval)(match)
+    counts["score_low"], counts["score_high"] = _interval(match)
     return {f"{name}_{key}": float(value) for key, value in counts.items()}
 
 

@@ -1,11 +1,11 @@
 """`python -m tz play AGENT`: an agent in the browser, or in the terminal."""
 
 import argparse
-import pathlib
 from collections.abc import Sequence
 
 import jax
 
+from tz.games._named_games import named_game
 from tz.play.analysis import with_simulations
 from tz.play.game import Game
 from tz.play.page import PageServer
@@ -22,6 +22,7 @@ def run_play(arguments: Sequence[str]) -> None:
     """
     parser = argparse.ArgumentParser(prog="python -m tz play", description="Play against an agent.")
     parser.add_argument("agent", help="a file, a run's folder, or the name of an agent that comes with tz")
+    parser.add_argument("--env", help="the game, as package.module:make_env, where it is one of your own")
     parser.add_argument("--terminal", action="store_true", help="in text, in the place of a page in the browser")
     parser.add_argument("--port", type=int, default=0, help="of the page; any that is free by default")
     sides = ("first", "second", "both", "nobody")
@@ -29,10 +30,8 @@ def run_play(arguments: Sequence[str]) -> None:
     parser.add_argument("--simulations", type=int, default=None, help="of the agent, by default its own")
     parser.add_argument("--seed", type=int, default=0, help="of the first position and of chance")
     options = parser.parse_args(list(arguments))
-    path = pathlib.Path(options.agent)
-    source = path / "agent.tz" if path.is_dir() else options.agent
-    env = agent_env(source)
-    agent = with_simulations(load_agent(source, env=env), options.simulations)
+    env = agent_env(options.agent, env=named_game(options.env) if options.env else None)
+    agent = with_simulations(load_agent(options.agent, env=env), options.simulations)
     if options.terminal:
         people = {"first": (0,), "second": (1,), "both": (0, 1), "nobody": ()}[options.person]
         players = [None if seat in people else agent for seat in range(env.num_players)]

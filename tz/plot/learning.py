@@ -76,7 +76,7 @@ def plot_learning(
 
 
 def _file(path: str | pathlib.Path) -> pathlib.Path:
-    """The metrics of a run, of which the file or the folder is given."""
+    """Return the file of metrics of a run, given that file or the folder of the run."""
     path = pathlib.Path(path)
     found = path / "metrics.jsonl" if path.is_dir() else path
     if not found.exists():

@@ -96,7 +96,8 @@ def load_agent(
 
     A file is data: nothing in it is executed.
 
-    **Arguments:** `source`, a file, or the name of an agent that comes with tz; `mcts`, how it searches, by default
+    **Arguments:** `source`, a file, the folder of a run, or the name of an agent that comes with tz; `mcts`, how it
+    searches, by default
     [`tz.gumbel_mcts`][] with 200 simulations and without noise; `env`, for a game that is not one of pgx; `network` and
     `norm_state`, for a network that is not one of tz: any of the same architecture, whose own values do not matter.
 
@@ -182,8 +183,9 @@ def _read_head(written: Any) -> ValueHead:
 
 def _find(source: str | os.PathLike) -> pathlib.Path:
     path = pathlib.Path(source)
-    if path.is_file():
-        return path
+    for found in (path, path / "agent.tz"):  # a file, or the folder of a run
+        if found.is_file():
+            return found
     shipped = {found.stem: found for found in sorted(_SHIPPED.glob("*.tz"))}
     if str(source) in shipped:
         return shipped[str(source)]

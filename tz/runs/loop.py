@@ -32,7 +32,7 @@ from tz.runs.phases import (
     train_phase,
     warm_up_chunks,
 )
-from tz.runs.sinks import Sink, bar, call_sinks, console_sink
+from tz.runs.sinks import Sink, bar, call_sinks, console_sink, told
 from tz.runs.stopping import Newest, StopTraining, agreed, changed_by, keeping_state, last_epoch, noted_signals
 from tz.sharding import check_mesh, place, usable_mesh
 
@@ -126,7 +126,7 @@ def train_loop(
         return state
     config, env = place((config, env), mesh, split=False)
     newest, shown = Newest(on_mesh(state, mesh)), progress is True and jax.process_index() == 0
-    say = progress if callable(progress) else _say_nothing
+    say = told(progress)
     with (
         keeping_state(newest, lambda state: revive(config, env, state, mesh)),
         _set_aside(checkpoints),
@@ -177,10 +177,6 @@ def _set_aside(checkpoints: Checkpoints | None) -> Iterator[None]:
         if checkpoints is not None:
             error.add_note(f"The state is saved in {checkpoints.save_aside(error.state)}, to look at.")
         raise
-
-
-def _say_nothing(phase: str) -> None:
-    del phase
 
 
 def _warm_up(

@@ -31,7 +31,7 @@ _KNOWN = {"connect_four": "mirror"} | dict.fromkeys(("go_9x9", "go_19x19", "othe
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How an agent learns a game: a network of residual blocks or of layers, Gumbel search, Adam.
+    """The settings with which an agent learns a game: network, search, self-play, replay and optimiser.
 
     The defaults are for Connect Four on two CPU cores, and `experiments/connect_four/study.py` varies them one by one;
     [`tz.runs.game_recipe`][] has those of other games.
@@ -63,7 +63,8 @@ class Recipe:
     value_bins: int = 51
     """The number of bins of the distribution over returns."""
     value_transform: Literal["none", "muzero", "symlog"] = "none"
-    """How the bins are spaced: evenly, or closer together near 0 for returns of several orders of magnitude."""
+    """The spacing of the bins. Without a transform it is even; otherwise bins are closer together near 0, for returns
+    that differ by orders of magnitude."""
     search: Literal["gumbel", "puct"] = "gumbel"
     """The search: that of Gumbel AlphaZero, or PUCT with Dirichlet noise as in AlphaZero."""
     num_simulations: int = 16

@@ -20,7 +20,7 @@ from tz.runs._stacked_states import check_seeds_memory, mesh_of, of_seed, stacke
 from tz.runs._state_checks import check_state
 from tz.runs.checkpoints import Checkpoints
 from tz.runs.phases import test_phase, warm_up_chunks
-from tz.runs.sinks import Sink, bar, call_sinks
+from tz.runs.sinks import Sink, bar, call_sinks, told
 from tz.runs.stopping import Newest, StopTraining, changed_by, last_epoch, noted_signals
 from tz.sharding import data_mesh, over_games
 
@@ -89,7 +89,7 @@ def train_seeds(
             noted_signals(newest, saves=bool(checkpoints)) as noted,
             bar(num_epochs, "epoch", progress is True) as epochs,
         ):
-            say = progress if callable(progress) else _say_nothing
+            say = told(progress)
             say("warm-up")
             _warm_up(config, env, newest, mesh)
             while not noted and (last is None or int(newest.state.epoch[0]) < last):
@@ -121,10 +121,6 @@ def train_seeds(
         error.states = [alone(seed) for seed in range(len(testers))]  # pyright: ignore[reportAttributeAccessIssue]
         error.add_note("This exception has the newest state of each seed as `states`; tz.runs.train_seeds can go on.")
         raise
-
-
-def _say_nothing(phase: str) -> None:
-    del phase
 
 
 def _say_stopped(caught: str, states: Sequence[LoopState], checkpoints: Sequence[Checkpoints]) -> None:

@@ -247,6 +247,11 @@ def call_sinks(sinks: Sequence[Sink], metrics: Mapping[str, Any]) -> None:
             )
 
 
+def told(progress: bool | Callable[[str], None]) -> Callable[[str], None]:
+    """Return the function that is told what begins; without one in `progress` it does nothing."""
+    return progress if callable(progress) else lambda phase: None
+
+
 def bar(total: int | None, unit: str, shown: bool, **options: Any) -> tqdm:
     """A progress bar in a terminal or a notebook, and nothing anywhere else."""
     shown = shown and (sys.stderr.isatty() or "ipykernel.zmqshell" in sys.modules)
