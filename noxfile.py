@@ -1,4 +1,4 @@
-"""`nox -s hello` trains an Othello agent; `nox -s tests` runs everything that must pass, `nox -s docs` included."""
+"""Sessions for nox: `nox -s hello` trains an Othello agent, `nox -s tests` runs everything that must pass."""
 
 import os
 import pathlib
@@ -13,21 +13,21 @@ from packaging.requirements import Requirement
 
 nox.options.sessions = ["tests"]
 
-# Files keep their order: else those of one long test come last, and one process waits for the other.
+# Without the last option, files with few tests come last. If one of these is slow, a process waits for the other.
 TWO_PROCESSES = "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"
 PROJECT = nox.project.load_toml("pyproject.toml")["project"]
 
 
 @nox.session
 def hello(session: nox.Session) -> None:
-    """Trains an agent that plays Othello and leaves it, its curves and a film of a game under runs/hello/."""
+    """Trains an agent of Othello; writes it, its learning curve and a film of a game to runs/hello/."""
     session.install("-e", ".[pictures]")
     session.run("python", "experiments/hello_othello.py", *session.posargs)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Lint, types, unit tests, notebooks and, in the session `docs`, the documentation."""
+    """Runs lint, types, unit tests and notebooks, and then the session `docs`."""
     session.notify("docs", posargs=())
     session.install("-e", ".[dev]")
     lint(session)
@@ -37,7 +37,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def quick(session: nox.Session) -> None:
-    """Lint, types, and the unit tests that need no long compilation: for every-day work."""
+    """Runs lint, types, and the unit tests that need no long compilation. Use it for everyday work."""
     session.install("-e", ".[dev]")
     lint(session)
     run_pytest(session, "python", "-m", "not slow", *session.posargs)
@@ -45,11 +45,11 @@ def quick(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def newest(session: nox.Session) -> None:
-    """The unit tests with the newest Python that runs here and the newest dependencies that it can have."""
+    """Runs the unit tests with the newest installed Python and its newest dependencies."""
     found = interpreters()
     version = max(found)
     if version <= sys.version_info[:2]:
-        session.skip(f"Python {dotted(version)} is the newest that runs here, and `nox -s tests` has it already")
+        session.skip(f"Python {dotted(version)} is the newest that runs here, and `nox -s tests` uses it already")
     python = environment(session, found[version])
     session.run(python, "-m", "pip", "install", "--quiet", "-e", ".[dev]")
     run_pytest(session, python, *session.posargs)
@@ -57,7 +57,7 @@ def newest(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def oldest(session: nox.Session) -> None:
-    """The unit tests with the oldest Python and the oldest dependencies that pyproject.toml claims to work."""
+    """Runs the unit tests with the oldest Python and the oldest dependencies that pyproject.toml allows."""
     version = tuple(int(number) for number in PROJECT["requires-python"].removeprefix(">=").split("."))
     found = interpreters()
     if version not in found:
@@ -71,8 +71,8 @@ def oldest(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The documentation, into site/; a warning is an error. `-- external` follows the links to other sites as well."""
-    # The reference is read from the source text, so neither tz nor what it needs has to be installed.
+    """Builds the documentation in site/; a warning is an error. `-- external` also checks links to other sites."""
+    # The reference is made from the source text, so neither tz nor its dependencies have to be installed.
     session.install(*PROJECT["optional-dependencies"]["docs"])
     check_external = str("external" in session.posargs).lower()
     session.run("mkdocs", "build", env={"CHECK_EXTERNAL_LINKS": check_external, "NO_MKDOCS_2_WARNING": "1"})
@@ -85,7 +85,7 @@ def lint(session: nox.Session) -> None:
 
 
 def run_pytest(session: nox.Session, python: str, *arguments: str) -> None:
-    """Two processes use two cores better than one does; they share the compiled programs of this run."""
+    """Runs pytest in two processes, which share compiled programs by a cache that only this run has."""
     show = "import sys, jax; print(f'Python {sys.version.split()[0]}, JAX {jax.__version__}')"
     session.run(python, "-c", show)
     with tempfile.TemporaryDirectory() as cache:
@@ -94,7 +94,7 @@ def run_pytest(session: nox.Session, python: str, *arguments: str) -> None:
 
 
 def environment(session: nox.Session, interpreter: str) -> str:
-    """A fresh virtual environment of an interpreter; returns its Python."""
+    """Makes a fresh virtual environment with an interpreter; returns the path of its Python."""
     folder = pathlib.Path(session.create_tmp()) / "venv"
     session.run(sys.executable, "-m", "virtualenv", "--quiet", "--clear", "--python", interpreter, str(folder))
     (python,) = [*folder.glob("bin/python"), *folder.glob("Scripts/python.exe")]
@@ -102,9 +102,9 @@ def environment(session: nox.Session, interpreter: str) -> str:
 
 
 def interpreters() -> dict[tuple[int, ...], str]:
-    """The path of a Python for each version that runs here: on the PATH, or by pyenv.
+    """Returns the path of a Python for each version that runs here, found on the PATH or by pyenv.
 
-    A name on the PATH is not enough: a shim of pyenv fails unless its version is selected. So each one is run.
+    Each candidate is run, since a name on the PATH is not enough: a shim of pyenv fails unless its version is selected.
     """
     probe = (
         "import sys; v = sys.version_info\n"
@@ -130,7 +130,7 @@ def dotted(version: tuple[int, ...]) -> str:
 
 
 def lower_bounds() -> list[str]:
-    """Each lower bound of pyproject.toml as an exact version, for pip to take no other."""
+    """Returns each lower bound of pyproject.toml as an exact version, as constraints for pip."""
     extras = PROJECT["optional-dependencies"]
     texts = [*PROJECT["dependencies"], *(text for name in extras if name != "docs" for text in extras[name])]
     requirements = [Requirement(text) for text in texts]

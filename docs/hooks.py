@@ -1,4 +1,4 @@
-"""Shows files of the repository in the site, under the paths that they have there, so that their links hold."""
+"""Adds files of the repository to the site under their own paths, so that the links between them work."""
 
 import pathlib
 import posixpath
@@ -27,12 +27,12 @@ SHOWN = (
 
 
 def matches(pattern: str) -> list[str]:
-    """The paths of files, seen from the root of the repository."""
+    """Returns the paths of files relative to the root of the repository."""
     return sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern))
 
 
 def on_config(config: MkDocsConfig) -> None:
-    """Puts the files of the repository in the place of a pattern of the navigation."""
+    """Replaces each pattern in the navigation by the files of the repository that match it."""
 
     def expand(entry: Any) -> Any:
         if isinstance(entry, str):
@@ -44,9 +44,9 @@ def on_config(config: MkDocsConfig) -> None:
     config.nav = expand(config.nav)
 
 
-@event_priority(100)  # before the plugin that looks for notebooks
+@event_priority(100)  # before the plugin that converts notebooks
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the files of the repository to those of `docs/`."""
+    """Adds the files of the repository to the files of `docs/`."""
     for pattern in SHOWN:
         for path in matches(pattern):
             files.append(File(path, str(ROOT), config.site_dir, config.use_directory_urls))
@@ -54,7 +54,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Follows the links of a notebook to other files, which are written as they hold in the repository."""
+    """Rewrites the links of a notebook to other files, which hold in the repository, for the site."""
     if not page.file.src_uri.endswith(".ipynb"):
         return html
 
@@ -64,7 +64,7 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
             return found[0]
         path = posixpath.normpath(posixpath.join(posixpath.dirname(page.file.src_uri), urllib.parse.unquote(url.path)))
         target = files.get_file_from_path(path)
-        if target is None:  # for the plugin that looks at all links
+        if target is None:  # left for the plugin that checks all links
             return found[0]
         return f'{found[1]}="{url._replace(path=get_relative_url(target.url, page.url)).geturl()}"'
 

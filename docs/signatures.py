@@ -1,4 +1,4 @@
-"""Makes the signatures in the reference those that a reader of the source would expect."""
+"""Corrects the signatures in the reference, where griffe shows them differently from the source."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,10 +9,10 @@ QUOTES = "' \""
 
 
 class Signatures(griffe.Extension):
-    """Equinox modules get the signature of their fields, as dataclasses do; shapes are written `"A"`, not `' A'`."""
+    """Gives Equinox modules the signature of their fields, as dataclasses have; writes shapes as `"A"`, not `' A'`."""
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
-        """Changes the package after it is read and before griffe looks for dataclasses."""
+        """Changes the package when it has been read, before griffe looks for dataclasses."""
         for module in classes(pkg):
             if "__init__" not in module.members and is_equinox(module):
                 self_ = griffe.Parameter("self", kind=griffe.ParameterKind.positional_or_keyword)
@@ -32,7 +32,7 @@ class Signatures(griffe.Extension):
 
 
 def classes(scope: griffe.Module | griffe.Class) -> Iterator[griffe.Class]:
-    """All classes of a module, those of its modules and classes included."""
+    """Yields all classes of a module, including the classes inside its modules and classes."""
     for member in scope.members.values():
         if isinstance(member, griffe.Class):
             yield member
@@ -41,13 +41,13 @@ def classes(scope: griffe.Module | griffe.Class) -> Iterator[griffe.Class]:
 
 
 def is_equinox(module: griffe.Class) -> bool:
-    """Whether a class has `eqx.Module` among its ancestors, as far as they are of this package."""
+    """Returns True if a class inherits from `eqx.Module`, directly or through classes of this package."""
     bases = [base for parent in (module, *module.mro()) for base in parent.bases]
     return any(isinstance(base, griffe.Expr) and base.canonical_path == "equinox.Module" for base in bases)
 
 
 def fields(module: griffe.Class) -> Iterator[griffe.Parameter]:
-    """The parameters of the `__init__` that Equinox makes; no module of tz inherits fields."""
+    """Yields the parameters of the `__init__` that Equinox generates. No module of tz inherits fields."""
     for field in module.members.values():
         if isinstance(field, griffe.Attribute) and field.annotation is not None and "property" not in field.labels:
             kind = griffe.ParameterKind.positional_or_keyword
@@ -55,7 +55,7 @@ def fields(module: griffe.Class) -> Iterator[griffe.Parameter]:
 
 
 def list_fields(module: griffe.Class) -> None:
-    """Moves what is said of each field into the docstring of the class, where most classes have it."""
+    """Moves the docstrings of fields into the docstring of the class, where most classes describe their fields."""
     documented = [field for field in module.attributes.values() if field.docstring and "property" not in field.labels]
     if documented and module.docstring:
         lines = [f"- `{field.name}`: {field.docstring.value}" for field in documented]
@@ -65,7 +65,7 @@ def list_fields(module: griffe.Class) -> None:
 
 
 def default(value: str | griffe.Expr | None) -> str | griffe.Expr | None:
-    """The default of a field, which may be inside `eqx.field`."""
+    """Returns the default of a field, which may be inside `eqx.field`."""
     if isinstance(value, griffe.ExprCall) and value.canonical_path == "equinox.field":
         options = {part.name: part.value for part in value.arguments if isinstance(part, griffe.ExprKeyword)}
         return options.get("default")
@@ -73,13 +73,13 @@ def default(value: str | griffe.Expr | None) -> str | griffe.Expr | None:
 
 
 def tidy_shapes(annotation: str | griffe.Expr | None) -> None:
-    """Takes the space out of `" A"`, which is there for linters, and writes all shapes in double quotes."""
+    """Removes the space in `" A"`, which linters need, and writes all shapes in double quotes."""
     if not isinstance(annotation, griffe.Expr):
         return
     if (
         isinstance(annotation, griffe.ExprSubscript)
         and annotation.canonical_path.startswith("jaxtyping.")
-        and isinstance(annotation.slice, griffe.ExprTuple)  # not of PyTree[...]
+        and isinstance(annotation.slice, griffe.ExprTuple)  # a PyTree has no shape
     ):
         kind, shape = annotation.slice.elements
         annotation.slice.elements = [kind, f'"{str(shape).strip(QUOTES)}"']

@@ -1,7 +1,7 @@
-"""Is this version as fast as another? `python experiments/before_after.py --before ../tz-before --rounds 3`
+"""Compares the speed of two versions: `python experiments/before_after.py --before ../tz-before --rounds 3`.
 
-Runs the same programs of Connect Four with another checkout of tz and with this one, in turns, each time in a process
-of its own, and writes a table: the seconds to compile, and the seconds of CPU time that a call takes, with ratios.
+The same programs of Connect Four run with the other checkout of tz and with this one, alternately, each time in a new
+process. A table has the seconds of compilation and the CPU seconds of a call, with their ratios.
 """
 
 import argparse
@@ -27,14 +27,14 @@ NUM_GAMES, NUM_MOVES, BATCH = 128, 16, 512
 
 
 def programs() -> dict[str, tuple]:
-    """Functions with their arguments, by name."""
+    """Returns the programs to measure, by name: a function and its arguments."""
     env = tz.from_pgx("connect_four")
     network = tz.AZResNet(env.observation.shape, env.num_actions, 3, 32, key=jax.random.key(0))
     evaluator = tz.NetworkEvaluator(network, env.observe)
     keys = jax.random.split(jax.random.key(1), NUM_GAMES)
     puct = tz.MCTS(32, 64, root=tz.Dirichlet(), persist_tree=True)
     gumbel = tz.gumbel_mcts(16, 7, max_nodes=32)
-    # The argument had another name before.
+    # Earlier versions called the argument `num_steps`.
     length = "num_moves" if "num_moves" in inspect.signature(tz.collect).parameters else "num_steps"
     trees = jax.vmap(lambda key: tz.init_search(puct, *env.init(key)))(keys)
     games = jax.vmap(lambda key: tz.init_collect(gumbel, env, key=key))(keys)
@@ -66,7 +66,7 @@ def programs() -> dict[str, tuple]:
 
 
 def measure() -> dict[str, tuple[float, float]]:
-    """The seconds of compilation and the least CPU seconds of a call, of each program."""
+    """Returns for each program the seconds of compilation, and the fewest CPU seconds that a call took."""
     found = {}
     for name, (function, *inputs) in programs().items():
         start = time.perf_counter()
@@ -82,9 +82,9 @@ def measure() -> dict[str, tuple[float, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--before", type=pathlib.Path, help="a checkout of tz to compare with")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=pathlib.Path)
+    parser.add_argument("--before", type=pathlib.Path, help="the other checkout; without it, only this one is measured")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each checkout runs")
+    parser.add_argument("--out", type=pathlib.Path, help="write the table to this Markdown file")
     args = parser.parse_args()
     if args.before is None:
         print(json.dumps(measure()))

@@ -1,10 +1,11 @@
-"""Simulations a second of `tz.search` in games with chance, against `mctx.stochastic_muzero_policy`, in turns.
+"""Compares the speed of `tz.search` in games with chance with that of `mctx.stochastic_muzero_policy`.
 
     python experiments/bench_chance.py --out experiments/results/chance_cpu.md
 
-Both search the same game: mctx's decision function is `env.step`, its chance function `env.outcome`. The evaluator is
-constant (equal logits, value 0), so that the search is timed and not a network. A simulation of tz makes a move and
-takes an outcome, and adds the position after both; one of mctx adds a chance node or a position, each in its turn.
+Both search the same game and run alternately. mctx's decision function is `env.step` and its chance function is
+`env.outcome`. The evaluator is constant (equal logits, value 0), so the times are those of the search and not of a
+network. A simulation of tz makes a move, takes an outcome, and adds the position after both. A simulation of mctx adds
+either a chance node or a position.
 """
 
 import argparse
@@ -42,7 +43,7 @@ def mctx_search(env: tz.Env, num_simulations: int, states, metadata, key):
     def logits_of(metadata):
         return jnp.where(metadata.action_mask, 0.0, jnp.finfo(jnp.float32).min)
 
-    # Both kinds of node keep one PyTree: a state, its metadata, and the player who moved last.
+    # mctx needs one PyTree for both kinds of node: a state, its metadata, and the player who moved last.
     def decide(params, key, action, embedding):
         state, metadata, _ = embedding
         after, made = jax.vmap(env.step)(state, action)
@@ -76,7 +77,7 @@ def mctx_search(env: tz.Env, num_simulations: int, states, metadata, key):
 
 
 def steps_alone(env: tz.Env, num_moves: int, states, metadata, key):
-    """As many moves with nature's answer as there are simulations: no search can be faster."""
+    """Makes as many moves, with nature's answers, as the searches have simulations: no search can be faster."""
 
     def body(position, key):
         action = jnp.argmax(position[1].action_mask, axis=-1)
@@ -88,10 +89,10 @@ def steps_alone(env: tz.Env, num_moves: int, states, metadata, key):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--games", nargs="+", default=["2048", "backgammon"])
+    parser.add_argument("--games", nargs="+", default=["2048", "backgammon"], help="names of pgx games")
     parser.add_argument("--sizes", nargs="+", default=["64x32", "64x128"], help="games x simulations")
-    parser.add_argument("--seconds", type=float, default=20.0, help="for each row")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--seconds", type=float, default=20.0, help="time for each row")
+    parser.add_argument("--out", type=Path, help="write the table to this Markdown file")
     args = parser.parse_args()
     lines = [
         "# Search in games with chance, beside mctx",

@@ -1,11 +1,10 @@
-"""Throughput of `tz.AZResNet` against the same network in flax.linen: inference and gradient steps, each alone
-and inside a `lax.scan`.
+"""Compares the speed of `tz.AZResNet` with the same network in flax.linen.
 
     python experiments/bench_network.py --norms none layer batch --out experiments/results/network_cpu.md
 
-Both networks have the same layers and as many parameters. The two are run in turns and the median of each is taken; a
-ratio above 1 means that ours is faster. The scan counts because self-play evaluates inside one, and a training epoch
-may be one.
+Both networks have the same layers and the same number of parameters. Inference and gradient steps are measured, each
+alone and inside a `lax.scan`, since self-play evaluates inside a scan and a training epoch may be one. The two networks
+run alternately; the table has medians, and a ratio above 1 means that `tz.AZResNet` is faster.
 """
 
 import argparse
@@ -29,7 +28,7 @@ OPTIMISER = optax.adam(1e-3)
 
 
 class FlaxResNet(nn.Module):
-    """The same network, batched as usual in flax."""
+    """The same network in flax.linen, for batches."""
 
     num_actions: int
     num_blocks: int
@@ -62,7 +61,7 @@ def az_loss(logits: jax.Array, value: jax.Array, policy: jax.Array, outcome: jax
 
 
 def ours(arguments: argparse.Namespace, norm: str) -> tuple[Any, Callable, Callable, int]:
-    """Returns `(carry, infer, train_step, number of parameters)`; `carry` holds parameters, statistics, optimiser."""
+    """Returns `(carry, infer, train_step, number of parameters)`; `carry` is parameters, statistics and optimiser."""
     network, state = eqx.nn.make_with_state(AZResNet)(
         tuple(arguments.shape), arguments.actions, arguments.blocks, arguments.channels, norm, key=jax.random.key(0)
     )
@@ -90,7 +89,7 @@ def ours(arguments: argparse.Namespace, norm: str) -> tuple[Any, Callable, Calla
 
 
 def flax(arguments: argparse.Namespace, norm: str) -> tuple[Any, Callable, Callable, int]:
-    """The same as [`ours`][] for flax."""
+    """Returns the same as `ours` for flax."""
     make = functools.partial(FlaxResNet, arguments.actions, arguments.blocks, arguments.channels, norm)
     variables = make(training=False).init(jax.random.key(0), jnp.zeros((1, *arguments.shape)))
     params, state = variables["params"], variables.get("batch_stats", {})
@@ -157,8 +156,8 @@ def main() -> None:
         f"{heading('jax', 'equinox', 'flax')} Observations "
         f"{'x'.join(map(str, arguments.shape))}, {arguments.actions} actions, {arguments.blocks} blocks of "
         f"{arguments.channels} channels, float32. Inference on {arguments.infer_batch} boards, a gradient step (Adam) "
-        f"on {arguments.train_batch}. Run in turns; medians of a step. Ratio: flax time over ours, "
-        "so above 1 ours is faster.",
+        f"on {arguments.train_batch}. Run alternately; medians of a step. Ratio: flax time over "
+        "ours, so ours is faster above 1.",
         "",
         "| norm | what | ours, ms | flax, ms | ratio | ratio of minima | compile ours / flax, s | runs |",
         "|---|---|---:|---:|---:|---:|---:|---:|",

@@ -1,10 +1,11 @@
-"""Simulations a second of `tz.search` against mctx, in one process and in turns.
+"""Compares the speed of `tz.search` with mctx, alternately in one process.
 
     python experiments/bench_search.py --out experiments/results/search_cpu.md
 
-Positions are six random plies in. With a constant evaluator (equal logits, value 0) the search alone is timed, and
-`env.step` alone is the limit; with a network (`--network 4x32`), its own throughput on the same positions is. Each tz
-search is compared with its counterpart in mctx, which has the same noise at the root; `--variants` adds the others.
+The positions come after six random moves. With a constant evaluator (equal logits, value 0), only the search is timed,
+and no search can be faster than `env.step` alone. With a network (`--networks 4x32`), no search can be faster than the
+network alone on the same positions. Two searches of tz are compared with their counterparts in mctx, which have the
+same noise at the root; `--variants` adds searches that mctx does not have.
 """
 
 import argparse
@@ -37,7 +38,7 @@ def tz_search(mcts: tz.MCTS, env: tz.Env, evaluator, states, metadata, key):
 
 
 def mctx_search(game: pgx.Env, env: tz.Env, evaluator, policy, num_simulations: int, states, metadata, key):
-    """mctx as pgx's users write it: the environment's state is the embedding, the discount is -1 or 0."""
+    """Runs mctx as users of pgx write it: the environment's state is the embedding, and the discount is -1 or 0."""
     num_games = len(metadata.terminated)
 
     def evaluate(state):
@@ -68,7 +69,7 @@ def _metadata(state) -> tz.StepMetadata:
 
 
 def steps_alone(env: tz.Env, num_moves: int, states, metadata, key):
-    """As many steps of the environment as there are simulations: no search can be faster."""
+    """Makes as many steps of the environment as the searches have simulations: no search can be faster."""
 
     def body(position, _):
         action = jnp.argmax(position[1].action_mask, axis=-1)
@@ -78,7 +79,10 @@ def steps_alone(env: tz.Env, num_moves: int, states, metadata, key):
 
 
 def network_alone(env: tz.Env, evaluator, num_calls: int, states, metadata, key):
-    """As many evaluations as there are simulations, each input depending on the output before it."""
+    """Makes as many evaluations as the searches have simulations.
+
+    Each input depends on the output before it, so that no evaluation can be hoisted out of the loop.
+    """
 
     def body(observations, _):
         logits, value = jax.vmap(evaluator.network)(observations)
@@ -89,7 +93,7 @@ def network_alone(env: tz.Env, evaluator, num_calls: int, states, metadata, key)
 
 
 def kept_search(mcts: tz.MCTS, env: tz.Env, evaluator, states, key):
-    """The search after a move: its tree begins with what an earlier search left."""
+    """Runs a search after a move; its tree begins with the subtree that an earlier search left."""
 
     def one(state, key):
         return tz.action_weights(mcts, tz.search(mcts, env, evaluator, state, key=key))
@@ -127,7 +131,7 @@ def searches(num_simulations: int, variants: bool) -> dict[str, tz.MCTS]:
 
 
 def contenders(name: str, num_games: int, num_simulations: int, network: str | None, variants: bool):
-    """What is timed, by name: a function and its inputs."""
+    """Returns the programs to time, by name: a function and its inputs."""
     env, game = tz.from_pgx(name), pgx.make(name)
     inputs = (*positions(env, num_games), jax.random.key(2))
     if network is None:
@@ -155,7 +159,7 @@ def contenders(name: str, num_games: int, num_simulations: int, network: str | N
 
 
 def rows(name: str, size: str, network: str | None, variants: bool, seconds: float):
-    """The lines of the table for one game, size and evaluator."""
+    """Yields the lines of the table for one game, size and evaluator."""
     num_games, num_simulations = map(int, size.split("x"))
     found = contenders(name, num_games, num_simulations, network, variants)
     times, compiling, memory = compare(*zip(*found.values(), strict=True), seconds)
@@ -180,7 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--games", nargs="+", default=["othello"], help="names of pgx games")
     parser.add_argument("--sizes", nargs="+", default=["64x32", "256x128"], help="games x simulations")
-    parser.add_argument("--networks", nargs="*", default=["4x32"], help="blocks x channels, beside the constant")
+    parser.add_argument("--networks", nargs="*", default=["4x32"], help="blocks x channels, besides the constant")
     parser.add_argument("--variants", action="store_true", help="also the searches that mctx does not have")
     parser.add_argument("--seconds", type=float, default=20.0, help="time for each game, size and evaluator")
     parser.add_argument("--out", type=Path, help="write the table to this Markdown file")
@@ -188,11 +192,11 @@ def main() -> None:
     lines = [
         "# The search against mctx",
         "",
-        f"{heading('jax', 'mctx', 'pgx', 'equinox')} Run in turns; medians; simulations a second in all games "
-        "together (steps or evaluations for what is alone). tz / this: the counterpart in tz over mctx's policy, the "
-        "fastest tz search over what is alone. Kept subtree: with Dirichlet or Gumbel noise, its tree begins with what "
-        "an earlier search left. Memory: what the compiled function takes besides its inputs. Networks: blocks x "
-        "channels, layer norm, float32.",
+        f"{heading('jax', 'mctx', 'pgx', 'equinox')} Run alternately; medians; simulations a second in all games "
+        "together (steps or evaluations for the rows that end in `alone`). tz / this: the speed of the counterpart in "
+        "tz over that of mctx, and the speed of the fastest tz search over the rows that end in `alone`. Kept subtree: "
+        "with Dirichlet or Gumbel noise, the tree begins with the subtree that an earlier search left. Memory: the "
+        "compiled function without its inputs. Networks: blocks x channels, layer norm, float32.",
         "",
         "| game | games x simulations | evaluator | what | simulations/s | tz / this | memory, MB | compile, s |",
         "|---|---|---|---|---:|---:|---:|---:|",

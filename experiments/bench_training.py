@@ -1,7 +1,9 @@
-"""What self-play and training cost beyond their core: `tz.collect` against its searches, `tz.train_step` against a bare
-gradient step, and gradient steps in a scan against one call each.
+"""Measures the overhead of self-play and training over their searches and gradients.
 
     python experiments/bench_training.py --out experiments/results/training_cpu.md
+
+`tz.collect` is compared with its searches alone, `tz.train_step` with a bare gradient step, and gradient steps in a
+scan with the same steps unrolled.
 """
 
 import argparse
@@ -26,7 +28,7 @@ def collect(mcts: tz.MCTS, env: tz.Env, evaluator, num_moves: int, games):
 
 
 def searches_alone(mcts: tz.MCTS, env: tz.Env, evaluator, num_moves: int, games):
-    """As many searches of the same kind, each of the same positions."""
+    """Runs as many searches of the same kind, every time of the same positions."""
 
     def one(game):
         def body(state, key):
@@ -39,7 +41,7 @@ def searches_alone(mcts: tz.MCTS, env: tz.Env, evaluator, num_moves: int, games)
 
 
 def bare_step(state: tz.learn.TrainState, batch: tz.Sample):
-    """A gradient step written out for this loss and nothing else."""
+    """Takes a gradient step that is written out for this loss and does nothing else."""
     parameters, static = eqx.partition(state.network, eqx.is_inexact_array)
 
     def loss(parameters):
@@ -67,7 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--games", type=int, default=64)
     parser.add_argument("--simulations", type=int, default=32)
-    parser.add_argument("--batch", type=int, default=1024)
+    parser.add_argument("--batch", type=int, default=1024, help="samples in a gradient step")
     parser.add_argument("--blocks", type=int, default=4)
     parser.add_argument("--channels", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=20.0, help="time for each row")
@@ -84,7 +86,7 @@ def main() -> None:
         f"{heading('jax', 'equinox', 'optax', 'pgx')} Othello, {arguments.games} games, {arguments.simulations} "
         f"simulations, {arguments.blocks} blocks of {arguments.channels} channels with layer norm, "
         f"training batch {arguments.batch}. "
-        "Run in turns; medians. Ratio: the first over the second.",
+        "Run alternately; medians. Ratio: the first time over the second.",
         "",
         "| what | ms | against | ms | ratio |",
         "|---|---:|---|---:|---:|",

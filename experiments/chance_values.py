@@ -1,17 +1,17 @@
-"""Do the values of searches in games with chance converge to the exact ones, and should afterstates be evaluated?
+"""Do the values of searches in games with chance converge to the exact values? Should afterstates be evaluated?
 
     python experiments/chance_values.py --out experiments/results
 
-The games are the small ones of the tests, with exact values by plain Python. The plot has the error of the best move's
-value against the number of simulations, for an evaluator that knows nothing, in a race of two checkers a side and in
+The games are small ones from the tests, whose exact values plain Python computes. The plot shows the error of the
+best move's value against the number of simulations, for a constant evaluator, in a race of two checkers a side and in
 2048 on 2 by 2 cells.
 
-The table compares two ways to search. In tz, a simulation passes through nature's node to an outcome and evaluates
-that. Some searches evaluate the *afterstate* first, the position before the throw: the first simulation that comes
-there stops, and later ones pass. A wrapper makes that of any game: the afterstate becomes a position with one action,
-to throw. Each simulation is one call of the evaluator, which knows exact values plus an error of its own in each
-position, in afterstates as large as in others, or twice as large. The positions are those of the race and of Pig to 20
-after some random moves.
+The table compares two ways to search. In tz, a simulation passes through nature's node to an outcome and evaluates the
+position after it. Some searches evaluate the *afterstate* first, the position before the throw: the first simulation
+that reaches it stops there, and later ones pass through. A wrapper turns any game into such a one: the afterstate
+becomes a position with a single action, the throw. Each simulation is one call of the evaluator. The evaluator returns
+the exact value plus an error that is fixed for each position; in afterstates the error is as large as elsewhere, or
+twice as large. The positions are those of the race and of Pig to 20, after some random moves.
 """
 
 import argparse
@@ -40,9 +40,10 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class AfterState(eqx.Module):
-    """A position, or where `is_after`, the one before nature's answer, whose probabilities are `chance`.
+    """A position, or an afterstate if `is_after`: the position before nature's answer.
 
-    Its `player` has made the move, and the game says that `next_player` is to move.
+    In an afterstate, `chance` is the probabilities of the outcomes, `player` has just moved, and `next_player` is the
+    player who is to move according to the game.
     """
 
     state: Any
@@ -53,7 +54,7 @@ class AfterState(eqx.Module):
 
 
 def with_afterstates(env: tz.Env) -> tz.Env:
-    """The game in which the player who has moved must throw the dice by a move of its own."""
+    """Returns the game with afterstates as positions, in which the player who has moved makes the throw as a move."""
 
     def packed(state, metadata):
         player = metadata.cur_player_id
@@ -84,7 +85,10 @@ def with_afterstates(env: tz.Env) -> tz.Env:
 
 
 def race_table() -> np.ndarray:
-    """Values of the race for the player to move, `[pips, pips, pips, pips, die]`; of the player to throw, die 0."""
+    """Returns the values of the race, `[pips, pips, pips, pips, die]`, from the perspective of the player to move.
+
+    Die 0 is the value before the throw.
+    """
     table = np.zeros((PIPS + 1,) * 4 + (SIDES + 1,), np.float32)
     for a, b, c, d in itertools.product(range(PIPS + 1), repeat=4):
         if (a or b) and (c or d):
@@ -94,7 +98,7 @@ def race_table() -> np.ndarray:
 
 
 def pig_table(goal: int) -> np.ndarray:
-    """Values of Pig for the player to move, `[own, other, turn, is_rolling]`."""
+    """Returns the values of Pig, `[own, other, turn, is_rolling]`, from the perspective of the player to move."""
     table = np.ones((goal, goal, 2 * goal, 2), np.float32)
     for (own, other, turn), (roll, hold) in small.pig_values(goal).items():
         table[own, other, turn] = max(roll, hold), roll
@@ -110,8 +114,10 @@ def pig_place(state: Any) -> tuple:
 
 
 def with_errors(table: np.ndarray, place: Callable, size: float, factor: float, key: jax.Array) -> Callable:
-    """An evaluator of exact values, each with an error of standard deviation `size` that belongs to the position; in
-    an afterstate, `factor` times that."""
+    """Returns an evaluator of exact values plus an error, which is fixed for each position.
+
+    The errors have the standard deviation `size`, and `factor` times that in afterstates.
+    """
     errors = size * jax.random.normal(key, table.shape)
     exact = jnp.asarray(table)
 
@@ -128,7 +134,7 @@ def with_errors(table: np.ndarray, place: Callable, size: float, factor: float, 
 
 
 def exact_moves(env: tz.Env, table: np.ndarray, place: Callable, start: Any) -> jax.Array:
-    """The exact values of the moves of a position."""
+    """Returns the exact values of the moves of a position."""
     state, metadata = start
     player = metadata.cur_player_id
 
@@ -144,7 +150,7 @@ def exact_moves(env: tz.Env, table: np.ndarray, place: Callable, start: Any) -> 
 def best_moves(
     mcts: tz.MCTS, env: tz.Env, evaluator: Callable, starts: Any, keys: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The most visited move and its value after each of the simulations, `[G, num_simulations]`."""
+    """Returns the most visited move and its value after each simulation, both `[G, num_simulations]`."""
 
     def one(start, key):
         error_key, key, search_key = jax.random.split(key, 3)
@@ -170,7 +176,7 @@ def search(num_simulations: int, selector: tz.PUCT | tz.ImprovedPolicy = tz.PUCT
 
 
 def convergence(num_simulations: int, num_searches: int) -> dict[str, np.ndarray]:
-    """The errors of an evaluator that knows nothing, in the first positions of two games."""
+    """Returns the errors of searches with a constant evaluator, in the first positions of two games."""
     keys = jax.random.split(jax.random.key(0), num_searches)
     exact = {
         "race of 2 pips, 2 sides": lambda state: small.race_value((2, 2), (2, 2), int(state.die), 2),
@@ -189,7 +195,7 @@ def convergence(num_simulations: int, num_searches: int) -> dict[str, np.ndarray
 
 
 def comparison(num_searches: int) -> list[str]:
-    """Rows of a table: both ways to search, in two games, with evaluators of two errors."""
+    """Returns the rows of the table: both ways to search, in two games, with evaluators of two errors."""
     games = {
         "race": (small.race(SIDES, PIPS), race_table(), race_place, 2),
         "Pig to 20": (small.pig(20), pig_table(20), pig_place, 8),
@@ -224,10 +230,10 @@ def comparison(num_searches: int) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num-simulations", type=int, default=4096, help="of the plot")
-    parser.add_argument("--num-searches", type=int, default=32, help="of the plot")
-    parser.add_argument("--num-positions", type=int, default=1024, help="of the table")
-    parser.add_argument("--out", type=Path, required=True, help="a folder")
+    parser.add_argument("--num-simulations", type=int, default=4096, help="simulations of each search in the plot")
+    parser.add_argument("--num-searches", type=int, default=32, help="searches for the plot")
+    parser.add_argument("--num-positions", type=int, default=1024, help="positions for the table")
+    parser.add_argument("--out", type=Path, required=True, help="the folder of the plot and the table")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), constrained_layout=True)
@@ -241,9 +247,9 @@ def main() -> None:
         "",
         "![error against simulations](chance_values.png)",
         "",
-        f"Nature's node passed through, or its afterstate evaluated first, in {args.num_positions} positions: the root "
-        "mean square error of the best move's value, and the exact value that is lost by the most visited move, after "
-        f"1 to {SIZES[-1]} simulations.",
+        f"Nature's node is passed through, or its afterstate is evaluated first, in {args.num_positions} positions. "
+        "Error: the root mean square error of the best move's value. Lost: the exact value that the most visited move "
+        f"gives up. Both after 1 to {SIZES[-1]} simulations.",
         "",
         f"| game | error of the evaluator | measured | nature's node | {' | '.join(map(str, SIZES))} |",
         f"|---|---|---|---|{'---|' * len(SIZES)}",
@@ -255,7 +261,7 @@ def main() -> None:
 
 
 def plot(axis: Any, name: str, found: np.ndarray) -> None:
-    """The errors on logarithmic axes, with the slopes of one over the number, and of one over its square root."""
+    """Draws the errors on logarithmic axes, beside lines of the slopes -1/2 and -1."""
     number = np.arange(1, len(found) + 1)
     begin = len(found) // 16
     late = number[begin:]

@@ -1,16 +1,16 @@
-"""How should a search spread its visits over nature's outcomes? This script compares the errors of three ways.
+"""Compares three ways to spread the visits of a search over nature's outcomes.
 
     python experiments/chance_visits.py --out experiments/results/chance_visits.md
 
-The value of a move that chance answers is the mean over outcomes. With `n` visits a search knows `n` of them. Here the
-worth of each outcome is known exactly, so that only the choice of outcomes makes an error:
+The value of a move that nature answers is the mean over nature's outcomes, and `n` visits see `n` of them. Here the
+value of each outcome is known exactly, so only the choice of the outcomes makes an error:
 
-- drawn: each visit draws an outcome by itself;
-- deficit: each visit takes the outcome that is furthest behind its probability, the first of equals;
+- drawn: each visit draws its outcome independently;
+- deficit: each visit takes the outcome that is furthest behind its probability, the first one if several are;
 - spread: visit `n` takes the outcome at the point `u + n * golden ratio`, modulo 1, of the cumulative distribution,
-  with a random `u`. That is what `tz` does.
+  with a random `u`. This is the way of tz.
 
-The moves are throws of the die in Pig, rolls in backgammon (worth: the pips) and tiles in 2048 (worth: the best reward
+The moves are throws of the die in Pig, rolls in backgammon (value: the pips) and tiles in 2048 (value: the best reward
 of the next move).
 """
 
@@ -46,7 +46,7 @@ def spread(probabilities, num_visits, random):
 
 
 def cases() -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
-    """For each kind of move, examples: the probabilities of the outcomes, and what each is worth."""
+    """Returns examples of each kind of move: the probabilities of the outcomes, and the value of each outcome."""
     die = np.full(6, 1 / 6), np.array([-1.0, 0.1, 0.2, 0.3, 0.4, 0.5])
     rolls = [(low, high) for low in range(1, 7) for high in range(low, 7)]
     pips = np.array([4.0 * low if low == high else low + high for low, high in rolls])
@@ -77,8 +77,8 @@ def tiles(num_positions: int) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=400, help="searches of each example")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--repeats", type=int, default=400, help="repetitions, over all examples of a move")
+    parser.add_argument("--out", type=Path, help="write the table to this Markdown file")
     args = parser.parse_args()
     random = np.random.default_rng(0)
     lines = [

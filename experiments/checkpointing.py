@@ -1,7 +1,9 @@
-"""What saving costs: `python experiments/checkpointing.py --out experiments/results/checkpointing_cpu.md`.
+"""Measures the cost of checkpoints.
 
-Trains Connect Four with the recipe, in turns of some epochs without checkpoints, with one after every epoch, and with
-one after every tenth, in one process. The time of an epoch is that from its beginning to that of the next.
+    python experiments/checkpointing.py --out experiments/results/checkpointing_cpu.md
+
+Trains Connect Four with the recipe, in one process. Turns of some epochs without checkpoints, with a checkpoint after
+every tenth epoch, and with one after every epoch alternate. The time of an epoch is measured over a whole turn.
 """
 
 import argparse
@@ -18,8 +20,8 @@ import tz
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=20, help="a turn")
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=20, help="epochs of a turn")
+    parser.add_argument("--turns", type=int, default=5, help="turns with each setting")
     parser.add_argument("--devices", type=int, default=2, help="two use the cores of a CPU better than one")
     parser.add_argument("--out", type=pathlib.Path, help="write the table to this Markdown file")
     args = parser.parse_args()
@@ -57,7 +59,7 @@ def main() -> None:
         f"{heading('jax', 'orbax-checkpoint')} {args.devices} device(s); the state takes {held:.0f} MB in memory and "
         f"{size / 1e6:.0f} MB on the disk; `save` returned after {1000 * np.median(blocked):.0f} ms (median).",
         "",
-        "| checkpoints | seconds an epoch, median of the turns | over none, each turn |",
+        "| checkpoints | seconds an epoch, median of the turns | ratio to no checkpoints, each turn |",
         "|---|---:|---|",
     ]
     for name, seconds in times.items():

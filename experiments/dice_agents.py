@@ -1,11 +1,11 @@
-"""Agents of games with chance: 2048 and backgammon, trained by self-play for some minutes, and how strong they are.
+"""Trains an agent of 2048 or backgammon by self-play for some minutes and measures its strength.
 
     python experiments/dice_agents.py 2048 --minutes 20 --out runs/2048
     python experiments/dice_agents.py backgammon --minutes 20 --out runs/backgammon
 
-In 2048 the agent is compared with random moves, with the move that merges most at once, and with the same search
-without its network. In backgammon it plays matches, each throw of the dice the same for both sides of an opening,
-against random moves, and against the same search with the difference in pips for a network.
+In 2048 the agent is compared with random moves, with the moves of the highest immediate reward, and with the same
+search without a network. In backgammon it plays matches against random moves, and against a search that evaluates
+positions by the difference in pips. Both games of an opening have the same throws of the dice.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from tz.plot import plot_learning
 
 
 def settings(game: str, env: tz.Env, seed: int) -> tuple[tz.TrainConfig, tz.AZResNet | tz.MLP]:
-    """The settings of training, and a network."""
+    """Returns the settings of training and a network."""
     key = jax.random.key(seed)
     common = {"optimizer": optax.adam(1e-3), "average_decay": 0.999, "train_steps_per_epoch": 16}
     if game == "2048":
@@ -53,7 +53,7 @@ def settings(game: str, env: tz.Env, seed: int) -> tuple[tz.TrainConfig, tz.AZRe
 
 
 def train(game: str, env: tz.Env, minutes: float, seed: int, out: Path) -> tz.Player:
-    """The agent after some minutes of training, without exploration."""
+    """Trains an agent, writes it to a file and returns it without exploration."""
     config, network = settings(game, env, seed)
     start = time.perf_counter()
     state = tz.init_loop(config, env, network, key=jax.random.key(seed))
@@ -70,7 +70,7 @@ def train(game: str, env: tz.Env, minutes: float, seed: int, out: Path) -> tz.Pl
 
 
 def merges_most(env: tz.Env) -> tz.Player:
-    """A player of the move that brings most at once."""
+    """Returns a player of the moves that have the highest immediate reward."""
 
     def evaluator(env_state, metadata, key):
         rewards = jax.vmap(lambda action: env.step(env_state, action)[1].rewards[0])(jnp.arange(env.num_actions))
@@ -80,7 +80,7 @@ def merges_most(env: tz.Env) -> tz.Player:
 
 
 def strength_2048(env: tz.Env, agent: tz.Player, num_games: int) -> list[str]:
-    """Rows of a table: mean score and largest tile of each player."""
+    """Returns the rows of a table: the mean score and the largest tile of each player."""
     scaled = tz.MCTS(
         agent.mcts.num_simulations, root=tz.PlainRoot(), selector=tz.mcts.MuZeroPUCT(scale="tree"), temperature=0.0
     )
@@ -108,7 +108,7 @@ def strength_2048(env: tz.Env, agent: tz.Player, num_games: int) -> list[str]:
 
 
 def by_pips(env_state, metadata, key):
-    """Knows only who is ahead in the race: the pips that each side has still to go."""
+    """Evaluates a position by the race alone: the pips that each side still has to move."""
     board = env_state._board.astype(jnp.float32)
     places = jnp.arange(24, dtype=jnp.float32)
     own = jnp.sum(jnp.maximum(board[:24], 0) * (24 - places)) + 25 * board[24]
@@ -117,7 +117,7 @@ def by_pips(env_state, metadata, key):
 
 
 def strength_backgammon(env: tz.Env, agent: tz.Player, num_games: int) -> list[str]:
-    """Rows of a table: the score of the agent in matches."""
+    """Returns the rows of a table: the scores of the agent in matches."""
     search = tz.MCTS(agent.mcts.num_simulations, root=tz.PlainRoot(), temperature=0.0)
     players = {"random": tz.random_player(), "the same search by pips": tz.Player(search, by_pips)}
     rows = ["| opponent | games | score (95 %) | points a game |", "|---|---|---|---|"]
@@ -133,10 +133,10 @@ def strength_backgammon(env: tz.Env, agent: tz.Player, num_games: int) -> list[s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("game", choices=["2048", "backgammon"])
-    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--minutes", type=float, default=20.0, help="the length of the training")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--num-games", type=int, default=200, help="games of each test")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="the folder of the results")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     env = tz.from_pgx(args.game)

@@ -1,8 +1,8 @@
-"""Where does an agent stand among the engines of others? `python experiments/engines.py runs/hello/agent.tz`.
+"""Rates an agent among the levels of a GTP engine: `python experiments/engines.py runs/hello/agent.tz`.
 
-The agent climbs the levels of an engine that speaks GTP, gtp-rhino for Othello and GNU Go for Go, until it loses. The
-levels also play one another, so that all are rated on one scale, whose zero is the engine's lowest level. Each match
-begins in random positions, each played from both sides. On Debian: `apt-get install grhino gnugo`.
+The engine is gtp-rhino for Othello and GNU Go for Go. The agent plays its levels from weak to strong until it loses a
+match. The levels also play one another, so that all have ratings on one scale, with the lowest level at 0. Each match
+is played from random openings, each from both sides. On Debian: `apt-get install grhino gnugo`.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import numpy as np
 
 import tz
 
-# No opening book; and GNU Go plays by area, without resigning, and until no dead stone is left, as pgx counts.
+# No opening book. GNU Go never resigns, plays until no dead stone is left, and counts areas, as pgx does.
 GO = "gnugo --mode gtp --chinese-rules --positional-superko --capture-all-dead --play-out-aftermath --never-resign"
 ENGINES = {
     "othello": ("gtp-rhino --book 0 --level {}", range(1, 6), 128),
@@ -29,7 +29,7 @@ ENGINES = {
 
 @dataclasses.dataclass
 class Results:
-    """All matches so far: players by name, and rows of the table."""
+    """All matches so far, with the names of the players and the rows of the table."""
 
     names: list[str]
     rows: list[str] = dataclasses.field(default_factory=list)
@@ -47,7 +47,7 @@ class Results:
         print(self.rows[-1], *match.failures[:3], sep="\n", flush=True)
 
     def ratings(self) -> list[str]:
-        """Rows of all that played, with the first name at 0."""
+        """Returns a table of the ratings of all players that have played, with the first one at 0."""
         names = [name for name in self.names if any(name in pair for pair in self.games)]
         wins, draws = np.zeros((2, len(names), len(names)))
         for (first, second), (won, drawn, lost) in self.games.items():
@@ -63,7 +63,7 @@ class Results:
 
 
 def agent(path: pathlib.Path, num_simulations: int) -> tz.Player:
-    """The agent with the search of its training, if its card names a recipe, and else with PUCT; without noise."""
+    """Returns the agent with the search of the recipe in its card, or with PUCT if there is none; without noise."""
     recipe = tz.runs.agent_card(path).get("recipe")
     if recipe is None:
         search = tz.MCTS(num_simulations, root=tz.PlainRoot(), temperature=0.0)
@@ -77,24 +77,28 @@ def version(command: str) -> str:
     program = command.split()[0]
     path = shutil.which(program) or shutil.which(program, path="/usr/games")
     if path is None:
-        return program  # the match says which package has it
+        return program  # the match raises an error that names the package
     text = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout.split("\n")
     return " ".join(text[0].split()) or program
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("agent", type=pathlib.Path, help="a file of tz.save_agent, of Othello or Go")
-    parser.add_argument("--simulations", type=int, nargs="+", default=[64, 400], help="of the agent, a move")
-    parser.add_argument("--games", type=int, default=100, help="a match of the agent")
-    parser.add_argument("--engine-games", type=int, help="a match of two levels, 0 for none; by default as --games")
-    parser.add_argument("--levels", type=int, nargs="+", help="from weak to strong; by default all")
+    parser.add_argument("agent", type=pathlib.Path, help="the file of an agent of Othello or Go")
+    parser.add_argument("--simulations", type=int, nargs="+", default=[64, 400], help="for a move of the agent")
+    parser.add_argument("--games", type=int, default=100, help="games in a match of the agent")
+    parser.add_argument(
+        "--engine-games", type=int, help="games in a match of two levels, 0 for no such match; by default as --games"
+    )
+    parser.add_argument(
+        "--levels", type=int, nargs="+", help="levels of the engine, from weak to strong; all by default"
+    )
     parser.add_argument("--opening-moves", type=int, default=6, help="random moves before each game")
-    parser.add_argument("--processes", type=int, default=2, help="of an engine, side by side")
+    parser.add_argument("--processes", type=int, default=2, help="processes of an engine, side by side")
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds for one move of an engine")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=pathlib.Path, help="a file for the tables")
-    parser.add_argument("--ship", type=pathlib.Path, help="a copy of the agent, with these scores in its card")
+    parser.add_argument("--out", type=pathlib.Path, help="write the tables to this file")
+    parser.add_argument("--ship", type=pathlib.Path, help="copy the agent to this file, with its scores in the card")
     return parser.parse_args()
 
 
@@ -136,7 +140,7 @@ def main() -> None:
 
     for number, name in agents.items():
         player = agent(args.agent, number)
-        for level, engine in engines.items():  # the levels have the same openings, whatever the agent
+        for level, engine in engines.items():  # numbered by the level, so all agents have the same openings
             score = play(player, engine, (name, name_of[level]), args.games, level)
             save()
             if score < 0.5:

@@ -1,7 +1,7 @@
-"""Compares the pure epoch with the training loop, and several seeds in one program with one seed after another.
+"""Compares `tz.learn.epoch` with the training loop, and several seeds in one program with one seed after another.
 
-`python experiments/epoch.py --out experiments/results/epoch_cpu.md` measures an epoch of Connect Four. All programs of
-a table are run in turns; a time is the median.
+`python experiments/epoch.py --out experiments/results/epoch_cpu.md` measures epochs of Connect Four. The programs of a
+table run alternately, and the times are medians.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import tz
 
 
 class Convolutions(eqx.Module):
-    """A network of four `eqx.nn.Conv2d`, as a user may write it."""
+    """A network of four `eqx.nn.Conv2d`, such as a user may write."""
 
     layers: list
     policy: eqx.nn.Linear
@@ -47,11 +47,12 @@ def residual(*, key: jax.Array) -> tz.AZResNet:
 
 
 def arrays(state: tz.learn.LoopState) -> tz.learn.LoopState:
+    """Returns a copy, since the loop donates the arrays of the state that it is given."""
     return jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, state)
 
 
 def in_turns(programs: dict[str, Callable[[], object]], repeats: int) -> dict[str, tuple[float, float]]:
-    """The seconds of the first call of each program, which compiles it, and the median of the others."""
+    """Returns for each program the seconds of the first call, which compiles it, and the median of the others."""
     first, others = {}, {name: [] for name in programs}
     for repeat in range(repeats + 1):
         for name, program in programs.items():
@@ -72,7 +73,7 @@ def table(title: str, rows: dict[str, tuple[float, float]]) -> list[str]:
 
 
 def epoch_of(config: tz.TrainConfig, env: tz.Env, make: Callable, repeats: int) -> list[str]:
-    """An epoch by the loop and as one program."""
+    """Measures an epoch of the loop and of `tz.learn.epoch`; returns a table."""
     mesh = tz.data_mesh(jax.devices()[:1])
     config = dataclasses.replace(config, testers=())
     state = tz.init_loop(config, env, make(key=jax.random.key(0)), key=jax.random.key(1), mesh=mesh)
@@ -84,7 +85,7 @@ def epoch_of(config: tz.TrainConfig, env: tz.Env, make: Callable, repeats: int) 
 
 
 def seeds_of(config: tz.TrainConfig, env: tz.Env, repeats: int, num_seeds: int = 2) -> list[str]:
-    """Epochs of several seeds."""
+    """Measures epochs of several seeds; returns a table."""
     one = tz.data_mesh(jax.devices()[:1])
     states = [
         tz.init_loop(config, env, residual(key=jax.random.key(seed)), key=jax.random.key(seed), mesh=one)
@@ -117,7 +118,7 @@ def main() -> None:
     config, env = tz.Recipe("connect_four").build()
     lines = [
         f"{jax.device_count()} x {jax.devices()[0].device_kind}, JAX {jax.__version__}, Python "
-        f"{platform.python_version()}; medians of {args.repeats} calls in turns. An epoch of Connect Four is that of "
+        f"{platform.python_version()}; medians of {args.repeats} alternating calls. An epoch of Connect Four by "
         "`tz.Recipe()`.",
         "",
     ]

@@ -1,13 +1,13 @@
-"""How much do equal dice for both games of an opening save in a match? Backgammon, with players who know only the pips.
+"""Measures how much variance a match saves by the same dice in both games of an opening.
 
     python experiments/equal_dice.py --out experiments/results/equal_dice.md
 
-A match of tz plays each opening twice, with the sides swapped and the same dice. This script plays such a match, and
-then the same openings once more with other dice. So each game can also be paired with one of the same opening, sides
-swapped, whose dice are others. If the results of a pair have the correlation `r`, the variance of the mean is `1 + r`
-times that of independent games.
+The game is backgammon, with players that only count pips. A match of tz plays each opening twice, with the sides
+swapped and the same dice. This script plays such a match, and then the same openings once more with other dice. So each
+game can also be paired with a game of the same opening that has the sides swapped and other dice. If the results of a
+pair have the correlation `r`, the variance of their mean is `1 + r` times the variance for independent games.
 
-The matches begin in the position of the rules, or in one where both sides have passed each other and only race home.
+The matches begin in the usual first position, or in one where both sides have passed each other and only race home.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def pips(num_simulations: int) -> tz.Player:
 
 
 def races(env: tz.Env, num: int, key: jax.Array) -> Any:
-    """Openings in which both sides have the same way home, after some roll."""
+    """Returns openings in which both sides have the same way home, each after a random roll."""
     board = np.zeros(28, np.int32)
     board[[12, 14, 16, 18, 20, 22]] = 2, 2, 3, 3, 3, 2
     board[:24] -= board[23::-1]
@@ -45,7 +45,7 @@ def races(env: tz.Env, num: int, key: jax.Array) -> Any:
 
 
 def correlation(pairs: np.ndarray) -> tuple[float, float, float]:
-    """The correlation of the two columns, and its interval of 95 % by Fisher's transform."""
+    """Returns the correlation of the two columns, and its 95 % interval by Fisher's transform."""
     found = float(np.corrcoef(pairs.T)[0, 1])
     margin = statistics.NormalDist().inv_cdf(0.975) / (len(pairs) - 3) ** 0.5
     low, high = np.tanh(np.arctanh(found) + np.array([-margin, margin]))
@@ -53,7 +53,7 @@ def correlation(pairs: np.ndarray) -> tuple[float, float, float]:
 
 
 def rows(name: str, env: tz.Env, players: tuple[tz.Player, tz.Player], openings: Any, max_moves: int) -> list[str]:
-    """Plays the openings with two series of dice; a row of the table for each kind of result."""
+    """Plays the openings with two series of dice; returns a row of the table for each kind of result."""
     num_games = 2 * len(openings[1].terminated)
     matches = [
         tz.play_match(
@@ -78,9 +78,11 @@ def rows(name: str, env: tz.Env, players: tuple[tz.Player, tz.Player], openings:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num-openings", type=int, default=96)
+    parser.add_argument(
+        "--num-openings", type=int, default=96, help="openings of whole games; races have four times as many"
+    )
     parser.add_argument("--num-simulations", type=int, default=4)
-    parser.add_argument("--max-moves", type=int, default=800, help="longer games, and their openings, do not count")
+    parser.add_argument("--max-moves", type=int, default=800, help="openings with longer games are left out")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     env, player, num = tz.from_pgx("backgammon"), pips(args.num_simulations), args.num_openings
@@ -91,7 +93,7 @@ def main() -> None:
         "",
         f"{heading('tz', 'jax', 'pgx')} `python experiments/equal_dice.py`. Backgammon; `pips` is a search of "
         f"{args.num_simulations} simulations that counts nothing but pips. The correlation between the two games of an "
-        "opening (95 %), and the variance of their mean in that of independent games.",
+        "opening (95 %), and the variance of their mean relative to independent games.",
         "",
         "| match | result | games | mean | correlation, equal dice | variance | correlation, other dice | variance |",
         "|---|---|---|---|---|---|---|---|",

@@ -1,16 +1,16 @@
-"""Backgammon against GNU Backgammon, from its weakest to its strongest setting.
+"""Plays backgammon against GNU Backgammon, from its weakest to its strongest setting.
 
     sudo apt-get install gnubg          # Debian, Ubuntu; elsewhere from https://www.gnu.org/software/gnubg/
     python experiments/dice_agents.py backgammon --minutes 20 --out runs/backgammon
     python experiments/gnubg_match.py runs/backgammon/agent.tz --out runs/backgammon/gnubg.md
 
-gnubg runs in text mode as a process of its own and is asked for the best moves of many rolls at once. It plays for
-money without the cube, so a gammon counts twice and a backgammon three times, for both players. The rules of the games
-are those of tz, which are pgx's. They differ from the usual ones in two ways: a player need not use both dice where
-that is possible, and a loser whose last checkers are on the bar loses two points, not three.
+gnubg runs in text mode as a separate process and is asked for the best moves of many rolls at once. It plays for money
+without the cube, so a gammon counts twice and a backgammon three times, for both players. The games follow the rules of
+pgx, which differ from the usual rules in two ways: a player need not use both dice even if it is possible, and a loser
+whose last checkers are on the bar loses two points, not three.
 
-The names of the settings are gnubg's own, but for `noise 1` and `noise 0.3`, which are weaker than all of these. The
-two games of an opening have the same dice.
+The names of the settings are gnubg's own, except `noise 1` and `noise 0.3`, which are weaker than all the others. Both
+games of an opening have the same dice.
 """
 
 import argparse
@@ -45,7 +45,7 @@ LEVELS = {  # plies of lookahead, and noise added to evaluations
 
 
 class Games(eqx.Module):
-    """Games in progress, `[G]`, and the searches of the agent."""
+    """Games in progress, `[G]`, with the agent's search of each."""
 
     env_state: PyTree
     metadata: tz.StepMetadata
@@ -55,7 +55,7 @@ class Games(eqx.Module):
 
 
 def start(env: tz.Env, agent: tz.Player, num_games: int, key: PRNGKeyArray) -> Games:
-    """New games, two of each opening."""
+    """Returns new games, two of each opening."""
     positions = jax.vmap(env.init)(jnp.repeat(jax.random.split(key, num_games // 2), 2))
     search = jax.vmap(lambda *position: tz.init_search(agent.mcts, *position))(*positions)
     return Games(*positions, search, jnp.zeros(num_games), jnp.zeros(num_games, jnp.int32))
@@ -65,7 +65,7 @@ def start(env: tz.Env, agent: tz.Player, num_games: int, key: PRNGKeyArray) -> G
 def move(
     env: tz.Env, agent: tz.Player, games: Games, agents_id: Array, theirs: Array, chance_keys: Array, key: PRNGKeyArray
 ) -> tuple[Games, Array]:
-    """One move in each game: the agent's, or where the opponent is to move, `theirs`."""
+    """Makes one move in each game: `theirs` where the opponent is to move, and the agent's elsewhere."""
 
     def one(games, agents_id, theirs, chance_key, key):
         search_key, action_key = jax.random.split(key)
@@ -85,14 +85,14 @@ def move(
 
 
 class Opponent:
-    """Plays gnubg's rolls move by move: what is left of them is kept for each game."""
+    """Plays gnubg's answers one checker at a time, and keeps the rest of the roll of each game."""
 
     def __init__(self, best_moves: Callable[[np.ndarray, np.ndarray], list[Pairs]], num_games: int):
         self._best_moves = best_moves
         self._left: list[Pairs] = [[] for _ in range(num_games)]
 
     def actions(self, games: Games, to_move: np.ndarray) -> np.ndarray:
-        """An action for each game where it is to move, 0 elsewhere."""
+        """Returns an action for each game where the opponent is to move, and 0 elsewhere."""
         state, mask = games.env_state, np.asarray(games.metadata.action_mask)
         rolls = np.flatnonzero(to_move & (np.asarray(state._played_dice_num) == 0))
         answers = self._best_moves(np.asarray(state._board)[rolls], np.asarray(state._dice)[rolls])
@@ -114,7 +114,7 @@ def play(
     key: PRNGKeyArray,
     max_moves: int = 2000,
 ) -> tz.matches.MatchResult:
-    """A match between an agent and a program, each opening twice, with sides swapped and with the same dice."""
+    """Plays a match of an agent and a program. Each opening is played from both sides with the same dice."""
     init_key, chance_key, key = jax.random.split(key, 3)
     games = start(env, agent, num_games, init_key)
     opening = games.env_state, games.metadata
@@ -139,7 +139,7 @@ def play(
 
 
 def points(match: tz.matches.MatchResult) -> tuple[float, float]:
-    """Points a game, and the margin of its interval of 95 %; the two games of an opening are one observation."""
+    """Returns the mean points a game and half of its 95 % interval; both games of an opening are one observation."""
     finished = np.asarray(match.finished)
     sums, games = (x.reshape(-1, 2).sum(1) for x in (np.asarray(match.returns) * finished, finished))
     mean = sums.sum() / games.sum()
@@ -148,7 +148,7 @@ def points(match: tz.matches.MatchResult) -> tuple[float, float]:
 
 
 def row(name: str, plies: int, noise: float, match: tz.matches.MatchResult, seconds: float) -> str:
-    """A row of the table."""
+    """Returns a row of the table."""
     low, high = match.interval()
     mean, margin = points(match)
     returns = np.asarray(match.returns)[np.asarray(match.finished)]
@@ -161,7 +161,7 @@ def row(name: str, plies: int, noise: float, match: tz.matches.MatchResult, seco
 
 
 def load(agent: str, num_simulations: int) -> tz.Player:
-    """A player: an agent of a file, or one of two that know little."""
+    """Returns the player of a name: an agent from a file, `random` or `pips`."""
     if agent == "random":
         return tz.random_player()
     if agent == "pips":
@@ -171,7 +171,7 @@ def load(agent: str, num_simulations: int) -> tz.Player:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("agent", help="a file of tz.save_agent, or `random`, or `pips`, a search that only counts pips")
+    parser.add_argument("agent", help="a file of an agent, `random`, or `pips`, a search that only counts pips")
     parser.add_argument("--num-simulations", type=int, default=16)
     parser.add_argument("--num-games", type=int, default=200, help="games against each setting, two of each opening")
     parser.add_argument("--levels", nargs="+", choices=list(LEVELS), default=list(LEVELS))

@@ -1,11 +1,11 @@
-"""Answers of gnubg, one line for each line of questions. `gnubg_moves.py` has gnubg run this file in its own Python."""
+"""Answers requests for moves, a line for each line; `gnubg_moves.py` lets gnubg run this file in its own Python."""
 
 import json
 import sys
 
 import gnubg  # pyright: ignore[reportMissingImports]  # a part of the program gnubg, not a package
 
-MARK = "best moves: "  # gnubg itself writes to the same output
+MARK = "best moves: "  # marks the answers, as gnubg itself writes to the same output
 
 for setting in ("automatic game off", "automatic roll off", "automatic move off", "automatic bearoff off"):
     gnubg.command(f"set {setting}")
@@ -15,7 +15,7 @@ cube = gnubg.cubeinfo(1, -1, 0, 0, (0, 0), 0)
 
 for line in sys.stdin:
     question = json.loads(line)
-    # Without the cube, with lookahead pruned, and with noise that depends on the position alone.
+    # No cube, pruned lookahead, and noise that depends on the position alone.
     context = gnubg.evalcontext(0, question["plies"], 1, 1, question["noise"])
     answers = []
     for board, dice in question["positions"]:

@@ -1,17 +1,17 @@
 """Measures tz on a GPU in one command: `python experiments/gpu.py --minutes 8 --out runs/gpu`.
 
-It runs the parts below one after the other, each in a process of its own with a time limit of its own, and writes what
-each one found to `--out` as soon as it is there. `--parts` chooses. The most important come first:
+It runs the parts below one after another, the most important first. Each part has its own process and time limit, and
+writes its results to `--out` as soon as it has them. `--parts` runs some of the parts:
 
 - `tests`: the tests of the search, on the GPU.
 - `speed`, `speed_graphs`: simulations a second against mctx, first with XLA's defaults and then with loops as CUDA
-  graphs (`XLA_FLAGS=--xla_gpu_enable_command_buffer=+WHILE`). Says whether the results are the same, bit for bit.
-- `kernels`: how many kernels a simulation starts, by the part of the search that they belong to.
-- `connect_four`: an agent of `--minutes`, and its mistakes on solved positions.
-- `leaves`: leaves evaluated together in batches of games: how much faster, and how much stronger in the same time.
-- `othello`, `go_9x9`: an agent of `--minutes` each; `experiments/engines.py` then says where it stands.
+  graphs (`XLA_FLAGS=--xla_gpu_enable_command_buffer=+WHILE`). It also compares the results bit for bit.
+- `kernels`: the number of kernels that a simulation starts, by parts of the search.
+- `connect_four`: an agent trained for `--minutes`, and its mistakes on solved positions.
+- `leaves`: the speed of batches of games with several leaves evaluated together, and the strength in the same time.
+- `othello`, `go_9x9`: an agent trained for `--minutes`; `experiments/engines.py` then rates it.
 
-With `--tiny` all sizes are so small that a CPU does them in minutes: to see that the script works, not for its numbers.
+With `--tiny`, all sizes are so small that a CPU needs only minutes. It shows that the script works; ignore its numbers.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import time
 HERE = pathlib.Path(__file__).parent
 GRAPHS = "--xla_gpu_enable_command_buffer=+WHILE"
 SEARCH_TESTS = [f"tests/test_{name}.py" for name in ("mctx", "search", "variants", "solver", "values")]
-LIMITS = {  # seconds, for what is done besides training
+LIMITS = {  # seconds, training not included
     "tests": 300,
     "speed": 900,
     "speed_graphs": 900,
@@ -35,22 +35,26 @@ LIMITS = {  # seconds, for what is done besides training
     "othello": 120,
     "go_9x9": 120,
 }
-TRAINED = ("connect_four", "othello", "go_9x9")  # for --minutes, besides the time above
+TRAINED = ("connect_four", "othello", "go_9x9")  # parts that train for --minutes
 
 
 def command(part: str, args: argparse.Namespace) -> list[str]:
-    """Return the command that runs a part."""
+    """Returns the command that runs a part."""
     if part == "tests":
         few = ["-k", "the_schedule_of_sequential_halving"] if args.tiny else []
         processes = str(min(8, os.cpu_count() or 1))
-        # A plugin of benchmarks, where there is one, warns of several processes, and warnings are errors.
+        # If pytest-benchmark is installed, it warns of several processes, and warnings are errors.
         return [sys.executable, "-m", "pytest", "-q", "-n", processes, "-p", "no:benchmark", *SEARCH_TESTS, *few]
     options = ["--minutes", str(args.minutes), "--out", str(args.out.resolve()), *(["--tiny"] if args.tiny else [])]
     return [sys.executable, str(HERE / "gpu_parts.py"), part, *options, "--cells", *args.cells]
 
 
 def environment(part: str, tiny: bool) -> dict[str, str]:
-    """Loops are CUDA graphs in all that trains or plays; several test processes share the memory of the card."""
+    """Returns the environment variables of a part.
+
+    Loops become CUDA graphs in the parts that train or play. Tests run in several processes, which have to share the
+    memory of the card, so JAX must not reserve it.
+    """
     found = dict(os.environ, PYTHONUNBUFFERED="1")
     if part == "tests":
         found["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
@@ -60,7 +64,7 @@ def environment(part: str, tiny: bool) -> dict[str, str]:
 
 
 def run(part: str, args: argparse.Namespace) -> str:
-    """Runs one part with its log in a file; returns how it ended."""
+    """Runs one part with its log in a file; returns a line that says how it ended."""
     limit = args.limit or LIMITS[part] + (60 * args.minutes if part in TRAINED else 0)
     begun = time.perf_counter()
     with open(args.out / f"{part}.log", "w") as log:
@@ -82,7 +86,7 @@ def run(part: str, args: argparse.Namespace) -> str:
 
 
 def compare_bits(out: pathlib.Path) -> str:
-    """Says whether the searches gave the same bits with CUDA graphs as without, where both have been timed."""
+    """Compares the results of the searches with and without CUDA graphs, where both have been timed."""
     tables = []
     for name in ("speed", "speed_graphs"):
         path = out / f"{name}.md"
@@ -98,15 +102,17 @@ def compare_bits(out: pathlib.Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=8.0, help="of training, for each agent")
+    parser.add_argument("--minutes", type=float, default=8.0, help="the length of the training of each agent")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/gpu"), help="the folder of the results")
-    parser.add_argument("--parts", nargs="+", choices=LIMITS, default=list(LIMITS), help="which parts, in this order")
-    parser.add_argument("--limit", type=float, help="seconds for each part, in place of the limits of its own")
-    parser.add_argument("--cells", nargs="*", default=[], help="for the speed: sizes, such as 1024x32; default all")
+    parser.add_argument(
+        "--parts", nargs="+", choices=LIMITS, default=list(LIMITS), help="the parts to run, in this order"
+    )
+    parser.add_argument("--limit", type=float, help="seconds for each part, instead of its own limit")
+    parser.add_argument("--cells", nargs="*", default=[], help="sizes for the speed, such as 1024x32; all by default")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, to try the script on a CPU")
     args = parser.parse_args()
     if args.minutes <= 0 or (args.limit is not None and args.limit <= 0):
-        parser.error(f"expected minutes and limits above 0, found --minutes {args.minutes} --limit {args.limit}.")
+        parser.error(f"found --minutes {args.minutes} --limit {args.limit}, expected numbers above 0.")
     args.out.mkdir(parents=True, exist_ok=True)
     ends = []
     for part in args.parts:

@@ -18,7 +18,7 @@ sys.path.append(str(pathlib.Path(__file__).parent / "connect_four"))
 import truth
 
 STARTED = time.perf_counter()
-_SHIPPED = {"num_blocks": 5, "num_channels": 96, "head_channels": 16}  # small enough to come with tz
+_SHIPPED = {"num_blocks": 5, "num_channels": 96, "head_channels": 16}  # small enough for a file that comes with tz
 _CHANGES: dict[str, dict[str, Any]] = {"connect_four": {}, "othello": _SHIPPED, "go_9x9": _SHIPPED}
 
 
@@ -27,7 +27,7 @@ def jax_flags() -> str:
 
 
 def recipe_of(game: str, args: argparse.Namespace) -> tz.Recipe:
-    """The recipe of a game for a GPU, with a buffer for a third or so of a run of some minutes."""
+    """Returns the recipe of a game for a GPU, with a buffer that holds about a third of a run of some minutes."""
     if args.tiny:
         sizes: dict[str, Any] = {"num_blocks": 1, "num_channels": 8, "num_games": 8, "train_batch_size": 8}
         return tz.Recipe(game, num_simulations=4, moves_per_epoch=4, capacity=64, train_steps_per_epoch=1, **sizes)
@@ -35,7 +35,7 @@ def recipe_of(game: str, args: argparse.Namespace) -> tz.Recipe:
 
 
 def train(game: str, args: argparse.Namespace) -> tz.mcts.NetworkEvaluator:
-    """An agent of `--minutes`, all of this process included, in a file of its own."""
+    """Trains an agent and writes it to a file. `--minutes` is the time of the whole process."""
     recipe = recipe_of(game, args)
     config, env = recipe.build()
     state = recipe.start(config, env, seed=args.seed)
@@ -54,7 +54,7 @@ def train(game: str, args: argparse.Namespace) -> tz.mcts.NetworkEvaluator:
 
 
 def connect_four(args: argparse.Namespace) -> Iterator[str]:
-    """The mistakes of an agent on solved positions, which it never saw."""
+    """Trains an agent, and measures its mistakes on solved positions, which are never trained on."""
     agent = train("connect_four", args)
     trained = time.perf_counter() - STARTED
     epochs = tz.runs.agent_card(args.out / "connect_four.tz")["epochs"]
@@ -78,7 +78,7 @@ def connect_four(args: argparse.Namespace) -> Iterator[str]:
 
 
 def board_game(game: str, args: argparse.Namespace) -> Iterator[str]:
-    """Trains an agent, and has it play against the same search without a network."""
+    """Trains an agent, and plays a match against the same search without a network."""
     agent, env = train(game, args), tz.from_pgx(game)
     epochs = tz.runs.agent_card(args.out / f"{game}.tz")["epochs"]
     yield f"# {game}\n"

@@ -1,4 +1,4 @@
-"""The parts of `gpu.py`, which runs each of them in a process of its own."""
+"""The parts of `gpu.py`, which runs each of them in its own process."""
 
 import argparse
 import collections
@@ -26,11 +26,11 @@ from timing import heading
 
 import tz
 
-SECONDS = 3.0  # of repetitions
+SECONDS = 3.0  # of repetitions in one measurement
 
 
 class Cell(NamedTuple):
-    """A game, the size of its search, and an evaluator; their programs are timed together."""
+    """A game, the size of its search, and an evaluator. The programs of one cell are timed together."""
 
     game: str
     num_games: int
@@ -51,7 +51,10 @@ def cells(tiny: bool, sizes: list[str]) -> list[Cell]:
     wanted = [tuple(map(int, size.split("x"))) for size in sizes] or [(1024, 32), (1024, 128), (4096, 32), (128, 400)]
     found = []
     for num_games, num_simulations in wanted:
-        if (num_games, num_simulations) == (128, 400):  # where most of a peer's time is known to go to its tree
+        if (num_games, num_simulations) == (
+            128,
+            400,
+        ):  # a size at which mctx is known to spend most of its time on the tree
             for kept in (None, 64, 128):
                 found.append(Cell("go_19x19", 128, 400, "8x128", jnp.bfloat16, kept))
             continue
@@ -61,7 +64,7 @@ def cells(tiny: bool, sizes: list[str]) -> list[Cell]:
 
 
 def contenders(cell: Cell) -> dict[str, tuple[Any, tuple]]:
-    """Return the programs of a cell by name, each as a function and its inputs."""
+    """Returns the programs of a cell by name, each a function and its inputs."""
     env, game = tz.from_pgx(cell.game), pgx.make(cell.game)  # pyright: ignore[reportArgumentType]
     inputs = (*positions(env, cell.num_games), jax.random.key(2))
     settings = {"max_nodes": cell.num_simulations + 1, "persist_tree": False, "max_actions": cell.max_actions}
@@ -77,7 +80,7 @@ def contenders(cell: Cell) -> dict[str, tuple[Any, tuple]]:
         "tz, Gumbel": tz.gumbel_mcts(cell.num_simulations, **settings),
     }
     found = {name: (functools.partial(tz_search, mcts, env, evaluator), inputs) for name, mcts in searches.items()}
-    if cell.max_actions is None:  # mctx has no such setting, and the network takes as long with it
+    if cell.max_actions is None:  # mctx has no such setting, and it does not change the network
         peer = functools.partial(mctx_search, game, env, evaluator, mctx.gumbel_muzero_policy, cell.num_simulations)
         found["mctx, gumbel_muzero_policy"] = peer, inputs
         found[alone[0]] = functools.partial(alone[1], cell.num_simulations), inputs
@@ -85,18 +88,18 @@ def contenders(cell: Cell) -> dict[str, tuple[Any, tuple]]:
 
 
 def network_alone_in(dtype: Any, env: tz.Env, evaluator: Any, num_calls: int, states, metadata, key):
-    """The evaluator casts its observations; here they are cast beforehand."""
+    """Runs the network alone. The evaluator would cast the observations, so here they are cast beforehand."""
     cast = dataclasses.replace(env, observe=lambda state: env.observe(state).astype(dtype))
     return network_alone(cast, evaluator, num_calls, states, metadata, key)
 
 
 def measure_speed(args: argparse.Namespace) -> Iterator[str]:
-    """Yield the lines of the table as they are measured. All programs are compiled first, side by side."""
+    """Yields the lines of the table as they are measured. All programs are compiled first, in parallel."""
     graphs = "with loops as CUDA graphs" if "command_buffer" in str(jax_flags()) else "with XLA's defaults"
     yield f"# Simulations a second against mctx, {graphs}\n"
     yield (
-        f"{heading('jax', 'mctx', 'pgx', 'equinox')} Median of runs in turns, all games together; steps or evaluations "
-        "for what is alone. tz / this: the Gumbel search of tz over this one.\n"
+        f"{heading('jax', 'mctx', 'pgx', 'equinox')} Medians of alternating runs, all games together; steps or "
+        "evaluations for the rows that end in `alone`. tz / this: the Gumbel search of tz over this one.\n"
     )
     yield "| game | games x simulations | evaluator | what | per second | tz / this | runs | bits of the result |"
     yield "|---|---|---|---|---:|---:|---:|---|"
@@ -126,13 +129,13 @@ def measure_speed(args: argparse.Namespace) -> Iterator[str]:
 
 
 def digest(result: Any) -> str:
-    """Eight digits that differ if a bit of the result does."""
+    """Returns eight digits that differ if any bit of the result does."""
     arrays = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(result)]
     return hashlib.sha256(b"".join(arrays)).hexdigest()[:8]
 
 
 def count_kernels(args: argparse.Namespace) -> Iterator[str]:
-    """Kernels of one search, from a trace: how many a simulation, and how long they take."""
+    """Counts the kernels of a simulation and their time, from the trace of one search."""
     num_games, num_simulations, game = (4, 4, "tic_tac_toe") if args.tiny else (1024, 32, "othello")
     env = tz.from_pgx(game)
     inputs = (*positions(env, num_games), jax.random.key(0))
@@ -158,7 +161,7 @@ def count_kernels(args: argparse.Namespace) -> Iterator[str]:
         kernels: collections.Counter[str] = collections.Counter()
         microseconds: collections.defaultdict[str, float] = collections.defaultdict(float)
         for operation, duration in device_events(trace):
-            # Copies and other helpers that XLA adds have no source; their own names say what they are.
+            # Operations that XLA adds, such as copies, have no source, so their own names are shown.
             part = part_of(source[operation]) if operation in source else f"`{re.sub(r'[._]?[0-9]+', '', operation)}`"
             kernels[part] += 1
             microseconds[part] += duration / 1000
@@ -168,7 +171,7 @@ def count_kernels(args: argparse.Namespace) -> Iterator[str]:
 
 
 def device_events(trace: Any) -> Iterator[tuple[str, float]]:
-    """Operation of the program and nanoseconds of each kernel that ran on a GPU."""
+    """Yields the operation and the nanoseconds of each kernel that ran on a GPU."""
     for plane in trace.planes:
         if not plane.name.startswith("/device:GPU"):
             continue
@@ -181,7 +184,7 @@ def device_events(trace: Any) -> Iterator[tuple[str, float]]:
 
 
 def measure_leaves(args: argparse.Namespace) -> Iterator[str]:
-    """Speed of batches of games by leaves a step, and the score of each in the same time against one leaf a step."""
+    """Measures the speed for several leaves a step, and the score against one leaf a step in the same time."""
     env, own = tz.from_pgx("connect_four"), args.out / "connect_four.tz"
     num_games, num_simulations = (4, 8) if args.tiny else (1024, 64)
     evaluator = tz.load_agent(own if own.exists() else "connect_four").evaluator
@@ -190,7 +193,7 @@ def measure_leaves(args: argparse.Namespace) -> Iterator[str]:
     yield "# Leaves evaluated together, in batches of games\n"
     yield (
         f"{heading('jax', 'pgx', 'equinox')} Connect Four, {num_games} games, Gumbel root, {num_simulations} "
-        "simulations, bfloat16. Score: against one leaf a step, with as many simulations as take the same time.\n"
+        "simulations, bfloat16. Score: against one leaf a step, with as many simulations as fit in the same time.\n"
     )
     yield "| leaves a step | simulations/s | simulations in the same time | score | 95 % interval |"
     yield "|---:|---:|---:|---:|---|"

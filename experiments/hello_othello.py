@@ -1,7 +1,7 @@
-"""The main job: AlphaZero learns Othello by self-play, in minutes on a laptop.
+"""The first example: AlphaZero learns Othello by self-play, in minutes on a laptop.
 
-Leaves under `--out` the trained agent, the metrics of each epoch, a learning curve and a film of one game against the
-greedy player: `python experiments/hello_othello.py --out runs/hello`.
+`python experiments/hello_othello.py --out runs/hello` writes the trained agent, the metrics of each epoch, a learning
+curve and a film of one game against the greedy player to `--out`.
 """
 
 import argparse
@@ -19,12 +19,12 @@ from tz.plot import plot_learning, render_game
 END = """\
 
 {seconds:.0f} s in all. The agent began as a random network. With 24 simulations a move it now scores {match.score:.2f}
-against a player who always takes the most discs. In {out} there are
+against a player that always takes the most discs. {out} now contains
 
   agent.tz        the agent
-  learning.png    what it learned: losses, and scores with their intervals
-  game.gif        a game against the greedy player, and what both thought of it
-  metrics.jsonl   the numbers of each epoch
+  learning.png    its learning curve: losses, and scores with their intervals
+  game.gif        a game against the greedy player, with the values that both found
+  metrics.jsonl   the metrics of each epoch
 
 What next? (In an environment with tz: pip install -e .)
 
@@ -35,11 +35,11 @@ What next? (In an environment with tz: pip install -e .)
 
 
 def greedy_player(env: tz.Env) -> tz.Player:
-    """Takes the move that leaves it with the most discs: an evaluator is any function of a position."""
+    """Returns a player of the moves after which it has the most discs. Any function of a position is an evaluator."""
 
     def count_discs(state, metadata, key):
         after = jax.vmap(lambda action: env.step(state, action)[0])(jnp.arange(env.num_actions))
-        lead = -jnp.sum(after._x.board, axis=-1)  # +1 for each disc of the next player to move, who is the opponent
+        lead = -jnp.sum(after._x.board, axis=-1)  # +1 is a disc of the player to move, who is now the opponent
         return 10.0 * lead, jnp.float32(0)
 
     one_look = tz.MCTS(num_simulations=1, root=tz.PlainRoot(), temperature=0.0, persist_tree=False)
@@ -48,7 +48,7 @@ def greedy_player(env: tz.Env) -> tz.Player:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/hello"), help="folder for the results")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/hello"), help="folder of the results")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
@@ -83,7 +83,7 @@ def main() -> None:
     state = tz.init_loop(config, env, network, key=loop_key)
 
     metrics = args.out / "metrics.jsonl"
-    metrics.unlink(missing_ok=True)  # of an earlier run of this script
+    metrics.unlink(missing_ok=True)  # left by an earlier run of this script
     sink = tz.JsonLinesSink(metrics)
     with tz.runs.Screen(num_epochs=args.epochs, totals=sink.totals) as screen:
         options = {"sinks": [sink, screen], "progress": screen.phase}
@@ -108,7 +108,7 @@ def main() -> None:
 def draw_game(
     env: tz.Env, match: tz.matches.MatchResult, agent: tz.Player, greedy: tz.Player, path: pathlib.Path
 ) -> None:
-    """Films game 0, in which the agent moves first, with the values that each player's search found."""
+    """Writes a film of game 0, in which the agent moves first, with the values that each player's search found."""
     values = {
         name: tz.matches.replay_values(env, match, 0, player, key=jax.random.key(1))
         for name, player in {"the agent's estimate": agent, "greedy's": greedy}.items()

@@ -1,10 +1,11 @@
-"""Leaves evaluated together: how much faster a search of one position is, and how much weaker.
+"""Measures how much faster and weaker a search is that evaluates several leaves together.
 
     python experiments/leaf_batching.py --out experiments/results/leaf_batching_cpu.md
 
-Speed: one game, a network. Strength: matches against the same search with one leaf a step, once with equally many
-simulations, once with as many as it makes in the same time; a constant evaluator, which knows nothing, so that all the
-strength is the search's; temperature 0, openings of random plies, both sides of each.
+The speed is measured in one game with a network. The strength is measured in matches against the same search with one
+leaf a step, once with the same number of simulations and once with the number that takes the same time. In the matches
+the evaluator is constant, so all strength comes from the search; the temperature is 0, and each opening of random moves
+is played from both sides.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import tz
 
 
 def rates(env: tz.Env, network: str, num_simulations: int, leaves: list[int], seconds: float) -> list[float]:
-    """Simulations a second of a search of one position, by leaves a step."""
+    """Returns the simulations a second of a search of one position, for each number of leaves a step."""
     blocks, channels = map(int, network.split("x"))
     model = tz.AZResNet(env.observation.shape, env.num_actions, blocks, channels, "layer", key=jax.random.key(0))
     evaluator = tz.NetworkEvaluator(model, env.observe)
@@ -38,7 +39,7 @@ def rates(env: tz.Env, network: str, num_simulations: int, leaves: list[int], se
 
 
 def score(env: tz.Env, players: list[tz.MCTS], num_games: int, max_moves: int) -> str:
-    """Of the first player, with 1.96 standard errors over games."""
+    """Returns the score of the first player, with 1.96 standard errors over games."""
     match = eqx.filter_jit(functools.partial(tz.play_match, num_games=num_games, max_moves=max_moves))
     result = match(env, *(tz.Player(mcts, tz.uniform_evaluator) for mcts in players), key=jax.random.key(3))
     points = jnp.where(result.returns > 0, 1.0, jnp.where(result.returns == 0, 0.5, 0.0))
@@ -50,9 +51,9 @@ def main() -> None:
     parser.add_argument("--game", default="connect_four")
     parser.add_argument("--simulations", type=int, default=128)
     parser.add_argument("--leaves", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32])
-    parser.add_argument("--networks", nargs="+", default=["4x32", "6x128"], help="blocks x channels")
+    parser.add_argument("--networks", nargs="+", default=["4x32", "6x128"], help="networks, as blocks x channels")
     parser.add_argument("--num-games", type=int, default=800)
-    parser.add_argument("--max-moves", type=int, default=42, help="plies after which a game of a match is cut off")
+    parser.add_argument("--max-moves", type=int, default=42, help="moves after which a game of a match is cut off")
     parser.add_argument("--seconds", type=float, default=40.0, help="time for the speed of each network")
     parser.add_argument("--out", type=Path, help="write the table to this Markdown file")
     arguments = parser.parse_args()
@@ -63,8 +64,9 @@ def main() -> None:
         "",
         f"{heading('jax', 'pgx', 'equinox')} {arguments.game}, {arguments.simulations} simulations. Speed: one game; "
         "networks: blocks x channels, layer norm, float32. Score against one leaf a step: "
-        f"{arguments.num_games} games, constant evaluator; 'equal time' has as many more simulations as the "
-        f"{arguments.networks[-1]} network makes in the time. The interval is 1.96 standard errors over games.",
+        f"{arguments.num_games} games, constant evaluator; 'equal time' has as many simulations as the "
+        f"{arguments.networks[-1]} network makes in the time of one leaf a step. The interval is 1.96 standard errors "
+        "over games.",
         "",
         f"| leaves a step | {' | '.join(columns)} | score, equal simulations | score, equal time (simulations) |",
         f"|---:|{'---:|' * (len(columns) + 2)}",

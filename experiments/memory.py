@@ -1,9 +1,9 @@
-"""What a node of the search tree takes, for every two-player game of pgx that tz plays.
+"""Lists the memory of a node of the search tree for the games of pgx, and of a training run.
 
     python experiments/memory.py --out experiments/results/memory.md
 
-Nothing is allocated: the sizes are those of the arrays that `tz.mcts.search_bytes` adds up. A node keeps the
-environment's state without its observation, six numbers, and four (with `max_actions`, five) for each action.
+Nothing is allocated: `tz.mcts.search_bytes` adds up the sizes of the arrays. A node keeps the environment's state
+without its observation, six numbers, and four numbers (five with `max_actions`) for each action.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from tz.learn.epochs import self_play_settings
 from tz.learn.new_games import evaluator_of
 from tz.runs.phases import compiled_play, compiled_step
 
-MOST_LEGAL = {"chess": 218, "shogi": 593}  # the most legal moves that any position has
+MOST_LEGAL = {"chess": 218, "shogi": 593}  # the most legal moves in any position
 
 
 def planned_and_taken(name: str, changes: dict) -> str:
@@ -53,7 +53,7 @@ def main() -> None:
     for name in pgx.available_envs():
         try:
             env = tz.from_pgx(name)
-        except ValueError:  # chance or hidden information
+        except ValueError:  # such as games with hidden information
             continue
         state = jax.eval_shape(lambda key, env=env: env.init(key)[0], jax.random.key(0))
         state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
@@ -70,7 +70,7 @@ def main() -> None:
         "",
         "## A run",
         "",
-        "What `tz.runs.plan_memory` says of `tz.Recipe(game, ...)`, in MB, and what XLA plans, on a CPU.",
+        "The estimate of `tz.runs.plan_memory` for `tz.Recipe(game, ...)`, and the plan of XLA on a CPU, in MB.",
     ]
     lines += ["", "| run | games | self-play | XLA's | gradient | XLA's |", "|---|---:|---:|---:|---:|---:|"]
     for changes in ({}, {"num_games": 1024}, {"num_blocks": 8, "num_channels": 128}, {"train_batch_size": 2048}):

@@ -1,16 +1,16 @@
-"""Training on several processes, each with devices of its own: one agent, one set of games.
+"""Trains one agent on several processes, each of which has its own devices and plays a part of the games.
 
-On a SLURM cluster, one process a node or a GPU (JAX finds the others by itself):
+On a SLURM cluster, start one process for each node or GPU; JAX finds the other processes by itself:
 
     srun python experiments/multi_host.py
 
-Anywhere else, the same command on each machine, with its own number and the address of the first:
+Elsewhere, run the same command on each machine, with the number of the process and the address of the first machine:
 
     python experiments/multi_host.py --coordinator 10.0.0.1:9876 --num-processes 2 --process-id 0
 
-To try it on one machine without a GPU, add `--cpu-devices 4` and start both processes there. If one dies, the same
-command with `--resume` goes on from the last checkpoint, on as many processes as there are then; `--out` must be a
-folder that all of them see.
+To try it on one machine without a GPU, add `--cpu-devices 4` and start both processes there. If a process dies, the
+same command with `--resume` continues from the last checkpoint, also with another number of processes. All processes
+must see the same folder `--out`.
 """
 
 import argparse
@@ -27,14 +27,14 @@ import tz
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--coordinator", help="address and port of process 0; left out on SLURM")
+    parser.add_argument("--coordinator", help="the address and port of process 0; not needed on SLURM")
     parser.add_argument("--num-processes", type=int)
     parser.add_argument("--process-id", type=int)
-    parser.add_argument("--cpu-devices", type=int, help="make each process have as many CPU devices")
+    parser.add_argument("--cpu-devices", type=int, help="the number of CPU devices of each process")
     parser.add_argument("--game", default="tic_tac_toe")
-    parser.add_argument("--games", type=int, default=64, help="in all, a multiple of the number of devices")
+    parser.add_argument("--games", type=int, default=64, help="games in all, a multiple of the number of devices")
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument("--out", type=Path, default=Path("runs/multi_host"))
     arguments = parser.parse_args()
 
@@ -42,7 +42,7 @@ def main() -> None:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", arguments.cpu_devices)
     if arguments.num_processes != 1:  # one process needs no others
-        # A process that has not been heard of for so long ends the others.
+        # When a process has been silent for that long, the others end instead of waiting for it.
         jax.distributed.initialize(
             arguments.coordinator, arguments.num_processes, arguments.process_id, heartbeat_timeout_seconds=30
         )

@@ -1,9 +1,9 @@
-"""Which normalisation AZResNet should have: Connect Four agents trained for as many epochs, then matched.
+"""Compares the norms of `tz.AZResNet`: Connect Four agents are trained for the same number of epochs, then matched.
 
     python experiments/normalisation.py --epochs 20 --seeds 2 --out experiments/results/normalisation_cpu.md
 
-What an epoch costs is a column of its own (the fastest epoch: the machine may be shared). Every pair of norms meets
-with the agents of every pair of seeds.
+The cost of an epoch has a column of its own; it is the time of the fastest epoch, since the machine may be shared. For
+each pair of norms, the agents of every pair of seeds play each other.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--norms", nargs="+", default=["none", "layer", "batch"])
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--games", type=int, default=50, help="a pair of agents")
+    parser.add_argument("--games", type=int, default=50, help="games of each pair of agents")
     parser.add_argument("--out", type=Path, help="write the tables to this Markdown file")
     arguments = parser.parse_args()
     lines = [
@@ -55,8 +55,8 @@ def main() -> None:
         "",
         f"{heading('jax', 'equinox', 'pgx')} Connect Four, 2 blocks of 32 channels, {arguments.epochs} epochs an "
         f"agent, {arguments.seeds} seeds a norm; then {arguments.games} games a pair of agents at "
-        "32 simulations, openings of 4 random plies, both sides. The interval is 1.96 standard errors over games and "
-        "does not know how much agents of the same norm differ.",
+        "32 simulations, openings of 4 random moves, both sides. The interval is 1.96 standard errors over games and "
+        "leaves out the differences between agents of the same norm.",
         "",
         "| norm | seed | seconds of the fastest epoch | policy loss | value loss |",
         "|---|---:|---:|---:|---:|",

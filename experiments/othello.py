@@ -1,9 +1,9 @@
-"""How strong does an Othello agent become on a laptop? `python experiments/othello.py --minutes 60 --out runs/othello`.
+"""Measures the strength of an Othello agent: `python experiments/othello.py --minutes 60 --out runs/othello`.
 
-Trains with a recipe for the time given and keeps the agent at several moments. A share of its self-play begins in
-positions of games that it lost, see `--starts`. Then lets each agent play a plain Monte Carlo tree search of many
-rollouts, both sides of random openings, and writes a table and a plot of the scores. With `--matches-only` it trains
-nothing, but takes the agents that `--out` has, and with `--against` they play a given agent instead of the rollouts.
+It trains with a recipe for the given time and keeps the agent at several moments. A fraction of its self-play begins in
+positions of games that it lost, see `--starts`. Then each agent plays a plain Monte Carlo tree search of many rollouts,
+both sides of random openings, and a table and a plot of the scores are written. With `--matches-only` it trains nothing
+and takes the agents in `--out`. With `--against` they play a given agent instead of the rollouts.
 """
 
 import argparse
@@ -23,11 +23,11 @@ import tz
 STARTED = time.perf_counter()
 RECIPE = tz.Recipe("othello", symmetry="dihedral", random_starts=10, q_scale=0.5)
 GAMES = {"num_games": 256, "max_moves": 128}
-NUM_DRAWN = 2  # how often in a point of the curve the other starts are drawn anew
+NUM_DRAWN = 2  # how often new starts are drawn for each point of the curve
 
 
 def against_random(env: tz.Env, player: tz.Player, key: PRNGKeyArray) -> tuple[PyTree, tz.StepMetadata]:
-    """Positions of games against random moves, by the network's policy alone: where one side has few discs left."""
+    """Returns positions of games of the policy alone against random moves, where one side has few discs left."""
     policy = dataclasses.replace(player, mcts=tz.MCTS(1, root=tz.PlainRoot(), temperature=0.0, persist_tree=False))
     match_key, key = jax.random.split(key)
     match = tz.play_match(env, policy, tz.random_player(), key=match_key, mesh=tz.data_mesh(), **GAMES)
@@ -35,11 +35,11 @@ def against_random(env: tz.Env, player: tz.Player, key: PRNGKeyArray) -> tuple[P
 
 
 def from_lost_games(env: tz.Env, player: tz.Player, key: PRNGKeyArray) -> tuple[PyTree, tz.StepMetadata] | None:
-    """Positions of the games that it loses to a search of few rollouts, each game as likely; None if it loses none."""
+    """Returns positions of the games that it loses to a search of few rollouts, or None if it loses none."""
     match_key, game_key, key = jax.random.split(key, 3)
     match = tz.play_match(env, player, rollouts(env, 32), key=match_key, mesh=tz.data_mesh(), **GAMES)
     lengths = jnp.sum(match.actions >= 0, axis=1)
-    # A game is drawn by the inverse of its length, since then each of its positions is as likely as any other.
+    # `played_positions` favours long games, so games are drawn in inverse proportion to their length.
     weights = jnp.where((match.returns < 0) & (lengths > 0), 1 / jnp.maximum(lengths, 1), 0.0)
     print(f"{jnp.sum(match.returns < 0)} of 256 games lost to 32 rollouts", flush=True)
     if not jnp.any(weights > 0):
@@ -55,7 +55,7 @@ STARTS = {"own": None, "random": against_random, "lost": from_lost_games}
 def train(
     recipe: tz.Recipe, minutes: float, num_agents: int, seed: int, starts: str, share: float, out: pathlib.Path
 ) -> list[pathlib.Path]:
-    """The files of the agents, from early to late; the time is that of the whole process."""
+    """Trains agents and returns their files, from early to late. `minutes` is the time of the whole process."""
     config, env = recipe.build()
     state = recipe.start(config, env, seed=seed)
     seconds, paths = 60 * minutes - (time.perf_counter() - STARTED), []
@@ -79,20 +79,20 @@ def train(
 
 
 def agent(path: pathlib.Path, num_simulations: int) -> tz.Player:
-    """The agent of a file, with the search of its training but for the number of simulations."""
+    """Returns the agent of a file with the search of its training, except for the number of simulations."""
     recipe = tz.Recipe(**tz.runs.agent_card(path)["recipe"] | {"num_simulations": num_simulations})
     search = dataclasses.replace(tz.without_exploration(recipe.build()[0].mcts), persist_tree=False, max_nodes=None)
     return tz.load_agent(path, mcts=search)
 
 
 def rollouts(env: tz.Env, num_rollouts: int) -> tz.Player:
-    """A plain search with one random game a simulation."""
+    """Returns a plain search with one rollout for each simulation."""
     search = tz.MCTS(num_rollouts, root=tz.PlainRoot(), temperature=0.0, persist_tree=False)
     return tz.Player(search, tz.RolloutEvaluator(env, max_moves=128))
 
 
 def num_wiped_out(match: tz.matches.MatchResult) -> int:
-    """In how many of the games that it lost the agent had no disc left."""
+    """Returns the number of lost games in which the agent had no disc left."""
     env = tz.from_pgx("othello")
     boards = [np.asarray(tz.replay_game(env, match, game)._x.board[-1]) for game in np.flatnonzero(match.returns < 0)]
     return sum(len(set(board[board != 0])) == 1 for board in boards)
@@ -110,28 +110,32 @@ def plot(minutes: list[float], scores: list[tuple[float, float, float]], rival: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--agents", type=int, default=6, help="how many points the curve has")
-    parser.add_argument("--simulations", type=int, default=200, help="of the agent, a move")
-    parser.add_argument("--rollouts", type=int, default=1000, help="of its rival, a move")
-    parser.add_argument("--games", type=int, default=100, help="a match")
+    parser.add_argument("--minutes", type=float, default=60, help="the length of the training")
+    parser.add_argument("--agents", type=int, default=6, help="the number of points of the curve")
+    parser.add_argument("--simulations", type=int, default=200, help="for a move of the agent")
+    parser.add_argument("--rollouts", type=int, default=1000, help="for a move of the rival")
+    parser.add_argument("--games", type=int, default=100, help="games of a match")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--match-seed", type=int, default=0, help="of the openings of the matches")
-    parser.add_argument("--random-starts", type=int, default=RECIPE.random_starts, help="most random moves of a start")
-    parser.add_argument("--starts", choices=STARTS, default="lost", help="in games against random moves, or lost ones")
-    parser.add_argument("--share", type=float, default=0.25, help="of self-play that begins so")
+    parser.add_argument("--match-seed", type=int, default=0, help="seed of the matches")
+    parser.add_argument(
+        "--random-starts", type=int, default=RECIPE.random_starts, help="at most so many random moves at the start"
+    )
+    parser.add_argument("--starts", choices=STARTS, default="lost", help="origin of other first positions")
+    parser.add_argument("--share", type=float, default=0.25, help="the fraction of self-play that begins in --starts")
     parser.add_argument(
         "--q-scale", type=float, default=RECIPE.q_scale, help="see tz.Recipe; 0 for tz.mcts.CompletedQ()"
     )
     parser.add_argument("--devices", type=int, default=2, help="two use the cores of a CPU better than one")
-    parser.add_argument("--matches-only", action="store_true", help="of the agents that --out has")
-    parser.add_argument("--against", type=pathlib.Path, help="an agent's file, with as many simulations, as the rival")
+    parser.add_argument("--matches-only", action="store_true", help="train nothing, and match the agents in --out")
+    parser.add_argument(
+        "--against", type=pathlib.Path, help="the file of an agent as the rival, with the same number of simulations"
+    )
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/othello"))
     args = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", args.devices)
     tz.matches.check_split("--games", args.games, tz.data_mesh())  # now, not after the training
     if not 0 <= args.share <= 1:
-        parser.error(f"--share: expected 0 to 1, found {args.share}.")
+        parser.error(f"found --share {args.share}, expected a number from 0 to 1.")
     env = tz.from_pgx("othello")
     rival, rival_name, stem = rollouts(env, args.rollouts), f"{args.rollouts} rollouts", "scores"
     if args.against is not None:
@@ -140,10 +144,10 @@ def main() -> None:
     if args.matches_only:
         paths = sorted(args.out.glob("agent_*.tz"), key=lambda path: tz.runs.agent_card(path)["minutes"])
         if not paths:
-            parser.error(f"--matches-only: {args.out} has no agent_*.tz; train some first.")
+            parser.error(f"--matches-only: found no agent_*.tz in {args.out}, expected at least one; train some first.")
     else:
         args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "metrics.jsonl").unlink(missing_ok=True)  # of an earlier run of this script
+        (args.out / "metrics.jsonl").unlink(missing_ok=True)  # left by an earlier run of this script
         recipe = dataclasses.replace(RECIPE, random_starts=args.random_starts, q_scale=args.q_scale or None)
         paths = train(recipe, args.minutes, args.agents, args.seed, args.starts, args.share, args.out)
     lines = [
@@ -151,7 +155,7 @@ def main() -> None:
         f"Python {platform.python_version()}; {args.simulations} simulations against {rival_name}, "
         f"{args.games} games",
         "",
-        "| minutes | epochs | score | 95 % interval | lost | of these with no disc left |",
+        "| minutes | epochs | score | 95 % interval | lost | lost with no disc left |",
         "|---:|---:|---:|---|---:|---:|",
     ]
     minutes, scores = [], []

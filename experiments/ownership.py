@@ -1,9 +1,9 @@
 """Does an Othello agent learn faster if it also predicts who holds each point in the end?
 
 `python experiments/ownership.py --minutes 6 --seeds 3 --out runs/ownership` trains agents with and without this target,
-each for the same time without compilation, and lets them play each other, seed against seed. `--only` trains agents of
-one kind and plays nothing: the two kinds can be trained side by side, one on each core. Agents that the folder has are
-not trained again.
+each for the same time without compilation. Then agents of the same seed play each other. `--only` trains agents of one
+kind and plays nothing, so that two kinds can be trained side by side, one on each core. Agents that are already in the
+folder are not trained again.
 """
 
 import argparse
@@ -32,6 +32,7 @@ def holders(env: tz.Env, env_state: PyTree, metadata: tz.StepMetadata) -> Array:
 
 
 def turn_final(sample: tz.Sample, turn) -> tz.Sample:
+    """Turns the record of the final state together with the observation."""
     return dataclasses.replace(sample, end=dataclasses.replace(sample.end, final=turn(sample.end.final)))
 
 
@@ -60,7 +61,7 @@ def file_of(out: pathlib.Path, kind: str, seed: int) -> pathlib.Path:
 
 
 def train(kind: str, seeds: range, minutes: float, out: pathlib.Path) -> None:
-    """Trains the agents of a kind that are not there, and leaves them in a folder."""
+    """Trains the agents of a kind that are missing in the folder, and writes them there."""
     missing = [seed for seed in seeds if not file_of(out, kind, seed).exists()]
     if not missing:
         return
@@ -76,7 +77,7 @@ def train(kind: str, seeds: range, minutes: float, out: pathlib.Path) -> None:
 
 
 def match(kind: str, rival: str, seed: int, num_games: int, num_simulations: int, out: pathlib.Path) -> str:
-    """The score of one kind against another, with its interval."""
+    """Returns the score of one kind against another, with its interval."""
     env = tz.from_pgx("othello")
     mcts = tz.without_exploration(tz.gumbel_mcts(num_simulations, 16))
     players = [tz.load_agent(file_of(out, name, seed), mcts=mcts) for name in (kind, rival)]
@@ -88,12 +89,12 @@ def match(kind: str, rival: str, seed: int, num_games: int, num_simulations: int
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--minutes", type=float, default=6)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--games", type=int, default=300, help="a match")
-    parser.add_argument("--simulations", type=int, default=32, help="of both players, a move")
+    parser.add_argument("--minutes", type=float, default=6, help="the length of the training of each agent")
+    parser.add_argument("--seeds", type=int, default=3, help="the number of agents of each kind")
+    parser.add_argument("--games", type=int, default=300, help="games of a match")
+    parser.add_argument("--simulations", type=int, default=32, help="for a move of both players")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS)[:2])
-    parser.add_argument("--only", choices=list(KINDS), help="trains agents of this kind, and plays nothing")
+    parser.add_argument("--only", choices=list(KINDS), help="train agents of this kind, and play nothing")
     parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/ownership"))
     args = parser.parse_args()

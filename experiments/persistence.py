@@ -1,11 +1,11 @@
-"""What the kept subtree is worth: a search that keeps it against one that does not and has more simulations.
+"""Measures the worth of the kept subtree, against searches without it that have more simulations.
 
     python experiments/persistence.py --out experiments/results/persistence_cpu.md
 
-Both players evaluate by one random rollout, at temperature 0 from openings of random plies, both sides of each. Where
-the score is 0.5, the kept subtree is worth that many simulations. The time of a move counts everything: the search, the
-choice and the advance. What is kept is measured in self-play, where it is the subtree of one move; in a match each
-player has its own tree, and keeps the subtree of two.
+Both players evaluate by one rollout, at temperature 0, and play both sides of openings of random moves. Where the
+score is 0.5, the kept subtree is worth the additional simulations. The time of a move includes the search, the choice
+of the move and the advance of the tree. The size of the kept subtree is measured in self-play, where it is the subtree
+of one move. In a match each player has its own tree, and keeps the subtree of two moves.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import tz
 
 
 def play(mcts: tz.MCTS, env: tz.Env, evaluator: tz.RolloutEvaluator, keys):
-    """Ten moves of self-play; returns the visits that the next search begins with, and all steps."""
+    """Makes ten moves of self-play; returns the visits with which the next search begins, and all steps."""
     games = jax.vmap(lambda key: tz.init_collect(mcts, env, key=key))(keys)
     games, steps = jax.vmap(lambda game: tz.collect(mcts, env, evaluator, game, num_moves=10))(games)
     return jnp.sum(games.search.tree.visits[:, 0], axis=-1), steps
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--simulations", nargs="+", type=int, default=[32, 128])
     parser.add_argument("--factors", nargs="+", type=float, default=[1.0, 1.25, 1.5])
     parser.add_argument("--num-games", type=int, default=800)
-    parser.add_argument("--max-moves", type=int, default=42, help="plies after which a game is cut off")
+    parser.add_argument("--max-moves", type=int, default=42, help="moves after which a game is cut off")
     parser.add_argument("--out", type=Path, help="write the table to this Markdown file")
     arguments = parser.parse_args()
     env = tz.from_pgx(arguments.game)
@@ -44,8 +44,8 @@ def main() -> None:
         "# What the kept subtree is worth",
         "",
         f"{heading('jax', 'pgx')} {arguments.game}, one rollout an evaluation, {arguments.num_games} games a row, "
-        "openings of 4 random plies. The interval is 1.96 standard errors over games. Kept: visits that a search of "
-        "self-play begins with, as a share of its simulations.",
+        "openings of 4 random moves. The interval is 1.96 standard errors over games. Kept: the visits with which a "
+        "search of self-play begins, as a fraction of its simulations.",
         "",
         "| search | simulations with a kept subtree | without | score of the one that keeps it "
         "| time of a move, with / without | kept |",

@@ -1,8 +1,8 @@
-"""The pictures of the README: `python experiments/pictures.py --out experiments/results`.
+"""Draws the pictures of the README: `python experiments/pictures.py --out experiments/results`.
 
-A search tree of tic-tac-toe, and a game of the small Connect Four agent that comes with tz against a search with random
-games to the end. With `--page`, also the page of `python -m tz play`, which needs Chromium, its driver and `pip install
-selenium`. The learning curve is `hello_othello.py`'s.
+They are a search tree of tic-tac-toe, and a game of the small Connect Four agent of tz against a search with
+rollouts. With `--page`, it also photographs the page of `python -m tz play`, which needs Chromium, its driver and
+`pip install selenium`. `hello_othello.py` draws the learning curve.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from tz.plot import action_names, plot_tree, render_game
 
 
 def draw_tree(path: pathlib.Path) -> None:
-    """O is to move and must stop the top row; the search knows nothing but the rules."""
+    """Draws the tree of a search with a constant evaluator, where O is to move and must stop the top row."""
     env, mcts = tz.from_pgx("tic_tac_toe"), tz.MCTS(num_simulations=80, root=tz.PlainRoot())
     start = tz.init_search(mcts, *tz.play_moves(env, jnp.array([0, 4, 1])))
     searched = eqx.filter_jit(tz.search)(mcts, env, tz.uniform_evaluator, start, key=jax.random.key(0))
@@ -46,7 +46,7 @@ def draw_game(path: pathlib.Path) -> None:
 
 
 def photograph_page(path: pathlib.Path) -> None:
-    """The page of `python -m tz play connect_four` after two moves of a person, with what the agent thinks."""
+    """Photographs the page of `python -m tz play connect_four` after two moves of a person, with the analysis."""
     from selenium import webdriver
     from selenium.webdriver.support.wait import WebDriverWait
 
@@ -79,7 +79,7 @@ def photograph_page(path: pathlib.Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("experiments/results"))
-    parser.add_argument("--page", action="store_true", help="also the page, in a browser")
+    parser.add_argument("--page", action="store_true", help="also photograph the page, in a browser")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     draw_tree(args.out / "tree.png")

@@ -1,8 +1,8 @@
-"""Where the time of a search goes: the kernels of the compiled program, by the part of the search that asked for them.
+"""Measures the time of each part of a search, by the kernels of the compiled program.
 
     python experiments/profile_search.py
 
-Tracing makes each kernel about a microsecond longer, so the shares lean towards parts of many small kernels.
+Tracing makes each kernel about a microsecond longer, so parts with many small kernels look somewhat too slow.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from timing import heading
 
 import tz
 
-PARTS = {  # the first that occurs in the name of an operation
+PARTS = {  # an operation belongs to the first mark that occurs in its name
     "jit(step)": "`env.step`",
     "/root/": "selection at the root",
     "/descend/": "descent below it",
@@ -69,9 +69,9 @@ def main() -> None:
         "# Where the time of a search goes",
         "",
         f"{heading('jax', 'pgx')} {arguments.game}, {arguments.games} games, {arguments.simulations} simulations, "
-        "PUCT, constant evaluator. Kernels: a simulation, of all games together.",
+        "PUCT, constant evaluator. Kernels: for one simulation of all games together.",
         "",
-        "| part | kernels | share of the time |",
+        "| part | kernels | fraction of the time |",
         "|---|---:|---:|",
     ]
     for part, time in microseconds.most_common():

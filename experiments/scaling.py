@@ -1,9 +1,9 @@
-"""What it costs to spread training over devices: time at equal cores, compilation, bytes over the network.
+"""Measures the cost of training on several devices: time on the same cores, compilation, and bytes sent.
 
     python experiments/scaling.py --out experiments/results/scaling_cpu.md
 
-On a CPU, fake devices share the cores, so that two against one shows the overhead alone. GPUs are real ones, with the
-same script.
+On a CPU the devices are simulated and share the cores, so two devices against one show the overhead alone. On GPUs the
+same script compares real devices.
 """
 
 import argparse
@@ -35,13 +35,13 @@ def settings(blocks: int, channels: int, num_games: int, train_batch_size: int):
         train_batch_size=train_batch_size,
         moves_per_epoch=8,
         train_steps_per_epoch=8,
-        max_episode_moves=8,  # so that there is something to train on at once
+        max_episode_moves=8,  # so that games end, and training has samples, in the first epoch
     )
     return env, network, config
 
 
 def programs(env, network, config, mesh):
-    """The compiled programs of self-play and of a gradient step, and the seconds each took to compile."""
+    """Returns the compiled programs of self-play and of a gradient step, as text, and their seconds of compilation."""
     jax.clear_caches()
     state = tz.init_loop(config, env, network, key=jax.random.key(1), mesh=mesh)
     evaluator = evaluator_of(config, env, state.train)
@@ -58,7 +58,7 @@ def programs(env, network, config, mesh):
 
 
 def communicated_bytes(text: str) -> int:
-    """What the collectives of a compiled program carry, counted once."""
+    """Returns the bytes of the results of all collectives in a compiled program, each counted once."""
     size, names = 0, "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute"
     for result in re.findall(rf"= (.*?) (?:{names})[.\w-]*\(", text):
         for kind, bits, shape in re.findall(r"\b(f|s|u|bf)(\d+)\[([\d,]*)\]", result):
@@ -68,7 +68,7 @@ def communicated_bytes(text: str) -> int:
 
 
 def seconds_of_phases(env, network, config, meshes, repeats: int) -> list[tuple[float, float]]:
-    """Medians of a self-play and a training phase on each mesh, in turns."""
+    """Returns the median seconds of a self-play and a training phase on each mesh, which run alternately."""
     states = [tz.init_loop(config, env, network, key=jax.random.key(1), mesh=mesh) for mesh in meshes]
     times = [([], []) for _ in meshes]
     for repeat in range(repeats + 1):
@@ -84,7 +84,7 @@ def seconds_of_phases(env, network, config, meshes, repeats: int) -> list[tuple[
 
 
 def departures(env, network, config, num_games: int, num_moves: int, sizes: list[int]) -> list[float]:
-    """The share of games in which a move differs from those on one device, for each number of devices."""
+    """Returns the fraction of games in which a move differs from one device, for each number of devices."""
 
     def play(shared, keys):
         mcts, env, evaluator = shared
@@ -99,7 +99,7 @@ def departures(env, network, config, num_games: int, num_moves: int, sizes: list
 
 
 def estimate(blocks: int, channels: int) -> list[str]:
-    """Seconds of an epoch on many GPUs, from the parameters and operations of a network and figures assumed here."""
+    """Estimates the seconds of an epoch on many GPUs, from the size of a network and assumed speeds of hardware."""
     flops_a_second, within, between, hop = 50e12, 450e9, 50e9, 10e-6  # of a GPU; bytes a second in and between machines
     games, moves, simulations, batch, reuse = 1024, 64, 100, 4096, 4  # games a GPU; each position is trained on 4 times
     env = tz.from_pgx("othello")
@@ -131,7 +131,7 @@ def estimate(blocks: int, channels: int) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cpu-devices", type=int, default=8, help="fake devices, where there is no GPU")
+    parser.add_argument("--cpu-devices", type=int, default=8, help="simulated devices, if there is no GPU")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--out", type=Path, help="write the tables to this Markdown file")
     arguments = parser.parse_args()
@@ -146,7 +146,7 @@ def main() -> None:
     lines += [
         "## One device against two",
         "",
-        "64 games, 4x32 network, batches of 256. On a CPU both have the same cores; the time on one over that on two.",
+        "64 games, 4x32 network, batches of 256. On a CPU both have the same cores. Time on one device over two:",
         "",
         f"Self-play {ratios[0]:.2f}, training {ratios[1]:.2f}.",
         "",
@@ -169,7 +169,7 @@ def main() -> None:
         "",
         "## How often rounding changes a game",
         "",
-        "Share of 256 games of 60 moves in which a move differs from those on one device: "
+        "Fraction of 256 games of 60 moves in which a move differs from the game on one device: "
         + ", ".join(f"{share:.3f} on {size}" for size, share in zip(sizes[1:], shares, strict=True))
         + ".",
         "",
@@ -177,13 +177,12 @@ def main() -> None:
         "",
         *estimate(6, 128),
         "",
-        "Self-play communicates nothing and dominates. What grows with the number of GPUs is the all-reduce: at one "
-        "size of the batch there are as many more gradient steps as there are positions, each of which waits for "
-        "all devices, while its own arithmetic shrinks. It is the first to saturate; a batch that grows with the "
-        "devices (and a learning rate that follows) takes it away. After that it is the alternation of phases: "
-        "every epoch waits for the slowest device twice, and testers of a few hundred games leave most devices "
-        "idle. Beyond some hundred GPUs self-play and learning would have to run side by side, the weights going "
-        "out and the positions coming back.",
+        "Self-play communicates nothing and takes most of the time. The all-reduce grows with the number of GPUs: with "
+        "a fixed size of the batch, more positions need more gradient steps, and each step waits for all devices while "
+        "its own arithmetic shrinks. It is the first limit; a batch that grows with the devices, and a learning rate "
+        "that follows, removes it. The next limit is the alternation of phases: every epoch waits for the slowest "
+        "device twice, and testers of a few hundred games leave most devices idle. Beyond some hundred GPUs, self-play "
+        "and learning would have to run side by side and exchange weights and positions.",
     ]
     print("\n".join(lines))
     if arguments.out:

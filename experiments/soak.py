@@ -1,8 +1,9 @@
-"""Does a long run stay as it is? `python experiments/soak.py --minutes 60 --out runs/soak` trains Connect Four in one
-process, with tests and checkpoints, and then tells how memory and speed went and what was compiled after the warm-up.
+"""Checks memory and speed over a long run: `python experiments/soak.py --minutes 60 --out runs/soak`.
 
-Leaves a table and a plot beside the run. In the warm-up there is a checkpoint after every epoch, so that the threads
-that write them have what memory they will keep; after it, one every five minutes.
+It trains Connect Four in one process, with tests and checkpoints. Then it writes a table and a plot into the folder of
+the run: memory, speed, and compilations after the warm-up. During the warm-up there is a checkpoint after every epoch,
+so that the threads that write checkpoints soon hold all the memory that they will keep. Afterwards there is one every
+five minutes.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from timing import heading
 
 import tz
 
-MOVES = tz.Recipe().num_games * tz.Recipe().moves_per_epoch  # an epoch
+MOVES = tz.Recipe().num_games * tz.Recipe().moves_per_epoch  # in one epoch
 
 
 def resident_megabytes() -> float:
@@ -27,7 +28,7 @@ def resident_megabytes() -> float:
 
 
 def train(minutes: float, warm_up: float, folder: pathlib.Path) -> dict[str, np.ndarray]:
-    """Trains, and returns a column for each of: minute, memory, moves a second, seconds an epoch, compilations."""
+    """Trains, and returns a column of each measurement, with an entry for each epoch."""
     compiled, rows, begun = [], [], time.perf_counter()
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, seconds, **_: compiled.append(event) if event.endswith("backend_compile_duration") else None
@@ -52,13 +53,14 @@ def train(minutes: float, warm_up: float, folder: pathlib.Path) -> dict[str, np.
 
 
 def report(columns: dict[str, np.ndarray], warm_up: float) -> list[str]:
-    """The rows of the table: slope of the memory, compilations, and the speed of the last quarter over the first."""
+    """Returns the rows of the table: the slope of the memory, the compilations, and the speed by quarters."""
     warm = columns["minute"] > warm_up
     minute, memory, compiled = (columns[name][warm] for name in ("minute", "memory", "compiled"))
     slope = 60 * np.polyfit(minute, memory, 1)[0]
     plain = warm & (columns["tested"] == 0)
     quarters = np.array_split(np.flatnonzero(plain), 4)
     speeds, seconds = ([float(np.median(columns[name][q])) for q in quarters] for name in ("speed", "seconds"))
+    # Moves in the time of the gradient steps: a machine that becomes slower as a whole cancels out.
     yardstick = columns["speed"] * (columns["seconds"] - MOVES / columns["speed"])
     steady = [float(np.median(yardstick[q])) for q in quarters]
     return [
@@ -68,8 +70,8 @@ def report(columns: dict[str, np.ndarray], warm_up: float) -> list[str]:
         f"| programs compiled in the warm-up and after it | {compiled[0]:.0f}, {compiled[-1] - compiled[0]:.0f} |",
         f"| moves a second, median of each quarter | {', '.join(f'{speed:.0f}' for speed in speeds)} |",
         f"| seconds an epoch without tests, median of each quarter | {', '.join(f'{x:.2f}' for x in seconds)} |",
-        f"| speed of the last quarter over that of the first | {speeds[-1] / speeds[0]:.3f} |",
-        "| the same by the clock of the gradient steps, whose work is the same in every epoch | "
+        f"| speed of the last quarter over the first | {speeds[-1] / speeds[0]:.3f} |",
+        "| the same relative to the time of the gradient steps, which do the same work in every epoch | "
         f"{steady[-1] / steady[0]:.3f} |",
     ]
 
@@ -87,8 +89,8 @@ def plot(columns: dict[str, np.ndarray], warm_up: float, path: pathlib.Path) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--warm-up", type=float, default=5, help="minutes")
+    parser.add_argument("--minutes", type=float, default=60, help="the length of the run")
+    parser.add_argument("--warm-up", type=float, default=5, help="minutes of the warm-up")
     parser.add_argument("--devices", type=int, default=2, help="two use the cores of a CPU better than one")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/soak"))
     args = parser.parse_args()

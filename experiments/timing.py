@@ -1,4 +1,4 @@
-"""What the benchmarks share: functions timed in turns, and the line that says where."""
+"""Tools of the benchmarks: timing functions alternately, and a line about the machine and the versions."""
 
 import datetime
 import importlib.metadata
@@ -14,8 +14,11 @@ import jax
 def compare(
     functions: list[Callable], inputs: list[Any], seconds: float
 ) -> tuple[list[list[float]], list[float], list[int]]:
-    """Compiles each function and runs them in turns; returns the seconds of each run, those to compile, and the bytes
-    that the compiled function takes besides its inputs (as XLA plans it)."""
+    """Compiles the functions and runs them alternately.
+
+    **Returns:** for each function, the seconds of its runs, the seconds of its compilation, and the bytes that the
+    compiled function takes besides its inputs, as XLA plans it.
+    """
     compiled, compile_seconds, times, memory = [], [], [[] for _ in functions], []
     for function, arguments in zip(functions, inputs, strict=True):
         start = time.perf_counter()
@@ -45,6 +48,6 @@ def device_name() -> str:
 
 
 def heading(*packages: str) -> str:
-    """Date, device, Python and the versions of `packages`."""
+    """Returns a line with the date, the device, and the versions of Python and of `packages`."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     return f"{datetime.date.today()}, {device_name()}, Python {platform.python_version()}, {versions}."

@@ -1,4 +1,4 @@
-"""A headless Chromium for tests of the front end, driven by Selenium, where this machine has both."""
+"""A headless Chromium, driven by Selenium, for tests of the front end on machines that have both."""
 
 import shutil
 import time
@@ -10,7 +10,7 @@ DRIVER = shutil.which("chromedriver")
 
 
 def needs_browser():
-    """A mark for tests that need a browser, and the reason where there is none."""
+    """Returns a mark that skips a test, with the reason, if there is no browser."""
     try:
         import selenium  # noqa: F401
     except ImportError:

@@ -1,4 +1,4 @@
-"""Small games with chance, as a user would write them, their exact values by plain Python, and searches of them."""
+"""Small games with chance, such as a user would write, with exact values by plain Python, and searches of them."""
 
 import functools
 
@@ -12,7 +12,7 @@ import tz
 
 
 class Pig(eqx.Module):
-    """The dice game: `scores` of the player to move and of the other, and what this turn has brought so far."""
+    """The dice game: `scores` of the player to move and of the other player, and the sum of the current turn."""
 
     scores: Int[Array, "2"]
     turn: Int[Array, ""]
@@ -24,7 +24,7 @@ ROLL, HOLD = 0, 1
 
 
 def pig(goal: int, num_sides: int = 6) -> tz.Env:
-    """Roll as often as you like and add it up; a 1 loses the turn's sum; whoever holds `goal` or more wins."""
+    """Returns the game Pig: a player adds up rolls until it holds; a 1 loses the sum; the first to hold `goal` wins."""
 
     def metadata(state: Pig, won) -> tz.StepMetadata:
         sign = jnp.where(jnp.arange(2, dtype=jnp.int32) == state.player, -1.0, 1.0)  # the winner has just moved
@@ -65,9 +65,10 @@ def pig(goal: int, num_sides: int = 6) -> tz.Env:
 
 
 def pig_values(goal: int, num_sides: int = 6) -> dict[tuple[int, int, int], tuple[float, float]]:
-    """For (own score, other score, turn's sum), the values of rolling and of holding; -1 for holding nothing.
+    """Returns the values of rolling and of holding, by (own score, other score, sum of the turn).
 
-    Rolls that lose the turn make a cycle, so the values are iterated until they stand still.
+    Holding nothing has the value -1. Rolls that lose the turn lead to cycles, so the values are iterated until they
+    converge.
     """
     states = [(i, j, k) for i in range(goal) for j in range(goal) for k in range(goal - i + num_sides)]
     value = dict.fromkeys(states, 0.0)
@@ -92,7 +93,7 @@ def pig_values(goal: int, num_sides: int = 6) -> dict[tuple[int, int, int], tupl
 
 
 class Race(eqx.Module):
-    """Two checkers a side on their way off the board: pips left of the player to move and of the other, and the die."""
+    """A race of two checkers a side: the pips left of the player to move and of the other player, and the die."""
 
     pips: Int[Array, "2 2"]
     die: Int[Array, ""]
@@ -101,7 +102,7 @@ class Race(eqx.Module):
 
 
 def race(num_sides: int = 4, start: int = 6) -> tz.Env:
-    """A bear-off with one die: choose the checker that moves; who is first to bring both home wins."""
+    """Returns a bear-off with one die: a player chooses which checker moves, and the first to bring both home wins."""
 
     def metadata(state: Race, won) -> tz.StepMetadata:
         over = jnp.any(jnp.all(state.pips == 0, axis=1))
@@ -139,7 +140,7 @@ def race(num_sides: int = 4, start: int = 6) -> tz.Env:
 
 @functools.cache
 def race_value(own: tuple[int, ...], other: tuple[int, ...], die: int, num_sides: int = 4) -> float:
-    """The value of a race for the player to move, exactly."""
+    """Returns the exact value of a race for the player to move."""
     best = -1.0
     for checker in range(2):
         if own[checker] == 0:
@@ -156,7 +157,7 @@ NUM_TILES = 3  # moves in a game of `small_2048`
 
 
 class Tiles(eqx.Module):
-    """A board of 2 by 2 with exponents of two, 0 where empty, and the moves made."""
+    """A board of 2 by 2 with exponents of two, 0 for an empty cell, and the number of moves made."""
 
     board: Int[Array, "2 2"]
     num_moves: Int[Array, ""]
@@ -164,7 +165,7 @@ class Tiles(eqx.Module):
 
 
 def slide(board: Int[Array, "2 2"], action: Int[Array, ""]) -> tuple[Int[Array, "2 2"], Int[Array, ""]]:
-    """The board after a push to the left, right, top or bottom, and the sum of the tiles that were merged."""
+    """Returns the board after a push to the left, right, top or bottom, and the sum of the merged tiles."""
     turned = jnp.stack([board, board[:, ::-1], board.T, board.T[:, ::-1]])[action]
     first, second = turned[:, 0], turned[:, 1]
     merged = (first == second) & (first > 0)
@@ -176,7 +177,7 @@ def slide(board: Int[Array, "2 2"], action: Int[Array, ""]) -> tuple[Int[Array, 
 
 
 def small_2048() -> tz.Env:
-    """2048 on 2 by 2 cells, which ends after a few moves: a tile of 2 (three times in four) or 4 comes after each."""
+    """Returns 2048 on 2 by 2 cells for a few moves. After each move comes a tile of 2 (three times in four) or 4."""
 
     def legal(board):
         return jnp.stack([jnp.any(slide(board, jnp.int32(a))[0] != board) for a in range(4)])
@@ -217,7 +218,7 @@ def small_2048() -> tz.Env:
 
 @functools.cache
 def small_2048_value(board: tuple[int, ...], num_moves: int = 0) -> float:
-    """The expected sum of the rewards from here with best play, in plain Python."""
+    """Returns the expected sum of the rewards with best play, by plain Python."""
     if num_moves >= NUM_TILES:
         return 0.0
     lines = {0: ((0, 1), (2, 3)), 1: ((1, 0), (3, 2)), 2: ((0, 2), (1, 3)), 3: ((2, 0), (3, 1))}
@@ -242,7 +243,7 @@ def small_2048_value(board: tuple[int, ...], num_moves: int = 0) -> float:
 
 
 def searched(mcts, env, evaluator, num_games=4, seed=0):
-    """Searches of new games, as NumPy arrays."""
+    """Searches new games; returns NumPy arrays."""
 
     @eqx.filter_jit
     def run(keys):
@@ -256,6 +257,6 @@ def searched(mcts, env, evaluator, num_games=4, seed=0):
 
 
 def noisy(env_state, metadata, key):
-    """Logits and a value that depend on what the state looks like, so that no two nodes are alike by accident."""
+    """Returns logits and a value that depend on the whole state, so that different nodes never look alike."""
     x = sum(jnp.sum(jnp.sin(1.0 + 0.7 * leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(env_state))
     return jnp.stack([x, -x]), jnp.tanh(x)

@@ -1,4 +1,4 @@
-"""Type checks of every annotated shape, strict promotion of types and ranks, eight devices, and a compilation cache.
+"""The set-up of all tests: type checks of annotated shapes, strict promotion, eight devices, and a compilation cache.
 
 The processes of one run share the cache.
 """
@@ -12,23 +12,23 @@ import jaxlib
 import jaxtyping
 import pytest
 
-# Most of the time of these tests is compilation, and what they claim does not depend on how fast the machine code is.
-# So LLVM does not optimise, and kernels are written in the short way: a quarter of the time. Tests that compare bits
-# between programs of different shapes are marked `optimised`: there LLVM does. Notebooks and experiments are compiled
-# as in use, and so are all tests where TZ_TEST_OPTIMISED is set.
+# Most of the time of these tests is compilation, and their claims do not depend on the speed of the machine code. So
+# LLVM does not optimise, and XLA writes short kernels, which takes a quarter of the time. Tests that compare bits
+# between programs of different shapes are marked `optimised`, and LLVM does optimise them. Notebooks and experiments
+# are compiled as users compile them, and so are all tests if TZ_TEST_OPTIMISED is set.
 SHORT = "TZ_TEST_OPTIMISED" not in os.environ
 if SHORT:
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for the processes that tests start
-    if jaxlib.version.__version_info__ < (0, 11):  # a flag that XLA does not know ends the process, and 0.12 does not
+    if jaxlib.version.__version_info__ < (0, 11):  # an unknown flag ends the process, and 0.12 lacks this one
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
 
 CACHE = pathlib.Path(os.environ.get("TZ_TEST_CACHE", pathlib.Path(tempfile.gettempdir()) / "tz_test_cache"))
-CACHE /= os.environ.get("PYTEST_XDIST_WORKER", "")  # JAX would read what another process has half written
+CACHE /= os.environ.get("PYTEST_XDIST_WORKER", "")  # no process may read files half written by another
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)  # for the processes that tests start
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-jax.config.update("jax_num_cpu_devices", 8)  # for the tests of sharding; the others use the first
+jax.config.update("jax_num_cpu_devices", 8)  # for the tests of sharding; other tests use the first
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -44,16 +44,16 @@ def _compiled_the_short_way(request):
 
 @pytest.fixture
 def standard_promotion():
-    """For files that call code of others, which promotes types and ranks: mctx, pgx, and games as users write them."""
+    """Allows promotion of types and ranks, for tests that call mctx, pgx, or games such as users write them."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _release_compiled_programs():
-    """A compiled program holds memory maps, of which Linux allows a process 65,530: without this, the suite crashes.
+    """Drops compiled programs, since they hold memory maps and Linux allows a process only 65,530 of them.
 
-    What the small operations are compiled to is kept from module to module as long as there is room.
+    The programs of small operations are kept from module to module as long as there is room.
     """
     yield
     maps = pathlib.Path("/proc/self/maps")

@@ -7,14 +7,14 @@ import numpy as np
 
 import tz
 
-# Random orders bring 90 of 123 on average, the items by price and size in falling order 113.
+# Of the best result, 123, random orders give 90 on average, and falling order of price per size gives 113.
 SIZES = np.array([5, 4, 8, 5, 8, 6, 3, 6, 5, 6])
 PRICES = np.array([18, 18, 18, 26, 12, 5, 21, 23, 15, 25])
 ROOM = 28
 
 
 def knapsack(scale: float = 1.0) -> tz.Env:
-    """Each move takes an item and brings its price, times a factor; it ends when no other item fits."""
+    """Returns a game in which each move takes an item and pays its price, times a factor, until no other item fits."""
     sizes, prices = jnp.asarray(SIZES, jnp.int32), scale * jnp.asarray(PRICES, jnp.float32)
 
     def shown(state, reward):
@@ -41,13 +41,13 @@ def knapsack(scale: float = 1.0) -> tz.Env:
 
 
 def best_return() -> int:
-    """The best result of all sets of items that fit."""
+    """Returns the best result of all sets of items that fit."""
     sets = np.array(list(itertools.product([0, 1], repeat=len(SIZES))))
     return int((sets @ PRICES)[sets @ SIZES <= ROOM].max())
 
 
 def return_in_order(order) -> tuple[int, int]:
-    """The result of taking what still fits in an order of preference, and the number of moves."""
+    """Takes the items that still fit in an order of preference; returns the result and the number of moves."""
     room, total, num_moves = ROOM, 0, 0
     for item in order:
         if SIZES[item] <= room:

@@ -1,4 +1,4 @@
-"""The same search as `tz.search`, for one game at a time, written to be read: an oracle."""
+"""An oracle: the same search as `tz.search`, for one game at a time, written for readability."""
 
 import copy
 import dataclasses
@@ -25,7 +25,7 @@ class PlainNode:
 
 
 def make_node(tables, state):
-    """A node as the evaluator sees it; a finished game is worth 0."""
+    """Makes a node with the evaluator's logits and value; a finished game has the value 0."""
     legal = tables.legal[state] | tables.terminated[state]
     weights = np.where(legal, np.exp(tables.logits[state]), 0)
     value = 0.0 if tables.terminated[state] else float(tables.values[state])
@@ -69,7 +69,7 @@ def softmax_backup(node, action, q, temperature=0.1):
 
 
 def choose_path(tables, node, select):
-    """Actions from `node` to an edge that leads nowhere yet; marks each as a visit that returned what was expected."""
+    """Returns the actions from `node` to an unexpanded edge; each counts as visited, with its expected return."""
     path = []
     while node is not None and not (path and tables.terminated[node.state]):
         action = select(node, tables.legal[node.state])
@@ -80,7 +80,7 @@ def choose_path(tables, node, select):
 
 
 def simulate(tables, root, node, path, max_nodes, discount, backup):
-    """One simulation along `path` below `node`; returns what it is worth to the player to move there."""
+    """Runs one simulation along `path` below `node`; returns its value for the player to move there."""
     state, player, action = node.state, tables.player[node.state], path[0]
     after = int(tables.next_state[state, action])
     if path[1:]:

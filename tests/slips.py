@@ -1,6 +1,6 @@
-"""Slips of callers and what they are told: `python slips.py` makes each and prints the messages.
+"""Common mistakes of callers and their messages: `python slips.py` makes each mistake and prints the messages.
 
-A process of its own, since the type checks of the test suite would find many of them first.
+It runs in its own process, since the type checks of the test suite would find many of the mistakes first.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ import tz
 
 
 def nim(players=(0, 1), num_rewards=2, scale=1.0):
-    """Take one or two of five counters; who takes the last one wins. Players go by the names given."""
+    """Returns a game: take one or two of five counters; whoever takes the last one wins. `players` numbers them."""
 
     def shown(left, mover, rewards):
         names = jnp.array(players, jnp.int32)
@@ -39,7 +39,7 @@ def nim(players=(0, 1), num_rewards=2, scale=1.0):
 
 
 def solitaire():
-    """One move, one player."""
+    """Returns a game of one move and one player."""
 
     def shown(state, rewards):
         return tz.StepMetadata(rewards, jnp.ones(2, bool), state > 0, jnp.int32(0))
@@ -65,7 +65,7 @@ def auto_reset(show_end):
 
 
 def dicey():
-    """Nim whose last move pays 1 or a half, as a key in the state decides."""
+    """Returns nim in which a key in the state decides if the last move pays 1 or a half."""
     env = nim()
 
     def step(state, action):
@@ -82,7 +82,7 @@ def dicey():
 
 @functools.cache
 def given():
-    """What the calls are given, made when it is first needed: the test itself needs the names and messages only."""
+    """Makes the inputs of the calls when they are first needed, since the test itself only needs names and messages."""
     one, many = jax.random.key(0), jax.random.split(jax.random.key(0), 4)
     game, mcts, buffer = nim(), tz.MCTS(4), tz.EpisodeReplayBuffer(8)
     state, meta = game.init(one)
@@ -170,7 +170,7 @@ WRAP = r"expected a tz.Player; wrap it"
 
 
 def mapped_over(make):
-    """A setting that is an axis of a `vmap`."""
+    """Maps a setting over an axis of a `vmap`."""
 
     def mapped(n):
         make(n)
@@ -180,12 +180,12 @@ def mapped_over(make):
 
 
 def planner(g):
-    """A game as a model, with an evaluator."""
+    """Returns a game as a model, with an evaluator."""
     return tz.mcts.ModelEvaluator(tz.mcts.Model(lambda *position: position, g.nim.step), g.evaluator)
 
 
 CASES = {
-    # A model with its evaluator in the place of the model.
+    # A model with its evaluator instead of the model.
     "model of init_search": (
         lambda g: tz.init_search(g.mcts, *g.nim.init(g.one), model=planner(g)),
         "model: found a ModelEvaluator.*expected a tz.mcts.Model.*write model=planner.model",
@@ -196,7 +196,7 @@ CASES = {
         ),
         "search: found a ModelEvaluator as its second argument.*planner.model",
     ),
-    # A vmap over what decides shapes, or what is compiled.
+    # A vmap over a setting that decides shapes, or which program is compiled.
     "map over simulations": (lambda g: mapped_over(tz.MCTS), "MCTS: found num_simulations=an array.*expected an int"),
     "map over solve": (
         lambda g: mapped_over(lambda n: tz.MCTS(4, solve=n > 1)),
@@ -228,7 +228,7 @@ CASES = {
     "collect": (lambda g: tz.collect(g.mcts, g.nim, g.evaluator, g.games, num_moves=2), f"collect: .*{BATCH}"),
     "network": (
         lambda g: g.net(jnp.zeros((4, 2))),
-        r"observation of shape \(4, 2\), but expected \(2,\).* call jax.vmap",
+        r"network: found an observation of shape \(4, 2\), expected \(2,\).* call jax.vmap",
     ),
     "evaluator": (lambda g: g.evaluator(g.states, g.metadata, g.one), f"NetworkEvaluator: .*{BATCH}"),
     "uniform": (lambda g: tz.uniform_evaluator(g.states, g.metadata, g.one), f"uniform_evaluator: .*{BATCH}"),
@@ -255,7 +255,7 @@ CASES = {
         lambda g: tz.games.played_positions(g.nim, (g.state, g.meta), jnp.zeros(3, int), 2, key=g.one),
         r"played_positions: found actions of shape \(3,\), expected \[G, T\]",
     ),
-    # Several keys in the place of one.
+    # Several keys instead of one.
     "search keys": (lambda g: tz.search(g.mcts, g.nim, g.evaluator, g.search, key=g.many), f"search: {KEYS}"),
     "init_collect keys": (lambda g: tz.init_collect(g.mcts, g.nim, key=g.many), f"init_collect: {KEYS}"),
     "old keys": (
@@ -269,7 +269,7 @@ CASES = {
     "opening keys": (lambda g: tz.random_opening(g.nim, 2, key=g.many), f"random_opening: {KEYS}"),
     "check_env keys": (lambda g: tz.check_env(g.nim, key=g.many), f"check_env: {KEYS}"),
     "sample keys": (lambda g: g.buffer.sample(g.ring, 2, key=g.many), f"sample: {KEYS}"),
-    # A model in the place of the game, or the other way round.
+    # A model instead of the game, or the other way round.
     "game as a model": (
         lambda g: tz.mcts.ModelEvaluator(g.nim, g.evaluator),
         "ModelEvaluator: found model=a Env, expected a tz.mcts.Model; a search of the game itself needs only the",
@@ -282,7 +282,7 @@ CASES = {
         lambda g: tz.learn.mirror(jax.eval_shape(lambda: unrolled(g))),
         r"found an Unroll, expected a Sample; .* tz.learn.turn_unroll\(augment, unroll, key=key\)",
     ),
-    # A class or a function that makes an object, in its place.
+    # A class or a function instead of the object that it makes.
     "selector": (
         lambda g: tz.MCTS(4, selector=tz.PUCT),
         r"MCTS: found selector=PUCT, which is a class, .*; write selector=PUCT\(...\)",
@@ -307,7 +307,7 @@ CASES = {
     ),
     "optimizer": (
         lambda g: config(optimizer=optax.adam),
-        "TrainConfig: found optimizer=the function adam, expected an object of the kind GradientTransformation; call",
+        "TrainConfig: found optimizer=the function adam, expected an object of type GradientTransformation; call",
     ),
     "replay": (
         lambda g: config(replay=tz.EpisodeReplayBuffer),
@@ -323,7 +323,7 @@ CASES = {
         lambda g: tz.Player(g.mcts, tz.RolloutEvaluator),
         "Player: found evaluator=RolloutEvaluator, which",
     ),
-    # A float for an int.
+    # A float instead of an int.
     "simulations": (
         lambda g: tz.MCTS(8.0),
         "MCTS: found num_simulations=8.0, expected an int; write num_simulations=8",
@@ -354,7 +354,7 @@ CASES = {
     ),
     "width": (lambda g: tz.MLP((2,), 2, width=8.0, key=g.one), "found width=8.0, expected an int"),
     "considered": (lambda g: tz.Gumbel(8.0), "Gumbel: found max_num_considered_actions=8.0, expected an int"),
-    # A function or a network in the place of a player or an evaluator.
+    # A function or a network instead of a player or an evaluator.
     "player as a function": (
         lambda g: tz.matches.HostPlayer(g.player),
         "HostPlayer: found a Player, expected a function state -> action; give a function of one argument",
@@ -401,8 +401,8 @@ CASES = {
         lambda g: loop(g.nim, tz.uniform_evaluator),
         "init_loop: found the function uniform_evaluator, an evaluator, expected a network",
     ),
-    "game that is not adapted": (lambda g: tz.check_env(tz), "found a module as the game, expected a tz.Env"),
-    # Games that init_loop looks at.
+    "game that is not adapted": (lambda g: tz.check_env(tz), "env: found a module as the game, expected a tz.Env"),
+    # Games that break a rule, found by init_loop.
     "players 1 and 2": (
         lambda g: loop(nim((1, 2))),
         r"nim, game 0 after 1 moves: found `cur_player_id` out of range.*= 2",
@@ -454,7 +454,7 @@ CASES = {
     ),
     "a loss of an output that is missing": (
         lambda g: loop(g.nim, loss=lambda network, output, sample: (output[2], {})),
-        r"train_step: the loss raised IndexError.*let the network return what the loss asks for",
+        r"train_step: found a loss that raised IndexError.*make the network return the missing output",
     ),
     "a loss of numbers and a categorical value": (
         lambda g: loop(
@@ -462,11 +462,11 @@ CASES = {
             small(g.nim, tz.nn.CategoricalValue(-1.0, 1.0)),
             loss=lambda network, output, sample: ((output[1] - sample.value) ** 2, {}),
         ),
-        r"train_step: the loss raised TypeError.*CategoricalPrediction.*tz.nn.value_loss.output, target. is its loss",
+        r"train_step: found a loss that raised TypeError.*CategoricalPrediction.*its loss is tz.nn.value_loss",
     ),
     "a return tester for two": (
         lambda g: loop(g.nim, testers=(tz.matches.ReturnTester(),)),
-        "TrainConfig: a ReturnTester: found nim, a game of 2 players, expected one of one player; for two, play",
+        "TrainConfig: a ReturnTester: found nim, a game of 2 players, expected a game for one player; for two",
     ),
     "testers for two": (
         lambda g: loop(solitaire(), testers=(tz.TwoPlayerTester(2),)),
@@ -476,7 +476,7 @@ CASES = {
         lambda g: tz.play_match(solitaire(), g.player, g.player, num_games=2, key=g.one),
         "play_match: found solitaire, a game of 1 player, expected one of two players",
     ),
-    # Not slips at all.
+    # Correct calls.
     "fine": (lambda g: loop(g.nim), "nothing"),
     "fine for one": (lambda g: loop(solitaire()), "nothing"),
     "fine with another network": (lambda g: loop(nim(scale=60.0), Own()), "nothing"),

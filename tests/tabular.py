@@ -1,4 +1,4 @@
-"""Small games drawn at random, as tables: arrays, so that one compiled test plays many of them."""
+"""Small random games as tables of arrays, so that one compiled test plays many of them."""
 
 import equinox as eqx
 import jax
@@ -11,7 +11,7 @@ NUM_STATES, NUM_ACTIONS = 48, 4
 
 
 class Tables(eqx.Module):
-    """A game whose state is a row number; `logits` and `values` are what its evaluator believes."""
+    """A game whose state is a row number; `logits` and `values` are the outputs of its evaluator."""
 
     next_state: jax.Array  # [S, A]
     rewards: jax.Array  # [S, A, P], for the move
@@ -25,7 +25,7 @@ class Tables(eqx.Module):
 def draw_tables(
     seed: int, num_players: int = 2, end_rate: float = 0.2, alternate: bool = False, legal_rate: float = 0.7
 ) -> Tables:
-    """A random game: rows lead to later rows, the last quarter ends it, and who moves is drawn (or alternates)."""
+    """Draws a random game: rows lead to later rows, the last quarter ends it, and players alternate or are drawn."""
     rng = np.random.default_rng(seed)
     shape = NUM_STATES, NUM_ACTIONS
     rows = np.arange(NUM_STATES)
@@ -52,7 +52,7 @@ def stack_tables(tables: list[Tables]) -> Tables:
 
 
 def tabular_env(tables: Tables) -> tz.Env:
-    """The game as `tz.Env`; it starts in row 0."""
+    """Returns the game as a `tz.Env`, which starts in row 0."""
 
     def metadata(row, rewards):
         ended = tables.terminated[row]
@@ -79,13 +79,13 @@ def tabular_evaluator(tables: Tables):
 
 @eqx.filter_jit
 def begin(mcts: tz.MCTS, tables: Tables) -> tz.SearchState:
-    """A search of each of a batch of games, not yet run."""
+    """Returns the initial search of each game of a batch."""
     return jax.vmap(lambda tables: tz.init_search(mcts, *tabular_env(tables).init(jax.random.key(0))))(tables)
 
 
 @eqx.filter_jit
 def search_each(mcts: tz.MCTS, tables: Tables, states: tz.SearchState, keys: jax.Array) -> tz.SearchState:
-    """`tz.search` of each of a batch of games. A test that searches twice compiles it once."""
+    """Runs `tz.search` on each game of a batch. A test that searches twice compiles it once."""
 
     def one(tables, state, key):
         return tz.search(mcts, tabular_env(tables), tabular_evaluator(tables), state, key=key)
@@ -95,7 +95,7 @@ def search_each(mcts: tz.MCTS, tables: Tables, states: tz.SearchState, keys: jax
 
 @eqx.filter_jit
 def advance_each(mcts: tz.MCTS, tables: Tables, states: tz.SearchState, actions: jax.Array) -> tz.SearchState:
-    """`tz.advance` of each of a batch of games."""
+    """Runs `tz.advance` on each game of a batch."""
 
     def one(tables, state, action):
         return tz.advance(mcts, state, action, *tabular_env(tables).step(state.tree.state[0], action))

@@ -1,4 +1,4 @@
-"""Agents as files: they come back as they were, and nothing else comes back as one."""
+"""Agents as files: an agent is read back unchanged, and nothing else is accepted as an agent."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def build(**changes):
 
 @pytest.fixture(scope="module")
 def agent():
-    """A network whose statistics and weights are not those that it was made with."""
+    """Makes a network whose statistics and weights differ from their initial values."""
     change = lambda x: x + 0.01 if eqx.is_inexact_array(x) else x
     return jax.tree.map(change, build())
 
@@ -79,9 +79,9 @@ def test_a_network_and_a_game_of_ones_own(tmp_path):
     player = tz.load_agent(tmp_path / "mine.tz", env=env, network=Mine(jnp.zeros(9)))
     np.testing.assert_array_equal(player.evaluator.network.weight, np.arange(9.0))
     for options, message in [
-        ({"env": env}, "class Mine, which tz does not have: pass one"),
-        ({"network": Mine(jnp.zeros(9))}, "plays 'my_game', which pgx does not have: pass env="),
-        ({"env": ENV, "network": Mine(jnp.zeros(9))}, "plays 'my_game', but env is 'connect_four'"),
+        ({"env": env}, "class Mine, which tz does not have, .*; pass a network of the same architecture"),
+        ({"network": Mine(jnp.zeros(9))}, "plays 'my_game', which pgx does not have, .*; pass the game as env="),
+        ({"env": ENV, "network": Mine(jnp.zeros(9))}, "plays 'my_game', expected 'connect_four'"),
         ({"env": env, "network": Mine(jnp.zeros(8))}, r"\.weight', \[9\], 'float32'\], where .*\[8\]"),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -105,13 +105,13 @@ def test_a_network_with_a_key_inside_comes_back(tmp_path, impl):
     assert found.key.dtype == network.key.dtype and (found.key == network.key).all()
     np.testing.assert_array_equal(found(None)[0], network(None)[0])
     other = Noisy(jnp.zeros(7), jax.random.key(0, impl="rbg" if impl == "threefry2x32" else "threefry2x32"))
-    with pytest.raises(ValueError, match=r"another architecture: it has .*\.key', \[\], 'key<"):
+    with pytest.raises(ValueError, match=r"another architecture in .*\(it has .*\.key', \[\], 'key<"):
         tz.load_agent(tmp_path / "noisy.tz", network=other)
 
 
 def test_another_architecture_is_refused_with_the_difference(path):
     network, norm_state = build(num_channels=5)
-    with pytest.raises(ValueError, match=r"another architecture: it has .*3, 3, 2, 4.* where .*3, 3, 2, 5"):
+    with pytest.raises(ValueError, match=r"another architecture in .*\(it has .*3, 3, 2, 4.* where .*3, 3, 2, 5"):
         tz.load_agent(path, network=network, norm_state=norm_state)
     network, norm_state = build(num_blocks=0)
     with pytest.raises(ValueError, match="another architecture"):
@@ -119,7 +119,7 @@ def test_another_architecture_is_refused_with_the_difference(path):
 
 
 def rewrite(path, target, replaced=None, **changes):
-    """The same agent with other entries in its header, or other bytes in place of its arrays."""
+    """Writes the same agent with other entries in its header, or with other bytes as its arrays."""
     with zipfile.ZipFile(path) as archive:
         header, arrays = json.loads(archive.read("agent.json")), archive.read("arrays")
     with zipfile.ZipFile(target, "w") as archive:
@@ -134,15 +134,15 @@ def test_headers_that_lie_are_refused(path, tmp_path):
         settings = json.loads(archive.read("agent.json"))["network"]
     head = {"class": "CategoricalValue", "low": 0.0, "high": 1.0, "num_bins": 4, "transform": "none"}
     for changes, message in [
-        ({"format": 2}, "written in format 2, but this version of tz reads 1"),
+        ({"format": 2}, "in format 2, expected 1"),
         ({"network": {"class": "AZResNet", "num_blocks": -1}}, "a AZResNet cannot be made with"),
         ({"network": {"class": "Unheard"}}, "class Unheard, which tz does not have"),
         ({"network": {"class": {}}}, "class {}, which tz does not have"),
         ({"network": settings | {"num_channels": 10**9}}, "num_channels is 1000000000, but the file's"),
-        ({"network": settings | {"num_channels": 2}}, "it has .* where the network given has "),
+        ({"network": settings | {"num_channels": 2}}, "it has .* where the network has "),
         ({"network": {"class": "MLP", "observation_shape": [0], "num_actions": 7}}, "a MLP cannot be made with"),
         ({"arrays": []}, "but the file's 0 arrays allow at most 0"),
-        ({"arrays": [["x", [99], "float32"]]}, "it has .*'x', .* where the network given has"),
+        ({"arrays": [["x", [99], "float32"]]}, "it has .*'x', .* where the network has"),
         ({"network": {"class": "AZResNet", "num_blocks": "many"}}, "a AZResNet cannot be made with"),
         ({"network": "AZResNet"}, "should have 'network' as a dict, found 'AZResNet'"),
         (
@@ -153,7 +153,7 @@ def test_headers_that_lie_are_refused(path, tmp_path):
         ({"network": settings | {"value_head": head | {"num_bins": 10**9}}}, "num_bins is 1000000000, but the file's"),
         ({"network": settings | {"value_head": head | {"low": "x"}}}, "cannot be made with"),
         ({"network": settings | {"value_head": head | {"low": 2.0}}}, "found the support from 2 to 1"),
-        ({"network": settings | {"value_head": head}}, r"it has .*value_linear.*\[1, .* where the network given has "),
+        ({"network": settings | {"value_head": head}}, r"it has .*value_linear.*\[1, .* where the network has "),
         ({"card": None}, "should have 'card' as a dict, found None"),
         ({"replaced": "short"}, "it has 5 bytes of arrays, expected"),
         ({"replaced": "x" * 10_000_000}, "arrays has 10000000 bytes, expected at most"),
@@ -175,7 +175,7 @@ def test_nothing_in_a_file_is_executed(tmp_path):
 
 
 def test_damaged_files_are_refused_or_harmless(path, tmp_path):
-    """Truncated, flipped and random bytes, 300 of them: a `ValueError`, or the very same arrays."""
+    """300 files with truncated, flipped or random bytes: each raises a `ValueError` or gives the same arrays."""
     whole, rng = path.read_bytes(), np.random.default_rng(0)
     expected = jax.tree.leaves(tz.load_agent(path).evaluator)
     target, num_refused = tmp_path / "agent.tz", 0
@@ -201,13 +201,13 @@ def test_a_failed_save_leaves_the_earlier_file(agent, path, tmp_path):
     target.write_bytes(path.read_bytes())
     with pytest.raises(TypeError, match="not JSON serializable"):
         tz.save_agent(target, ENV, *agent, card={"what": object()})
-    with pytest.raises(ValueError, match="the card makes a header of .* bytes, expected at most 1048576"):
+    with pytest.raises(ValueError, match="found a card that makes a header of .* bytes, expected at most 1048576"):
         tz.save_agent(target, ENV, *agent, card={"curve": [0.123456] * 100_000})
     assert target.read_bytes() == path.read_bytes() and list(tmp_path.iterdir()) == [target]
 
 
 def test_what_is_not_there_is_said():
-    with pytest.raises(ValueError, match="There is no agent at nowhere: no file, and tz comes with"):
+    with pytest.raises(ValueError, match="found no agent at nowhere, expected a file, .* that comes with tz"):
         tz.load_agent("nowhere")
 
 
@@ -224,7 +224,7 @@ def test_the_agents_that_come_with_tz_have_cards():
 
 @pytest.mark.parametrize("name", ["othello", "go_9x9"])
 def test_agents_of_other_games_know_who_is_winning(name):
-    """The value of a board that one side holds nearly alone: for it when it is to move, and else against it."""
+    """One side holds nearly the whole board: the value is high if that side is to move, and low otherwise."""
     agent, env = tz.load_agent(name), tz.from_pgx(name)
     start, metadata = env.init(jax.random.key(0))
     board = env.observe(start)

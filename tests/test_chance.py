@@ -41,7 +41,7 @@ SEARCHES = {
 
 @pytest.mark.parametrize("name", SEARCHES)
 def test_each_edge_is_the_mean_of_its_outcomes_and_their_visits_follow_the_sequence(name):
-    """By hand from the arrays: returns add up, and the outcomes are those of the points of the edge's visits."""
+    """Computed by hand from the arrays: returns add up, and each visit of an edge takes the outcome of its point."""
     mcts = SEARCHES[name]
     states = searched(mcts, PIG, noisy)
     for game in range(4):
@@ -69,7 +69,7 @@ def test_each_edge_is_the_mean_of_its_outcomes_and_their_visits_follow_the_seque
 
 
 def test_discounts_of_a_models_moves_and_of_its_outcomes_are_multiplied():
-    """Each move is discounted by 3/8, at once or by 3/4 and then 1/2 where nature answers it."""
+    """Each move is discounted by 3/8 at once, or by 3/4 and then 1/2 if nature answers it."""
 
     def with_discount(state, metadata, discount):
         return state, dataclasses.replace(metadata, discount=jnp.asarray(discount, jnp.float32))
@@ -147,7 +147,7 @@ def exact_pig(goal, values):
 
 
 def test_the_values_of_long_searches_are_those_of_expectimax():
-    """The evaluator knows nothing; the race is short enough to be searched to its end."""
+    """The evaluator is constant, but the race is short enough to be searched to its end."""
     env = race(num_sides=2, start=2)
     errors = {}
     for num_simulations in (128, 2048):
@@ -158,7 +158,7 @@ def test_the_values_of_long_searches_are_those_of_expectimax():
         best = np.take_along_axis(q, visits.argmax(1)[:, None], 1)[:, 0]
         errors[num_simulations] = np.sqrt(np.mean((best - exact) ** 2))
     assert errors[2048] < 0.05
-    assert errors[2048] < errors[128] / 4  # as the square root at the least
+    assert errors[2048] < errors[128] / 4  # at least as fast as one over the square root
 
 
 def test_scores_of_long_searches_are_those_of_expectimax_too():
@@ -176,7 +176,7 @@ def test_scores_of_long_searches_are_those_of_expectimax_too():
 
 
 def test_a_search_whose_evaluator_is_exact_rolls_and_holds_as_it_should_everywhere():
-    """Compares the search with exact values in every fifth position where one of the two moves is clearly better."""
+    """Compares with exact values, in every fifth of the positions in which one of the two moves is clearly better."""
     goal = 20
     env, values = pig(goal), pig_values(goal)
     mcts, evaluator = tz.MCTS(128, root=tz.PlainRoot(), persist_tree=False), exact_pig(goal, values)

@@ -1,4 +1,4 @@
-"""Games with chance: dice that a search would see, and bad input, are named."""
+"""Games with chance: errors for dice that a search could see, and for bad input."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ PIG = pig(10)
 
 
 def gamble(*, is_seen: bool) -> tz.Env:
-    """Action 0 is paid 0.2; action 1 wins or loses 1, at even odds: by nature, or by a key that the state holds."""
+    """Action 0 pays 0.2. Action 1 wins or loses 1 at even odds, decided by nature or by a key in the state."""
 
     def metadata(over, reward, is_nature=False):
         return tz.StepMetadata(
@@ -60,7 +60,7 @@ def test_a_search_gambles_on_dice_that_it_sees_and_not_on_those_that_nature_thro
 def test_check_env_finds_dice_that_a_search_would_see(is_seen):
     env = gamble(is_seen=is_seen)
     if is_seen:
-        with pytest.warns(UserWarning, match=r"rewards.*depend on a random key.*let nature draw, by `outcome`"):
+        with pytest.warns(UserWarning, match=r"rewards.*depend on a random key.*let nature draw, with `outcome`"):
             tz.check_env(env, max_moves=16)
     else:
         tz.check_env(env, max_moves=16)
@@ -89,7 +89,7 @@ def test_check_env_finds_a_deck_that_was_shuffled_before_the_game():
 
 
 def with_chance(change, env=PIG):
-    """The game, with other metadata from `step`."""
+    """Returns the game with other metadata from `step`."""
 
     def step(state, action):
         after, metadata = env.step(state, action)
@@ -122,7 +122,7 @@ BAD = {
                 dataclasses.replace(after[1], action_mask=after[1].action_mask & (inputs[1] != 3)),
             ),
         ),
-        "an outcome of nature, of a probability above 0, without a legal action",
+        "found an outcome of nature with a probability above 0 and no legal action after it",
     ),
     "more": (
         dataclasses.replace(
@@ -158,8 +158,8 @@ def test_what_is_wrong_with_chance_is_named(name):
 def test_settings_that_chance_does_not_allow_are_refused_by_name():
     start = PIG.init(jax.random.key(0))
     for settings, message in (
-        ({"solve": True}, "solve=True, which takes what one outcome proves"),
-        ({"backup": tz.mcts.SoftmaxBackup()}, "SoftmaxBackup, which takes an edge"),
+        ({"solve": True}, "solve=True, expected False"),
+        ({"backup": tz.mcts.SoftmaxBackup()}, "SoftmaxBackup, expected a backup that averages"),
         ({"final_move": tz.mcts.LowerConfidenceBound()}, "LowerConfidenceBound"),
     ):
         with pytest.raises(ValueError, match=f"found a game with chance and {message}"):
@@ -174,7 +174,7 @@ def test_settings_that_chance_does_not_allow_are_refused_by_name():
 
 
 def changed_outcome(change):
-    """A model of pig whose outcomes are not what they should be."""
+    """Returns a model of pig with faulty outcomes."""
     model = tz.mcts.Model(lambda *start: start, PIG.step, "model", lambda *inputs: change(*PIG.outcome(*inputs)))
     return tz.mcts.ModelEvaluator(model, tz.uniform_evaluator)
 

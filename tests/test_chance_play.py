@@ -19,7 +19,7 @@ PIG, GOAL = pig(10), 10
 
 
 def sampled_pig() -> tz.Env:
-    """Pig again, whose step takes a key, as one would first write it."""
+    """Pig with a step that takes a key, the simplest way to write it."""
 
     def step(state, action, key):
         return make_move(PIG, state, action, key=key)
@@ -58,7 +58,7 @@ def collected(mcts, env, keys, num_moves=40):
 
 
 def test_self_play_throws_dice_of_its_own_and_learns_from_players_moves_alone():
-    """The observations follow the rules of pig; the throws are fair; the search cannot have known them."""
+    """The observations follow the rules of pig, the throws are fair, and the search has not known them."""
     made = jax.device_get(collected(tz.MCTS(8), PIG, jax.random.split(jax.random.key(5), 64)))
     seen = np.round(made.observation * GOAL).astype(int)
     throws = []
@@ -86,6 +86,29 @@ def test_self_play_throws_dice_of_its_own_and_learns_from_players_moves_alone():
     assert (made.policy.sum(-1) > 0.999).all()
 
 
+def test_lambda_returns_are_those_of_the_players_moves_with_nature_between_them():
+    """Compared with the recursion. After a roll the same player may move again, so signs do not simply alternate."""
+    made = collected(tz.MCTS(8), PIG, jax.random.split(jax.random.key(5), 64))
+    buffer = tz.EpisodeReplayBuffer(40, td_lambda=0.8)
+    rings = jax.jit(jax.vmap(lambda rows: buffer.add(buffer.init(rows), rows, discount=0.9)))(made)
+    made, rings = jax.device_get((made, rings))
+    num_same = 0
+    for game in range(64):
+        num_known, target = rings.num_known[game], None
+        assert num_known == np.flatnonzero(made.terminated[game])[-1] + 1
+        for t in reversed(range(num_known)):
+            reward = made.rewards[game, t, made.player[game, t]]
+            if made.terminated[game, t]:
+                target = reward
+            else:
+                same = made.player[game, t] == made.player[game, t + 1]
+                num_same += same
+                later = 0.2 * made.value[game, t + 1] + 0.8 * target
+                target = reward + 0.9 * (later if same else -later)
+            assert rings.value.offset[game, t] == pytest.approx(target, abs=1e-5)
+    assert num_same > 300
+
+
 def test_games_with_chance_are_the_same_on_any_number_of_devices():
     keys = jax.random.split(jax.random.key(2), 8)
     alone = collected(tz.gumbel_mcts(8, 2), PIG, keys)
@@ -97,12 +120,12 @@ def test_games_with_chance_are_the_same_on_any_number_of_devices():
 
 
 def raw_keys(match):
-    """A match with its keys as numbers, which NumPy compares."""
+    """Returns a match with its keys as numbers, since NumPy cannot compare keys."""
     return dataclasses.replace(match, chance_keys=jax.random.key_data(match.chance_keys))
 
 
 def test_both_games_of_an_opening_have_the_same_dice_and_can_be_replayed():
-    """Two players without any choice but to roll: the throws of a game are those of its twin, draw by draw."""
+    """Two players that always roll: both games of an opening have the same throws, in the same order."""
     roller = tz.Player(
         tz.MCTS(1, root=tz.PlainRoot(), temperature=0.0), lambda *_: (jnp.array([9.0, 0]), jnp.float32(0))
     )
@@ -136,7 +159,7 @@ def test_rollouts_openings_and_lists_of_moves_know_chance():
     rollouts = tz.RolloutEvaluator(PIG, num_rollouts=2000, max_moves=200)
     start = PIG.init(jax.random.key(0))
     value = jax.jit(lambda key: rollouts(*start, key)[1])(jax.random.key(1))
-    assert 0.0 < value < max(values[0, 0, 0]) + 0.1  # the first to move is ahead, by random moves as well
+    assert 0.0 < value < max(values[0, 0, 0]) + 0.1  # also with random moves, the player who moves first is ahead
     moves = jnp.array([[ROLL, ROLL, -1], [ROLL, ROLL, -1]])
     keys = jax.random.split(jax.random.key(3), 200)
     play = jax.jit(jax.vmap(lambda key: tz.play_moves(PIG, moves[0], key=key)[0]))

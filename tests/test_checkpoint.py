@@ -1,4 +1,4 @@
-"""Checkpoints: training goes on bit for bit wherever it was stopped, and nothing damaged is taken for sound."""
+"""Checkpoints: training continues bit for bit wherever it was stopped, and damaged files are not accepted."""
 
 import contextlib
 import dataclasses
@@ -49,7 +49,7 @@ def first() -> tz.learn.LoopState:
 
 
 def start() -> tz.learn.LoopState:
-    """A state of arrays that may be given up."""
+    """Returns a state whose arrays may be donated."""
     return jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, first())
 
 
@@ -71,7 +71,7 @@ def untimed(metrics) -> dict:
 
 @pytest.fixture(scope="module")
 def ten_epochs():
-    """The state after ten epochs in one go, and their metrics."""
+    """Runs ten epochs without a stop; returns the state and the metrics."""
     rows = []
     return train_loop(start(), num_epochs=10, sinks=[rows.append]), rows
 
@@ -90,7 +90,7 @@ def test_ten_epochs_are_four_and_six(ten_epochs, tmp_path):
     train_loop(start(), num_epochs=4, sinks=sinks, checkpoints=tz.Checkpoints(tmp_path, every_epochs=100))
     checkpoints = tz.Checkpoints(tmp_path, every_epochs=100, resume=True)
     state = checkpoints.restore(start())
-    with path.open("a") as file:  # an epoch that no checkpoint has, and one that was cut off while it was written
+    with path.open("a") as file:  # an epoch after the last checkpoint, and a line that was cut off
         file.write('{"epoch": 4, "loss": 0.5}\n{"epoch": 5, "lo')
     sinks = [rows.append, tz.JsonLinesSink(path, first_epoch=int(state.epoch))]
     state = train_loop(state, num_epochs=6, sinks=sinks, checkpoints=checkpoints)
@@ -156,9 +156,9 @@ def test_saving_by_the_clock_and_at_the_end_only(run, tmp_path):
 
 def test_a_folder_with_a_run_is_not_begun_anew(run, tmp_path):
     folder = shutil.copytree(run[0], tmp_path / "run")
-    (folder / "checkpoints" / "5.orbax-checkpoint-tmp").mkdir()  # what another process is writing
+    (folder / "checkpoints" / "5.orbax-checkpoint-tmp").mkdir()  # another process is writing this one
     before = sorted(folder.rglob("*"))
-    with pytest.raises(ValueError, match=r"has a run of 4 epochs in it. Go on with it by resume=True"):
+    with pytest.raises(ValueError, match=r"found a run of 4 epochs in .*; continue the run with resume=True"):
         tz.Checkpoints(folder)
     assert sorted(folder.rglob("*")) == before
 
@@ -174,7 +174,7 @@ def test_a_checkpoint_of_before_the_renaming_is_read(run, tmp_path, monkeypatch)
 
 
 def test_a_checkpoint_of_before_returns_were_counted_is_read_with_zeros_for_them(run, tmp_path, monkeypatch):
-    """As a run to go on with, on one device and on two, and as one to fork from."""
+    """It is resumed on one device and on two, and forked."""
     folder, _ = run
     state = tz.Checkpoints(folder, resume=True).restore(start())
     state = eqx.tree_at(lambda state: state.games.episode_return, state, state.games.episode_return + 1)
@@ -194,7 +194,7 @@ def test_a_checkpoint_of_before_returns_were_counted_is_read_with_zeros_for_them
 
 
 def test_a_checkpoint_whose_positions_are_in_the_trees_alone_is_read(run, tmp_path, monkeypatch):
-    """Those of before the collector kept the real state: the root of each tree was the position."""
+    """In earlier versions, the root of each tree was the only copy of the position."""
     state = run[1]
     with monkeypatch.context() as patch:
         named, new = tz.runs.checkpoints.named, (".games.env_state", ".games.metadata")
@@ -219,7 +219,9 @@ def test_other_settings_are_refused_with_the_difference(run):
         checkpoints.restore(other)
 
 
-@pytest.mark.parametrize(("options", "message"), [({"keep": 0}, "keep must be"), ({"every_minutes": -1.0}, "found -1")])
+@pytest.mark.parametrize(
+    ("options", "message"), [({"keep": 0}, "found keep=0"), ({"every_minutes": -1.0}, "found every_minutes=-1")]
+)
 def test_numbers_out_of_range_are_refused(options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         tz.Checkpoints(tmp_path, **options)
@@ -234,7 +236,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path):
 
 
 def test_processes_of_one_id_do_not_disturb_each_other(tmp_path, monkeypatch):
-    """Containers that share a folder: while one looks whether it can write there, so does another."""
+    """Containers may share a folder: two processes test at the same time whether they can write there."""
     monkeypatch.setattr(os, "getpid", lambda: 1)
     of_the_other = tmp_path / ".writable_1"
     of_the_other.touch()
@@ -253,37 +255,37 @@ def test_the_best_by_what_a_tester_of_the_users_returns(value, run, tmp_path):
 @pytest.mark.parametrize("value", [None, "won"])
 def test_a_best_that_is_no_number_is_refused(value, run, tmp_path):
     checkpoints = tz.Checkpoints(tmp_path, best="score")
-    with pytest.raises(ValueError, match="no metric 'score' to find the best by"):
+    with pytest.raises(ValueError, match="found no number 'score' among the metrics"):
         checkpoints.after_epoch(lambda: run[1], {"epoch": 3, "seconds": 1.0, "score": value}, tested=True)
 
 
 def test_a_number_in_the_state_of_a_tester_is_refused(tmp_path, run):
     state = eqx.tree_at(lambda state: state.testers, run[1], ({"count": 3},))
-    with pytest.raises(ValueError, match=r"testers' state has 3 at \[0\]\['count'\]"):
+    with pytest.raises(ValueError, match=r"found 3 at \[0\]\['count'\] in the state of the testers"):
         tz.Checkpoints(tmp_path).finish(state)
 
 
 def test_a_metric_that_no_tester_has_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"no metric 'random_score'.*best_score"):
+    with pytest.raises(ValueError, match=r"found no number 'random_score' among the metrics.*best_score"):
         train_loop(start(), num_epochs=2, checkpoints=tz.Checkpoints(tmp_path, best="random_score"))
 
 
 def save_two_more(checkpoints, state):
-    """The first is written while training would go on, so that either call may find that it cannot be."""
+    """The first is written in the background, so either call may raise the error that it cannot be written."""
     for _ in range(2):
         state = dataclasses.replace(state, epoch=state.epoch + 1)
         checkpoints.save(state)
 
 
 def check_a_full_disk(folder: pathlib.Path) -> None:
-    """Files may not grow beyond some bytes, which to a program looks like a disk that is full."""
+    """Limits the size of files, which looks like a full disk to a program."""
     checkpoints = tz.Checkpoints(folder, resume=True, every_epochs=1)
     state = checkpoints.restore(start())
     expected = arrays(state)
-    jax.config.update("jax_enable_compilation_cache", False)  # else half programs are left there
+    jax.config.update("jax_enable_compilation_cache", False)  # or it would keep programs that were cut off
     most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, most))
-    with pytest.raises(OSError, match=r"could not be written.*\[3, 4\] are complete"):
+    with pytest.raises(OSError, match=r"found an error while writing to .*\[3, 4\] are complete"):
         save_two_more(checkpoints, state)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     checkpoints = tz.Checkpoints(folder, resume=True)
@@ -298,9 +300,7 @@ def test_a_signal_lets_the_epoch_finish_and_saves(number, ten_epochs, tmp_path):
     checkpoints = tz.Checkpoints(tmp_path, every_epochs=100)
     sinks = [rows.append, lambda metrics: os.kill(os.getpid(), number) if metrics["epoch"] == 2 else None]
     handlers = [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
-    with pytest.raises(
-        SystemExit, match=rf"{number.name} after 3 epochs, all of which are saved in .*python -m tz resume"
-    ):
+    with pytest.raises(SystemExit, match=rf"{number.name} after 3 epochs, which are saved in .*python -m tz resume"):
         train_loop(start(), num_epochs=10, sinks=sinks, checkpoints=checkpoints)
     assert [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)] == handlers
     checkpoints = tz.Checkpoints(tmp_path, resume=True)
@@ -329,7 +329,7 @@ def test_the_state_of_a_warm_up_that_is_not_finite_is_saved_too(tmp_path):
     config = dataclasses.replace(CONFIG, testers=(), average_decay=None)
     state = tz.init_loop(config, ENV, network, key=jax.random.key(0), mesh=MESH)
     checkpoints = tz.Checkpoints(tmp_path)
-    with pytest.raises(FloatingPointError, match="self-play step 0 of epoch 0"):
+    with pytest.raises(FloatingPointError, match="self-play move 0 of epoch 0"):
         tz.train_loop(config, ENV, state, num_epochs=1, sinks=[], mesh=MESH, checkpoints=checkpoints)
     assert tz.Checkpoints(tmp_path / "stopped_in_epoch_0", resume=True).epochs == [0]
 
@@ -374,7 +374,7 @@ def damaged(folder: pathlib.Path, rng: random.Random) -> str:
 
 
 def check_damages(folder: pathlib.Path, scratch: pathlib.Path) -> None:
-    """100 damages: never other numbers than were saved, never another kind of error."""
+    """Damages a checkpoint in 100 ways: reading it gives the saved numbers or an error of the expected kind."""
     template = start()
     expected = arrays(tz.Checkpoints(folder, resume=True).restore(template))
     rng, refused = random.Random(0), 0
@@ -398,7 +398,7 @@ def check_damages(folder: pathlib.Path, scratch: pathlib.Path) -> None:
 
 
 class Bomb:
-    """What a pickle does when it is loaded."""
+    """Runs code when its pickle is loaded."""
 
     def __init__(self, path):
         self.path = path
@@ -408,7 +408,7 @@ class Bomb:
 
 
 def check_bombs(folder: pathlib.Path, scratch: pathlib.Path) -> None:
-    """Every file of a checkpoint, in turn, is a pickle that writes a file when it is loaded."""
+    """Replaces each file of a checkpoint, one at a time, by a pickle that would write a file if it were loaded."""
     scratch.mkdir()
     bomb, mark = pickle.dumps(Bomb(scratch / "executed")), scratch / "executed"
     pickle.loads(bomb)
@@ -425,7 +425,7 @@ def check_bombs(folder: pathlib.Path, scratch: pathlib.Path) -> None:
 
 
 def test_damage_is_refused_nothing_is_executed_and_a_full_disk_leaves_the_earlier_checkpoints(run, tmp_path):
-    """In a process of its own: after an error, threads of orbax raise others, at any later time."""
+    """Runs in its own process, since threads of orbax may raise further errors at any time after the first."""
     shutil.copytree(run[0], tmp_path / "run")
     code = f"""
 import pathlib, test_checkpoint
@@ -468,12 +468,12 @@ def lines(folder: pathlib.Path) -> list[dict]:
 
 
 def chain_of_kills(folder: pathlib.Path, seed: int, number: int) -> list[tuple[int, dict]]:
-    """The newest checkpoint after each kill: never older than what was complete before."""
+    """Kills the trainer several times; the newest checkpoint is never older than one that was complete before."""
     rng, newest, found = random.Random(seed), 0, []
     for index in range(number):
         said = killed(folder, PHASES[index % 4], rng.randint(3, 5), rng.random() * 0.03)
         epochs = tz.Checkpoints(folder, resume=True).epochs
-        complete = newest + max(said.count("save") - 2, 0)  # the last may be half written, and the one before
+        complete = newest + max(said.count("save") - 2, 0)  # the last two may be incomplete
         newest = epochs[-1] if epochs else 0
         assert newest >= complete
         if epochs:
@@ -482,9 +482,9 @@ def chain_of_kills(folder: pathlib.Path, seed: int, number: int) -> list[tuple[i
 
 
 def test_a_run_that_is_killed_at_any_moment_goes_on_from_its_last_checkpoint(tmp_path):
-    """4 kills, one in every phase; then the run ends as one that was never stopped, bit for bit.
+    """4 kills, one in each phase; then the run ends with the same bits as one that was never stopped.
 
-    A process is killed when all is compiled: while it writes to JAX's cache of programs, it would leave half a program.
+    A process is only killed when everything is compiled, or it might leave half a program in JAX's cache.
     """
     straight, other, last = tmp_path / "straight", tmp_path / "killed", 24
     found = chain_of_kills(other, seed=1, number=4)

@@ -70,7 +70,7 @@ def test_the_help_of_training_has_the_games_the_important_options_first_and_ever
     ],
 )
 def test_the_form_of_before_is_refused_with_what_to_write(words, line):
-    with pytest.raises(SystemExit, match=f"found options without a command; write: python -m tz {line}$"):
+    with pytest.raises(SystemExit, match=f"found options without a command, expected one; write: python -m tz {line}$"):
         main(words.split())
     with pytest.raises(SystemExit, match="found the command 'trian', expected one of train"):
         main(["trian"])
@@ -82,7 +82,7 @@ def asking(text):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """The recipes and settings of the runs that are asked for, which are not run."""
+    """Collects the recipes and settings of the requested runs instead of running them."""
     found = []
 
     def train_run(recipe, settings):
@@ -150,14 +150,14 @@ def test_tests_are_chosen_by_words():
     assert ladder.num_games == 16 and ladder.opening_moves == recipe.opening_moves == 1
     assert engine.name == "gtp" and engine.opponent.command == "some-engine"
     assert chosen_testers(("random",), recipe, env, mesh)[1] == "random_score"
-    with pytest.raises(ValueError, match="found 'elo' for 2048, a game of 1 player; choose return"):
+    with pytest.raises(ValueError, match="found 'elo' for 2048, a game of 1 player, expected return"):
         chosen_testers(("elo",), tz.runs.game_recipe("2048"), tz.from_pgx("2048"), mesh)
     with pytest.raises(ValueError, match="found 'return' for tic_tac_toe, a game of 2 players"):
         chosen_testers(("return",), recipe, env, mesh)
 
 
 def test_the_next_epoch_takes_as_long_as_others_of_its_kind():
-    """An epoch takes 2 seconds, one with a test 5, and the first of each kind is compiled for a minute more."""
+    """An epoch takes 2 seconds, one with a test 5, and the first of each kind a minute more to compile."""
     epochs = _EpochClock(4)
     now = 0.0
     for epoch in range(12):

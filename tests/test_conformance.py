@@ -52,7 +52,7 @@ def changed(function, change):
 
 
 def put(field, value):
-    """A change of one metadata field, behind the back of the constructor, whose types the tests' import hook checks."""
+    """Returns a change of one metadata field that bypasses the constructor, since tests check its types."""
     return lambda state, metadata: (
         state,
         eqx.tree_at(lambda metadata: getattr(metadata, field), metadata, replace_fn=value),
@@ -64,7 +64,7 @@ def everywhere(change):
 
 
 def at_five_left(field, value):
-    """One counter a move is taken, so that five are left after two moves; there, a metadata field is set."""
+    """Each move takes one counter. After two moves five are left; there, a metadata field is set."""
     return countdown(
         step=lambda state, action: put(field, lambda old: jnp.where(state["left"] == 6, value, old).astype(old.dtype))(
             *take(state, jnp.int32(0))
@@ -73,7 +73,7 @@ def at_five_left(field, value):
 
 
 def after_the_end(change):
-    """`change` is applied, in place of `step`, to a terminated state."""
+    """Returns a game in which `change` replaces `step` in a terminated state."""
 
     def step(state, action):
         was_over = state["left"] <= 0
@@ -336,7 +336,7 @@ def test_check_env_passes_a_game_for_one_and_keys_in_the_state():
 
 
 def with_key(make, draws=lambda key, state, metadata: metadata, uses=lambda key: jax.random.split(key)[0]):
-    """The game with a key in its state, of which `step` makes the next, and with which `draws` changes the metadata."""
+    """Returns the game with a key in its state. `step` splits it, and `draws` uses it to change the metadata."""
 
     def init(key):
         state, metadata = start(key)
@@ -350,7 +350,7 @@ def with_key(make, draws=lambda key, state, metadata: metadata, uses=lambda key:
 
 
 def double_or_nothing(key, state, metadata):
-    """The last move pays 1 or 2, by the toss of a coin."""
+    """The last move pays 1 or 2 at random."""
     return dataclasses.replace(metadata, rewards=metadata.rewards * (1.0 + jax.random.bernoulli(key)))
 
 
@@ -359,7 +359,7 @@ def sometimes_again(key, state, metadata):
 
 
 def by_index(key, state, metadata):
-    """A key that stays, from which each move draws by a number."""
+    """The key stays the same, and each move folds its number into it."""
     return double_or_nothing(jax.random.fold_in(key, state["left"]), state, metadata)
 
 
@@ -373,7 +373,7 @@ def by_index(key, state, metadata):
     ],
 )
 def test_check_env_warns_of_a_key_in_the_state_that_decides_something(make, draws, uses, what):
-    message = rf"found that {what} on a random key in the state \(state\['key'\]\), expected the moves alone"
+    message = rf"found that {what} on a random key in the state \(state\['key'\]\), expected only the moves"
     with pytest.warns(UserWarning, match=message):
         check_env(with_key(make, draws, uses), num_games=4, max_moves=16)
 
@@ -384,7 +384,7 @@ def words(state, metadata):
 
 def test_check_env_is_quiet_about_keys_that_decide_nothing_and_boards_in_words():
     for make in (jax.random.key, jax.random.PRNGKey):
-        check_env(with_key(make), num_games=2, max_moves=16)  # warnings are errors here
+        check_env(with_key(make), num_games=2, max_moves=16)  # a warning would be an error here
 
     def look(state):  # a board in two words of 32 bits, which the network sees and on which a choice of the key depends
         return state["words"].astype(jnp.float32)
@@ -403,7 +403,7 @@ def test_check_env_is_quiet_about_keys_that_decide_nothing_and_boards_in_words()
 
 
 def restarting(state, action):
-    """Begins a new game in the very move that ends the old one, and never shows that it is over."""
+    """Begins a new game in the move that ends the old one, and never shows that the old one is over."""
     after, metadata = take(state, action)
     new = jax.tree.map(lambda new, old: jnp.where(metadata.terminated, new, old), start(None)[0], after)
     return new, describe(new, metadata.rewards)

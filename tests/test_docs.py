@@ -1,4 +1,4 @@
-"""The reference names everything that is public, and what docstrings refer to is in it.
+"""The reference has every public name, and every name that docstrings refer to.
 
 `nox -s docs` builds the site, in which every warning is an error.
 """
@@ -24,7 +24,7 @@ def exported(package) -> set[str]:
 
 
 def public_names() -> set[str]:
-    """Each public name where users find it: in `tz`, or else in its package."""
+    """Returns each public name where users find it: in `tz`, or otherwise in its package."""
     packages = {
         info.name: importlib.import_module(f"tz.{info.name}")
         for info in pkgutil.iter_modules(tz.__path__)
@@ -44,7 +44,7 @@ def test_the_first_level_is_small():
 
 
 def test_every_page_is_in_the_navigation():
-    # As text: the file has tags that only mkdocs reads.
+    # Read as text, since the file has tags that only mkdocs understands.
     listed = re.findall(r"^ +- (?:docs/)?((?:api|guides)/\S+)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE)
     assert sorted(listed) == [page.relative_to(ROOT / "docs").as_posix() for page in PAGES]
 

@@ -10,9 +10,9 @@ SCALE = 400 / np.log(10)
 
 
 def draw_league(rng, elo, num_games, draw_rate=0.0):
-    """Results of the games of each pair; the expected score is that of the ratings, with or without draws.
+    """Draws the results of the games of each pair. The ratings decide the expected score, with or without draws.
 
-    `num_games` and `draw_rate` are numbers, or matrices of which the lower triangle counts.
+    `num_games` and `draw_rate` are numbers or matrices; only the lower triangle of a matrix is used.
     """
     num_games, draw_rate = (np.broadcast_to(x, (len(elo), len(elo))) for x in (num_games, draw_rate))
     wins, draws = np.zeros((2, len(elo), len(elo)), int)
@@ -26,7 +26,7 @@ def draw_league(rng, elo, num_games, draw_rate=0.0):
 
 
 def maximise(wins, draws):
-    """The same ratings by a general optimiser: the log likelihood written out pair by pair."""
+    """Finds the same ratings by a general optimiser, with the log likelihood written out pair by pair."""
     n = len(wins)
     games = wins + wins.T + draws
 
@@ -71,7 +71,7 @@ def test_true_ratings_lie_within_their_intervals_at_the_stated_rate(num_games, d
 def test_draws_of_others_do_not_narrow_an_interval():
     """Five equal players that draw nearly always, and an anchor 400 Elo below that never does."""
     rng, elo, inside = np.random.default_rng(5), np.array([0.0] + 5 * [400.0]), []
-    draw_rate = np.where(np.arange(6) == 0, 0.0, 0.95)  # of the column, in the lower triangle the weaker player
+    draw_rate = np.where(np.arange(6) == 0, 0.0, 0.95)  # a column in the lower triangle belongs to the weaker player
     for _ in range(300):
         ratings = tz.matches.fit_elo(*draw_league(rng, elo, 16, draw_rate))
         inside += list((ratings.low <= elo) & (elo <= ratings.high))[1:]
@@ -79,11 +79,11 @@ def test_draws_of_others_do_not_narrow_an_interval():
 
 
 def test_the_intervals_of_who_drew_and_of_who_won_all_games():
-    """Twenty draws leave a rating less open than twenty wins, and neither is certain; by hand from the model."""
+    """Twenty draws give a narrower interval than twenty wins; both are computed by hand from the model."""
     draws, wins = np.array([[0, 20], [20, 0]]), np.array([[0, 0], [20, 0]])
     drew, won = tz.matches.fit_elo(0 * draws, draws), tz.matches.fit_elo(wins, 0 * draws)
     np.testing.assert_allclose(drew.high[1], 1.96 * SCALE * np.sqrt((1 - 20 / 22) * 21 / 4) / (21 / 4), rtol=1e-3)
-    p = 20.5 / 21  # with the prior of a game
+    p = 20.5 / 21  # the prior counts as one game
     np.testing.assert_allclose(won.elo[1], SCALE * np.log(p / (1 - p)), rtol=1e-3)
     np.testing.assert_allclose(won.high[1] - won.elo[1], 1.96 * SCALE / np.sqrt(21 * p * (1 - p)), rtol=1e-3)
 
@@ -105,7 +105,7 @@ def test_who_won_every_game_has_a_finite_rating_and_a_wide_interval():
 
 
 def test_a_rating_of_those_who_never_met_is_through_others():
-    """A beats B 3:1 and B beats C 3:1: with the prior a little less than 191 Elo a step."""
+    """A beats B 3:1 and B beats C 3:1: each difference is a little less than 191 Elo because of the prior."""
     wins = np.zeros((3, 3))
     wins[1, 0] = wins[2, 1] = 300
     wins[0, 1] = wins[1, 2] = 100
@@ -118,10 +118,10 @@ def test_results_that_make_no_league_are_refused():
     two, apart = np.array([[0, 1], [2, 0]]), np.zeros((3, 3))
     apart[0, 1] = 1
     for wins, draws, message in [
-        (np.zeros((2, 3)), np.zeros((2, 3)), r"must be \[n, n\].*\(2, 3\)"),
+        (np.zeros((2, 3)), np.zeros((2, 3)), r"found wins of shape \(2, 3\) .*, expected \[n, n\]"),
         (np.zeros((1, 1)), np.zeros((1, 1)), "n at least 2"),
-        (two, two, "draws the same both ways"),
-        (-two, 0 * two, "must be 0 or more"),
+        (two, two, r"draws\[i, j\] equal to draws\[j, i\]"),
+        (-two, 0 * two, "expected numbers of 0 or more"),
         (apart, 0 * apart, "player 2 is connected to the first by no games"),
     ]:
         with pytest.raises(ValueError, match=message):

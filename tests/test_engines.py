@@ -47,7 +47,7 @@ def cells(env):
 
 @pytest.fixture
 def processes(monkeypatch):
-    """All processes of engines that a test starts; each must be gone at its end."""
+    """Collects the engine processes that a test starts; all must have ended when it ends."""
     found, init = [], GtpProcess.__init__
 
     def noted(self, *args):
@@ -86,7 +86,7 @@ def test_sides_may_be_swapped_and_both_players_be_functions(env):
 
 @pytest.mark.parametrize("num_processes", [1, 3, 40])
 def test_an_engine_plays_the_very_match_that_a_function_plays(env, cells, by_hand, processes, num_processes):
-    """It knows the board by what it is told alone, openings and the games of other processes included."""
+    """The engine only knows the moves that it is told, including openings and the games of other processes."""
     same(tz.play_match(env, AGENT, toy(moves=cells, num_processes=num_processes), **OPTIONS), by_hand)
     assert len(processes) == min(num_processes, NUM_GAMES)
 
@@ -95,16 +95,16 @@ WRONG = {
     "crash": r"it ended when it was asked 'genmove [bw]' \(exit code 3\); its last lines: .*segmentation fault",
     "hang": r"no answer to 'genmove [bw]' in 2 s; its last lines: .*thinking about",
     "refuse": "it refused to move: I would rather not; its last lines: ",
-    "garbage": "does not begin with = or \\?, as GTP has it; its last lines: .*Hello! I play",
-    "illegal": "which is not legal here.* its last lines: .*thinking about",
+    "garbage": "does not begin with = or \\?, as GTP requires; its last lines: .*Hello! I play",
+    "illegal": r"which is not legal here.* \(its last lines: .*thinking about",
 }
 
 
 @pytest.mark.parametrize("mode", WRONG)
 def test_an_engine_that_goes_wrong_spoils_its_game_alone(env, cells, by_hand, processes, mode):
-    """It does so in the games in which the centre is taken when it is to move: from the opening on, or later."""
+    """It fails in the games in which the centre is taken when it is to move, from the opening on or later."""
     engine = toy(mode, "--trigger", cells[4], moves=cells, num_processes=2, timeout=2.0 if mode == "hang" else 20.0)
-    with pytest.warns(UserWarning, match=r"\d+ of 12 games were spoilt and count as not finished; the first: game"):
+    with pytest.warns(UserWarning, match=r"found \d+ of 12 games spoilt .*; they count as not finished.* first: game"):
         match = tz.play_match(env, AGENT, engine, **OPTIONS)
     assert 0 < len(match.failures) < NUM_GAMES
     for failure in match.failures:
@@ -203,8 +203,8 @@ CASES = {
     ),
     "no words": (lambda env: (env, tz.matches.GtpEngine("  ")), "GtpEngine: found command='  ', expected a program"),
     "open quote": (lambda env: (env, tz.matches.GtpEngine("gnugo 'x")), "expected a program with its arguments"),
-    "processes": (lambda env: (env, toy(**GOOD, num_processes=0)), "num_processes must be at least 1, found 0"),
-    "timeout": (lambda env: (env, toy(**GOOD, timeout=0.0)), "timeout must be above 0 seconds, found 0"),
+    "processes": (lambda env: (env, toy(**GOOD, num_processes=0)), "found num_processes=0, expected at least 1"),
+    "timeout": (lambda env: (env, toy(**GOOD, timeout=0.0)), "found timeout=0.0, expected more than 0 seconds"),
     "no names": (
         lambda env: (tz.Env(env.init, env.step, env.observe, name="mute"), toy(**GOOD)),
         "found an engine for mute, whose moves have no names, expected a game with `label`",
@@ -238,7 +238,7 @@ REAL = {"gtp-rhino": ("othello", "gtp-rhino --level 1"), "gnugo": ("go_9x9", "gn
 @pytest.mark.slow
 @pytest.mark.parametrize("program", REAL)
 def test_real_engines_beat_random_moves(program):
-    """Two whole games each, with passes: the names of moves and the rules are those of others."""
+    """Two whole games each, with passes: names of moves and rules agree with programs of others."""
     if shutil.which(program, path="/usr/games:/usr/bin:/usr/local/bin") is None:
         pytest.skip(f"{program} is not installed")
     game, command = REAL[program]

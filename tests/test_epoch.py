@@ -27,7 +27,7 @@ GIVEN = {"rate": 1e-2, "c": 1.25, "noise": 0.25, "td_lambda": 0.8, "fast": 0.5, 
 
 
 def settings(**given) -> tz.TrainConfig:
-    """Tic-tac-toe in small shapes, with all that an epoch can have; the arguments may be traced."""
+    """Returns settings of tic-tac-toe in small shapes with every feature of an epoch. The arguments may be traced."""
     given = GIVEN | given
     mcts = tz.MCTS(4, 8, selector=tz.PUCT(given["c"]), root=tz.Dirichlet(epsilon=given["noise"]))
     return tz.TrainConfig(
@@ -66,7 +66,7 @@ def warm_up(config, env, state):
 
 @eqx.filter_jit
 def epoch_with(given, env, state):
-    """An epoch whose settings are arguments of the program, so that all tests share one."""
+    """Runs an epoch whose settings are arguments of the compiled program, so that all tests share it."""
     return tz.learn.epoch(settings(**given), env, state)
 
 
@@ -106,7 +106,7 @@ def test_it_has_the_numbers_of_the_loop(config, env):
 
 @pytest.fixture(scope="module")
 def four_seeds(config, env):
-    """Four seeds in one program: their states after the warm-up and after two epochs, and the metrics of the last."""
+    """Four seeds in one program: the states after the warm-up and after two epochs, and the last metrics."""
     before = states = start_many(config, env, SEEDS)
     step = eqx.filter_jit(eqx.filter_vmap(lambda state: tz.learn.epoch(config, env, state)))
     for _ in range(2):

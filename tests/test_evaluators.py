@@ -1,4 +1,4 @@
-"""Evaluators: what they return, for whom, and in which precision."""
+"""Evaluators: their results, the perspective of the values, and the precision."""
 
 import equinox as eqx
 import jax
@@ -40,7 +40,7 @@ def test_rollouts_value_a_position_for_the_player_to_move(tic_tac_toe):
 
 
 def test_rollouts_agree_with_the_exact_expectation_and_with_vmap():
-    """Random play of a tabular game, whose expected return a sweep from the last row gives exactly."""
+    """Compares with the expected return of random play in a tabular game, from a sweep that begins in the last row."""
     tables = draw_tables(3)
     env = tabular_env(tables)
     plain = jax.tree.map(np.asarray, tables)
@@ -99,5 +99,5 @@ def test_new_weights_need_no_new_compilation(tic_tac_toe):
 
 @pytest.mark.parametrize("options", [{"num_rollouts": 0}, {"max_moves": 0}])
 def test_rollouts_without_games_or_moves_are_refused(tic_tac_toe, options):
-    with pytest.raises(ValueError, match="num_rollouts and max_moves must be at least 1"):
+    with pytest.raises(ValueError, match="found num_rollouts=.* and max_moves=.*, expected at least 1"):
         tz.RolloutEvaluator(tic_tac_toe, **options)

@@ -66,7 +66,7 @@ def test_what_cannot_be_exported_is_named(evaluator, tmp_path):
     file = tmp_path / "agent.stablehlo"
     with pytest.raises(ValueError, match="expected a tz.Player or a tz.NetworkEvaluator"):
         tz.runs.export_network(file, ENV, tz.random_player())
-    with pytest.raises(ValueError, match="of connect_four, expected logits and a value; give the game"):
+    with pytest.raises(ValueError, match="of connect_four, expected logits and a value; pass the game"):
         tz.runs.export_network(file, tz.from_pgx("connect_four"), evaluator)
     assert not file.exists()
 

@@ -1,4 +1,4 @@
-"""Forks: what may change between two runs does, what may not is refused, and everything else is kept."""
+"""Forks: allowed changes are made, others raise an error, and everything else is kept."""
 
 import dataclasses
 
@@ -100,7 +100,7 @@ def test_other_testers_begin_with_the_network_that_was_saved(run):
     config, fork = forked(folder, testers=(testers[0], tz.matches.LadderTester((tz.random_player(),), 4, max_moves=9)))
     assert_same(fork.testers[0].network, state.train.average)
     assert trains(config, fork)
-    kept = forked(folder, testers=testers)[1]  # the state of one with other games is the same
+    kept = forked(folder, testers=testers)[1]  # other games do not change the state of a tester
     assert_same(kept.testers[0], state.testers[0])
 
 
@@ -124,12 +124,12 @@ def test_another_network_or_game_is_refused(run):
         tz.fork(run[0], CONFIG, ENV, state, mesh=MESH)
     game = tz.from_pgx("connect_four")
     config = dataclasses.replace(CONFIG, augment=tz.random_mirror, testers=())
-    with pytest.raises(ValueError, match="cannot go on with these settings"):
+    with pytest.raises(ValueError, match="with other arrays than these settings need"):
         tz.fork(run[0], config, game, trainer.start(game, config, MESH), mesh=MESH)
 
 
 def test_a_folder_without_a_run_is_named(run, tmp_path):
-    with pytest.raises(ValueError, match="has no run in it"):
+    with pytest.raises(ValueError, match="fork: found no run in"):
         forked(tmp_path)
-    with pytest.raises(ValueError, match=r"no checkpoint of epoch 7, only of \[2, 4\]"):
+    with pytest.raises(ValueError, match=r"no checkpoint of epoch 7 in .*, expected one of .*\[2, 4\]"):
         forked(run[0], epoch=7)

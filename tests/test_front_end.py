@@ -161,7 +161,7 @@ def test_games_do_not_mix(server):
 
 
 def test_a_port_in_use_is_named(env, agent, server):
-    with pytest.raises(ValueError, match=f"found port {server.port}, which cannot be served on .* expected a free one"):
+    with pytest.raises(ValueError, match=f"found port {server.port}, which cannot be used .* expected a free one"):
         tz.play.PageServer(lambda n: tz.play.Session(env, agent), port=server.port)
     with pytest.raises(ValueError, match="found port 99999"):
         tz.play.PageServer(lambda n: tz.play.Session(env, agent), port=99999)
@@ -198,7 +198,7 @@ def test_bad_messages_are_answered_and_the_game_goes_on(env, agent, kind):
 def test_the_agents_side_is_not_moved_for_it(env, agent):
     session = tz.play.Session(env, agent, person="second")
     view = session.ask({"do": "move", "move": "b2"})
-    assert "expected to wait for its answer" in view["error"] and view["waiting"] and not view["moves"]
+    assert "expected none; wait for its answer" in view["error"] and view["waiting"] and not view["moves"]
     assert len(session.ask({"do": "reply"})["history"]) == 1
     assert len(session.ask({"do": "reply"})["history"]) == 1, "a person is to move"
 
@@ -273,7 +273,7 @@ def test_the_command_plays_in_the_terminal_and_says_what_is_wrong(tmp_path, monk
     main(["play", str(tmp_path), "--terminal", "--simulations", "4"])
     assert "The agent plays" in capsys.readouterr().out
     for arguments, message in {
-        ("nothing",): "error: There is no agent at nothing",
+        ("nothing",): "error: load_agent: found no agent at nothing",
         (str(tmp_path), "--port", "99999"): "error: PageServer: found port 99999",
         (str(tmp_path), "--simulations", "0"): "error: num_simulations: found 0, expected at least 1",
     }.items():

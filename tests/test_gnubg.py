@@ -47,13 +47,13 @@ def rolls():
 
 
 def from_gnubg(position):
-    """The board of pgx for a position in gnubg's form."""
+    """Converts a position of gnubg into a board of pgx."""
     other, own = map(np.array, position)
     return [*(own[23::-1] - other[:24]), own[24], -other[24], 15 - own.sum(), other.sum() - 15]
 
 
 def played(adapter, step, roll, pairs):
-    """The position after the moves of a roll, in gnubg's form, from the perspective of the player who moved."""
+    """Returns gnubg's position after the moves of a roll, from the perspective of the player who moved."""
     (state, metadata), player = roll, roll[1].cur_player_id
     while True:
         state, metadata = step(state, jnp.int32(adapter.next_action(pairs, np.asarray(metadata.action_mask))))
@@ -73,11 +73,11 @@ def test_positions_are_the_same_in_both_forms(adapter, rolls):
         assert min(map(min, position)) >= 0
         np.testing.assert_array_equal(from_gnubg(position), board)
     own = [0, 0, 0, 0, 0, 5, 0, 3, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0]
-    assert adapter.to_gnubg(boards[0]) == [own, own]  # the usual position, in gnubg's numbers of points
+    assert adapter.to_gnubg(boards[0]) == [own, own]  # the usual first position, in the order of gnubg's points
 
 
 def test_moves_of_a_roll_can_be_made_in_pgx_in_whatever_order_they_come(adapter, step, rolls):
-    """Random rolls in pgx's own actions, as pairs of points in a random order, lead back to where they led in pgx."""
+    """Random rolls played in pgx, written as pairs of points and shuffled, lead to the same position again."""
     random = np.random.default_rng(1)
     for roll in rolls[::2]:
         (state, metadata), player, moves = roll, roll[1].cur_player_id, []
@@ -116,9 +116,9 @@ def test_every_answer_of_gnubg_is_legal_and_leads_where_gnubg_means_it_to(adapte
     ("places", "points"),
     [
         ({5: 14, 27: 1}, 1),  # one checker is borne off
-        ({5: 15}, 2),  # a gammon: none is
-        ({5: 14, 20: 1}, 3),  # a backgammon: and one is in the winner's home
-        ({5: 14, 25: 1}, 2),  # on the bar, which counts three by the usual rules, but not in pgx
+        ({5: 15}, 2),  # a gammon: no checker is borne off
+        ({5: 14, 20: 1}, 3),  # a backgammon: and one checker is in the winner's home
+        ({5: 14, 25: 1}, 2),  # a checker on the bar: three points by the usual rules, two in pgx
     ],
 )
 def test_points_of_a_game_are_what_the_script_says(step, rolls, places, points):

@@ -1,4 +1,4 @@
-"""Loops as CUDA graphs: when the flag is set, and what becomes of one that XLA does not know."""
+"""Loops as CUDA graphs: when the flag is set, and the result of a flag that XLA does not know."""
 
 import os
 

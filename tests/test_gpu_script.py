@@ -16,7 +16,7 @@ EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
 
 @pytest.fixture(scope="module")
 def parts():
-    """The script as a module; JAX promotes types and ranks as by default, in the threads that compile too."""
+    """Imports the script. JAX has its default promotion of types and ranks, also in threads that compile."""
     before = jax.config.jax_numpy_dtype_promotion, jax.config.jax_numpy_rank_promotion
     promote("standard", "allow")
     with pytest.MonkeyPatch.context() as patch:
@@ -33,7 +33,7 @@ def promote(dtypes, ranks):
 
 
 def rows(parts, name, out):
-    """The cells of the table that a part yields."""
+    """Returns the cells of the table that a part yields."""
     args = argparse.Namespace(part=name, minutes=1.0, out=out, cells=[], seed=0, tiny=True)
     lines = [line for line in parts.PARTS[name](args) if line.startswith("|")]
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]

@@ -1,4 +1,4 @@
-"""An agent that speaks GTP: transcripts, what it makes of bad input, clocks, analysis, scores, and whole games."""
+"""The GTP server: transcripts, bad input, clocks, analysis, scores, and whole games."""
 
 import dataclasses
 import io
@@ -32,7 +32,7 @@ def server(env):
 
 
 def talk(server, text: str | bytes) -> list[str]:
-    """The answers to the lines of a text, in a new game."""
+    """Sends the lines of a text to the server in a new game; returns the answers."""
     server._clear_board()
     server.clock = Clock()
     out = io.StringIO()
@@ -41,7 +41,7 @@ def talk(server, text: str | bytes) -> list[str]:
     return out.getvalue().split("\n\n")[:-1]
 
 
-# Each line and what its answer has to match, from its first character to its last.
+# Each line with a pattern that the whole answer must match.
 TRANSCRIPTS = {
     "facts": [
         ("protocol_version", "= 2"),
@@ -153,7 +153,7 @@ def test_whatever_goes_wrong_inside_it_goes_on_from_the_same_position(server, mo
 
 
 def test_an_analysis_says_what_it_thinks_until_the_next_line_comes(server):
-    """X at a1 and b1 threatens c1, and white to move must be there, if it is to live."""
+    """X at a1 and b1 threatens c1, so white, who is to move, must play there."""
     talk(server, "play b a1\nplay w b2\nplay b b1\n")
     waits = lambda: server._thinker.num_visits > 1500
     first, *rest = server.answer("5 lz-analyze w 20", waits)
@@ -200,7 +200,7 @@ def test_a_search_that_is_gumbels_becomes_one_that_can_be_stopped():
 
 @pytest.mark.parametrize("seconds", [0.0, 0.4, 3.0, 1000.0])
 def test_a_move_takes_the_simulations_that_fit_its_time(env, monkeypatch, seconds):
-    """By a clock that goes a tenth of a second a simulation."""
+    """On a clock that advances by a tenth of a second for each simulation."""
     thinker = object.__new__(Thinker)
     thinker.mcts, thinker.seconds = dataclasses.replace(SMALL, num_simulations=200, max_nodes=None), 0.1
     now, done = [0.0], []
@@ -253,7 +253,7 @@ def test_genmove_asks_its_clock_and_pays_what_it_took(server, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "num_simulations", "message"),
     [
-        ("tic_tac_toe", 0, "num_simulations must be at least 1, found 0"),
+        ("tic_tac_toe", 0, "found num_simulations=0, expected at least 1"),
         ("mute", 4, "found tic_tac_toe, expected a game for two without chance, whose moves have names"),
         ("backgammon", 4, "found backgammon, expected a game for two without chance"),
         ("othello", 4, "othello.* another game"),
@@ -278,7 +278,7 @@ def game_of(name: str, moves: str) -> tz.play.Game:
 
 
 def test_scores_of_go_are_by_area_and_those_of_othello_by_discs():
-    """Black has a wall on the c column and white one on the g column: 27 points each, and a middle of nobody."""
+    """Black has a wall on the c column and white on the g column: 27 points each, and the middle is neutral."""
     walls = " ".join(f"c{row} g{row}" for row in range(1, 10))
     assert final_score(game_of("go_9x9", walls)) == "W+7.5"
     assert final_score(game_of("go_9x9", walls + " e5 pass f5 pass")) == "W+5.5"
@@ -346,7 +346,7 @@ def test_the_program_says_what_is_missing(words, capsys):
 
     with pytest.raises(SystemExit) as ended:
         main(words)
-    assert "There is no agent at nowhere.tz" in str(ended.value) or "required: agent" in capsys.readouterr().err
+    assert "found no agent at nowhere.tz" in str(ended.value) or "required: agent" in capsys.readouterr().err
 
 
 REAL = {"gnugo": ("go_9x9", "gnugo --mode gtp --level 1"), "gtp-rhino": ("othello", "gtp-rhino --level 1")}

@@ -1,4 +1,4 @@
-"""States and settings that do not belong together are refused by name, and numbers that are not finite are found."""
+"""Errors name states and settings that do not belong together, and numbers that are not finite are found."""
 
 import dataclasses
 import functools
@@ -102,9 +102,9 @@ def test_a_tree_of_other_settings_is_refused_everywhere(other):
 
 def test_a_search_of_another_root_policy_is_refused():
     state, gumbel = searched(tz.MCTS(4, root=tz.PlainRoot())), tz.MCTS(4, root=tz.Gumbel())
-    with pytest.raises(ValueError, match=r"left the notes .* expected .* \(Gumbel\). Call tz.start_search"):
+    with pytest.raises(ValueError, match=r"left the notes .* expected .* \(Gumbel\); call tz.start_search"):
         tz.action_weights(gumbel, state)
-    with pytest.raises(ValueError, match="Call tz.start_search"):
+    with pytest.raises(ValueError, match="call tz.start_search"):
         tz.search_step(gumbel, TABULAR, EVALUATOR, state, key=jax.random.key(0))
 
 
@@ -127,7 +127,7 @@ def test_the_size_of_a_tree_follows_the_settings_that_it_is_derived_from():
 
 
 def test_a_fast_search_takes_the_trees_of_the_full_one(config):
-    """The README shows it: `dataclasses.replace(mcts, num_simulations=8)`, with trees of derived size."""
+    """The reference shows it: `dataclasses.replace(mcts, num_simulations=8)`, with trees of derived size."""
     mcts = tz.MCTS(12)
     fast = dataclasses.replace(mcts, num_simulations=2)
     assert dataclasses.replace(config, mcts=mcts, fast_mcts=fast).fast_mcts.num_simulations == 2
@@ -161,14 +161,16 @@ def test_a_live_state_without_a_legal_action_stops_the_run(config, env, root):
     stuck = dataclasses.replace(env, step=step)
     settings = dataclasses.replace(config, mcts=tz.MCTS(4, root=root), testers=())
     network = tz.MLP(env.observation.shape, env.num_actions, width=8, key=jax.random.key(0))
-    start = tz.init_loop(settings, env, network, key=jax.random.key(1), mesh=MESH)  # which would find it, given `stuck`
-    message = "tic_tac_toe: no action is legal in a live state at self-play step 2 of epoch 0 .*tz.check_env"
+    start = tz.init_loop(settings, env, network, key=jax.random.key(1), mesh=MESH)  # it would find `stuck`
+    message = (
+        "tic_tac_toe: found no legal action in a game that is not over, at self-play move 2 of epoch 0 .*tz.check_env"
+    )
     with pytest.raises(FloatingPointError, match=message):
         tz.train_loop(settings, stuck, start, num_epochs=1, sinks=[], progress=False, mesh=MESH)
 
 
 class Spoiled(eqx.Module):
-    """A network that returns these logits and this value on boards with marks on them, and zeros on the empty board."""
+    """Returns the given logits and value for boards with marks on them, and zeros for the empty board."""
 
     logit: jax.Array
     value: jax.Array
@@ -181,8 +183,8 @@ class Spoiled(eqx.Module):
 @pytest.mark.parametrize(
     ("logit", "value", "cause"),
     [
-        (np.nan, 0.0, "an output of the network below the root, at self-play step 0"),
-        (np.inf, 0.0, "an output of the network below the root, at self-play step 0"),
+        (np.nan, 0.0, "an output of the network below the root, at self-play move 0"),
+        (np.inf, 0.0, "an output of the network below the root, at self-play move 0"),
         (-np.inf, 0.0, None),
     ],
 )
@@ -199,7 +201,7 @@ def test_logits_are_checked_as_values_are(config, env, logit, value, cause):
 
 
 def test_the_output_that_is_not_finite_at_the_root_is_named(config, env):
-    """Self-play goes well from the empty board; then the network is exchanged for one that is spoiled there."""
+    """The network is replaced by one whose outputs are spoiled on the boards that the games have reached by then."""
     settings = dataclasses.replace(config, testers=(), warmup_moves=4)
     for logit, value, cause in [
         (np.nan, 0.0, "logits"),
@@ -213,7 +215,7 @@ def test_the_output_that_is_not_finite_at_the_root_is_named(config, env):
             network = Spoiled(jnp.float32(logit), jnp.float32(value))
             return eqx.tree_at(lambda state: state.train.network, state, network)
 
-        with pytest.raises(FloatingPointError, match=f"Not finite: the network's {cause}, at self-play step 0"):
+        with pytest.raises(FloatingPointError, match=f"not finite in the network's {cause}, at self-play move 0"):
             tz.train_loop(settings, env, start, num_epochs=1, sinks=[], progress=False, mesh=MESH, before_epoch=spoil)
 
 

@@ -12,7 +12,7 @@ import tz
 
 ROOT = pathlib.Path(tz.__file__).parents[1]
 PACKAGE = ROOT / "tz"
-# Each imports only from those before it. A room is a package, or a module of `tz` itself.
+# Each room, a package or a module of `tz` itself, imports only from the rooms before it.
 ROOMS = [
     "_arguments",
     "_arrays",
@@ -36,7 +36,7 @@ def modules() -> dict[str, pathlib.Path]:
 
 
 def imported(path: pathlib.Path) -> set[str]:
-    """The modules of `tz` that a file imports from, without the `tz.` before them."""
+    """Returns the modules of `tz` that a file imports from, without the prefix `tz.`."""
     nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom) and node.module]
     return {node.module.removeprefix("tz.") for node in nodes if node.module.startswith("tz.")}
 
@@ -63,7 +63,7 @@ def test_no_module_imports_itself_by_way_of_others():
 
 
 def test_packages_re_export_and_do_nothing_else():
-    """A public object is the same under each of its names, and a package has a docstring that says what lives there."""
+    """A public object is the same under each of its names, and each package has a docstring."""
     for path in PACKAGE.rglob("__init__.py"):
         text, *body = ast.parse(path.read_text()).body
         assert isinstance(text, ast.Expr) and all(isinstance(node, ast.ImportFrom) for node in body)
@@ -79,7 +79,7 @@ def public(module: str) -> bool:
 
 
 def names_used(source: str) -> set[str]:
-    """The dotted names under `tz` that a program uses."""
+    """Returns the dotted names under `tz` that a program uses."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "tz":

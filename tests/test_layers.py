@@ -27,7 +27,7 @@ def numpy_conv3x3(x, weight):
 
 
 def native_conv3x3(x, weight):
-    """What JAX derives gradients for by itself."""
+    """The convolution of JAX, with JAX's own gradients."""
     dimensions = ("NHWC", "HWIO", "NHWC")
     return lax.conv_general_dilated(x[None], weight, (1, 1), "SAME", dimension_numbers=dimensions)[0]
 

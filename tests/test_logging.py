@@ -1,4 +1,4 @@
-"""Sinks: what they write can be read back; and what is known about a run."""
+"""Sinks, whose output is read back, and the facts about a run."""
 
 import json
 import math
@@ -25,7 +25,7 @@ def test_json_lines_are_read_back_and_cut_where_a_run_is_resumed(tmp_path):
         sink(row)
     assert [json.loads(line) for line in path.read_text().splitlines()] == ROWS
     tz.JsonLinesSink(path)(ROWS[0])
-    assert len(path.read_text().splitlines()) == 3  # without an epoch to go on with, lines are added
+    assert len(path.read_text().splitlines()) == 3  # without `first_epoch`, lines are appended
     tz.JsonLinesSink(path, first_epoch=1)(ROWS[1] | {"loss": 9.0})
     assert [json.loads(line)["loss"] for line in path.read_text().splitlines()] == [2.5, 2.5, 9.0]
 
@@ -34,7 +34,7 @@ def test_json_lines_are_read_back_and_cut_where_a_run_is_resumed(tmp_path):
 def test_a_file_of_something_else_is_not_cut(text, tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"notes.txt has lines that are no metrics of epochs"):
+    with pytest.raises(ValueError, match=r"found lines in .*notes.txt that are not metrics of epochs"):
         tz.JsonLinesSink(path, first_epoch=1)
     assert path.read_text() == text
 
@@ -95,7 +95,7 @@ def test_json_lines_have_null_for_what_json_has_not(tmp_path):
 
 
 def test_a_line_is_in_the_file_at_once(tmp_path):
-    """Under `nohup` standard output is a file, which Python writes to much later unless it is told."""
+    """Under `nohup`, standard output is a file, which Python writes with a long delay unless it is flushed."""
     code = "import os, tz; tz.console_sink({'epoch': 0}); os._exit(0)"
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with (tmp_path / "log").open("w") as file:
@@ -119,7 +119,7 @@ def test_tensorboard_shows_what_it_can(tmp_path):
 
 
 class FakeWandb(types.ModuleType):
-    """What tz uses of wandb; without a login, `init` raises."""
+    """The parts of wandb that tz uses. Without a login, `init` raises."""
 
     def __init__(self, has_login):
         super().__init__("wandb")
@@ -165,7 +165,7 @@ def test_tensorboard_events_are_read_back(tmp_path):
 
 
 def test_weights_and_biases_offline(tmp_path):
-    """In a process of its own, since wandb starts services and changes its process."""
+    """Runs in its own process, since wandb starts services and changes the process."""
     code = (
         "import sys, tz\n"
         "sink = tz.runs.WandbSink('tz-test', mode='offline', dir=sys.argv[1], config={'seed': 7})\n"

@@ -10,13 +10,13 @@ import tz
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_simulations": 0}, "num_simulations must be at least 1, found 0"),
-        ({"num_simulations": 4, "max_nodes": 1}, "max_nodes must be at least 2"),
-        ({"num_simulations": 4, "temperature": -0.5}, "temperature must be 0 or more"),
-        ({"num_simulations": 4, "temperature": float("nan")}, "temperature must be 0 or more"),
-        ({"num_simulations": 4, "discount": 1.5}, "discount must be from 0 to 1"),
-        ({"num_simulations": 6, "num_leaves": 4}, "divide num_simulations, found num_leaves=4 and num_simulations=6"),
-        ({"num_simulations": 4, "num_leaves": 0}, "num_leaves must be at least 1"),
+        ({"num_simulations": 0}, "found num_simulations=0, expected at least 1"),
+        ({"num_simulations": 4, "max_nodes": 1}, "found max_nodes=1, expected at least 2"),
+        ({"num_simulations": 4, "temperature": -0.5}, "found temperature=-0.5, expected a finite number"),
+        ({"num_simulations": 4, "temperature": float("nan")}, "found temperature=nan, expected a finite number"),
+        ({"num_simulations": 4, "discount": 1.5}, "found discount=1.5, expected from 0 to 1"),
+        ({"num_simulations": 6, "num_leaves": 4}, "found num_leaves=4 and num_simulations=6, expected .* to divide"),
+        ({"num_simulations": 4, "num_leaves": 0}, "found num_leaves=0 .* expected num_leaves to be at least 1"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, message):
@@ -25,7 +25,7 @@ def test_settings_out_of_range_are_refused(options, message):
 
 
 def test_a_small_tree_is_announced():
-    with pytest.warns(UserWarning, match="32 simulations can add as many nodes, but max_nodes=8 has room for 7"):
+    with pytest.warns(UserWarning, match="max_nodes=8, with room for 7 nodes .* that 32 simulations can add"):
         tz.MCTS(32, 8)
 
 
@@ -44,3 +44,29 @@ def test_a_scale_of_q_decides_whether_a_win_is_played_that_the_prior_thinks_noth
     searched = tz.search(mcts, env, evaluator, tz.init_search(mcts, state, metadata), key=jax.random.key(0))
     assert searched.root.q[2] == 1
     assert (tz.choose_action(mcts, searched, key=jax.random.key(0)) == 2) == is_played
+
+
+def test_settings_show_what_differs_from_the_defaults():
+    assert repr(tz.MCTS(8)) == "MCTS(num_simulations=8)"
+    assert repr(tz.MCTS(8, root=tz.Dirichlet(alpha=0.5), solve=True)) == (
+        "MCTS(num_simulations=8, root=Dirichlet(alpha=0.5), solve=True)"
+    )
+    assert repr(tz.gumbel_mcts(16, 4, discount=jnp.float32(0.5))).splitlines() == [
+        "MCTS(",
+        "    num_simulations=16,",
+        "    selector=ImprovedPolicy(),",
+        "    root=Gumbel(max_num_considered_actions=4),",
+        "    discount=an array of shape (),",
+        ")",
+    ]
+    assert repr(tz.runs.Recipe()) == "Recipe()"
+    config, _ = tz.runs.Recipe("othello", window=None, train_batch_size=256).build()
+    shown = repr(config)
+    for part in ("num_games=128,", "train_batch_size=256,", "optimizer=a GradientTransformation"):
+        assert f"\n    {part}" in shown
+    for default in ("skip_nonfinite", "testers"):
+        assert default not in shown
+    # A trace knows no value, so nothing can be equal to its default.
+    traced = []
+    jax.jit(lambda x: traced.append(repr(tz.MCTS(8, discount=x))))(1.0)
+    assert traced == ["MCTS(num_simulations=8, discount=an array of shape ())"]

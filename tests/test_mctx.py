@@ -28,7 +28,7 @@ GAMES = {
 
 
 class InjectedGumbel(tz.Gumbel):
-    """Gumbel's root with noise that is given."""
+    """Gumbel's root with given noise."""
 
     gumbel: jax.Array = eqx.field(kw_only=True)
 
@@ -44,7 +44,7 @@ def tz_searched(selector, root, env, evaluator, env_state, metadata, num_simulat
 
 
 def mctx_tables(policy, tables: Tables, root_logits, key, flip=None, num_simulations=NUM_SIMULATIONS):
-    """Runs an mctx policy on a batch of tabular games; `flip` is the discount of an opponent's value, if constant."""
+    """Runs a policy of mctx on a batch of tabular games. `flip`, if given, is the sign of every next value."""
     index = jnp.arange(NUM_GAMES)
 
     def recurrent(params, key, action, row):
@@ -120,7 +120,7 @@ def test_gumbel_gives_the_search_of_gumbel_muzero_policy(name, seed):
         summary = other.search_tree.summary()
         np.testing.assert_array_equal(state.tree.visits[:, 0], summary.visit_counts)
         np.testing.assert_array_equal(action, other.action)
-        # Means that were summed in another order differ by 1e-6; the bonus multiplies that by up to 10 / range of q.
+        # A mean summed in another order differs by 1e-6, and the bonus multiplies this by up to 10 / range of q.
         np.testing.assert_allclose(weights, other.action_weights, atol=1e-4)
         completed = jax.vmap(lambda s: tz.mcts.CompletedQ()(s.root))(state)
         transform = jax.vmap(mctx.qtransform_completed_by_mix_value, in_axes=(0, None))
@@ -135,7 +135,7 @@ def test_the_schedule_of_sequential_halving(num_considered, num_simulations):
 
 
 def test_a_constant_alternating_discount_is_right_only_where_players_alternate():
-    """What this design does differently on purpose: the sign comes from who moves, not from a constant -1."""
+    """tz differs from mctx on purpose: the sign depends on the player who moves, and is not a constant -1."""
     for name, equal in (("alternating, long", True), ("who moves is drawn", False)):
         state, _, other = both_muzero(games(name, 0), jax.random.key(0), flip=-1.0)
         same = (state.tree.visits[:, 0] == other.search_tree.summary().visit_counts).all(axis=1)
@@ -193,19 +193,19 @@ NUM_FEATURES = 5
 
 
 def draw_recurrent(seed: int):
-    """A learned model's arithmetic with random weights: dynamics, rewards, discounts in (0, 1), logits and values."""
+    """Draws random weights of a learned model: dynamics, rewards, discounts in (0, 1), logits and values."""
     weights = jax.random.normal(jax.random.key(seed), (NUM_ACTIONS + 2 + NUM_ACTIONS, NUM_FEATURES, NUM_FEATURES))
     return weights[:NUM_ACTIONS], weights[NUM_ACTIONS:, 0]
 
 
 def predicted(weights, hidden):
-    """Logits, value, and the reward and discount of the move that led to a hidden state."""
+    """Returns logits, value, and the reward and discount of the move that led to a hidden state."""
     outputs = weights[1] @ hidden
     return outputs[2:], jnp.tanh(outputs[0]), outputs[1], jax.nn.sigmoid(outputs[0] + outputs[2])
 
 
 def as_recurrent_fn(alternate: bool):
-    """Of mctx, whose discounts are negative where the players alternate."""
+    """Returns a recurrent_fn for mctx, whose discounts are negative if the players alternate."""
 
     def recurrent(weights, key, action, hidden):
         after = jax.vmap(lambda action, hidden: jnp.tanh(weights[0][action] @ hidden))(action, hidden)
@@ -218,7 +218,7 @@ def as_recurrent_fn(alternate: bool):
 
 
 def as_model(weights, alternate: bool):
-    """The same recurrent_fn as a model: a state is a hidden one, who moves there, and what was predicted of it."""
+    """Returns the same recurrent_fn as a model, whose state is a hidden state, the player to move and predictions."""
     recurrent = as_recurrent_fn(alternate)
 
     def root(position, metadata):
@@ -240,7 +240,7 @@ def as_model(weights, alternate: bool):
 @pytest.mark.parametrize("alternate", [False, True])
 @pytest.mark.parametrize("policy", ["muzero", "gumbel"])
 def test_a_learned_model_is_searched_as_mctx_does(policy, alternate):
-    """Rewards and discounts of each step come from the model; the first actions may be illegal in the real game."""
+    """The model gives the rewards and discounts of each move. At the root, actions may be illegal in the real game."""
     weights = draw_recurrent(7)
     key = jax.random.key(3)
     hidden = jax.random.normal(key, (NUM_GAMES, NUM_FEATURES))

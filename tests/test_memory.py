@@ -1,4 +1,4 @@
-"""The memory that a run is said to take is what it takes, and a run that cannot fit is refused before it begins."""
+"""The planned memory of a run is the memory that it takes, and a run that cannot fit raises an error at once."""
 
 import dataclasses
 
@@ -41,9 +41,9 @@ def test_the_state_takes_what_was_said(num_devices):
 @pytest.mark.parametrize(
     ("changes", "advice"),
     [
-        ({"replay": tz.EpisodeReplayBuffer(10**10)}, "Lower the buffer's capacity or num_games"),
-        ({"mcts": tz.MCTS(3, 10**9)}, "Lower num_games or the search's max_nodes"),
-        ({"testers": (tz.ApproxEloTester(10**8, 4, 2),)}, "Lower the testers' pool of networks, total_epochs"),
+        ({"replay": tz.EpisodeReplayBuffer(10**10)}, "lower the buffer's capacity or num_games"),
+        ({"mcts": tz.MCTS(3, 10**9)}, "lower num_games or the search's max_nodes"),
+        ({"testers": (tz.ApproxEloTester(10**8, 4, 2),)}, "lower the testers' pool of networks, total_epochs"),
     ],
 )
 def test_a_run_that_cannot_fit_is_refused_before_anything_is_allocated(changes, advice):

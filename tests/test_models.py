@@ -1,4 +1,4 @@
-"""Searches that step through a model: the real game goes on beside them, and a copy of the game plays as the game."""
+"""Searches through a model: the real game is played, and a model that is a copy of the game changes nothing."""
 
 import dataclasses
 import warnings
@@ -22,7 +22,7 @@ MCTS = tz.MCTS(num_simulations=6, max_nodes=14)
 
 
 def copy_of(env):
-    """The game itself, whose states are of another type."""
+    """Returns a model that is the game itself, with states of another type."""
 
     def step(state, action):
         row, metadata = env.step(state["row"], action)
@@ -33,7 +33,7 @@ def copy_of(env):
 
 COPY = ModelEvaluator(copy_of(ENV), lambda state, metadata, key: EVALUATOR(state["row"], metadata, key))
 
-# Another game in the place of the real one, which it believes to be at its beginning.
+# A wrong model: every real position is taken for the start of another game.
 WRONG = ModelEvaluator(
     Model(lambda row, metadata: tabular_env(OTHER).init(jax.random.key(0)), tabular_env(OTHER).step, name="wrong"),
     tabular_evaluator(OTHER),
@@ -55,7 +55,7 @@ def play(evaluator, mcts=MCTS, num_moves=11):
 
 
 def test_through_a_copy_of_the_game_the_same_games_are_played():
-    """With kept trees, whose new roots are the model's of the real positions."""
+    """With kept trees, whose new roots are the model's states of the real positions."""
     (games, record), (expected_games, expected) = play(COPY), play(EVALUATOR)
     jax.tree.map(np.testing.assert_array_equal, record, expected)
     np.testing.assert_array_equal(games.env_state, expected_games.env_state)
@@ -72,7 +72,7 @@ def test_a_state_made_outside_of_jit_can_be_donated():
 
 @pytest.mark.parametrize("max_actions", [None, 2])
 def test_the_real_game_is_played_whatever_the_model_believes(max_actions):
-    """With kept trees, in which the model may have allowed what the game forbids."""
+    """With kept trees, in which the model may have allowed moves that the game forbids."""
     games, record = play(WRONG, dataclasses.replace(MCTS, max_actions=max_actions), num_moves=30)
     assert record.terminated.any()
     for game in range(4):
@@ -90,7 +90,7 @@ def test_the_real_game_is_played_whatever_the_model_believes(max_actions):
 
 
 def test_each_player_of_a_match_has_its_own_model():
-    """A player with a copy of the game plays as one without; one with a wrong model meets one of the real game."""
+    """A player whose model is a copy of the game plays like one without a model; a wrong model plays the real game."""
     plain, copy, wrong = (tz.Player(MCTS, evaluator) for evaluator in (EVALUATOR, COPY, WRONG))
     options = {"num_games": 4, "opening_moves": 1, "max_moves": 12, "key": jax.random.key(1)}
     matches = [tz.play_match(ENV, first, wrong, **options) for first in (plain, copy)]
@@ -146,7 +146,7 @@ def test_new_parameters_of_a_model_are_used_at_once_and_compile_nothing():
 
 
 def learned(discounts=True, seed=0):
-    """A model whose rewards and discounts are functions of its states, and its evaluator; the players alternate."""
+    """Returns a model whose rewards and discounts are functions of its states, and its evaluator. Players alternate."""
     weights = jax.random.normal(jax.random.key(seed), (4 + 3, 5, 5))
 
     def shown(hidden, player, rewards):
@@ -168,9 +168,9 @@ def learned(discounts=True, seed=0):
 
 @pytest.mark.parametrize("alternate", [True, False])
 def test_discounts_of_a_model_stay_with_their_edges(alternate):
-    """The mean of all returns of a move, added up from each node to the root, is its `q`; also in a kept subtree.
+    """The `q` of a move is the mean of its returns, added up from each node to the root; also in a kept subtree.
 
-    Where the model expects another player to move, the subtree is not kept: its values are the wrong player's.
+    If the model expects another player to move, the subtree is not kept, since its values have the wrong perspective.
     """
     tables = draw_tables(7, end_rate=0.0, alternate=alternate)
     env, evaluator = tabular_env(tables), learned()
@@ -201,7 +201,7 @@ def learned_discount(hidden):
 
 
 class Learned(eqx.Module):
-    """A network with a model of its own, whose states show which weights made them."""
+    """A network that is its own model; the states show which weights made them."""
 
     weight: jax.Array
 
@@ -272,7 +272,9 @@ def test_an_evaluator_of_new_functions_at_each_call_is_refused():
         network = evaluator.network
         return ModelEvaluator(Model(lambda *x: network.root(*x), network.step), network.predict)
 
-    with pytest.raises(ValueError, match="found `evaluator` to return new functions at each call, .* in modules and"):
+    with pytest.raises(
+        ValueError, match="found that `evaluator` returns new functions at each call, .* in modules and"
+    ):
         init_loop(config(evaluator=closing))
 
 
@@ -281,7 +283,7 @@ FITTING = COPY.evaluator
 
 
 def changed(function, change):
-    """The function with another result."""
+    """Returns the function with a changed result."""
     return lambda *inputs: change(*function(*inputs))
 
 
@@ -293,7 +295,7 @@ def changed(function, change):
         (
             changed(ROOT, lambda s, m: (s, dataclasses.replace(m, action_mask=jnp.ones(5, bool)))),
             STEP,
-            r"copy: found an action mask of shape \(5,\) from `root`, expected \(4,\), that of the game",
+            r"copy: found an action mask of shape \(5,\) from `root`, expected \(4,\) as in the game",
         ),
         (
             ROOT,
@@ -338,11 +340,11 @@ def test_a_model_that_does_not_fit_is_named_before_it_is_compiled(root, step, me
 def test_what_does_not_belong_together_is_refused():
     key, start = jax.random.key(0), ENV.init(jax.random.key(0))
     game = tz.init_collect(MCTS, ENV, key=key)
-    with pytest.raises(ValueError, match="collect: found a state whose searches .*, those of copy; begin"):
+    with pytest.raises(ValueError, match="collect: found a state whose searches .*, as in copy; start"):
         tz.collect(MCTS, ENV, COPY, game, num_moves=1)
-    with pytest.raises(ValueError, match="collect: found a state whose searches .* those of tabular; begin"):
+    with pytest.raises(ValueError, match="collect: found a state whose searches .* as in tabular; start"):
         tz.collect(MCTS, ENV, EVALUATOR, tz.init_collect(MCTS, ENV, key=key, model=COPY.model), num_moves=1)
-    with pytest.raises(ValueError, match="search: found a ModelEvaluator, of the states of copy, in a search of"):
+    with pytest.raises(ValueError, match="search: found a ModelEvaluator for states of copy in a search that steps"):
         tz.search(MCTS, ENV, COPY, tz.init_search(MCTS, *start), key=key)
     with pytest.raises(ValueError, match=r"MCTS: found solve=True and a model with a discount"):
         tz.init_search(dataclasses.replace(MCTS, solve=True), *start, model=learned().model)

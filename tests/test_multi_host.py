@@ -1,4 +1,4 @@
-"""Two processes of four devices against one of eight; when one dies, both end, and other processes go on."""
+"""Two processes of four devices against one of eight. If one dies, both end, and other processes continue."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def start_pair(folder, *more):
 
 
 def epochs(folder):
-    """The metrics of the epochs that are done, but for times."""
+    """Returns the metrics of the finished epochs, without times."""
     path = folder / "metrics.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     return [{name: x for name, x in row.items() if "second" not in name} for row in rows]
@@ -55,7 +55,7 @@ def one_process(folder, num_epochs, *more):
 
 
 def end_one_of(pair, victim, folder, num_epochs):
-    """Kills one process after some epochs of the run, which ends the other too; returns the last epoch saved."""
+    """Kills one process after some epochs, which ends the other too; returns the last saved epoch."""
     try:
         deadline = time.monotonic() + 300
         while len(epochs(folder)) < num_epochs and time.monotonic() < deadline:
@@ -65,7 +65,7 @@ def end_one_of(pair, victim, folder, num_epochs):
         pair[victim].send_signal(signal.SIGKILL)
         assert pair[1 - victim].wait(timeout=60) != 0
         log = (folder / f"{1 - victim}.log").read_text()
-        # The coordination service sees it, unless a collective that was under way does first.
+        # The other process notices it by the coordination service, or earlier by a collective that fails.
         assert "JAX distributed service detected fatal errors" in log or "gloo::" in log
         lines = [line for line in (folder / "1.log").read_text().splitlines() if line.startswith("epoch")]
         assert not lines, "only process 0 prints"
@@ -79,11 +79,11 @@ def end_one_of(pair, victim, folder, num_epochs):
 
 
 def test_two_processes_give_the_same_end_together_and_others_go_on(tmp_path_factory):
-    """A pair loses its second process, the pair that goes on its first, and one process goes on alone."""
+    """A pair loses its second process, the pair that continues loses its first, and one process continues alone."""
     folder = tmp_path_factory.mktemp("pair")
     newest = end_one_of(start_pair(folder), 1, folder, NUM_EPOCHS)
     for expected, found in zip(one_process(tmp_path_factory.mktemp("one"), NUM_EPOCHS), epochs(folder), strict=False):
         assert found == pytest.approx(expected, rel=1e-4)
-    # The metrics of an epoch or two may be there whose checkpoint is not.
+    # One or two epochs may have metrics but no checkpoint.
     newest = end_one_of(start_pair(folder, "--resume"), 0, folder, newest + 4)
     assert [row["epoch"] for row in one_process(folder, newest + 1, "--resume")] == list(range(newest + 1))

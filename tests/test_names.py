@@ -1,4 +1,4 @@
-"""Names of moves and boards as text: both ways for every action, and true to the boards that the moves lead to."""
+"""Names of moves and boards as text: each name finds its action, and agrees with the board after the move."""
 
 import re
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
 def random_game(env, num_moves, seed=0):
-    """The positions of a game of random moves: `(state, action_mask, action)` of each, and the last state."""
+    """Plays random moves; returns `(state, action_mask, action)` of each position, and the last state."""
     rng = np.random.default_rng(seed)
     state, metadata = env.init(jax.random.key(seed))
     positions = []
@@ -60,7 +60,7 @@ def test_every_legal_move_has_a_name_that_finds_it(name):
 
 
 def squares(env, state):
-    """Read the cells from the text of a board, which has the names of columns above and below."""
+    """Reads the cells from the text of a board, which has the names of columns above and below."""
     lines = text_board(env, state).splitlines()
     columns = lines[0].split()
     rows = [line.split() for line in lines[1 : lines.index(lines[0], 1)]]
@@ -80,7 +80,7 @@ def test_a_move_changes_the_squares_that_its_name_says(name):
             assert before[target] == "." and after[target].upper() == piece
             continue
         start, target, ending = re.fullmatch(r"(..)(..)([qrbn+]?)", label).groups()
-        white = number % 2 == 0  # the side that is written in capitals moves first
+        white = number % 2 == 0  # capitals are the side that moves first
         assert before[start].isupper() == white and after[start] == "."
         assert after[target].isupper() == white
         expected = {"": before[start], "+": "+" + before[start]}.get(ending, ending.upper())
@@ -117,7 +117,7 @@ def test_a_disc_falls_in_the_column_of_its_name():
 
 
 def test_known_openings():
-    """Names by the rules of others: first moves as books write them."""
+    """Names agree with other sources: first moves as books write them."""
     firsts = {
         "othello": "d3 c4 f5 e6",
         "chess": "e2e4 g1f3 a2a3",

@@ -1,4 +1,4 @@
-"""Networks that take a key, such as those with dropout: a fresh one a sample in training, inference mode elsewhere."""
+"""Networks that take a key, for example for dropout: a fresh key a sample in training, inference mode elsewhere."""
 
 import equinox as eqx
 import jax
@@ -15,7 +15,7 @@ ENV = tabular_env(draw_tables(3, alternate=True))
 
 
 class Dropping(eqx.Module):
-    """A perceptron with dropout, and the norm of a stateful one where it has one."""
+    """A perceptron with dropout and, if it is stateful, a norm."""
 
     hidden: eqx.nn.Linear
     dropout: eqx.nn.Dropout
@@ -27,13 +27,13 @@ class Dropping(eqx.Module):
         self.dropout = eqx.nn.Dropout(0.5)
 
     def __call__(self, observation, *, key):
-        first, _ = jax.random.split(key)  # as many do, also where the key decides nothing
+        first, _ = jax.random.split(key)  # many networks split their key, even if nothing depends on it
         x = self.heads(self.dropout(jax.nn.relu(self.hidden(observation)), key=first))
         return x[:4], jnp.tanh(x[4])
 
 
 class Drawing(eqx.Module):
-    """Its value is drawn with its key."""
+    """A network that draws its value with its key."""
 
     weight: jax.Array
 
@@ -67,7 +67,7 @@ def test_each_sample_of_each_step_has_a_key_of_its_own():
 
 def test_a_step_without_a_key_is_refused():
     state = tz.init_train(optax.sgd(0.1), Dropping(key=jax.random.key(0)))
-    with pytest.raises(ValueError, match="found no key, but Dropping takes one"):
+    with pytest.raises(ValueError, match="found no key, expected one, as Dropping takes a key"):
         tz.train_step(optax.sgd(0.1), tz.az_loss, state, batch(2))
 
 

@@ -1,4 +1,4 @@
-"""Tests of `tz.networks`: the norms, dtypes and errors."""
+"""The networks: norms, dtypes and errors."""
 
 import io
 import re
@@ -17,7 +17,7 @@ NORMS = ("none", "layer", "batch")
 
 
 def make(norm="layer", shape=SHAPE, num_blocks=1, seed=0):
-    """A small network whose residual branches are not zero, and its state."""
+    """Returns a small network whose residual branches are not zero, and its state."""
     network, state = eqx.nn.make_with_state(AZResNet)(
         shape, NUM_ACTIONS, num_blocks=num_blocks, num_channels=8, norm=norm, key=jax.random.key(seed)
     )
@@ -41,7 +41,7 @@ def infer(network):
 
 
 def copy(state):
-    """Equinox forbids the second use of a state; a test that wants one says so."""
+    """Copies a state, since Equinox forbids its second use."""
     return jax.tree.map(lambda leaf: leaf, state)
 
 
@@ -63,7 +63,7 @@ def test_every_convolution_of_a_scanned_train_step_is_in_the_fast_order():
     )
     text = text.compile().as_text()
     orders = re.findall(r" convolution\(.*dim_labels=(\S+?)[,\s]", text + "\n")
-    # Three convolutions: each forward and by its kernel; each by its input, except the first, whose input is data.
+    # Three convolutions, their gradients by the kernels, and those by the inputs, except the first, which is data.
     assert len(orders) == 3 + 3 + 2
     assert set(orders) == {"b01f_01io->b01f"}
 
@@ -117,7 +117,7 @@ def test_state_is_passed_through_by_the_other_norms(norm):
 @pytest.mark.parametrize("make_network", [make, lambda: (MLP(SHAPE, NUM_ACTIONS, key=jax.random.key(0)), None)])
 def test_networks_without_statistics_are_arrays_only(make_network):
     network, _ = make_network()
-    assert all(eqx.is_array(leaf) for leaf in jax.tree.leaves(network))  # so that plain jit, scan, shard_map take it
+    assert all(eqx.is_array(leaf) for leaf in jax.tree.leaves(network))  # as plain jit, scan and shard_map need
 
 
 @pytest.mark.usefixtures("standard_promotion")
@@ -255,11 +255,11 @@ def test_mlp_agrees_with_numpy():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"observation_shape": (8, 8)}, r"shape \(8, 8\), but expected \(H, W, C\)"),
-        ({"num_blocks": -1}, "num_blocks=-1, but expected at least 0"),
-        ({"num_channels": 0}, "num_channels=0, but expected at least 1"),
-        ({"num_actions": 0}, "num_actions=0, but expected at least 1"),
-        ({"norm": "group"}, "norm='group', but expected one of 'none', 'layer', 'batch'"),
+        ({"observation_shape": (8, 8)}, r"observation_shape=\(8, 8\), expected \(H, W, C\)"),
+        ({"num_blocks": -1}, "num_blocks=-1, expected at least 0"),
+        ({"num_channels": 0}, "num_channels=0, expected at least 1"),
+        ({"num_actions": 0}, "num_actions=0, expected at least 1"),
+        ({"norm": "group"}, "norm='group', expected one of 'none', 'layer', 'batch'"),
     ],
 )
 def test_errors_at_construction(changes, message):
@@ -276,9 +276,9 @@ def test_errors_at_construction_of_an_mlp(changes):
 @pytest.mark.parametrize("make_network", [make, lambda: (MLP(SHAPE, NUM_ACTIONS, key=jax.random.key(0)), None)])
 def test_errors_of_a_wrong_observation(make_network):
     network, _ = make_network()
-    with pytest.raises(ValueError, match=r"found .* \(6, 5, 4, 3\), but expected \(5, 4, 3\); .* jax.vmap"):
+    with pytest.raises(ValueError, match=r"found .* \(6, 5, 4, 3\), expected \(5, 4, 3\); .* jax.vmap"):
         network(observe(6))
-    with pytest.raises(ValueError, match=r"found .* \(5, 4, 2\), but expected \(5, 4, 3\); .*env.observation.shape"):
+    with pytest.raises(ValueError, match=r"found .* \(5, 4, 2\), expected \(5, 4, 3\); .*env.observation.shape"):
         jax.vmap(network)(observe(6, (5, 4, 2)))
 
 

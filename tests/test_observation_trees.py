@@ -25,7 +25,7 @@ ENV = dataclasses.replace(tabular_env(TABLES), observe=observe)
 
 
 class Parts(eqx.Module):
-    """A network that looks at all parts, and returns more than two."""
+    """A network that uses all parts, and returns more than two outputs."""
 
     rows: eqx.nn.Linear
     board: eqx.nn.Linear
@@ -89,7 +89,7 @@ def test_they_are_learned_from_and_resumed_bit_for_bit(start, tmp_path):
 
 def test_what_asks_for_one_array_says_so(start):
     network = tz.MLP((48,), 4, key=jax.random.key(0))
-    with pytest.raises(ValueError, match="an observation that is a dict, but expected one array"):
+    with pytest.raises(ValueError, match="network: found an observation that is a dict, expected one array of shape"):
         tz.init_loop(CONFIG, ENV, network, key=jax.random.key(1), mesh=MESH)
     config = dataclasses.replace(CONFIG, augment=tz.random_mirror)
     with pytest.raises(ValueError, match="an observation that is a dict, expected one array; write a function"):

@@ -18,7 +18,7 @@ def env():
 
 @pytest.fixture(scope="module")
 def openings(env):
-    """After one, two and three moves."""
+    """Returns the positions after one, two and three moves."""
     return jax.vmap(lambda moves: tz.play_moves(env, moves))(jnp.array([[4, -1, -1], [4, 0, -1], [4, 0, 8]]))
 
 
@@ -87,7 +87,7 @@ def test_positions_of_a_match_are_openings_for_self_play(env):
 
 
 def test_a_game_that_begins_in_the_middle_begins_without_a_reward():
-    """What was paid for the move that led to a position is no business of a game that begins there."""
+    """The reward of the move that led to a position does not belong to a game that begins there."""
     tables = draw_tables(2)
     assert (tables.rewards[0, tables.legal[0]] != 0).all()
     env = tabular_env(eqx.tree_at(lambda tables: tables.terminated, tables, jnp.arange(48) > 40))
@@ -100,7 +100,7 @@ def test_a_game_that_begins_in_the_middle_begins_without_a_reward():
 
 def test_games_without_a_move_have_no_positions(env, openings):
     none = jnp.full((3, 2), -1, jnp.int32)
-    with pytest.raises(eqx.EquinoxRuntimeError, match="no move in these games"):
+    with pytest.raises(eqx.EquinoxRuntimeError, match="played_positions: found no move in these games"):
         jax.block_until_ready(tz.games.played_positions(env, openings, none, 4, key=jax.random.key(0)))
 
 

@@ -1,4 +1,4 @@
-"""Every optimiser of optax, through the step that the training loop compiles, buffers given up included."""
+"""Every optimiser of optax, in the step that the training loop compiles, with donated buffers."""
 
 import functools
 import inspect
@@ -17,7 +17,7 @@ from tz.runs.phases import compiled_step
 
 MESH = tz.data_mesh(jax.devices()[:1])
 SGD = optax.sgd(0.1)
-PARTS = {  # of optimisers, beside everything that begins with scale_by_
+PARTS = {  # parts of optimisers, besides all names that begin with scale_by_
     "differentially_private_aggregate",
     "hutchinson_estimator_diag_hessian",
     "normalize",
@@ -47,13 +47,13 @@ CANNOT = {
     "dpsgd": ("it asks for the gradient of each sample, and a step has that of their mean", r"shape \(2,\)"),
     "lookahead": (
         "it asks for a pair of networks, optax.LookaheadParams, in the place of one",
-        "update raised .* 'fast'",
+        "update that raised .* 'fast'",
     ),
 }
 
 
 def exported() -> dict:
-    """The optimisers that optax has, however many that are."""
+    """Returns all optimisers of the installed optax."""
     own = {name: getattr(make, "func", make) for name, make in vars(optax).items()}
     own = {name: getattr(optax, name) for name, make in own.items() if inspect.isfunction(make)}
     names = [name for name, make in own.items() if getattr(make, "func", make).__module__ == "optax._src.alias"]
@@ -68,7 +68,7 @@ def exported() -> dict:
 
 
 class Small(eqx.Module):
-    """A matrix and a vector: some optimisers tell them apart."""
+    """A network of a matrix and a vector, since some optimisers treat them differently."""
 
     weight: jax.Array
     bias: jax.Array
@@ -78,7 +78,7 @@ class Small(eqx.Module):
 
 
 class OneBatch(tz.EpisodeReplayBuffer):
-    """In the place of what is drawn from a buffer, to keep the compiled step small."""
+    """Replaces the samples of a buffer by one batch, to keep the compiled step small."""
 
     def sample_parts(self, state, num_samples, *, keys, window=None):
         row = tz.Sample(jnp.ones(2), jnp.ones(3, bool), jnp.ones(3) / 3, jnp.float32(1), jnp.float32(1), jnp.float32(1))

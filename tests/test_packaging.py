@@ -1,4 +1,4 @@
-"""What pip installs: the dependencies that tz imports, and a wheel that works where no checkout is."""
+"""The installed package: dependencies for all imports, and a wheel that works without a checkout."""
 
 import ast
 import importlib
@@ -20,7 +20,7 @@ from tz.runs import sinks
 ROOT = pathlib.Path(tz.__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-# Extras of what tz imports only where it is used.
+# The extras of packages that tz imports only where they are used.
 OPTIONAL = ("export", "onnx", "pictures", "play", "tensorboard", "train", "wandb")
 
 
@@ -29,7 +29,7 @@ def names(requirements: list[str]) -> set[str]:
 
 
 def imported() -> set[str]:
-    """The distributions of all modules that tz imports, whether at the top of a file or inside a function."""
+    """Returns the distributions of all modules that tz imports, at the top of a file or inside a function."""
     distributions = importlib.metadata.packages_distributions()
     found = set()
     for path in (ROOT / "tz").rglob("*.py"):
@@ -75,7 +75,7 @@ def test_the_oldest_session_takes_lower_bounds_as_they_stand(noxfile):
 
 
 def test_an_interpreter_is_one_that_runs_not_one_that_has_a_name(noxfile, monkeypatch, tmp_path):
-    """A shim of pyenv is on the PATH and fails; pyenv itself runs what it stands for, if the version is named."""
+    """A shim of pyenv is on the PATH but fails; pyenv itself runs the Python if the version is given."""
     shim = 'echo "pyenv: python3.99: command not found" >&2; exit 127'
     listing = 'if [ "$1" = versions ]; then echo 3.98.1; echo 3.99.2; exit; fi'
     pyenv = listing + '\n[ "$PYENV_VERSION" = 3.99.2 ] && echo 99 2 /a b'
@@ -87,7 +87,7 @@ def test_an_interpreter_is_one_that_runs_not_one_that_has_a_name(noxfile, monkey
 
 
 def test_run_facts_do_without_the_metadata_of_a_package(monkeypatch):
-    """A checkout that is only on the PYTHONPATH has none."""
+    """A checkout that is only on the PYTHONPATH has no metadata."""
     version = importlib.metadata.version
 
     def hidden(name):
@@ -103,7 +103,7 @@ def test_run_facts_do_without_the_metadata_of_a_package(monkeypatch):
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """A folder with what the wheel puts into site-packages."""
+    """Makes a folder with the files that the wheel puts into site-packages."""
     folder = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
@@ -113,7 +113,7 @@ def installed(tmp_path_factory):
 
 
 def run(installed: pathlib.Path, code: str) -> str:
-    """Runs code in a process that finds the installed form and never the checkout."""
+    """Runs code in a process that imports the installed files and never the checkout."""
     start = f"import sys; sys.path[:] = [{str(installed)!r}, *(p for p in sys.path if p not in ('', {str(ROOT)!r}))]; "
     command = [sys.executable, "-P", "-c", start + code]
     ran = subprocess.run(command, cwd=installed, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""The adapter of pgx: what it keeps, what it leaves out, what it refuses."""
+"""The adapter of pgx: the parts of a game that it keeps or leaves out, and the games that it refuses."""
 
 import chex
 import equinox as eqx
@@ -47,12 +47,12 @@ REFUSED = {
 # A game small enough to break in every way: take one to three of seven counters; who takes the last one wins.
 
 
-LONG = ("go_19x19", "shogi")  # to play them takes longer than to compile them
+LONG = ("go_19x19", "shogi")  # these take longer to play than to compile
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.optimised if n in LONG else ()) for n in PLAYABLE])
 def test_pgx_games_conform(name):
-    check_env(from_pgx(name), num_games=2)  # warns, and so fails, if no game ends
+    check_env(from_pgx(name), num_games=2)  # if no game ends, it warns, which is an error here
 
 
 def random_move(key, mask):
@@ -134,23 +134,21 @@ def test_every_pgx_game_is_either_playable_or_refused():
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_from_pgx_says_why_it_refuses(name):
-    with pytest.raises(ValueError, match=f"{name}' has .*{REFUSED[name]}.*Choose one of: {CHOICE}"):
+    with pytest.raises(ValueError, match=f"found '{name}', which has .*{REFUSED[name]}.*choose one of: {CHOICE}"):
         from_pgx(name)
 
 
 def test_from_pgx_refuses_a_game_made_by_hand():
-    with pytest.raises(ValueError, match="pgx's 'kuhn_poker' has hidden information"):
+    with pytest.raises(ValueError, match="from_pgx: found 'kuhn_poker', which has hidden information, expected"):
         from_pgx(pgx.make("kuhn_poker"))
 
 
 @pytest.mark.parametrize(("name", "guess"), [("otello", "othello"), ("go_9", "go_9x9"), ("Tic-Tac-Toe", "tic_tac_toe")])
 def test_from_pgx_suggests_the_closest_name(name, guess):
-    with pytest.raises(ValueError, match=f"no game called '{name}'. Did you mean '{guess}'.*{CHOICE}"):
+    with pytest.raises(ValueError, match=f"found '{name}', expected .*; write '{guess}', or choose one of: {CHOICE}"):
         from_pgx(name)
 
 
 def test_from_pgx_suggests_nothing_far_off():
-    with pytest.raises(
-        ValueError, match=r"no game called 'qqq'\. The games to choose from: 2048, animal_shogi, backgammon"
-    ):
+    with pytest.raises(ValueError, match="found 'qqq', expected the name of a pgx game; choose one of: 2048, animal"):
         from_pgx("qqq")

@@ -17,7 +17,7 @@ NUM_DRAWS = 20_000
 
 
 def positions(env, num_moves, seed):
-    """A state after random moves, and a legal action there."""
+    """Returns states after random moves, each with a legal action."""
 
     @jax.jit
     def play(key):
@@ -36,7 +36,7 @@ def positions(env, num_moves, seed):
 
 
 def frequencies(game, state, action, look):
-    """Counts the positions that pgx's own step leads to; `look` tells them apart."""
+    """Counts the positions to which pgx's own step leads; `look` distinguishes them."""
     step = jax.jit(jax.vmap(lambda key: look(game.step(state, jnp.int32(action), key))))
     drawn = np.asarray(step(jax.random.split(jax.random.key(9), NUM_DRAWS))).reshape(NUM_DRAWS, -1)
     rows, counts = np.unique(drawn, axis=0, return_counts=True)
@@ -44,7 +44,7 @@ def frequencies(game, state, action, look):
 
 
 def outcomes(env, state, action, look):
-    """The probability of each position after nature's answer, and the legal actions there."""
+    """Returns the probability of each position after nature's answer, and the legal actions there."""
     after, metadata = env.step(state, jnp.int32(action))
     answered, then = jax.jit(jax.vmap(lambda c: env.outcome(after, c, jax.random.key(0))))(jnp.arange(env.num_outcomes))
     looks = np.asarray(jax.vmap(look)(answered)).reshape(env.num_outcomes, -1)
@@ -107,18 +107,26 @@ def test_an_illegal_move_ends_the_game_as_in_pgx():
     np.testing.assert_array_equal(again._board, after._board)
 
 
-def test_minatar_draws_as_pgx_does():
-    """Sampled chance: the frequencies of what a search may meet are those of pgx's own step."""
-    env, game = tz.from_pgx("minatar-breakout"), pgx.make("minatar-breakout")
-    state, _ = positions(env, 6, 1)
-    look = lambda state: jnp.concatenate([state._pos[None], state._ball_x[None], state._ball_y[None]])
-    action = 1 if int(state.state._last_action) != 1 else 2
-    drawn = frequencies(game, state.state, action, look)
+@pytest.mark.parametrize("name", [name for name in CHANCE if name.startswith("minatar-")])
+def test_minatar_draws_as_pgx_does(name):
+    """Sampled chance: the positions that a search meets have the frequencies of pgx's own step."""
+    env, game = tz.from_pgx(name), pgx.make(name)
+    weights = jax.random.randint(jax.random.key(3), env.observation.shape, 0, 2**20)
+    look = lambda state: jnp.sum(jnp.where(game.observe(state), weights, 0))[None]  # nearly unique for an observation
+    for seed in range(8):  # until a position has several outcomes
+        state, _ = positions(env, 30, seed)
+        action = (int(state.state._last_action) + 1) % env.num_actions
+        drawn = frequencies(game, state.state, action, look)
+        if len(drawn) > 1:
+            break
     after, metadata = env.step(state, jnp.int32(action))
     np.testing.assert_allclose(metadata.chance, 1 / env.num_outcomes)
     ours = jax.jit(jax.vmap(lambda key: look(env.outcome(after, jnp.int32(0), key)[0].state)))
     rows, counts = np.unique(ours(jax.random.split(jax.random.key(2), NUM_DRAWS)), axis=0, return_counts=True)
     found = {tuple(row): count for row, count in zip(rows.tolist(), counts, strict=True)}
-    assert set(found) == set(drawn)
-    assert len(drawn) == 2  # the move, or one time in ten the move before
-    assert stats.chi2_contingency([[found[row] for row in drawn], list(drawn.values())]).pvalue > 1e-3
+    assert len(drawn) > 1  # at least the move, or one time in ten the move before
+    pairs = [(found.get(row, 0), drawn.get(row, 0)) for row in {*found, *drawn}]
+    common = [pair for pair in pairs if sum(pair) >= 20]
+    rest = np.sum([pair for pair in pairs if sum(pair) < 20], axis=0, initial=0)
+    table = [*common, rest] if np.sum(rest) >= 20 else common
+    assert stats.chi2_contingency(np.transpose(table)).pvalue > 1e-3

@@ -1,4 +1,4 @@
-"""Games on the host: moves by name, agents and functions as players, undo, and what agents think as data."""
+"""Games on the host: moves by name, agents and functions as players, undo, and analyses as data."""
 
 import chex
 import jax
@@ -36,7 +36,7 @@ def test_the_winner_has_the_returns_in_the_order_of_moving(env):
             assert not game.is_over
             game.move(name)
         assert game.is_over and game.returns == (1.0, -1.0) and game.legal_moves() == {}
-        with pytest.raises(ValueError, match=r"Game.move: found a game that is over, expected one that goes on"):
+        with pytest.raises(ValueError, match=r"Game.move: found a game that is over, expected one that is not; undo"):
             game.move("c3")
         game.undo()
         assert game.names == ("a1", "a2", "b1", "b2") and game.returns == (0.0, 0.0) and "c1" in game.legal_moves()
@@ -84,7 +84,7 @@ def test_functions_play_and_may_name_their_moves(env):
         return int(np.argmax(np.asarray(state._x.board) < 0))
 
     game = tz.play.Game(env, [first_free, lambda state: "C1"])
-    with pytest.raises(ValueError, match=r"gave no legal move; find_move: found 'C1', which is not legal here"):
+    with pytest.raises(ValueError, match=r"the function <lambda>, expected one; find_move: found 'C1', which is not"):
         game.play()
     assert game.names == ("a3", "c1", "b3")
     game.set_players([first_free, None])

@@ -1,6 +1,6 @@
-"""What is drawn says what the search, the run or the game said, and looks as it did when somebody last looked.
+"""Pictures show the numbers of the search, the run or the game, and look like the stored pictures.
 
-`python tests/test_plot.py` draws the stored pictures anew: look at them before they are committed.
+`python tests/test_plot.py` draws the stored pictures again. Look at them before you commit them.
 """
 
 import functools
@@ -32,7 +32,7 @@ from tz.plot.tree_view import read_nodes, show_nodes
 from tz.plot.trees import Layout
 
 REFERENCES = pathlib.Path(__file__).parent / "data" / "plots"
-TOLERANCE = 8.0  # root mean square of 0 to 255: letters differ by a pixel between versions, a missing box is above 15
+TOLERANCE = 8.0  # root mean square of 0 to 255: letters differ by a pixel between versions; a missing box gives over 15
 
 mpl.use("agg")
 MCTS = tz.MCTS(num_simulations=60, max_nodes=64, root=tz.PlainRoot(), temperature=0.0)
@@ -46,7 +46,7 @@ def searched(mcts, env, state, key):
 
 @functools.cache
 def tic_tac_toe_search(moves=(0, 4, 1, 3)):
-    """A search of a position, by default of one in which X can win at once with c1."""
+    """Searches a position, by default one in which X can win at once with c1."""
     env = tz.from_pgx("tic_tac_toe")
     start = tz.play_moves(env, jnp.array(moves))
     state = tz.init_search(MCTS, *start)
@@ -55,7 +55,7 @@ def tic_tac_toe_search(moves=(0, 4, 1, 3)):
 
 @functools.cache
 def tabular_searches():
-    """Searches of four games in which players move twice in a row, in one program."""
+    """Searches four games, in which players may move twice in a row, in one program."""
     tables = stack_tables([draw_tables(seed) for seed in range(4)])
     mcts = tz.MCTS(num_simulations=200, root=tz.PlainRoot())
     return search_each(mcts, tables, begin(mcts, tables), jax.random.split(jax.random.key(0), 4))
@@ -101,7 +101,7 @@ def test_a_node_says_the_value_for_the_player_to_move_at_the_root():
         assert node.prior == pytest.approx(np.exp(tree.logits[tree.parent[node.number], tree.action[node.number]]))
         assert node.depth == node_depth(tree, node.number)
     twice = tree.player[tree.parent[1 : tree.size]] == tree.player[1 : tree.size]
-    assert twice.any() and not twice.all()  # the sign is that of the player, not that of the depth
+    assert twice.any() and not twice.all()  # the sign depends on the player, not on the depth
     assert read_nodes(state)[0].value == pytest.approx(float(state.root.value), abs=1e-6)
 
 
@@ -177,17 +177,17 @@ def test_a_state_that_cannot_be_drawn_is_refused(draw):
     batch = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), state)
     with pytest.raises(ValueError, match=r"batch \[3\] of games.*`index`"):
         draw(batch)
-    with pytest.raises(ValueError, match="no game 2"):
+    with pytest.raises(ValueError, match="found index=2 and the state of one game"):
         draw(state, index=2)
-    with pytest.raises(ValueError, match="there are 3 games"):
+    with pytest.raises(ValueError, match="found index=3, expected one from -3 to 2, as there are 3 games"):
         draw(batch, index=3)
-    with pytest.raises(ValueError, match="2 names, but the game has 4 actions"):
+    with pytest.raises(ValueError, match="found 2 names in `labels`, expected 4, one for each action"):
         draw(state, labels=["a", "b"])
 
 
 @pytest.mark.parametrize("name", ["max_depth", "min_visits", "max_leaves"])
 def test_limits_below_one_are_refused(name):
-    with pytest.raises(ValueError, match=f"`{name}` must be at least 1, found 0"):
+    with pytest.raises(ValueError, match=f"found {name}=0, expected at least 1"):
         plot.plot_tree(tabular_search(), **{name: 0})
 
 
@@ -260,9 +260,9 @@ def test_numbers_are_drawn_on_the_position_itself():
         image = figure.axes[0].images[0].get_array()
         red = (image[..., 0] > 0.7) & (image[..., 1] < 0.4) & (image[..., 2] < 0.4)
         assert red.sum() > 1000, "the discs are visible"
-    with pytest.raises(ValueError, match="7 actions; where moves are no cells, as in Connect Four, give env="):
+    with pytest.raises(ValueError, match="7 actions, .* where moves are not cells, as in Connect Four, give env="):
         plot.plot_root(state, board=(6, 7))
-    with pytest.raises(ValueError, match="found board=True without a game that has one"):
+    with pytest.raises(ValueError, match="found board=True, expected env= with a `board`"):
         plot.plot_root(state, board=True)
 
 
@@ -296,7 +296,7 @@ def test_on_a_board_only_legal_cells_are_filled():
     visits = axes[1].images[0].get_array()
     assert visits.sum() == pytest.approx(1) and visits.argmax() == 2  # the winning cell
     assert len(axes) == 3 and axes[2].images[0].get_array()[0, 2] == 1
-    with pytest.raises(ValueError, match="found a board of 4 x 3, which needs as many actions, and 9 actions"):
+    with pytest.raises(ValueError, match="found a board of 4 x 3 and 9 actions, expected an action for each cell"):
         plot.plot_root(state, board=(4, 3))
 
 
@@ -335,7 +335,7 @@ def test_the_players_values_are_seen_by_the_first_player_and_end_with_the_outcom
         values = tz.matches.replay_values(env, match, game, player, key=jax.random.key(1))
         assert values.shape == states.current_player.shape
         assert values[-1] == match.returns[game] != 0
-        # One move before a won game ends the search of the winner has seen the win.
+        # One move before the end of a won game, the winner's search has found the win.
         assert jnp.sign(values[-2]) == jnp.sign(match.returns[game])
 
 
@@ -358,7 +358,7 @@ def test_a_game_is_drawn_move_by_move(tmp_path):
     strip = plot.plot_game(states, draw=env.draw, values=values, max_boards=4)
     titles = [ax.get_title() for ax in strip.axes if ax.get_title()]
     assert len(titles) == 4 and titles[0] == "0" and titles[-1] == str(num_positions - 1)
-    with pytest.raises(ValueError, match=rf"shape \[3\], but the game has {num_positions} positions"):
+    with pytest.raises(ValueError, match=rf"`values` of 'short' with shape \[3\], expected \[{num_positions}\]"):
         plot.render_game(states, draw=env.draw, values={"short": np.zeros(3)})
 
 
@@ -444,9 +444,9 @@ def test_several_runs_share_axes_and_what_is_missing_is_left_out():
     assert labels == ["long, policy loss", "long, value loss", "short, value loss"]
     np.testing.assert_allclose(loss.lines[2].get_xdata(), np.arange(1, 4) / 120)
     assert len({line.get_color() for line in loss.lines}) == 2 and len(score.lines) == 2
-    with pytest.raises(ValueError, match=r"'short' has 'random_score'.*found elapsed so far, elo, elo_high"):
+    with pytest.raises(ValueError, match=r"no 'random_score' .*'short', .* one of: elapsed so far, elo, elo_high"):
         plot.plot_learning({"long": ROWS, "short": short}, x="random_score")
-    with pytest.raises(ValueError, match="Nothing to draw"):
+    with pytest.raises(ValueError, match="found rows without losses, scores, Elo or returns"):
         plot.plot_learning([{"epoch": 0}])
 
 
@@ -458,7 +458,7 @@ def test_runs_are_drawn_by_games_moves_or_minutes():
         axes = plot.plot_learning(rows, x=x).axes
         np.testing.assert_allclose(axes[0].lines[0].get_xdata(), values)
         assert [ax.get_ylabel() for ax in axes] == ["loss", "score", "Elo"] and len(axes[2].lines) == 1
-    with pytest.raises(ValueError, match=r"found no nowhere, expected the metrics of a run"):
+    with pytest.raises(ValueError, match=r"found no file nowhere, expected the metrics of a run"):
         plot.plot_learning("nowhere")
 
 
@@ -508,7 +508,7 @@ def test_values_of_a_game_stay_inside_of_its_picture_whatever_their_size():
 
 
 def pictures():
-    """Every kind of picture, small, of states that are the same on every machine."""
+    """Draws a small picture of every kind, of states that are the same on every machine."""
     env, _, state = tic_tac_toe_search((0, 8))
     _, _, match = tic_tac_toe_match()
     return {
@@ -521,7 +521,7 @@ def pictures():
     }
 
 
-RENDERERS = {"matplotlib": "3.11.2", "resvg-py": "0.5.0"}  # older ones draw text and boards otherwise
+RENDERERS = {"matplotlib": "3.11.2", "resvg-py": "0.5.0"}  # other versions draw text and boards differently
 
 
 @pytest.mark.skipif(

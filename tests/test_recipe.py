@@ -1,4 +1,4 @@
-"""Recipes: what they build, what they refuse, and training for a time."""
+"""Recipes: the settings that they make, errors, and training for a time."""
 
 import dataclasses
 import types
@@ -35,7 +35,7 @@ def tiny_start(env, config, mesh):
 
 
 def test_training_for_a_time_makes_epochs_and_lets_the_learning_rate_fall_in_its_last_part(monkeypatch):
-    """By a clock on which an epoch takes 4 seconds, and the first, which is compiled, 24."""
+    """On a clock where an epoch takes 4 seconds, and the first one, with compilation, 24."""
     now, seen, rates, mesh = [1000.0], [], [], tz.data_mesh(jax.devices()[:1])
     monkeypatch.setattr("tz.runs.timed.time", types.SimpleNamespace(perf_counter=lambda: now[0]))
 
@@ -66,7 +66,7 @@ def test_the_learning_rate_falls_as_half_a_cosine_wave(anneal, factors):
 
 @pytest.fixture
 def compiled():
-    """The names of the functions that are compiled from now on."""
+    """Collects the names of the functions that are compiled from now on."""
     names = []
 
     def note(event, seconds, **about):
@@ -126,12 +126,12 @@ def test_every_setting_builds_a_loop(change):
     [
         ({"symmetry": "turn"}, "turn"),  # here by the hook of conftest.py, elsewhere by the recipe itself
         ({"search": "alpha-beta"}, "alpha-beta"),
-        ({"cold_after": 4}, "no temperature; leave cold_after None, found 4"),
-        ({"env": "tictactoe"}, "Did you mean 'tic_tac_toe'"),
+        ({"cold_after": 4}, 'found cold_after=4 with search="gumbel", whose moves have no temperature'),
+        ({"env": "tictactoe"}, "found 'tictactoe', expected .*; write 'tic_tac_toe', or choose"),
         ({"td_lambda": 2.0}, "td_lambda is 2.0"),
-        ({"anneal": 1.5}, "from 0 \\(never\\) to 1 \\(from the start\\), found 1.5"),
-        ({"search": "puct", "q_scale": 0.5}, "leave it None for PUCT, found 0.5"),
-        ({"q_scale": 0.0}, "must be above 0, found 0.0"),
+        ({"anneal": 1.5}, "found anneal=1.5, expected a number from 0"),
+        ({"search": "puct", "q_scale": 0.5}, 'found q_scale=0.5 with search="puct"'),
+        ({"q_scale": 0.0}, "found q_scale=0.0, expected more than 0"),
     ],
 )
 def test_a_recipe_without_sense_is_refused(change, message):

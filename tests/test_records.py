@@ -1,4 +1,4 @@
-"""Records of the user travel from self-play to the loss, with what is known only at the end of an episode."""
+"""Records of the user reach the loss from self-play, with facts that are known only at the end of an episode."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ MESH = tz.data_mesh(jax.devices()[:1])
 
 
 def record(row, searched, metadata):
-    """The row, what the search said of it, and how many actions are legal; a Python number and a bool among them."""
+    """Records the row, the search's results and the number of legal actions, with a Python number and a bool."""
     weights = tz.action_weights(MCTS, searched)
     return {"row": row, "weights": weights, "legal": jnp.sum(metadata.action_mask, dtype=jnp.int8), "three": 3}
 
@@ -34,7 +34,7 @@ MCTS = tz.MCTS(6, root=tz.Dirichlet(epsilon=0.6), temperature=2.0)
 
 @functools.cache
 def games_and_rings():
-    """Chunks of 5, 7, 1, 9, ... moves of each game, and the rings after each chunk."""
+    """Returns chunks of 5, 7, 1, 9, ... moves of each game, and the rings after each chunk."""
     buffer = tz.EpisodeReplayBuffer(CAPACITY, td_lambda=0.7)
     options = {"max_episode_moves": 6, "record": record, "record_end": record_end}
 
@@ -58,7 +58,7 @@ def games_and_rings():
 
 
 def expected_ends(whole, game, length):
-    """By plain loops, for each of the first moves of a game: moves to the end, outcome, cut off, the final record."""
+    """Computes by plain loops, for the first moves of a game: moves left, outcome, cut off, and the final record."""
     rows = []
     for start in range(length):
         outcome, scale, mover = 0.0, 1.0, whole.player[game, start]
@@ -79,7 +79,7 @@ def expected_ends(whole, game, length):
 
 
 def test_each_sample_has_its_record_and_the_end_of_its_episode():
-    """All rows of all rings after every chunk, against plain loops over the moves."""
+    """Compares all rows of all rings after every chunk with plain loops over the moves."""
     buffer, whole, lengths, states = games_and_rings()
     num_cut, num_checked = 0, 0
     for length, rings in zip(lengths, states, strict=True):
@@ -88,7 +88,7 @@ def test_each_sample_has_its_record_and_the_end_of_its_episode():
             continue
         samples = jax.device_get(buffer.sample(rings, 256, key=jax.random.key(int(length))))
         ends = [expected_ends(whole, game, length) for game in range(NUM_GAMES)]
-        # A row is found by its search's policy, which no other position of these games has.
+        # The policy of the search identifies a row, as no other position of these games has it.
         where = {
             whole.extra["weights"][game, t].tobytes() + whole.value[game, t].tobytes(): (game, t)
             for game in range(NUM_GAMES)
@@ -193,7 +193,7 @@ def test_records_that_nobody_says_how_to_turn_are_refused(augment):
 
 def three_in_a_row(state, metadata):
     """The holder of each cell of a board, from the perspective of player 0."""
-    board = state._x.board.reshape(3, 3)  # whoever began, not player 0, has the colour 0
+    board = state._x.board.reshape(3, 3)  # colour 0 is the player who began, not player 0
     began = (state.current_player + state._x.color) % 2
     return jnp.where(board < 0, 0, jnp.where(board == began, 1, -1)).astype(jnp.int8)[..., None]
 
@@ -204,7 +204,7 @@ def turn_final(sample, turn):
 
 @pytest.mark.slow
 def test_a_network_learns_who_holds_each_cell_in_the_end():
-    """A record of the final board, turned with the samples, a third output, and a loss that weighs it."""
+    """With a record of the final board that symmetries turn, a third output, and a loss that includes it."""
     env = tz.from_pgx("tic_tac_toe")
     network = tz.AZResNet(env.observation.shape, 9, 1, 16, num_planes=1, key=jax.random.key(0))
     config = tz.TrainConfig(
@@ -258,15 +258,15 @@ def test_an_output_or_a_record_that_a_loss_asks_for_in_vain_is_named():
     batch = jax.vmap(tz.Sample)(jnp.ones((2, 48)), jnp.ones((2, 4), bool), jnp.ones((2, 4)) / 4, one, one, one)
     for loss, words in [
         (lambda network, output, sample: (output["ownership"].sum(), {}), "TypeError"),
-        (tz.learn.ownership_loss, "sample.end is None|IndexError"),
+        (tz.learn.ownership_loss, "found sample.end=None|IndexError"),
         (lambda network, output, sample: (sample.end.outcome, {}), "AttributeError"),
     ]:
-        with pytest.raises(ValueError, match=f"train_step: the loss raised .*{words}.*whose end is None"):
+        with pytest.raises(ValueError, match=f"train_step: found a loss that raised .*{words}.*whose end is None"):
             tz.train_step(optax.sgd(0.1), loss, state, batch)
 
 
 def test_a_ring_of_another_size_keeps_the_ends_of_its_rows():
-    """Larger, every known row stays; smaller, the newest do. Each sample still has the end of its own episode."""
+    """A larger ring keeps every known row, a smaller one the newest. Each sample has the end of its own episode."""
     _, _, _, states = games_and_rings()
     rings = states[-1]
     for capacity in (10, 40):

@@ -22,7 +22,7 @@ ONGOING, TERMINATED, TRUNCATED = range(3)
 
 
 def make_trajectory(player, ending, rewards, action_value, identity, value=None, num_actions=3):
-    """A batch of trajectories `[B, T]` whose observation, mask and policy all tell the `identity` of the step."""
+    """Returns a batch of trajectories `[B, T]` whose observation, mask and policy encode the `identity` of a move."""
     identity = np.asarray(identity)
     columns = np.arange(num_actions)
     return Trajectory(
@@ -41,20 +41,20 @@ def make_trajectory(player, ending, rewards, action_value, identity, value=None,
 
 
 def empty_state(buffer, trajectory, num_games):
-    """The rings of `num_games` games, made from shapes alone."""
+    """Returns the empty rings of `num_games` games, made from shapes alone."""
     example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), trajectory)
     return jax.vmap(lambda _: buffer.init(example))(jnp.arange(num_games))
 
 
 @functools.cache
 def compiled_add(capacity):
-    """`add` for a batch of games, compiled once for all tests with this `capacity` and these shapes."""
+    """Returns `add` for a batch of games, compiled once for all tests with this `capacity` and these shapes."""
     buffer = EpisodeReplayBuffer(capacity)
     return jax.jit(jax.vmap(lambda state, rows, discount: buffer.add(state, rows, discount=discount), (0, 0, None)))
 
 
 def model_targets(steps, discount):
-    """The value target of every step of one game, None where its episode is not over; straight from the definition."""
+    """Computes the value target of every move of one game from the definition; None if its episode is not over."""
     targets = []
     for start in range(len(steps)):
         total, scale, mover = 0.0, 1.0, steps[start]["player"]
@@ -74,7 +74,7 @@ def model_targets(steps, discount):
 
 
 def ring_rows(buffer, state, game):
-    """`(identity, target or None)` of a game's rows, oldest first; checks that each row's columns are of one step."""
+    """Returns `(identity, target or None)` of a game's rows, oldest first; checks that a row belongs to one move."""
     size, known, position = (int(leaf[game]) for leaf in (state.size, state.num_known, state.position))
     slots = (position - size + np.arange(size)) % buffer.capacity
     identity = np.asarray(state.observation)[game, slots, 0]
@@ -105,7 +105,7 @@ step_strategy = st.fixed_dictionaries(
 @settings(deadline=None, max_examples=25)
 @given(data=st.data())
 def test_ring_equals_a_plain_list(capacity, num_moves, data):
-    """Any sequence of adds leaves in each ring the last steps of that game, with the targets of the definition."""
+    """After any sequence of adds, each ring has the last moves of its game, with the targets of the definition."""
     num_adds = data.draw(st.integers(0, 6), label="num_adds")
     discount = data.draw(st.sampled_from([1.0, 0.9, 0.5, 0.0]), label="discount")
     length = num_adds * num_moves
@@ -136,7 +136,7 @@ def test_ring_equals_a_plain_list(capacity, num_moves, data):
 
 
 def model_lambda_returns(steps, discount, lambda_, share):
-    """The target of every step of one game by its recursion, None where its episode is not over."""
+    """Computes the target of every move of one game by its recursion; None if its episode is not over."""
     targets, later, later_step = [], None, None
     for step in reversed(steps):
         if step["ending"] == TRUNCATED:
@@ -155,7 +155,7 @@ def model_lambda_returns(steps, discount, lambda_, share):
 
 
 def test_the_lambda_return_and_the_share_of_the_search_value_are_their_definitions():
-    """Random episodes in chunks, over and over longer than the ring, at several settings in one compiled program."""
+    """Random episodes in chunks, many times longer than the ring, with several settings in one compiled program."""
     rng, num_games, length, num_moves = np.random.default_rng(0), 64, 24, 4
     shape = num_games, length
     field = {
@@ -199,12 +199,12 @@ def test_the_lambda_return_and_the_share_of_the_search_value_are_their_definitio
 
 @pytest.mark.parametrize("name", ["td_lambda", "search_value_fraction"])
 def test_a_fraction_out_of_range_is_refused(name):
-    with pytest.raises(ValueError, match=f"{name} is 1.5, expected a fraction from 0 to 1"):
+    with pytest.raises(ValueError, match=f"found {name}=1.5, expected a number from 0 to 1"):
         EpisodeReplayBuffer(10, **{name: 1.5})
 
 
 def one_game(endings, player=None, outcome=1.0, first_identity=1):
-    """A batch of one trajectory whose players alternate and where player 0 wins each terminated episode."""
+    """Returns a batch of one trajectory, in which players alternate and player 0 wins every finished episode."""
     length = len(endings)
     player = np.arange(length) % 2 if player is None else np.asarray(player)
     rewards = np.where(np.asarray(endings)[:, None] == TERMINATED, [outcome, -outcome], 0.0)
@@ -213,7 +213,7 @@ def one_game(endings, player=None, outcome=1.0, first_identity=1):
 
 
 def test_episode_longer_than_the_ring_gets_its_outcome():
-    """An episode of ten rings' length, its start long overwritten, settles with the sign of each row's mover."""
+    """An episode ten times as long as the ring gets its outcome, with the sign of the player who moved in each row."""
     buffer = EpisodeReplayBuffer(4)
     add = compiled_add(4)
     quiet = one_game([ONGOING] * 4)
@@ -228,7 +228,7 @@ def test_episode_longer_than_the_ring_gets_its_outcome():
 
 
 def test_settled_targets_never_change():
-    """Nothing that happens later, in the same game or another, moves a target once it is known."""
+    """Once a target is known, nothing later in this game or another changes it."""
     buffer = EpisodeReplayBuffer(6)
     add = compiled_add(6)
     chunk = one_game([ONGOING, TERMINATED, ONGOING])
@@ -240,7 +240,7 @@ def test_settled_targets_never_change():
 
 
 def test_one_player_game_keeps_its_sign():
-    """With one player rewards add up: nothing is negated."""
+    """With one player, rewards add up without changes of sign."""
     rewards = np.array([1.0, 2.0, 4.0, 8.0])
     nothing = np.zeros((1, 4))
     endings = [[ONGOING, ONGOING, ONGOING, TERMINATED]]
@@ -252,7 +252,7 @@ def test_one_player_game_keeps_its_sign():
 
 @pytest.fixture(scope="module", params=[6, 12], ids=["part_filled", "wrapped"])
 def uneven(request):
-    """Three games of unequal luck, after one chunk or two: `(buffer, state, target of each known row)`."""
+    """Returns `(buffer, state, target of each known row)` of three unequal games, after one chunk or two."""
     buffer = EpisodeReplayBuffer(8)
     endings = np.zeros((3, 12), int)
     endings[0, [2, 8]] = TERMINATED
@@ -273,7 +273,7 @@ def uneven(request):
 
 
 def test_sample_is_uniform_over_known_rows(uneven):
-    """Every known row is drawn equally often (chi-square, p > 0.001 at a fixed key), and no other row ever."""
+    """Every known row is drawn equally often (chi-square, p > 0.001 at a fixed key), and other rows never."""
     buffer, state, known = uneven
     sample = eqx.filter_jit(buffer.sample)(state, 2000 * len(known), key=jax.random.key(0))
     names, counts = np.unique(np.asarray(sample.observation)[:, 0].astype(int), return_counts=True)
@@ -297,7 +297,7 @@ def test_a_window_draws_uniformly_from_the_newest_known_rows_of_each_game(uneven
 
 
 def test_shares_are_drawn_from_equally_and_their_weights_make_up_for_it(uneven):
-    """Within a share rows are equally likely, and a share's weights add up to its part of all known rows."""
+    """Rows of a part are equally likely, and the weights of a part add up to its fraction of all known rows."""
     buffer, state, known = uneven
     num_samples = 3 * 4000
     sample = eqx.filter_jit(buffer.sample_parts)(state, num_samples, keys=jax.random.split(jax.random.key(0), 3))
@@ -328,7 +328,7 @@ def test_a_share_does_not_depend_on_the_others(uneven):
 @pytest.mark.parametrize(("num_samples", "num_parts"), [(30, 2), (31, 3)])
 def test_parts_that_do_not_divide_are_refused(uneven, num_samples, num_parts):
     buffer, state, _ = uneven
-    with pytest.raises(ValueError, match=f"3 games and {num_samples} samples .* into {num_parts} equal parts"):
+    with pytest.raises(ValueError, match=f"3 games and {num_samples} samples, expected multiples of .* {num_parts};"):
         buffer.sample_parts(state, num_samples, keys=jax.random.split(jax.random.key(0), num_parts))
 
 
@@ -352,7 +352,7 @@ def test_sampling_without_a_finished_episode_is_an_error(transform):
     state = empty_state(buffer, rows, num_games=1)
     sample = transform(lambda state: buffer.sample(state, 2, key=jax.random.key(0)))
     for unready in (state, compiled_add(4)(state, rows, 1.0)):
-        with pytest.raises(RuntimeError, match="no finished episode in the buffer"):
+        with pytest.raises(RuntimeError, match="found no position with a known value target"):
             jax.block_until_ready(sample(unready))
     ready = compiled_add(4)(state, one_game([TERMINATED] * 4), 1.0)
     assert sample(ready).value.shape == (2,)
@@ -365,7 +365,7 @@ def copies_of(text, column):
 
 
 def test_add_writes_in_place():
-    """With the state donated, the compiled program copies none of the big columns; without, it must copy all three."""
+    """If the state is donated, the compiled program copies no big column; otherwise it must copy all three."""
     buffer = EpisodeReplayBuffer(50)
     rows = Trajectory(
         observation=jnp.zeros((4, 3, 6, 7, 2)),
@@ -389,7 +389,7 @@ def test_add_writes_in_place():
     kept = jax.jit(add).lower(state, rows).compile().as_text()
     big = (state.observation, state.action_mask, state.policy)
     assert copies_of(donated.as_text(), state.observation) == 0
-    # The mask and the policy share their shape, not their type; `copies_of` counts both.
+    # The mask and the policy have one shape but different dtypes; `copies_of` counts both.
     assert copies_of(donated.as_text(), state.policy) == 0
     assert copies_of(kept, state.observation) == 1
     assert copies_of(kept, state.policy) == 2
@@ -397,7 +397,7 @@ def test_add_writes_in_place():
 
 
 def test_a_sequence_of_equal_chunks_compiles_once():
-    """The ring's position and the discount are data: neither recompiles the program."""
+    """The ring's position and the discount are data, so neither compiles the program again."""
     buffer = EpisodeReplayBuffer(5)
     traces = []
 
@@ -414,7 +414,7 @@ def test_a_sequence_of_equal_chunks_compiles_once():
 
 
 def test_capacity_must_be_positive():
-    with pytest.raises(ValueError, match="capacity is 0"):
+    with pytest.raises(ValueError, match="found capacity=0, expected at least 1"):
         EpisodeReplayBuffer(0)
 
 
@@ -425,7 +425,7 @@ def squeeze(rows):
 def test_chunk_longer_than_the_ring_is_refused():
     rows = squeeze(one_game([ONGOING] * 6))
     buffer = EpisodeReplayBuffer(5)
-    with pytest.raises(ValueError, match="6 steps.*capacity 5"):
+    with pytest.raises(ValueError, match="6 moves, expected at most capacity=5"):
         jax.jit(lambda: buffer.add(buffer.init(rows), rows, discount=1.0))()
 
 
@@ -441,7 +441,7 @@ def test_chunk_longer_than_the_ring_is_refused():
     ids=["observation_shape", "num_actions", "policy_shape", "observation_dtype", "policy_dtype"],
 )
 def test_rows_of_another_game_are_refused(field, change):
-    """The message names the field that differs from what the ring was made for."""
+    """The message names the field that differs from the rows of the ring."""
     rows = squeeze(one_game([ONGOING] * 3))
     buffer = EpisodeReplayBuffer(5)
     other = rows

@@ -1,4 +1,4 @@
-"""Returns of any size: what self-play counts, value heads, and puzzles for one whose best result is known exactly."""
+"""Returns of any size: sums in self-play, value heads, and puzzles for one with a known best result."""
 
 import functools
 
@@ -89,7 +89,7 @@ def test_values_outside_of_the_support_count_as_its_ends():
 
 @pytest.mark.parametrize("transform", ["none", "muzero", "symlog"])
 def test_the_categorical_loss_its_gradient_and_what_its_minimum_means(transform):
-    """By NumPy; and targets that differ make the head give their mean, whatever the spacing of the bins."""
+    """Compares with NumPy. For targets that differ, the head learns their mean with any spacing of the bins."""
     head, rng = tz.nn.CategoricalValue(-10.0, 90.0, 21, transform), np.random.default_rng(0)
     logits, targets = rng.normal(size=21).astype(np.float32), rng.uniform(-10, 90, 40).astype(np.float32)
     policy = jnp.zeros(3, jnp.float32)
@@ -105,7 +105,7 @@ def test_the_categorical_loss_its_gradient_and_what_its_minimum_means(transform)
 
 
 class Constant(eqx.Module):
-    """A network that sees nothing: its outputs are parameters."""
+    """A network that ignores its input: its outputs are parameters."""
 
     logits: jax.Array
     outputs: jax.Array
@@ -172,7 +172,7 @@ def test_a_support_without_sense_is_refused(options, message):
 
 @pytest.mark.parametrize("num_players", [1, 2])
 def test_the_returns_that_random_games_prove_are_those_of_plain_sums(num_players):
-    """A game that was not seen to its end proves what every value from low to high of its last position leaves."""
+    """A game that was cut off proves only the returns that hold for every value, low to high, of its last position."""
     rng = np.random.default_rng(num_players)
     for trial in range(40):
         num_games, num_moves, discount = 3, 6, [1.0, 0.9][trial % 2]
@@ -201,7 +201,7 @@ def test_the_returns_that_random_games_prove_are_those_of_plain_sums(num_players
 
 
 def test_episodes_for_one_have_the_returns_of_the_moves_and_no_mesh_changes_them():
-    """A player that takes what still fits in an order of preference, and one at random."""
+    """Compares a player that takes items in an order of preference, and one that moves at random."""
     env, order = knapsack(), np.random.default_rng(3).permutation(10)
     place = jnp.asarray(np.argsort(order), jnp.float32)
     stubborn = tz.Player(tz.MCTS(1, root=tz.PlainRoot(), temperature=0.0), lambda *_: (-1e3 * place, jnp.float32(0)))
@@ -221,7 +221,7 @@ def test_episodes_for_one_have_the_returns_of_the_moves_and_no_mesh_changes_them
 
 
 def test_episodes_step_through_the_model_of_their_player():
-    """A model that is the game itself, with states of another type, plays the same episodes."""
+    """With a model that is the game itself, with states of another type, the same episodes are played."""
     env, mcts = knapsack(), tz.MCTS(6, root=tz.PlainRoot(), temperature=0.0)
     model = tz.mcts.Model(
         lambda state, metadata: ({"game": state}, metadata),
@@ -244,13 +244,13 @@ def test_episodes_and_their_tester_refuse_what_makes_no_sense():
         (lambda: tz.matches.play_episodes(env, player, num_games=0, key=jax.random.key(0)), "play_episodes: found"),
         (
             lambda: tz.matches.play_episodes(tz.from_pgx("tic_tac_toe"), player, num_games=2, key=jax.random.key(0)),
-            "play_episodes: found tic_tac_toe, a game of 2 players, expected one of one player; for two",
+            "play_episodes: found tic_tac_toe, a game of 2 players, expected a game for one player; for two",
         ),
         (
             lambda: tz.matches.ReturnTester(num_games=3).init(
                 tz.uniform_evaluator, mesh=tz.data_mesh(jax.devices()[:2])
             ),
-            "num_games=3 cannot be split evenly over 2 devices",
+            "found num_games=3, which cannot be split evenly over 2 devices",
         ),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -265,7 +265,7 @@ def test_mean_and_spread_are_of_the_last_moves_alone():
 
 
 def train(scale, head, seed, num_epochs, **changes):
-    """Learns the knapsack; what a user with a game for one writes, see the README. Returns state and metrics."""
+    """Learns the knapsack as the guide one_player_games does; returns the state and the metrics."""
     game = knapsack(scale)
     env = tz.random_starts(game, max_moves=3)
     config = {
@@ -288,7 +288,7 @@ def train(scale, head, seed, num_epochs, **changes):
 @pytest.mark.slow
 @pytest.mark.parametrize("head", [tz.nn.CategoricalValue(0.0, 150.0)], ids=["categorical"])
 def test_training_finds_what_is_nearly_the_best_result_of_a_puzzle(head):
-    """Rewards are in the tens. The tester's episodes begin with the empty knapsack, and have no exploration."""
+    """Rewards are in the tens. The episodes of the tester begin with the empty knapsack and have no exploration."""
     tester = tz.matches.ReturnTester(num_games=8, max_moves=12, baseline=tz.random_player())
     state, rows = train(1.0, head, 0, 30, testers=(tester,), epochs_per_test=30)
     last, best = rows[-1], best_return()
@@ -304,7 +304,7 @@ def test_training_finds_what_is_nearly_the_best_result_of_a_puzzle(head):
 
 @pytest.mark.slow
 def test_a_game_whose_rewards_are_128_times_as_large_is_learned_alike():
-    """A power of two, so that rounding is the same: every move, every loss and every weight is equal."""
+    """The factor is a power of two, so that rounding is the same, and all moves, losses and weights are equal."""
     runs = [train(scale, tz.nn.CategoricalValue(0.0, 150.0 * scale), 0, 4) for scale in (1.0, 128.0)]
     weights = [jax.tree.leaves(eqx.filter(state.train.network, eqx.is_array)) for state, _ in runs]
     for one, other in zip(*weights, strict=True):

@@ -1,4 +1,4 @@
-"""Runs in a folder and the command line: what they leave, go on with, and refuse."""
+"""Runs in a folder and on the command line: their files, resuming, and errors."""
 
 import dataclasses
 import json
@@ -128,7 +128,7 @@ def test_several_seeds_are_runs_that_can_be_resumed_alone(tmp_path):
     main(["resume", str(folder / "seed_4"), "--cpu-devices", "8", "--epochs", "3"])
     assert [row["epoch"] for row in metrics(folder / "seed_4")] == [0, 1, 2]
     assert tz.runs.agent_card(folder / "seed_4" / "agent.tz")["epochs"] == 3
-    with pytest.raises(SystemExit, match="has a run in it"):
+    with pytest.raises(SystemExit, match="found a run in "):
         main(options(folder, "--epochs", "2", "--seeds", "2"))
     with pytest.raises(ValueError, match="found seeds=2 and wandb='mine', expected one of the two"):
         tz.runs.RunSettings(folder, epochs=2, seeds=2, wandb="mine")
@@ -139,32 +139,35 @@ def test_several_seeds_are_runs_that_can_be_resumed_alone(tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--epochs", "3", "--seeds", "0"], "seeds must be more than 0"),
-        (["--epochs", "3", "--minutes", "1"], "either minutes or epochs, found minutes=1.0"),
+        (["--epochs", "3", "--seeds", "0"], "found seeds=0, expected more than 0"),
+        (["--epochs", "3", "--minutes", "1"], "found minutes=1.0 and epochs=3, expected one of the two"),
         ([], "found neither --minutes nor --epochs, expected one of them"),
-        (["--epochs", "0"], "epochs must be more than 0, found 0"),
+        (["--epochs", "0"], "found epochs=0, expected more than 0"),
         (
             ["--epochs", "3", "--mintes", "4"],
-            "found --mintes 4, which python -m tz train does not know; did you mean --min",
+            "found --mintes 4, expected options of python -m tz train (did you mean --min",
         ),
         (["--epochs", "3", "--norm", "group"], "argument --norm: found 'group', expected one of none, layer, batch"),
         (["--epochs", "3", "--num-games", "many"], "argument --num-games: found 'many', expected a whole number"),
-        (["--epochs", "3", "--test", "chess"], "test: found 'chess', expected some of elo, ladder"),
+        (["--epochs", "3", "--test", "chess"], "test: found 'chess', expected one of elo, ladder"),
         (["--epochs", "3", "--test", "return"], "test: found 'return' for tic_tac_toe, a game of 2 players"),
-        (["--epochs", "3", "--test", "agent:nowhere.tz"], "There is no agent at nowhere.tz"),
+        (["--epochs", "3", "--test", "agent:nowhere.tz"], "found no agent at nowhere.tz"),
         (["--epochs", "3", "--value-low", "0"], "value_low=0.0 and value_high=None, expected both"),
         (["--epochs", "3", "--env", "no.such.module:make"], "cannot be imported"),
         (["--epochs", "3", "--env", "json:make_env"], "found no function 'make_env' in the module 'json'"),
         (["--epochs", "3", "--wandb-offline"], "wandb_offline without wandb"),
-        (["--epochs", "3", "--cold-after", "3"], "no temperature; leave cold_after None"),
-        (["--epochs", "3", "--env", "tictactoe"], "Did you mean 'tic_tac_toe'"),
-        (["--epochs", "3", "--num-games", "7"], "num_games=7 cannot be split evenly over 8 devices"),
-        (["--epochs", "3", "--capacity", "4"], "replay.capacity=4 is less than"),
+        (
+            ["--epochs", "3", "--cold-after", "3"],
+            'found cold_after=3 with search="gumbel", whose moves have no temperature',
+        ),
+        (["--epochs", "3", "--env", "tictactoe"], "found 'tictactoe', expected .*; write 'tic_tac_toe', or choose"),
+        (["--epochs", "3", "--num-games", "7"], "found num_games=7, which cannot be split evenly over 8 devices"),
+        (["--epochs", "3", "--capacity", "4"], "found replay.capacity=4, expected at least"),
         (
             ["--epochs", "3", "--symmetry", "mirror"],
-            "augment does not fit tic_tac_toe: observation has shape",
+            "augment fails on a sample of tic_tac_toe (mirror: found an observation of shape",
         ),
-        (["--epochs", "3", "--cpu-devices", "0"], "cpu_devices must be at least 1, found 0"),
+        (["--epochs", "3", "--cpu-devices", "0"], "--cpu-devices: found 0, expected at least 1"),
     ],
 )
 def test_options_without_sense_are_refused_before_anything_is_compiled(more, message, tmp_path, monkeypatch):
@@ -184,7 +187,7 @@ def test_a_fork_that_dies_early_goes_on_from_the_run_that_it_began_from(run, tmp
 
     with monkeypatch.context() as patch:
         patch.setattr(whole_run.Screen, "__call__", lambda screen, metrics: die(metrics))
-        with pytest.raises(SystemExit, match="stopped at once; python -m tz resume .*fork goes on"):
+        with pytest.raises(SystemExit, match="stopped at once; python -m tz resume .*fork continues"):
             main(["fork", str(run), "--out", str(folder), "--cpu-devices", "8", "--epochs", "5"])
     monkeypatch.setattr(whole_run.Screen, "__call__", lambda screen, metrics: rows.append(metrics))
     main(["resume", str(folder), "--cpu-devices", "8"])
@@ -198,12 +201,12 @@ class LoopStateOfNothing:
 def test_commands_without_a_run_are_refused(tmp_path):
     for arguments, message in {
         ("resume",): "resume: found no folder",
-        ("resume", "nowhere"): "There is no run in nowhere",
-        ("fork", "nowhere", "--out", str(tmp_path)): "There is no run in nowhere",
-        ("resume", str(tmp_path)): "There is no run in",
-        ("show", "nowhere"): "There is no agent at nowhere",
+        ("resume", "nowhere"): "folder: found no run in nowhere",
+        ("fork", "nowhere", "--out", str(tmp_path)): "folder: found no run in nowhere",
+        ("resume", str(tmp_path)): "folder: found no run in",
+        ("show", "nowhere"): "found no agent at nowhere",
         ("plot", str(tmp_path)): "expected the metrics of a run",
-        ("match", "random", "random"): "the game is not known; add --env GAME",
+        ("match", "random", "random"): "found no agent among the players, .*; add --env GAME",
     }.items():
         with pytest.raises(SystemExit, match=message):
             main(arguments)
@@ -283,11 +286,11 @@ def test_settings_on_a_full_disk_are_not_lost_when_a_run_is_resumed(run, monkeyp
 
 def test_a_run_is_resumed_with_its_own_settings_only(run):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    message = r"resumed with num_blocks 2, where it has 1; seed 5, where it has 0\. .*python -m tz fork"
+    message = r"found num_blocks 2 \(the run has 1\), seed 5 \(the run has 0\), expected .*python -m tz fork"
     with pytest.raises(SystemExit, match=message):
         main(["resume", str(run), "--num-blocks", "2", "--seed", "5", "--cpu-devices", "8"])
     recipe, settings = run_settings.saved_settings(run)
-    with pytest.raises(ValueError, match="resumed with learning_rate 0.5, where it has 0.003"):
+    with pytest.raises(ValueError, match=r"found learning_rate 0.5 \(the run has 0.003\), expected"):
         tz.runs.train_run(dataclasses.replace(recipe, learning_rate=0.5), dataclasses.replace(settings, resume=True))
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
@@ -304,23 +307,23 @@ def test_a_length_that_is_given_takes_the_place_of_the_one_before(run, tmp_path,
         assert length(*more) == (None, 4)
         assert length(*more, "--epochs", "9") == (None, 9)
         assert length(*more, "--minutes", "2.5") == (2.5, None)
-        with pytest.raises(SystemExit, match=r"either minutes or epochs, found minutes=2\.5, epochs=9"):
+        with pytest.raises(SystemExit, match=r"found minutes=2\.5 and epochs=9, expected one of the two"):
             main([*more, "--minutes", "2.5", "--epochs", "9"])
 
 
 def test_a_fork_with_nothing_to_do_is_refused(run, tmp_path):
-    with pytest.raises(SystemExit, match="has 4 epochs already, so up to epochs=4 there is nothing to do"):
+    with pytest.raises(SystemExit, match="found a run of 4 epochs in .*, expected fewer than epochs=4"):
         main(["fork", str(run), "--out", str(tmp_path / "fork"), "--cpu-devices", "8", "--learning-rate", "1e-4"])
     assert not (tmp_path / "fork" / "settings.json").exists()
 
 
 def test_a_folder_with_a_run_is_not_begun_anew(run, tmp_path):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    with pytest.raises(SystemExit, match="has a run in it. Go on with it by .*python -m tz resume"):
+    with pytest.raises(SystemExit, match="found a run in .* continue the run .*python -m tz resume"):
         main(options(run, "--epochs", "4"))
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     (tmp_path / "metrics.jsonl").write_text("of something else")
-    with pytest.raises(SystemExit, match="has a run in it"):
+    with pytest.raises(SystemExit, match="found a run in "):
         main(options(tmp_path, "--epochs", "4"))
 
 
@@ -334,5 +337,5 @@ def test_settings_of_before_the_renaming_are_read(run, tmp_path):
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"recipe": {"num_layers": 3}, "run": {}}', "\xff", '{"recipe": 3}'])
 def test_settings_that_are_damaged_are_refused(text, tmp_path):
     (tmp_path / "settings.json").write_text(text, encoding="latin-1")
-    with pytest.raises(ValueError, match=r"settings.json does not hold the settings of a run"):
+    with pytest.raises(ValueError, match=r"found settings in .*settings.json that this version of tz cannot read"):
         run_settings.saved_settings(tmp_path)

@@ -1,4 +1,4 @@
-"""The search against an oracle, its invariants, and what it refuses."""
+"""The search against an oracle, its invariants, and its errors."""
 
 import dataclasses
 import functools
@@ -50,7 +50,7 @@ def settings(options, plain) -> tz.MCTS:
 
 
 def search_twice(mcts, tables):
-    """Searches, plays the most visited move, and searches on in what is left of the tree; for a batch of games."""
+    """Searches, plays the most visited move, and searches again in the kept subtree, for a batch of games."""
     keys = jax.random.split(jax.random.key(0), len(tables.player))
     first = search_each(mcts, tables, begin(mcts, tables), keys)
     actions = jnp.argmax(jax.vmap(lambda state: state.root.visits)(first), axis=1).astype(jnp.int32)
@@ -60,7 +60,7 @@ def search_twice(mcts, tables):
 
 @functools.cache
 def searched(name):
-    """The search, the games, and what `search_twice` found; as NumPy arrays, for indexing others is slow."""
+    """Returns the search, the games and the results of `search_twice`, as NumPy arrays, which are faster to index."""
     options, plain, games = SEARCHES[name]
     tables = [draw_tables(seed, **games) for seed in range(NUM_GAMES)]
     mcts = settings(options, plain)
@@ -123,7 +123,7 @@ def test_tree_invariants(name):
             below = visits[1:].sum(1)
             into = tree.visits[game][parent[1:], action[1:]]
             live = ~tree.terminated[game, 1:size]
-            # A node is visited once by its own evaluation (more often by simulations of one step that met at it), and
+            # A node is visited once by its own evaluation (more often if simulations of one step met there), and
             # once for each visit of one of its edges.
             if mcts.max_nodes > mcts.num_simulations:
                 own = into[live] - below[live]
@@ -163,7 +163,7 @@ def test_advance_to_an_unvisited_move_and_reset_start_anew():
     env = tabular_env(jax.tree.map(jnp.asarray, tables[0]))
     state, action = jax.tree.map(lambda x: jnp.asarray(x[0]), (first, actions))
     after = env.step(jnp.int32(0), action)
-    in_use = lambda s: eqx.tree_at(lambda s: s.tree.state, s, s.tree.state[: int(s.tree.size)])  # the rest is free
+    in_use = lambda s: eqx.tree_at(lambda s: s.tree.state, s, s.tree.state[: int(s.tree.size)])  # the rest is unused
     fresh = in_use(tz.init_search(mcts, *after))
     chex.assert_trees_all_equal(in_use(tz.advance(mcts, state, action, *after, reset=True)), fresh)
     forgetful = dataclasses.replace(mcts, persist_tree=False)
@@ -305,7 +305,7 @@ def test_noise_has_the_marginals_of_a_dirichlet_distribution(alpha):
     noise = np.exp(jax.vmap(lambda key: tz.Dirichlet(alpha, 1.0).start(node, 1, key=key)[0])(keys))
     for action in (0, 2, 3, 4):
         assert scipy.stats.kstest(noise[:, action], scipy.stats.beta(alpha, 3 * alpha).cdf).pvalue > 1e-3
-    pair = scipy.stats.beta(2 * alpha, 2 * alpha)  # a sum of two shows that they are drawn independently
+    pair = scipy.stats.beta(2 * alpha, 2 * alpha)  # the sum of two shows that the noise is drawn independently
     assert scipy.stats.kstest(noise[:, 0] + noise[:, 2], pair.cdf).pvalue > 1e-3
 
 
@@ -328,7 +328,7 @@ def test_temperature(root_search):
 
 
 def test_logits_are_not_softmaxed_twice(root_search):
-    """The prior of a node is the softmax of the evaluator's logits, for logits that no softmax leaves alone."""
+    """The prior of a node is one softmax of the evaluator's logits; a second softmax would change these logits."""
     _, _, tables, run, state = root_search
     legal = tables.legal[0]
     expected = jax.nn.softmax(jnp.where(legal, tables.logits[0], -jnp.inf))
@@ -342,7 +342,7 @@ def test_more_than_two_players_are_refused():
     env = tabular_env(draw_tables(0))
     row, metadata = env.init(jax.random.key(0))
     metadata = dataclasses.replace(metadata, rewards=jnp.zeros(3))
-    with pytest.raises(ValueError, match=r"one or two players.* 3 entries"):
+    with pytest.raises(ValueError, match="found a game whose rewards have 3 entries, expected one or two players"):
         tz.init_search(tz.MCTS(4), row, metadata)
 
 
@@ -351,7 +351,7 @@ def test_an_evaluator_of_the_wrong_shape_is_refused():
     mcts = tz.MCTS(4)
     state = tz.init_search(mcts, *env.init(jax.random.key(0)))
     for evaluator in (lambda s, m, k: (jnp.zeros(5), jnp.float32(0)), lambda s, m, k: (jnp.zeros(4), jnp.zeros(1))):
-        with pytest.raises(ValueError, match=r"this game needs logits of shape \(4,\)"):
+        with pytest.raises(ValueError, match=r"found an evaluator that .* expected logits of shape \(4,\)"):
             tz.search(mcts, env, evaluator, state, key=jax.random.key(0))
 
 
@@ -373,13 +373,13 @@ def test_nodes_that_keep_some_actions_search_as_if_the_others_were_illegal(max_a
     for index in (0, 3):  # before and after a move
         for field in ("visits", "q", "logits"):
             found, expected = (getattr(jax.vmap(lambda s: s.root)(s[index]), field) for s in (kept, every))
-            over = every[index].tree.terminated[:, 0]  # no prior there that matters
+            over = every[index].tree.terminated[:, 0]  # the prior does not matter there
             np.testing.assert_allclose(found[~over], expected[~over], atol=1e-6, err_msg=field)
     assert kept[0].tree.visits.shape == (NUM_GAMES, mcts.num_nodes, max_actions)
 
 
 def test_a_thousand_games_of_chess_fit_a_gpu():
-    """With room for 218 actions, more than any position has; with all 4,672 the trees alone would fill it."""
+    """Nodes keep 218 actions, the most that are ever legal; with all 4,672, the trees alone would fill the GPU."""
     env = tz.from_pgx("chess")
     mcts = tz.MCTS(127, 128)
     assert tz.mcts.search_bytes(mcts, env, 1024) > 10e9
@@ -387,19 +387,19 @@ def test_a_thousand_games_of_chess_fit_a_gpu():
 
 
 def test_max_actions_out_of_range_are_refused():
-    with pytest.raises(ValueError, match="max_actions must be from 1 to 32767, found 0"):
+    with pytest.raises(ValueError, match="found max_actions=0, expected from 1 to 32767"):
         tz.MCTS(4, max_actions=0)
     env = tabular_env(draw_tables(0))
-    with pytest.raises(ValueError, match="max_actions=9, but the game has no more than 4 actions"):
+    with pytest.raises(ValueError, match="found max_actions=9, expected at most 4, the number of actions"):
         tz.init_search(tz.MCTS(4, max_actions=9), *env.init(jax.random.key(0)))
     row, metadata = env.init(jax.random.key(0))
-    metadata = dataclasses.replace(metadata, action_mask=jnp.ones(40_000, bool))  # more than the narrow type can name
-    with pytest.raises(ValueError, match="at most 32768 actions, found 40000"):
+    metadata = dataclasses.replace(metadata, action_mask=jnp.ones(40_000, bool))  # more than the narrow dtype can count
+    with pytest.raises(ValueError, match="a game of 40000 actions, expected a game of at most 32768"):
         tz.init_search(tz.MCTS(4, max_actions=9), row, metadata)
 
 
 def test_kept_statistics_stay_with_their_actions_when_the_evaluator_changes():
-    """The root is evaluated anew; an evaluator with another order of preference must not move its edges about."""
+    """The root is evaluated again; an evaluator with another order of preference must not mix up its edges."""
     mcts = dataclasses.replace(settings({}, (puct, 1.5)), max_actions=2)
     tables = stack_tables([draw_tables(seed, end_rate=0.0) for seed in range(NUM_GAMES)])
     _, _, kept, _ = search_twice(mcts, tables)

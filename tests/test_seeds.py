@@ -1,4 +1,4 @@
-"""Several seeds trained side by side: as each would be alone, and nothing of any is lost."""
+"""Several seeds trained side by side: each gives the result that it has alone, and no state is lost."""
 
 import dataclasses
 import signal
@@ -56,19 +56,19 @@ def new_state(tested, env, seed, **options):
 
 
 def own(states):
-    """Copies, since training takes the games of a state."""
+    """Copies a state, since training donates its games."""
     return jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, states)
 
 
 @pytest.fixture(scope="module")
 def two_states(tested, env):
-    """Two seeds at their beginning."""
+    """Returns the initial states of two seeds."""
     return [new_state(tested, env, seed) for seed in range(2)]
 
 
 @pytest.fixture(scope="module")
 def one_by_one(tested, env, two_states):
-    """The states after two epochs of the loop, and the rows, of each seed."""
+    """Returns the state of each seed after two epochs of the loop, and its metrics."""
     states, rows = [], ([], [])
     for state, sink in zip(two_states, rows, strict=True):
         options = {"num_epochs": 2, "sinks": [sink.append], "progress": False, "mesh": MESH}
@@ -82,9 +82,9 @@ def test_seeds_side_by_side_are_those_of_the_loop_one_by_one(tested, env, two_st
     options = {"sinks": [rows.append], "progress": False, "mesh": mesh}
     given = own(two_states)
     states = tz.runs.train_seeds(tested, env, given, num_epochs=1, **options)
-    with pytest.raises(ValueError, match="train_seeds: found a state whose arrays were given up to an earlier call"):
+    with pytest.raises(ValueError, match="train_seeds: found a state whose arrays were donated to an earlier call"):
         tz.runs.train_seeds(tested, env, given, num_epochs=1, **options)
-    with pytest.raises(ValueError, match="train_loop: found a state whose arrays were given up to an earlier call"):
+    with pytest.raises(ValueError, match="train_loop: found a state whose arrays were donated to an earlier call"):
         tz.train_loop(tested, env, given[0], num_epochs=1, mesh=MESH)
     states = tz.runs.train_seeds(tested, env, states, num_epochs=1, **options)
     assert [(row["seed"], row["epoch"]) for row in rows] == [(0, 0), (1, 0), (0, 1), (1, 1)]
@@ -102,7 +102,9 @@ def test_a_seed_that_is_not_finite_leaves_the_others_alone(tested, env, two_stat
     broken = eqx.tree_at(lambda state: state.train.network.layers.layers[1].bias, two_states[1], jnp.full(10, jnp.nan))
     rows, mesh = [], tz.data_mesh(jax.devices()[:2])
     options = {"num_epochs": 2, "sinks": [rows.append], "progress": False, "mesh": mesh}
-    with pytest.warns(UserWarning, match="seed 1 has .* without a legal action or a finite value.*The other seeds"):
+    with pytest.warns(
+        UserWarning, match="without a legal action or a finite value, .* for seed 1 in .*The other seeds"
+    ):
         states = tz.runs.train_seeds(tested, env, own([two_states[0], broken]), **options)
     assert_same(states[0], one_by_one[0][0], rtol=1e-4, atol=1e-5)
     assert np.isnan(rows[3]["loss"]) and np.isfinite(rows[2]["loss"])
@@ -141,14 +143,14 @@ def test_states_that_do_not_belong_together_are_named(tested, env, two_states, t
     with pytest.raises(ValueError, match="found states with the same key"):
         tz.runs.train_seeds(tested, env, [two_states[0], two_states[0]], num_epochs=1)
     others = [two_states[0], new_state(tested, env, 1, activation=jax.nn.gelu)]
-    with pytest.raises(ValueError, match="expected states that differ in their numbers alone"):
+    with pytest.raises(ValueError, match="expected states that differ only in the values of their arrays"):
         tz.runs.train_seeds(tested, env, others, num_epochs=1)
-    with pytest.raises(ValueError, match="train_seeds: num_epochs: found -1"):
+    with pytest.raises(ValueError, match="train_seeds: found num_epochs=-1"):
         tz.runs.train_seeds(tested, env, two_states, num_epochs=-1)
     assert tz.runs.train_seeds(tested, env, two_states, num_epochs=0) == two_states
-    with pytest.raises(ValueError, match="train_seeds: the state was made with other settings.*num_games"):
+    with pytest.raises(ValueError, match="train_seeds: found a state that was made with other settings.*num_games"):
         tz.runs.train_seeds(dataclasses.replace(tested, num_games=8), env, two_states, num_epochs=1)
-    with pytest.raises(ValueError, match="seeds=2 cannot be split evenly over 4 devices"):
+    with pytest.raises(ValueError, match="found seeds=2, which cannot be split evenly over 4 devices"):
         tz.runs.train_seeds(tested, env, two_states, num_epochs=1, mesh=tz.data_mesh(jax.devices()[:4]))
 
 
@@ -160,13 +162,13 @@ def test_a_before_epoch_that_returns_nothing_loses_nothing(tested, env, two_stat
 
 
 def test_gradient_steps_that_are_left_out_are_told(tested, env):
-    """The learning rate of one step is not a number: all steps from there on are not made."""
+    """The learning rate of one step is NaN, so that step and all later ones are left out."""
     rates = lambda step: jnp.where(step == 1, jnp.nan, 1e-2)
     config = dataclasses.replace(tested, optimizer=optax.sgd(rates), testers=())
     states, rows = [new_state(config, env, seed) for seed in range(2)], []
     mesh = tz.data_mesh(jax.devices()[:2])
     with pytest.warns(
-        UserWarning, match="seed . has 0 positions .* and 2 gradient steps that are not finite, in epoch 0"
+        UserWarning, match="found 0 positions .* and 2 gradient steps that are not finite, for seed . in epoch 0"
     ):
         states = tz.runs.train_seeds(config, env, states, num_epochs=1, sinks=[rows.append], progress=False, mesh=mesh)
     assert [int(state.train.step) for state in states] == [1, 1] and np.isfinite(rows[0]["loss"])
@@ -179,6 +181,6 @@ def test_a_signal_ends_the_training_with_all_seeds_saved(tested, env, two_states
 
     checkpoints = [tz.Checkpoints(tmp_path / str(seed), every_epochs=None) for seed in range(2)]
     options = {"progress": False, "mesh": tz.data_mesh(jax.devices()[:2]), "checkpoints": checkpoints}
-    with pytest.raises(SystemExit, match="SIGTERM after 1 epochs, all of which are saved"):
+    with pytest.raises(SystemExit, match="SIGTERM after 1 epochs, which are saved"):
         tz.runs.train_seeds(tested, env, own(two_states), num_epochs=9, sinks=[stop], **options)
     assert [kept.epochs for kept in checkpoints] == [[1], [1]]

@@ -62,7 +62,7 @@ def test_the_record_is_what_was_played(keys, max_episode_moves):
 
 
 def test_the_action_value_of_a_last_move_is_its_reward(keys):
-    """A terminal position is worth nothing beyond the reward of the move that led there."""
+    """A terminal position has the value 0; only the reward of the move that led there counts."""
     _, record = jax.device_get(play(start(keys), 40))
     ends = record.terminated
     reward = np.take_along_axis(record.rewards, record.player[..., None], -1)[..., 0]
@@ -81,7 +81,7 @@ def test_chunks_and_batches_do_not_change_the_games(keys):
 
 
 def test_fast_moves_are_those_of_the_fast_search_and_are_no_targets(keys):
-    """With all moves fast the games are those of the fast search alone; with some, visits tell which were."""
+    """If all moves are fast, the games equal those of the fast search alone; if some are, visits show which."""
     fast = dataclasses.replace(MCTS, num_simulations=2, root=tz.PlainRoot(), persist_tree=False)
     mcts = dataclasses.replace(MCTS, persist_tree=False)
 
@@ -112,14 +112,14 @@ def test_a_fast_search_that_does_not_fit_is_refused(keys):
             {"fast_mcts": dataclasses.replace(MCTS, max_nodes=9), "is_fast": jnp.ones(3, bool)},
             "found max_nodes=9, expected 20",
         ),
-        ({"fast_mcts": MCTS}, "fast_mcts and is_fast go together"),
+        ({"fast_mcts": MCTS}, "found only one of fast_mcts and is_fast"),
     ]:
         with pytest.raises(ValueError, match=message):
             tz.collect(MCTS, ENV, EVALUATOR, game, num_moves=3, **options)
 
 
 def test_the_temperature_may_depend_on_the_number_of_the_move(keys):
-    """At first every move comes up; from the third on only the most visited, in whatever chunk the move is."""
+    """The first moves vary; from the third move on, the most visited is played, in every chunk."""
     cool = dataclasses.replace(MCTS, temperature=lambda num_moves: jnp.where(num_moves < 2, 1e6, 0.0))
     games = jax.vmap(lambda key: tz.init_collect(cool, ENV, key=key))(keys)
     play_cool = eqx.filter_jit(jax.vmap(lambda game: tz.collect(cool, ENV, EVALUATOR, game, num_moves=7)))
@@ -138,7 +138,7 @@ def test_the_temperature_may_depend_on_the_number_of_the_move(keys):
 
 
 def test_no_tree_leaks_into_the_next_game(keys):
-    """After an end, the search knows nothing but the new root; elsewhere it keeps the played subtree."""
+    """After the end of a game, the tree has only the new root; elsewhere it keeps the played subtree."""
     games = start(keys)
     sizes = {True: [], False: []}
     for _ in range(25):
@@ -172,7 +172,7 @@ def test_no_key_is_used_twice(keys):
 
 
 def test_values_have_the_perspective_of_the_player_to_move():
-    """One player always wins at once: its positions are worth +1, the other's -1, whoever moves how often in a row."""
+    """One player always wins at once: its positions have the value +1, the other's -1, in any order of moves."""
     tables = draw_tables(9, end_rate=0.0)
     last = tables.terminated[tables.next_state]
     rewards = jnp.where(last[..., None], jnp.array([1.0, -1.0]), 0.0)

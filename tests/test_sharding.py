@@ -1,4 +1,4 @@
-"""The same games and the same learning on 1 and 8 devices, and no communication but the gradients'."""
+"""The same games and the same learning on 1 and 8 devices, and no communication except the gradients."""
 
 import dataclasses
 import functools
@@ -33,7 +33,7 @@ def mesh_of(size):
 
 
 def arrays(tree):
-    """On the host, keys as numbers."""
+    """Moves arrays to the host, with keys as numbers."""
     is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
     leaves = eqx.filter(tree, eqx.is_array)
     return jax.device_get(jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, leaves))
@@ -60,7 +60,7 @@ def config():
 
 
 class Constant(eqx.Module):
-    """Knows nothing, in the form of a network: its arithmetic cannot depend on the batch."""
+    """A network without knowledge, whose arithmetic cannot depend on the batch."""
 
     value: jax.Array
 
@@ -69,7 +69,7 @@ class Constant(eqx.Module):
 
 
 def network(env, norm="none"):
-    """With its state if it has one."""
+    """Returns a network, with its state if it has one."""
     make = functools.partial(tz.AZResNet, env.observation.shape, 9, num_blocks=1, num_channels=4, norm=norm)
     key = jax.random.key(3)
     return eqx.nn.make_with_state(make)(key=key) if norm == "batch" else (make(key=key), None)
@@ -93,7 +93,7 @@ def test_games_trees_and_buffer_are_bit_identical_on_any_number_of_devices(env, 
 @pytest.mark.optimised
 @pytest.mark.parametrize("name", ["rollouts", "tabular, Gumbel"])
 def test_other_evaluators_and_searches_too(name):
-    """Every decision is the same to the bit, and so is every number but those that XLA may round in two ways."""
+    """All decisions and numbers have the same bits, except numbers that XLA may round in two ways."""
     tables = draw_tables(3)
     env = tabular_env(tables)
     if name == "rollouts":
@@ -116,11 +116,11 @@ def test_other_evaluators_and_searches_too(name):
 
 
 def assert_same_but_for_rounding(first, other):
-    """Asserts that all decisions are the same, and all numbers but for the rounding of fused operations.
+    """Asserts that all decisions are equal, and all numbers up to the rounding of fused operations.
 
     For another number of games XLA makes `a + b * c` one rounded operation instead of two (a fused multiply-add; found
-    with JAX 0.12 on a CPU). A mean may so differ in its last bit, and so may the exponent of a policy, which is 1e-6
-    where it is as large as 8 to 16.
+    with JAX 0.12 on a CPU). So the last bit of a mean may differ. In the exponent of a policy, the
+    last bit is 1e-6 for values from 8 to 16.
     """
     decisions = lambda tree: eqx.filter(tree, lambda x: not jnp.issubdtype(x.dtype, jnp.floating))
     chex.assert_trees_all_equal(decisions(first), decisions(other))
@@ -128,7 +128,7 @@ def assert_same_but_for_rounding(first, other):
 
 
 def test_with_a_network_games_agree_but_for_near_ties(env):
-    """Products of matrices may be rounded otherwise at another batch size, and then a near-tie falls the other way."""
+    """Products of matrices may be rounded differently with another batch size, which can decide a near-tie."""
     mcts, evaluator = tz.MCTS(8), tz.NetworkEvaluator(network(env)[0], env.observe)
 
     def play(shared, keys):
@@ -162,7 +162,7 @@ def test_three_lines_shard_the_plain_functions():
 
 @pytest.fixture(scope="module")
 def trained(env, config):
-    """Three epochs, by the number of devices."""
+    """Trains three epochs on each number of devices."""
     config = dataclasses.replace(config, testers=())
 
     def train(size):
@@ -243,7 +243,7 @@ def test_a_state_goes_on_with_another_number_of_devices(env, config, trained, fi
 
 
 def test_nothing_batched_leaves_its_device(env, config):
-    """Only explicit transfers are allowed, and what is fetched explicitly is a few numbers."""
+    """Only explicit transfers are allowed, and these fetch only a few numbers."""
     mesh, fetched = mesh_of(8), []
     state = tz.init_loop(config, env, network(env)[0], key=jax.random.key(1), mesh=mesh)
     state = on_mesh(state, mesh)
@@ -257,7 +257,7 @@ def test_nothing_batched_leaves_its_device(env, config):
 
 
 def test_explicit_axes_and_openings_from_other_devices_change_nothing(env, config):
-    """A mesh as `jax.make_mesh` makes it, and starts and a network that were left on devices that are not in it."""
+    """A mesh from `jax.make_mesh`, with openings and a network on devices outside of it."""
     openings = jax.vmap(lambda moves: tz.play_moves(env, moves))(jnp.arange(8)[:, None])
     changes = {"mcts": tz.MCTS(2), "testers": (), "moves_per_epoch": 9, "train_steps_per_epoch": 1}
     small, found = dataclasses.replace(config, **changes), []
@@ -278,11 +278,11 @@ def test_explicit_axes_and_openings_from_other_devices_change_nothing(env, confi
 def test_a_mesh_that_does_not_fit_is_refused(env, config):
     start = functools.partial(tz.init_loop, env=env, network=network(env)[0], key=jax.random.key(0))
     refused = lambda message: pytest.raises(ValueError, match=message)
-    with refused("num_games=20 cannot be split evenly over 8 devices; the nearest that can is 16"):
+    with refused("mesh: found num_games=20, which cannot be split evenly over 8 devices, .*; write num_games=16"):
         start(dataclasses.replace(config, num_games=20))
-    with refused("train_batch_size=3 cannot .* the nearest that can is 8"):
+    with refused("mesh: found train_batch_size=3, which cannot .*; write train_batch_size=8"):
         start(dataclasses.replace(config, train_batch_size=3))
-    with refused("num_games=20 cannot be split evenly over 8 devices.* the nearest that can is 16"):
+    with refused("TwoPlayerTester: found num_games=20, which cannot be split evenly over 8 devices.* num_games=16"):
         start(dataclasses.replace(config, testers=(tz.TwoPlayerTester(num_games=20),)))
     rival = tz.random_player()
     for tester, name in [
@@ -290,21 +290,21 @@ def test_a_mesh_that_does_not_fit_is_refused(env, config):
         (tz.matches.LadderTester((rival,), num_games=20), "num_games"),
         (tz.ApproxEloTester(2, 20, 1), "games_per_opponent"),
     ]:
-        with refused(f"{name}=20 cannot be split evenly over 8 devices"):
+        with refused(f"Tester: found {name}=20, which cannot be split evenly over 8 devices, expected"):
             start(dataclasses.replace(config, testers=(tester,)))
-    with refused("num_games=20 cannot be split evenly over 8 devices"):
+    with refused("play_match: found num_games=20, which cannot be split evenly over 8 devices"):
         tz.play_match(env, rival, rival, num_games=20, key=jax.random.key(0), mesh=tz.data_mesh())
     other = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
     with refused(r"the axes \('batch',\), expected the one axis \(\"data\",\)"):
         start(config, mesh=other)
-    with refused("devices is empty"):
+    with refused("data_mesh: found no devices, expected at least one"):
         tz.data_mesh([])
     state = tz.init_loop(config, env, network(env)[0], key=jax.random.key(0), mesh=mesh_of(1))
-    with refused("num_games=16 cannot be split evenly over 3 devices; the nearest that can is 15"):
+    with refused("found num_games=16, which cannot be split evenly over 3 devices, .*; write num_games=15"):
         tz.train_loop(config, env, state, num_epochs=1, mesh=mesh_of(3))
 
 
 def test_a_mesh_that_leaves_out_a_process_is_refused(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(ValueError, match="no device of process 1 of 2, but every process needs one"):
+    with pytest.raises(ValueError, match="found no device of process 1 of 2, expected at least one of each process"):
         check_mesh(mesh_of(8))

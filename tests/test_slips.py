@@ -1,4 +1,4 @@
-"""What callers do wrong most often is named, before anything is compiled, with what to do."""
+"""The most common mistakes of callers raise an error that says what to do, before anything is compiled."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import slips
 
 @pytest.fixture(scope="module")
 def messages():
-    """The message that each slip gets, without the type checks that tests have."""
+    """Returns the message of each slip, without the type checks of the tests."""
     result = subprocess.run([sys.executable, slips.__file__], check=True, capture_output=True, text=True)
     return json.loads(result.stdout.splitlines()[-1])
 

@@ -17,7 +17,7 @@ MOVES = padded([reachable()[board] for board in BOARDS])
 
 
 def boastful_evaluator(env_state, metadata, key):
-    """Calls every position won or lost, by chance."""
+    """Rates every position as won or lost, at random."""
     return jnp.zeros(metadata.action_mask.shape), jnp.sign(jax.random.normal(key))
 
 
@@ -68,7 +68,7 @@ def test_with_few_simulations_proofs_save_from_mistakes():
 
 
 def test_far_from_any_result_nothing_changes():
-    """A tree of 20 nodes from the empty board has no end of a game in it."""
+    """A tree of 20 nodes from the empty board contains no end of a game."""
     solving = dataclasses.replace(SEARCHES["puct"], num_simulations=20, max_nodes=21)
     start = -jnp.ones((1, 9), jnp.int32)
     with_it, _ = searched(solving, tz.uniform_evaluator, start)
@@ -99,7 +99,7 @@ ROOTS = {
 
 @eqx.filter_jit
 def traced(mcts, evaluator, moves):
-    """The root after each simulation, and what the search concludes."""
+    """Returns the root after each simulation, and the results of the search."""
 
     def one(moves, key):
         state = tz.init_search(mcts, *tz.play_moves(ENV, moves))

@@ -1,4 +1,4 @@
-"""Whatever stops a loop, a living state comes out of it, and nothing that the caller gave is used up."""
+"""However a loop is stopped, it leaves a usable state, and nothing from the caller is donated."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ ENV = tz.from_pgx("tic_tac_toe")
 
 
 class Calling(eqx.Module):
-    """A tester that calls what the test wants to happen in the middle of an epoch."""
+    """A tester that calls a function of the test in the middle of an epoch."""
 
     calls: list = eqx.field(static=True)
 
@@ -66,7 +66,7 @@ def after_one_epoch(network):
 
 @pytest.fixture
 def start(after_one_epoch):
-    """The state after one epoch, in arrays that may be given up."""
+    """Returns the state after one epoch, in arrays that may be donated."""
     return jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, after_one_epoch)
 
 
@@ -84,7 +84,7 @@ def arrays(tree) -> list:
 
 
 def assert_sound(state, epochs):
-    """All of it is alive, games and rings belong together, and training goes on from it."""
+    """Asserts that no array is deleted, that games and rings belong together, and that training continues."""
     assert not dead(state) and int(state.epoch) == epochs
     ring = state.replay
     assert (ring.size < 40).all(), "else the next line says nothing"
@@ -115,7 +115,7 @@ def twice():
 
 
 def after_a_call(monkeypatch, name):
-    """Two interrupts between the end of a call that takes arrays and the place where its results are kept."""
+    """Two interrupts come after a call that donates arrays, and before its results are stored."""
     function = getattr(phases, name)
 
     def call(*args):
@@ -162,13 +162,13 @@ def refusing_env(action):
 
 
 def test_games_that_a_failing_call_took_are_begun_anew_and_their_open_moves_left_out(start):
-    """What is added then follows the moves of finished games, whose targets it does not change."""
+    """Later moves are added after the moves of finished games, and do not change their targets."""
     known, weights = np.array(start.replay.num_known), arrays(start.train)
     assert known.all() and (start.replay.size > known).any()
     with pytest.raises(Exception, match="a move that raises") as error:
         tz.train_loop(CONFIG, refusing_env(4), start, num_epochs=1, sinks=[], progress=False, mesh=MESH)
     state = error.value.state
-    assert any("begun anew" in note for note in error.value.__notes__)
+    assert any("started anew" in note for note in error.value.__notes__)
     np.testing.assert_array_equal(state.replay.num_known, known)
     np.testing.assert_array_equal(state.replay.size, known)
     assert (state.games.episode_moves == 0).all()
@@ -205,7 +205,7 @@ def test_a_buffer_that_a_failing_call_took_is_begun_anew(start, monkeypatch):
         train_loop(start, num_epochs=1)
     monkeypatch.undo()
     assert error.value.state.replay.size.sum() == 0
-    assert any("buffer" in note and "begun anew" in note for note in error.value.__notes__)
+    assert any("buffer" in note and "started anew" in note for note in error.value.__notes__)
     assert_kept(error.value, 1)
 
 
@@ -287,7 +287,7 @@ def test_no_epochs_do_nothing(network, monkeypatch, tmp_path):
             patch.setattr(phases, name, raising)
         checkpoints = tz.Checkpoints(tmp_path)
         assert train_loop(state, num_epochs=0, checkpoints=checkpoints) is state and checkpoints.epochs == []
-    with pytest.raises(ValueError, match="num_epochs.*found -1.*expected 0 or more"):
+    with pytest.raises(ValueError, match="found num_epochs=-1, expected 0 or more"):
         train_loop(state, num_epochs=-1)
 
 
@@ -316,7 +316,7 @@ def test_a_loop_that_is_called_again_makes_only_the_moves_of_the_warm_up_that_ar
 
 
 class Stateful(eqx.Module):
-    """A network in the stateful form, as small as can be."""
+    """The smallest stateful network."""
 
     inner: tz.MLP
     index: eqx.nn.StateIndex
@@ -330,7 +330,7 @@ class Stateful(eqx.Module):
 
 
 class Remembering(eqx.Module):
-    """A tester that keeps in its state what it was given."""
+    """A tester that keeps its inputs in its state."""
 
     weights: jax.Array
 
@@ -342,7 +342,7 @@ class Remembering(eqx.Module):
 
 
 def test_nothing_that_the_caller_gave_is_used_up(tmp_path):
-    """Also where optimisers and testers keep what they are given in their state, and a template is given up."""
+    """This also holds if optimisers and testers keep their inputs in their states, and a template is donated."""
     rate = jnp.float32(1e-2)
     model, norm_state = eqx.nn.make_with_state(Stateful)(key=jax.random.key(0))
 
@@ -368,7 +368,7 @@ def test_nothing_that_the_caller_gave_is_used_up(tmp_path):
     tz.train_loop(config, env, begin(mesh=MESH), num_epochs=3, sinks=[], mesh=MESH, checkpoints=checkpoints)
     assert not dead(given)
     checkpoints = tz.Checkpoints(tmp_path, resume=True)
-    for mesh in MESH, tz.data_mesh(jax.devices()[:2]):  # on two devices, one has the caller's own buffers
+    for mesh in MESH, tz.data_mesh(jax.devices()[:2]):  # of two devices, one has the caller's own buffers
         state = checkpoints.restore(begin(mesh=mesh))
         assert not dead(given) and not dead(state)
     state = tz.fork(tmp_path, config, env, begin(mesh=MESH), mesh=MESH)

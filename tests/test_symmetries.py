@@ -17,7 +17,7 @@ PASS = SIZE * SIZE
 
 
 def othello_flips(board, action):
-    """The discs that a move turns over, by the rules and nothing else; empty for an illegal move.
+    """Returns the discs that a move turns over, directly from the rules; empty for an illegal move.
 
     `board` is `[8, 8, 2]`: discs of the player to move, discs of the opponent.
     """
@@ -36,13 +36,13 @@ def othello_flips(board, action):
 
 
 def othello_mask(board):
-    """`[65]`, the legal moves; the pass where there is no other."""
+    """Returns the legal moves, `[65]`; a pass only if there is no other move."""
     mask = np.array([bool(othello_flips(board, action)) for action in range(PASS)])
     return np.append(mask, not mask.any())
 
 
 def othello_play(board, action):
-    """The board after a legal move, from the view of the other player."""
+    """Returns the board after a legal move, from the perspective of the other player."""
     board = board.copy()
     if action != PASS:
         for r, c in [divmod(action, SIZE), *othello_flips(board, action)]:
@@ -52,7 +52,7 @@ def othello_play(board, action):
 
 @pytest.fixture(scope="module")
 def othello_positions():
-    """Positions of random games of pgx Othello, `[N, 8, 8, 2]` and `[N, 65]`; some where a pass is forced."""
+    """Returns positions of random games of pgx Othello, `[N, 8, 8, 2]` and `[N, 65]`, including forced passes."""
     env = pgx.make("othello")
 
     @jax.jit
@@ -79,7 +79,7 @@ def test_othello_rules_of_this_file_are_those_of_pgx(othello_positions):
 
 
 def turn_all(boards, masks, policies, index):
-    """The batch of samples, each turned by the symmetry `index`."""
+    """Turns each sample of a batch by the symmetry `index`."""
 
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(0, 0, 0, None))
@@ -91,7 +91,7 @@ def turn_all(boards, masks, policies, index):
 
 @pytest.mark.parametrize("index", range(8))
 def test_dihedral_commutes_with_the_rules_of_othello(othello_positions, index):
-    """Turning a position turns its legal moves, and a move then turning is turning then the turned move."""
+    """Turning a position turns its legal moves, and it gives the same board to turn before or after a move."""
     boards, masks = othello_positions
     # One row for each legal move, marked by a policy that plays it.
     position, action = np.nonzero(masks)
@@ -165,7 +165,7 @@ def test_each_symmetry_is_equally_frequent(augment, sample, num_symmetries):
 
 
 def test_random_dihedral_turns_board_mask_and_policy_together():
-    """Whatever the key, all three come from one symmetry."""
+    """For every key, all three are turned by the same symmetry."""
     sample = numbered_sample()
     augment = jax.jit(random_dihedral)
     for key in jax.random.split(jax.random.key(0), 20):

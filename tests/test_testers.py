@@ -1,4 +1,4 @@
-"""Testers: what they book, what they keep, when they replace and climb."""
+"""Testers: recorded results, kept states, and when networks are replaced and rungs climbed."""
 
 import equinox as eqx
 import jax
@@ -20,8 +20,8 @@ LINES = np.array([[0, 1, 2], [3, 4, 5], [6, 7, 8], [0, 3, 6], [1, 4, 7], [2, 5, 
 
 
 class Skilled(eqx.Module):
-    """Counts stones in the lines that a player can still fill, by a factor: at 1 strong, at 0 blind, at -1 bent on
-    losing."""
+    """Counts stones in the lines that a player can still fill, times a factor: 1 plays well, 0 at random, and -1 to
+    lose."""
 
     skill: jax.Array
 
@@ -35,11 +35,11 @@ class Skilled(eqx.Module):
 
 MESH = tz.data_mesh(jax.devices()[:1])
 SMALL = tz.MCTS(12, 24, root=tz.PlainRoot(), temperature=0.0)
-NUM_GAMES = 20  # one number, and so one program for each pair of players
+NUM_GAMES = 20  # always the same, so that each pair of players has one program
 
 
 def test_the_elo_tester_rates_networks_and_anchors_on_two_scales(env):
-    """Three networks of growing skill in a pool for two: ratings rise, results are booked on the right rows."""
+    """Three networks of growing skill in a pool for two: ratings rise, and results are in the right rows."""
     tester = tz.ApproxEloTester(2, NUM_GAMES, 2, anchors=(tz.random_player(),), opening_moves=2, max_moves=9)
     state, found = tester.init(Skilled(jnp.float32(-1)), mesh=MESH), []
     for index, skill in enumerate((0.0, 1.0, 1.0)):
@@ -70,7 +70,7 @@ def test_games_cut_off_are_counted_and_rate_nobody(env):
     _, metrics = cut.test(SMALL, env, evaluator, None, key=jax.random.key(0), mesh=MESH)
     assert metrics["random_unfinished"] == 8 and metrics["random_score"] == 0.5
     tester = tz.ApproxEloTester(2, 8, 2, anchors=(tz.random_player(),), opening_moves=0, max_moves=4)
-    with pytest.warns(UserWarning, match=r"elo(_anchored)?: no rating, for too few games end in max_moves=4"):
+    with pytest.warns(UserWarning, match=r"no finished games .* zero of elo(_anchored)?, expected .* above 4"):
         state, metrics = tester.test(
             SMALL, env, evaluator, tester.init(evaluator, mesh=MESH), key=jax.random.key(0), mesh=MESH
         )
@@ -101,16 +101,19 @@ def test_the_ladder_is_climbed_by_winning(env):
 
 def test_testers_refuse_settings_without_sense():
     for make, message in [
-        (lambda: tz.matches.LadderTester(()), "rungs is empty"),
-        (lambda: tz.matches.LadderTester((tz.random_player(),), threshold=0.3), "threshold must be from 0.5"),
+        (lambda: tz.matches.LadderTester(()), "found rungs to be empty, expected at least one player"),
+        (
+            lambda: tz.matches.LadderTester((tz.random_player(),), threshold=0.3),
+            "found threshold=0.3, expected at least 0.5 and below 1",
+        ),
         (
             lambda: tz.matches.LadderTester((tz.random_player(),), num_games=5),
             r"found num_games=\d, expected an even",
         ),
         (lambda: tz.TwoPlayerTester(0), r"found num_games=\d, expected an even"),
         (lambda: tz.OpponentTester(tz.random_player(), "random", 7), r"found num_games=\d, expected an even"),
-        (lambda: tz.ApproxEloTester(0, 16, 2), "total_epochs must be at least 1, found 0"),
-        (lambda: tz.ApproxEloTester(5, 16, 0), "num_opponents must be at least 1, found 0"),
+        (lambda: tz.ApproxEloTester(0, 16, 2), "found total_epochs=0, expected at least 1"),
+        (lambda: tz.ApproxEloTester(5, 16, 0), "found num_opponents=0, expected at least 1"),
         (lambda: tz.ApproxEloTester(5, 3, 1), "found games_per_opponent=3, expected an even number"),
     ]:
         with pytest.raises(ValueError, match=message):

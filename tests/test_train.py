@@ -81,7 +81,7 @@ def test_a_step_is_a_gradient_step_of_the_mean_loss(network, batch):
 
 
 def test_the_loss_is_the_sum_of_its_parts_and_its_floors_are_those_of_the_targets(network, batch):
-    """With policies that are no targets, as after fast searches, and with samples of unequal weight."""
+    """With policies without weight, as after fast searches, and with samples of unequal weight."""
     weight, policy_weight = jnp.linspace(0.5, 2, 32), (jnp.arange(32) % 3 > 0).astype(jnp.float32)
     batch = eqx.tree_at(lambda batch: (batch.weight, batch.policy_weight), batch, (weight, policy_weight))
     optimizer = optax.sgd(0.0)
@@ -102,7 +102,7 @@ def test_the_loss_is_the_sum_of_its_parts_and_its_floors_are_those_of_the_target
 
 
 class Weak(eqx.Module):
-    """A network of two weakly typed parameters, as `jnp.asarray` makes them of Python numbers."""
+    """A network of two weakly typed parameters, such as `jnp.asarray` makes from Python numbers."""
 
     weight: jax.Array
     bias: jax.Array
@@ -146,7 +146,7 @@ def test_training_fits_a_batch(network, batch):
     for _ in range(150):
         state, last = step(optimizer, tz.az_loss, state, batch)
     assert last["value_loss"] < 0.1 * first["value_loss"]
-    entropy = jnp.mean(jax.scipy.special.entr(batch.policy).sum(1))  # the least that cross-entropy can be
+    entropy = jnp.mean(jax.scipy.special.entr(batch.policy).sum(1))  # the lower bound of the cross-entropy
     assert last["policy_loss"] - entropy < 0.2 * (first["policy_loss"] - entropy)
 
 
@@ -187,4 +187,4 @@ def test_batch_norm_trains_on_batch_statistics_and_searches_on_running_ones(batc
     evaluator = tz.NetworkEvaluator(state.network, observe, state.norm_state)
     alone = evaluator.predict(batch.observation[0])
     in_batch = jax.vmap(evaluator.predict)(batch.observation)
-    np.testing.assert_allclose(alone[0], in_batch[0][0], atol=1e-5)  # a search's batch does not enter
+    np.testing.assert_allclose(alone[0], in_batch[0][0], atol=1e-5)  # a search does not depend on its batch

@@ -14,7 +14,7 @@ from tic_tac_toe import is_mistake, padded, reachable, representatives
 
 import tz
 
-pytestmark = [pytest.mark.slow, pytest.mark.optimised]  # most of the time is not compilation here
+pytestmark = [pytest.mark.slow, pytest.mark.optimised]  # here most of the time is not compilation
 
 
 @eqx.filter_jit
@@ -41,14 +41,14 @@ def positions_after(env: tz.Env, moves: np.ndarray):
 
 
 def mistakes(env, boards, num_simulations, evaluator) -> int:
-    """On how many of the boards, which come with moves that lead there, a worse move is played than the best."""
+    """Counts the boards on which a worse move than the best is played; each board has moves that lead there."""
     positions = positions_after(env, padded(list(boards.values())))
     moves = best_moves(searcher(num_simulations), env, evaluator, positions)
     return sum(map(is_mistake, boards, moves))
 
 
 def test_search_alone_plays_tic_tac_toe_perfectly(env):
-    """On every position but for its mirror images, which to an evaluator that knows nothing are the same."""
+    """On every position up to symmetry, as symmetric positions are the same to a constant evaluator."""
     assert len(representatives()) == 627
     assert mistakes(env, representatives(), 1600, tz.uniform_evaluator) == 0
 
@@ -105,12 +105,12 @@ def test_a_mistake_is_a_worse_result_than_the_best_and_rates_are_shares_of_it(tr
     found = truth.rates(solved, truth.mistakes(solved, half))
     assert found[:5] == [0.0] * 5 and found[6:] == [100.0, 0.0, 0.0, 0.0]
     assert found[5] == pytest.approx(100 * (solved.ply[solved.source == "sharp"] <= 13).mean())
-    with pytest.raises(ValueError, match="is a full column"):
+    with pytest.raises(ValueError, match="found a full column as the move in position"):
         truth.mistakes(solved, (solved.results < 0).argmax(1))
 
 
 def test_the_policy_alone_and_a_search_choose_legal_moves_of_the_right_position(truth):
-    """An evaluator that knows nothing but the fullest legal column: what it plays can be read off the move list."""
+    """The evaluator only knows the fullest legal column, so the expected move follows from the list of moves."""
     solved = truth.load_solved()
     moves, heights = solved.moves[:40], np.stack([(solved.moves[:40] == column).sum(1) for column in range(7)], 1)
 
@@ -124,7 +124,7 @@ def test_the_policy_alone_and_a_search_choose_legal_moves_of_the_right_position(
 
 
 def tactical_positions() -> tuple[np.ndarray, list[str]]:
-    """Moves, padded with -1, and results of positions with a win or a threat at hand (see data/README.md)."""
+    """Reads moves, padded with -1, and results of positions with an immediate win or threat (see data/README.md)."""
     path = pathlib.Path(__file__).parent / "data" / "connect_four_solved.csv"
     rows = list(csv.DictReader(path.read_text().splitlines()))
     moves = np.array([[int(move) - 1 for move in row["moves"].ljust(42, "0")] for row in rows], np.int32)

@@ -1,4 +1,4 @@
-"""Types stay what they are from the first step on: in bfloat16, in float64 mode, and with old-style keys."""
+"""Types do not change from the first step on: in bfloat16, in float64 mode, and with old-style keys."""
 
 import dataclasses
 
@@ -25,7 +25,7 @@ def enable_x64():
 
 
 class WideSelector(eqx.Module):
-    """PUCT, with an action of 64 bits in float64 mode."""
+    """PUCT whose action has 64 bits in float64 mode."""
 
     def __call__(self, node):
         return jnp.asarray(tz.PUCT()(node), int)
@@ -83,7 +83,7 @@ def train(state, num_epochs, checkpoints=None):
 
 
 def resumed(key, folder):
-    """Two epochs, with a checkpoint between them."""
+    """Trains two epochs with a checkpoint between them."""
     train(start(key), 1, tz.Checkpoints(folder))
     checkpoints = tz.Checkpoints(folder, resume=True)
     return train(checkpoints.restore(start(key)), 1, checkpoints)
@@ -96,12 +96,12 @@ def started():
 
 @pytest.fixture(scope="module")
 def two_epochs():
-    """In one go, in 32 bits, with a typed key."""
+    """Trains two epochs without a stop, in 32 bits, with a typed key."""
     return jax.device_get(named(train(start(jax.random.key(1)), 2)))
 
 
 def assert_close(found, expected):
-    """Equal but for how sums are rounded, which two programs may do differently."""
+    """Asserts that values are equal up to the rounding of sums, which two programs may do differently."""
     assert found.keys() == expected.keys()
     for name, x in jax.device_get(found).items():
         np.testing.assert_allclose(x, expected[name], rtol=1e-4, atol=1e-6, err_msg=name)
@@ -150,7 +150,7 @@ def test_a_bfloat16_network_stays_one_and_its_average_is_exact():
 
 
 def unsteady(start, after):
-    """An optimiser whose state is not what it was."""
+    """Returns an optimiser whose state changes its type."""
     return optax.GradientTransformation(lambda params: start, lambda updates, state, params=None: (updates, after))
 
 

@@ -1,4 +1,4 @@
-"""Unrolls against plain Python: every row of an episode begins one, and none runs into the next."""
+"""Unrolls against plain Python: one begins in every row of an episode, and none continues into the next episode."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ ONGOING, TERMINATED, TRUNCATED = range(3)
 
 
 def draw_games():
-    """Random steps, whose observation tells game and step; in one game episodes are longer than the ring."""
+    """Draws random moves whose observation encodes game and move. In one game, episodes are longer than the ring."""
     rng, shape = np.random.default_rng(0), (NUM_GAMES, LENGTH)
     ending = rng.choice([ONGOING, TERMINATED, TRUNCATED], shape, p=[0.7, 0.2, 0.1])
     ending[2] = np.where(np.arange(LENGTH) % 14 == 13, TERMINATED, ONGOING)
@@ -52,7 +52,7 @@ def trajectory(games, part):
 
 
 def targets(steps):
-    """The value target of each step of one game by its recursion, None where its episode is not over."""
+    """Computes the value target of each move of one game by its recursion; None if its episode is not over."""
     found, later = [], None
     for t in reversed(range(LENGTH)):
         reward = steps["rewards"][t, steps["player"][t]]
@@ -155,7 +155,7 @@ def test_a_ring_for_positions_alone_keeps_no_steps(games):
 
 
 def test_a_tabular_model_that_is_unrolled_predicts_every_target():
-    """What MuZero's loss compares: along the actions of an unroll, the game's own table gives rewards and outcomes."""
+    """As in MuZero's loss: along the actions of an unroll, the table of the game gives the rewards and outcomes."""
     left = 6  # players take 1 or 2 in turn; who takes the last one wins
 
     def shown(state, rewards):

@@ -26,7 +26,7 @@ SEARCHES = {
 
 @eqx.filter_jit
 def values(mcts, evaluator, positions):
-    """The search's value of each position, and the evaluator's."""
+    """Returns the value of each position by the search and by the evaluator."""
 
     def one(position, key):
         state = tz.search(mcts, ENV, evaluator, tz.init_search(mcts, *position), key=key)
@@ -36,7 +36,7 @@ def values(mcts, evaluator, positions):
 
 
 def write_positions():
-    """Writes positions of self-play, one a game and from all its phases, with the values of 800 simulations."""
+    """Writes positions of self-play, one from each game and from all phases, with the values of 800 simulations."""
     evaluator, mcts = tz.load_agent("connect_four_small").evaluator, SEARCHES["gumbel"]
 
     @eqx.filter_jit
@@ -60,14 +60,14 @@ def write_positions():
 
 
 def positions_of(lines):
-    """The positions after moves, each a digit from 0."""
+    """Returns the positions after moves, which are digits from 0."""
     moves = jnp.array([[int(move) for move in line.ljust(28, "x").replace("x", "9")] for line in lines])
     return jax.vmap(lambda moves: tz.play_moves(ENV, moves))(jnp.where(moves == 9, -1, moves))
 
 
 @pytest.fixture(scope="module")
 def solved_long():
-    """Positions of self-play; the evaluator; and the values of 800 simulations, as `write_positions` left them."""
+    """Returns positions of self-play, the evaluator, and the values of 800 simulations from `write_positions`."""
     rows = list(csv.DictReader(FILE.read_text().splitlines()))
     column = lambda name: np.array([float(row[name]) for row in rows])
     return positions_of([row["moves"] for row in rows]), column("searched"), column("network")
@@ -96,7 +96,7 @@ ROOTS = [tz.PlainRoot(), tz.Dirichlet(epsilon=0.8), tz.mcts.ForcedPlayouts(k=4.0
 
 @pytest.mark.parametrize("mcts", [tz.MCTS(12, root=root) for root in ROOTS])
 def test_what_is_recorded_is_what_the_root_policy_reads(mcts):
-    """By hand from the root's arrays: the policy, and the mean of the returns that the policy stands for."""
+    """Computed by hand from the arrays of the root: the policy, and the mean of the returns under the policy."""
 
     @eqx.filter_jit
     def run(mcts, key):
@@ -120,7 +120,7 @@ def test_what_is_recorded_is_what_the_root_policy_reads(mcts):
 
 
 def test_self_play_records_the_value_of_the_root_policy():
-    """The first move of a game is searched with a known key, so that its record can be computed again."""
+    """The first move of a game is searched with a known key, so its record can be computed again."""
     mcts = tz.gumbel_mcts(12, 3)
 
     @jax.jit

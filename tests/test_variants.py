@@ -55,7 +55,7 @@ def random_nodes(num: int, seed: int = 0) -> list[tz.mcts.Node]:
         q = (3 * rng.normal(size=6) * (visits > 0)).astype(np.float32)
         numbers = np.float32([rng.normal(), q.min() - 1, q.max() + 0.5])
         nodes.append(tz.mcts.Node(*map(jnp.asarray, (logits, visits.astype(np.int32), q, *numbers))))
-    return jax.device_get(nodes)  # to index others is slow
+    return jax.device_get(nodes)  # indexing other arrays is slow
 
 
 def stacked(nodes):
@@ -63,7 +63,7 @@ def stacked(nodes):
 
 
 def for_each(function, *arrays):
-    """`function` of each node of a batch, as NumPy arrays."""
+    """Applies `function` to each node of a batch; returns NumPy arrays."""
     return jax.device_get(jax.jit(lambda *arrays: jax.vmap(function)(*arrays))(*arrays))
 
 
@@ -88,7 +88,7 @@ def test_muzero_puct_is_its_formula(scale, fpu):
 
 
 def completed_q(node, c_visit=50, c_scale=0.1, rescale=True):
-    """Equations 8 and 33 of the paper, with q rescaled as its code does."""
+    """Equations 8 and 33 of the paper, with q rescaled as in its code."""
     logits, visits, q = (np.asarray(x, float) for x in (node.logits, node.visits, node.q))
     visited, value = visits > 0, float(node.raw_value)
     if visited.any():
@@ -150,12 +150,12 @@ def test_forced_playouts_are_forced_and_then_pruned():
 
 @eqx.filter_jit
 def read_each(mcts, states, keys):
-    """The move to play and the policy of each of a batch of games."""
+    """Returns the move to play and the policy of each game of a batch."""
     return jax.vmap(lambda s, key: (tz.choose_action(mcts, s, key=key), tz.action_weights(mcts, s)))(states, keys)
 
 
 def search_twice(mcts, tables):
-    """Searches, plays a move, and searches on; also the moves after both searches and their policies, stacked."""
+    """Searches, plays a move, and searches again; returns also the moves and policies after both searches, stacked."""
     keys = jax.random.split(jax.random.key(0), (4, NUM_GAMES))
     first = search_each(mcts, tables, begin(mcts, tables), keys[0])
     action, policy = read_each(mcts, first, keys[1])
@@ -193,7 +193,7 @@ def test_all_variants_compose(selector, root, backup, num_leaves):
 
 
 def test_gumbel_moves_by_the_best_of_the_most_visited():
-    """And selects by the best of those whose turn it is; `gumbel + logits + completed q` decides in both."""
+    """It also selects the best of the moves whose turn it is. `gumbel + logits + completed q` decides in both cases."""
     nodes, rng = random_nodes(NODES), np.random.default_rng(1)
     gumbel = jnp.asarray(rng.gumbel(size=(NODES, 6)), jnp.float32)
     before = jnp.asarray(np.stack([node.visits // 2 for node in nodes]))
@@ -229,14 +229,14 @@ def test_gumbel_on_a_reused_root_counts_the_visits_of_this_search(num_leaves):
             (second.tree, kept.tree.visits[game, 0], tables[game].legal[row].sum()),
         ):
             new = np.sort(tree.visits[game, 0] - start)[::-1]
-            by_hand = {1: [20, 0, 0, 0], 2: [10, 10, 0, 0], 3: [9, 8, 3, 0]}  # 3: thrice each, the rest for two
+            by_hand = {1: [20, 0, 0, 0], 2: [10, 10, 0, 0], 3: [9, 8, 3, 0]}  # 3: three visits each, then two moves
             assert new.tolist() == by_hand[min(int(num_legal), 3)]
         new = second.tree.visits[game, 0] - kept.tree.visits[game, 0]
         assert new[move[game]] == new.max()
 
 
 def test_gumbel_improves_on_the_prior_with_two_simulations():
-    """The paper's promise: with exact values, the moves it plays are worth more than those of the prior."""
+    """The paper proves it: with exact values, the played moves are better than those of the prior."""
     values, logits = jnp.array([0.1, -0.3, 0.5, 0.2]), jnp.array([1.0, 2.0, -0.5, 0.0])
     done = tz.StepMetadata(jnp.zeros(1), jnp.ones(4, bool), jnp.bool_(True), jnp.int32(0))
     start = dataclasses.replace(done, terminated=jnp.bool_(False))
@@ -272,7 +272,7 @@ def test_gumbel_without_noise_and_with_one_legal_action():
 
 @pytest.fixture(scope="module")
 def searched():
-    """Searches of tabular games, and the returns that a plain search of the same games saw at the root."""
+    """Returns searches of tabular games, and the returns that a plain search of the same games saw at the root."""
     mcts = tz.MCTS(40, discount=0.95, root=tz.PlainRoot())
     tables = [draw_tables(seed, end_rate=0.3) for seed in range(NUM_GAMES)]
     first, returns = search_twice(mcts, stack_tables(tables))[0], []
@@ -357,7 +357,7 @@ def test_ten_thousand_simulations_in_float32(name):
     assert tree.visits[0].sum() == 10_000
     bound = 48 * np.abs(tables.rewards).max() + 1  # no game is longer than 48 moves
     assert np.isfinite(tree.q).all() and np.abs(tree.q).max() < bound
-    if name in ("puct", "gumbel"):  # means: an edge is worth what its child is worth
+    if name in ("puct", "gumbel"):  # for means, the value of an edge is the value of its child
         size = int(tree.size)
         node = np.arange(1, size)
         parent, action = tree.parent[node], tree.action[node]

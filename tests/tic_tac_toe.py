@@ -14,7 +14,7 @@ def after(board: Board, cell: int) -> Board:
 
 @functools.cache
 def minimax(board: Board) -> tuple[int, dict[int, int]]:
-    """The value of a board for the player to move (+1), and of each of its moves."""
+    """Returns the value of a board for the player to move (+1), and the value of each of its moves."""
     if any(all(board[i] == -1 for i in line) for line in LINES):
         return -1, {}
     moves = {cell: -minimax(after(board, cell))[0] for cell in range(9) if board[cell] == 0}
@@ -23,7 +23,7 @@ def minimax(board: Board) -> tuple[int, dict[int, int]]:
 
 @functools.cache
 def reachable() -> dict[Board, list[int]]:
-    """Every board that can come up with the game still on, and moves that lead there."""
+    """Returns every reachable board in which the game is not over, with moves that lead there."""
     found, frontier = {(0,) * 9: []}, [(0,) * 9]
     while frontier:
         board = frontier.pop()
@@ -37,7 +37,7 @@ def reachable() -> dict[Board, list[int]]:
 
 @functools.cache
 def representatives() -> dict[Board, list[int]]:
-    """Of the reachable boards that are turned or mirrored to one another, one; with moves that lead there."""
+    """Returns one reachable board of each class of symmetric boards, with moves that lead there."""
     cells = np.arange(9).reshape(3, 3)
     turned = [np.rot90(side, turns).ravel() for side in (cells, cells[:, ::-1]) for turns in range(4)]
     least = {min(tuple(np.array(board)[order]) for order in turned): board for board in reachable()}
@@ -45,7 +45,7 @@ def representatives() -> dict[Board, list[int]]:
 
 
 def padded(moves: list[list[int]]) -> np.ndarray:
-    """Lists of moves for `tz.play_moves`."""
+    """Returns lists of moves as an array for `tz.play_moves`."""
     return np.array([row + (9 - len(row)) * [-1] for row in moves], np.int32)
 
 

@@ -1,5 +1,5 @@
 """A tiny engine that speaks GTP: `python toy_engine.py good --moves a3 b3 c3`. It plays the first move of the list that
-nobody has played in the game. In the other modes it goes wrong once the move `--trigger` has been played.
+has not been played in the game. In the other modes it fails after the move `--trigger` has been played.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""A training process to be killed: `python trainer.py folder num_epochs`; says on standard output what it is doing."""
+"""A training process that tests kill: `python trainer.py folder num_epochs`. It prints each phase when it begins."""
 
 import dataclasses
 import sys
@@ -13,7 +13,7 @@ import tz.runs.loop
 
 
 def config() -> tz.TrainConfig:
-    """Tic-tac-toe in the smallest shapes that still have everything: noise, testers, batch norm, an average."""
+    """Returns settings of tic-tac-toe in small shapes with every feature: noise, testers, batch norm, an average."""
     return tz.TrainConfig(
         mcts=tz.MCTS(3, 6, root=tz.Dirichlet()),
         optimizer=optax.adam(1e-2),
@@ -35,7 +35,7 @@ def start(env: tz.Env, config: tz.TrainConfig, mesh: jax.sharding.Mesh) -> tz.le
 
 
 class Sum(eqx.Module):
-    """A tester that plays nothing, for matches take long to compile, but has a state, a key and the newest weights."""
+    """A tester that plays no matches, which take long to compile, but has a state, a key and the newest weights."""
 
     def init(self, evaluator, *, mesh):
         return jnp.float32(0)
@@ -46,7 +46,7 @@ class Sum(eqx.Module):
 
 
 def announce() -> None:
-    """Lets each phase and each save say so on standard output when it begins."""
+    """Makes each phase and each save print a line when it begins."""
 
     def announced(name, function):
         def call(*args, **kwargs):
@@ -61,7 +61,7 @@ def announce() -> None:
 
 
 def train(folder: str, num_epochs: int) -> None:
-    """Begins a run in a folder, or goes on with it."""
+    """Begins a run in a folder, or continues it."""
     env, mesh = tz.from_pgx("tic_tac_toe"), tz.data_mesh(jax.devices()[:1])
     settings = dataclasses.replace(config(), testers=(Sum(),))
     checkpoints = tz.Checkpoints(folder, every_epochs=1, keep=2, resume=True)

@@ -1,7 +1,8 @@
 """tz: an AlphaZero research toolkit in JAX and Equinox.
 
-The names that most programs need are here. The rest is in the packages: `tz.games`, `tz.nn`, `tz.mcts`, `tz.learn`,
-`tz.matches`, `tz.runs` and `tz.plot`. A module or a name that begins with an underscore is private.
+This package exports the names that most programs need. The rest is in its subpackages: `tz.games`, `tz.nn`, `tz.mcts`,
+`tz.learn`, `tz.matches`, `tz.runs`, `tz.play` and `tz.plot`. Modules and names that begin with an underscore are
+private.
 """
 
 from tz.games import Env as Env

@@ -1,4 +1,4 @@
-"""The command line: `python -m tz` says what one can do."""
+"""The command line of tz: `python -m tz` lists the commands."""
 
 from tz._commands.main import main
 

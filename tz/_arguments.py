@@ -1,4 +1,4 @@
-"""Checks of what a caller gave: the commonest slips, each named before anything is compiled."""
+"""Checks of arguments, which report the most common mistakes of callers before anything is compiled."""
 
 import dataclasses
 import functools
@@ -10,12 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 _FUNCTIONS = types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial
 
 
 def shown(x: Any) -> str:
-    """A value for a message: a class or a function by its name, a module by its class, anything else in short."""
+    """Describes a value in a message: by its name, for a class or function, or by its shape, its value or its type."""
     if isinstance(x, type):
         return f"the class {x.__name__}"
     if isinstance(x, functools.partial):
@@ -28,8 +29,34 @@ def shown(x: Any) -> str:
     return repr(x) if is_short else f"a {type(x).__name__}"
 
 
+def shown_settings(settings: Any, indent: int = 0) -> str:
+    """Writes settings as the call that makes them, with only those fields that differ from their defaults."""
+    if not dataclasses.is_dataclass(settings) or isinstance(settings, type):
+        if isinstance(settings, tuple | list) and not hasattr(settings, "_fields"):
+            inner = ", ".join(shown_settings(x, indent) for x in settings)
+            return f"({inner},)" if len(settings) == 1 else f"({inner})"
+        return shown(settings)
+    parts = [
+        f"{field.name}={shown_settings(value, indent + 4)}"
+        for field in dataclasses.fields(settings)
+        if field.repr and not _is_default(value := getattr(settings, field.name), field.default)
+    ]
+    name, line = type(settings).__name__, ", ".join(parts)
+    if "\n" not in line and indent + len(name) + len(line) < 100:
+        return f"{name}({line})"
+    return f"{name}(\n" + "".join(" " * (indent + 4) + f"{part},\n" for part in parts) + " " * indent + ")"
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    """Returns True if a field has its default. An array that is being traced never counts as the default."""
+    if default is dataclasses.MISSING or type(value) is not type(default):
+        return False
+    equal = value == default
+    return False if isinstance(equal, Tracer) else bool(np.all(equal))
+
+
 def check_ints(where: str, **numbers: Any) -> None:
-    """Raises `ValueError` unless each number is an int of Python or NumPy."""
+    """Raises `ValueError` unless each number is a Python or NumPy int."""
     for name, x in numbers.items():
         if isinstance(x, bool) or not isinstance(x, int | np.integer):
             is_whole = isinstance(x, float) and x.is_integer()
@@ -38,10 +65,12 @@ def check_ints(where: str, **numbers: Any) -> None:
 
 
 def check_fields(settings: Any) -> None:
-    """Checks the fields of settings by their annotations, from `__post_init__`, and makes NumPy's ints Python's.
+    """Checks the fields of settings against their annotations, and converts NumPy ints to Python ints.
 
-    **Raises:** `ValueError` where a field that is an int has a float, or one that is an object has a class or a
-    function that makes such an object.
+    Settings classes call it in `__post_init__`.
+
+    **Raises:** `ValueError` if an int field has another type, a bool field has an array, or an object field has a class
+    or a function.
     """
     where = type(settings).__name__
     for field in dataclasses.fields(settings):
@@ -52,17 +81,17 @@ def check_fields(settings: Any) -> None:
                 setattr(settings, field.name, int(value))
         elif bool in kinds and isinstance(value, jax.Array):
             raise ValueError(
-                f"{where}: found {field.name}={shown(value)}, expected True or False; it decides what is compiled, so "
-                "it cannot be mapped over, and each choice is a program of its own."
+                f"{where}: found {field.name}={shown(value)}, expected True or False; give a Python "
+                "bool, since each choice is compiled on its own and jax.vmap cannot map over it."
             )
-        elif Any not in kinds:  # such as a dtype, which may be a class
+        elif Any not in kinds:  # a dtype, for instance, is annotated with Any and may be a class
             check_instance(where, field.name, value, tuple(kind for kind in kinds if _is_object(kind)))
 
 
 def check_instance(where: str, name: str, value: Any, kinds: tuple[type, ...] = ()) -> None:
-    """Raises `ValueError` for a class in the place of an instance; or for a function in that of an object of `kinds`.
+    """Raises `ValueError` for a class in place of an instance, and for a function in place of an object of `kinds`.
 
-    **Arguments:** `kinds`, of which the value should be; empty where it may be a function.
+    `kinds` are the expected types; leave them empty where a function is allowed.
     """
     if isinstance(value, type):
         raise ValueError(
@@ -72,13 +101,13 @@ def check_instance(where: str, name: str, value: Any, kinds: tuple[type, ...] = 
     if kinds and isinstance(value, _FUNCTIONS):
         expected = " or ".join(kind.__name__ for kind in kinds)
         raise ValueError(
-            f"{where}: found {name}={shown(value)}, expected an object of the kind {expected}; call the function that "
-            "makes it, with parentheses."
+            f"{where}: found {name}={shown(value)}, expected an object of type {expected}; call the function that "
+            "makes one, with parentheses."
         )
 
 
 def check_sequence(where: str, name: str, values: Any, kind: type) -> None:
-    """Raises `ValueError` unless `values` are a tuple or a list, without a class or a function in place of a `kind`."""
+    """Raises `ValueError` unless `values` is a tuple or list in which no class or function stands in for a `kind`."""
     if not isinstance(values, tuple | list):
         raise ValueError(f"{where}: found {name}={shown(values)}, expected a tuple; write {name}=(..., ).")
     for index, value in enumerate(values):
@@ -86,13 +115,13 @@ def check_sequence(where: str, name: str, values: Any, kind: type) -> None:
 
 
 def check_one_game(where: str, metadata: Any) -> None:
-    """Raises `ValueError` if the metadata are those of a batch of games."""
+    """Raises `ValueError` if the metadata has a batch axis."""
     for name, ndim in {"terminated": 0, "cur_player_id": 0, "action_mask": 1, "rewards": 1}.items():
         check_one(where, name, getattr(metadata, name), ndim)
 
 
 def check_one(where: str, name: str, x: Any, ndim: int = 0) -> None:
-    """Raises `ValueError` if an array of one game has another number of axes."""
+    """Raises `ValueError` if an array has more than `ndim` axes, as it has with a batch axis."""
     if jnp.ndim(x) > ndim:
         raise ValueError(
             f"{where}: found `{name}` of shape {jnp.shape(x)}, expected {'one axis' if ndim else 'a scalar'}: one "
@@ -101,7 +130,7 @@ def check_one(where: str, name: str, x: Any, ndim: int = 0) -> None:
 
 
 def check_one_key(where: str, key: Any) -> None:
-    """Raises `ValueError` for several keys in the place of one."""
+    """Raises `ValueError` for several keys in place of one."""
     is_typed = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     if jnp.ndim(key) > (0 if is_typed else 1):
         raise ValueError(
@@ -111,7 +140,7 @@ def check_one_key(where: str, key: Any) -> None:
 
 
 def check_evaluator(where: str, evaluator: Any) -> None:
-    """Raises `ValueError` for what cannot be called with a state, its metadata and a key, such as a network."""
+    """Raises `ValueError` unless the evaluator can be called with a state, its metadata and a key; a network cannot."""
     check_instance(where, "evaluator", evaluator)
     if not takes(evaluator, 3):
         raise ValueError(
@@ -121,12 +150,12 @@ def check_evaluator(where: str, evaluator: Any) -> None:
 
 
 def takes(function: Any, num_arguments: int) -> bool:
-    """Whether a function can be called with so many arguments; True where that cannot be known."""
+    """Returns whether a function can be called with `num_arguments` arguments; True if that cannot be known."""
     if not callable(function):
         return False
     try:
         inspect.signature(function).bind(*range(num_arguments))
-    except ValueError:  # it has no signature to be found
+    except ValueError:  # some built-in functions have no signature
         return True
     except TypeError:
         return False

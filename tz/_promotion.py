@@ -1,4 +1,4 @@
-"""JAX's own promotion of types and ranks, for code that relies on it whatever the user has set for theirs."""
+"""A context with JAX's standard promotion of types and ranks, whatever the user has configured."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +8,6 @@ import jax
 
 @contextmanager
 def standard_promotion() -> Iterator[None]:
-    """Within it, types and ranks are promoted as pgx and optax expect."""
+    """Promotes types and ranks inside the `with` block as pgx and optax expect."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield

@@ -1,7 +1,7 @@
-"""Games spread over devices, along one mesh axis called "data".
+"""Functions that spread games over devices, along one mesh axis called "data".
 
-What is done game by game (self-play, sampling, matches) runs under `jax.shard_map`, where each device loops over its
-own games and waits for no other. A gradient step is an ordinary `jax.jit` of sharded arrays, which adds up gradients.
+Work on separate games (self-play, sampling, matches) runs under `jax.shard_map`, where each device loops over its own
+games and waits for no other. A gradient step is an ordinary `jax.jit` of sharded arrays, which adds up the gradients.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,18 +18,27 @@ DATA = "data"
 
 
 def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh with the axis "data" over `devices`; by default over all there are, those of other processes included."""
+    """Makes a mesh with the single axis "data".
+
+    **Arguments:**
+
+    - `devices`: the devices of the mesh. By default, all devices of all processes.
+
+    **Returns:** the mesh, whose axis has the type `Auto`.
+
+    **Raises:** `ValueError` if `devices` is empty.
+    """
     devices = jax.devices() if devices is None else list(devices)
     if not devices:
-        raise ValueError("data_mesh: devices is empty, expected at least one device.")
+        raise ValueError("data_mesh: found no devices, expected at least one; leave the argument out for all devices.")
     return jax.make_mesh((len(devices),), (DATA,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def usable_mesh(mesh: Mesh | None) -> Mesh:
-    """The mesh as tz works with it: of all devices if there is none, and with axes of the type `Auto`.
+    """Returns the mesh with axes of the type `Auto`, or a mesh of all devices for None.
 
-    `jax.make_mesh` makes axes of the type `Explicit` by default, under which operations on arrays of unknown sharding
-    are refused.
+    `jax.make_mesh` makes axes of the type `Explicit` by default. With these, JAX refuses operations on arrays of
+    unknown sharding.
     """
     if mesh is None:
         return data_mesh()
@@ -37,8 +46,10 @@ def usable_mesh(mesh: Mesh | None) -> Mesh:
 
 
 def check_mesh(mesh: Mesh, **counts: int) -> None:
-    """Raises `ValueError` if the axes of the mesh are not ("data",), it leaves a process out, or it does not divide one
-    of `counts`."""
+    """Raises `ValueError` for a mesh that tz cannot use.
+
+    The mesh must have the one axis "data" and a device of each process, and its size must divide each of `counts`.
+    """
     if mesh.axis_names != (DATA,):
         raise ValueError(
             f'mesh: found the axes {mesh.axis_names}, expected the one axis ("{DATA}",); make it with tz.data_mesh().'
@@ -46,36 +57,37 @@ def check_mesh(mesh: Mesh, **counts: int) -> None:
     without = set(range(jax.process_count())) - {device.process_index for device in mesh.devices.flat}
     if without:
         raise ValueError(
-            f"The mesh has no device of process {min(without)} of {jax.process_count()}, but every process needs one. "
-            "Start fewer processes, or make the mesh with tz.data_mesh(), which takes all devices."
+            f"mesh: found no device of process {min(without)} of {jax.process_count()}, expected at least one of each "
+            "process; start fewer processes, or make the mesh with tz.data_mesh(), which takes all devices."
         )
     size = mesh.shape[DATA]
     for name, count in counts.items():
         if count % size:
             nearest = max(size, round(count / size) * size)
             raise ValueError(
-                f"{name}={count} cannot be split evenly over {size} devices; the nearest that can is {nearest}. Change "
-                "it, or pass a mesh of fewer devices: mesh=tz.data_mesh(jax.devices()[:n])."
+                f"mesh: found {name}={count}, which cannot be split evenly over {size} devices, expected a multiple of "
+                f"{size}; write {name}={nearest}, or pass a mesh of fewer devices: "
+                "mesh=tz.data_mesh(jax.devices()[:n])."
             )
 
 
 def place(tree: PyTree, mesh: Mesh, *, split: bool) -> PyTree:
-    """The arrays of `tree` on the mesh: split along their leading axis, or whole on every device.
+    """Places the arrays of `tree` on the mesh: split along their leading axis, or copied to every device.
 
-    Arrays that are not yet on a mesh of several processes must be the same in each of them. What is already on the one
-    device of a mesh is left as it is, so that functions compiled for it need not be compiled again.
+    With several processes, an array that is not yet on the mesh must be the same in each process. If the mesh has one
+    device, arrays that are already on it stay as they are, so that functions compiled for them are not compiled again.
     """
     mesh = usable_mesh(mesh)
 
     def put(x):
-        # XLA does not split what is empty; if this did, the first use of its results would be compiled once more.
+        # XLA never splits an empty array. If this did, the first program that uses its results would compile twice.
         is_split = split and eqx.is_array(x) and x.size > 0
         sharding = NamedSharding(mesh, PartitionSpec(DATA) if is_split else PartitionSpec())
         if not eqx.is_array(x) or (mesh.size == 1 and x.devices() == set(mesh.devices.flat)):
             return x
         if sharding.is_fully_addressable or not x.is_fully_addressable:
             return jax.device_put(x, sharding)
-        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):  # from one process to several only numbers travel
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):  # JAX sends only numbers between processes
             return jax.random.wrap_key_data(put(jax.random.key_data(x)), impl=jax.random.key_impl(x))
         return jax.device_put(np.asarray(x), sharding)
 
@@ -83,10 +95,20 @@ def place(tree: PyTree, mesh: Mesh, *, split: bool) -> PyTree:
 
 
 def over_games(mesh: Mesh | None, function: Callable[[Any, Any], Any], shared: PyTree, games: PyTree) -> PyTree:
-    """`function(shared, games)`, run on each device with its own part of `games`, without any communication.
+    """Runs `function(shared, games)` on each device, with the games of that device.
 
-    **Arguments:** `mesh`, None for one device; `shared`, whole on every device; `games`, arrays whose leading axis is
-    split. All results are joined along theirs. With a mesh, to be called under `jax.jit`.
+    The devices do not communicate, so each loops over its own games without waiting for the others. With a mesh of
+    several devices, call this under `jax.jit`.
+
+    **Arguments:**
+
+    - `mesh`: from [`tz.data_mesh`][]. With None, or with a single device, `function` is called directly.
+    - `function`: `(shared, games) -> results`. Each result has a leading axis of games.
+    - `shared`: any PyTree, such as a network and settings. Its arrays are whole on every device.
+    - `games`: a PyTree of arrays `[B, ...]`, whose leading axis is split over the devices. The number of devices must
+        divide `B`.
+
+    **Returns:** the results, joined along their leading axis.
     """
     mesh = None if mesh is None else usable_mesh(mesh)
     if mesh is None or mesh.size == 1:
@@ -97,5 +119,5 @@ def over_games(mesh: Mesh | None, function: Callable[[Any, Any], Any], shared: P
         return function(eqx.combine(arrays, static), games)
 
     specs = PartitionSpec(), PartitionSpec(DATA)
-    # The check that is left out asks of every loop inside whether its carry differs between devices: all may.
+    # With check_vma, each loop inside would have to declare that its carry differs between devices.
     return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=specs[1], check_vma=False)(arrays, games)

@@ -1,8 +1,8 @@
 """Rates agents in a league: `python experiments/connect_four/league.py random rollouts:100 runs/c4/agent.tz`.
 
 A player is a file that `tz.save_agent` wrote, a name that `tz.load_agent` knows, `random`, or `rollouts:N`, a plain
-search with N random games a move. All meet from the same openings, each from both sides. The ratings are Elo with the
-first player at 0, so with a fixed player in the first place they are on a scale that no agent of the league can move.
+search with N rollouts a move. All pairs play the same openings, each from both sides. The ratings are Elo with the
+first player at 0. So with the same first player, the ratings of different leagues are on one scale.
 """
 
 import argparse
@@ -29,12 +29,12 @@ def player(name: str, num_simulations: int) -> tz.Player:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("players", nargs="+", help="files or names of agents, random, rollouts:N")
-    parser.add_argument("--games", type=int, default=200, help="of each pair")
-    parser.add_argument("--simulations", type=int, default=32, help="of the agents, a move")
-    parser.add_argument("--opening-moves", type=int, default=5, help="random moves that games begin with")
+    parser.add_argument("--games", type=int, default=200, help="games of each pair")
+    parser.add_argument("--simulations", type=int, default=32, help="for a move of an agent")
+    parser.add_argument("--opening-moves", type=int, default=5, help="random moves at the start of a game")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--devices", type=int, default=2, help="two use the cores of a CPU better than one")
-    parser.add_argument("--out", type=pathlib.Path, help="a file for the table")
+    parser.add_argument("--out", type=pathlib.Path, help="write the table to this file")
     args = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", args.devices)
     env, key = tz.from_pgx("connect_four"), jax.random.key(args.seed)

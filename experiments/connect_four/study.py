@@ -1,11 +1,13 @@
-"""What each part of the recipe is worth: agents trained equally long, matched with those of the whole recipe.
+"""Measures the worth of each part of the recipe, by matches of variants against the whole recipe.
 
 `python experiments/connect_four/study.py --minutes 4 --seeds 2 --out runs/study` writes a table and a plot; `--only`
-takes some of the variants. Each changes the recipe in one way, the last two in two. Its agents and those of the recipe
-with the same seed (or those of the variant that `--rival` names) play from the same openings, five random moves long.
-The time is that of training alone, without compilation. `--epochs` takes its place for variants whose epochs take
-equally long, such as those of the value target: then it does not matter what else the machine does. Agents and matches
-that the folder already has are not made again, so a study that was cut off goes on with the same command.
+selects variants. Each variant changes the recipe in one way, the last two in two ways. All agents are trained for the
+same time, without compilation. The agents of a variant play those of the whole recipe (or of the variant `--rival`)
+with the same seed, from the same openings of five random moves.
+
+`--epochs` replaces the time for variants whose epochs take equally long, such as the variants of the value target; then
+the load of the machine does not matter. Agents and matches that are already in the folder are not made again, so the
+same command continues a study that was cut off.
 """
 
 import argparse
@@ -71,7 +73,7 @@ VARIANTS = {
 
 NOT_OF_THE_RECIPE = ("simulations_at_first", "cut_after", "drawn_after", "surprise_fraction")
 MEAN_SURPRISE = 0.7
-"""In nats; that of a batch falls from 0.9 to 0.65 in the first twenty epochs."""
+"""The typical surprise of a position, in nats. The mean of a batch falls from 0.9 to 0.65 in twenty epochs."""
 
 
 def slug(name: str) -> str:
@@ -79,7 +81,7 @@ def slug(name: str) -> str:
 
 
 def drawn_after(env: tz.Env, num_moves: int) -> tz.Env:
-    """The game, which is a draw if it is not over after some moves from where it began."""
+    """Returns the game with a limit: it is drawn if it is not over some moves after its start."""
 
     def init(key):
         state, metadata = env.init(key)
@@ -99,9 +101,11 @@ def drawn_after(env: tz.Env, num_moves: int) -> tz.Env:
 def surprising_loss(
     network: eqx.Module, output: tuple[jax.Array, jax.Array], sample: tz.Sample, *, share: float, l2: float
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """`tz.az_loss`, where a share of each position's weight is as large as its surprise: the Kullback-Leibler
-    divergence of the network's policy, as it is now, from the target. But for a factor, in expectation the same as to
-    draw it that much more often."""
+    """Returns `tz.az_loss` times a weight; its fraction `share` is proportional to the surprise of the position.
+
+    The surprise is the Kullback-Leibler divergence of the network's current policy from the target. In expectation, and
+    up to a factor, the weight is the same as drawing the position that much more often.
+    """
     loss, metrics = tz.az_loss(network, output, sample, l2_reg_lambda=l2)
     entropy = jnp.sum(jax.scipy.special.entr(sample.policy))
     surprise = jax.lax.stop_gradient(metrics["policy_loss"]) - entropy
@@ -110,7 +114,7 @@ def surprising_loss(
 
 
 def trained(name: str, seeds: range, length: dict[str, float], out: pathlib.Path) -> list[pathlib.Path]:
-    """The files of the agents of a variant, one a seed; trains those that are not there."""
+    """Returns the files of the agents of a variant, one for each seed; trains the agents that are missing."""
     paths = [out / f"{slug(name)}-{seed}.tz" for seed in seeds]
     settings = dict(VARIANTS.get(name, {}))
     others = {key: settings.pop(key, None) for key in NOT_OF_THE_RECIPE}
@@ -150,7 +154,7 @@ def trained(name: str, seeds: range, length: dict[str, float], out: pathlib.Path
 def scores(
     agents: list[pathlib.Path], rivals: list[pathlib.Path], num_games: int, num_simulations: int, record: pathlib.Path
 ) -> list[tuple[float, float, float]]:
-    """The score against the rival of the same seed, with its interval. Kept in `record`, and read from it."""
+    """Returns the score against the rival of each seed, with its interval. `record` keeps it for the next call."""
     files = [zlib.crc32(path.read_bytes()) for path in agents + rivals]
     match_of = {"games": num_games, "simulations": num_simulations, "files": files}
     if record.exists() and (known := json.loads(record.read_text()))["match"] == match_of:
@@ -184,13 +188,13 @@ def plot(rows: dict[str, list[tuple[float, float, float]]], rival: str, path: pa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=4)
-    parser.add_argument("--epochs", type=int, help="in place of the minutes")
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--games", type=int, default=400, help="a match")
-    parser.add_argument("--simulations", type=int, default=32, help="of both players, a move")
+    parser.add_argument("--minutes", type=float, default=4, help="the length of the training of each agent")
+    parser.add_argument("--epochs", type=int, help="the length of the training, instead of minutes")
+    parser.add_argument("--seeds", type=int, default=2, help="the number of agents of each variant")
+    parser.add_argument("--games", type=int, default=400, help="games of a match")
+    parser.add_argument("--simulations", type=int, default=32, help="for a move of both players")
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--rival", choices=list(VARIANTS), help="in place of the whole recipe")
+    parser.add_argument("--rival", choices=list(VARIANTS), help="a variant as the rival, instead of the whole recipe")
     parser.add_argument("--devices", type=int, default=2, help="two use the cores of a CPU better than one")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/study"))
     args = parser.parse_args()

@@ -1,7 +1,8 @@
-"""Mistake rates on solved Connect Four positions: `python experiments/connect_four/truth.py AGENT`.
+"""Measures mistakes on solved Connect Four positions: `python experiments/connect_four/truth.py AGENT`.
 
-`AGENT` is a file that `tz.save_agent` wrote, or a name that `tz.load_agent` knows. Prints a table by source and phase
-of the game: of the policy alone, of two searches of several sizes, and of the same searches without a network.
+`AGENT` is a file that `tz.save_agent` wrote, or a name that `tz.load_agent` knows. It prints a table of mistake
+rates by source and phase of the game: for the policy alone, for two searches of several sizes, and for the same
+searches without a network.
 """
 
 import argparse
@@ -26,7 +27,11 @@ PHASES = {"8-13": (8, 13), "14-20": (14, 20), "21-27": (21, 27), "28+": (28, 42)
 
 
 class Solved(NamedTuple):
-    """The solved positions: move lists padded with -1 `[n, 42]`, results `[n, 7]` (-1 where full), ply, source."""
+    """The solved positions.
+
+    `moves` `[n, 42]` are the columns played, from 0, padded with -1. `results` `[n, 7]` are 0 for a loss, 1 for a draw
+    and 2 for a win of the player to move, -1 for a full column. `ply` is the number of moves before the position.
+    """
 
     moves: np.ndarray
     results: np.ndarray
@@ -47,10 +52,12 @@ def load_solved(path: pathlib.Path = SOLVED) -> Solved:
 def chosen_moves(
     mcts: tz.MCTS | None, evaluator: tz.mcts.Evaluator, moves: np.ndarray, batch_size: int = 256
 ) -> np.ndarray:
-    """The move that a search from a fresh tree chooses after each list of moves; None for the policy alone."""
+    """Returns the move that a search from a fresh tree, or the policy if `mcts` is None, chooses in each position."""
     found = []
     for start in range(0, len(moves), batch_size):
-        rows = np.arange(start, start + batch_size) % len(moves)  # the last batch is filled up from the beginning
+        rows = np.arange(start, start + batch_size) % len(
+            moves
+        )  # wraps around to fill the last batch, as every size of batch is compiled
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), rows)
         found.append(np.asarray(_choose(tz.data_mesh(), (mcts, evaluator), (jnp.asarray(moves[rows]), keys))))
     return np.concatenate(found)[: len(moves)]
@@ -74,15 +81,17 @@ def _choose(mesh, shared, batch):
 
 
 def mistakes(solved: Solved, chosen: np.ndarray) -> np.ndarray:
-    """Where the chosen move's result is worse than the best one there is; a full column is an error of the caller."""
+    """Returns True for each position in which the chosen move has a worse result than the best move."""
     result = np.take_along_axis(solved.results, chosen[:, None], axis=1)[:, 0]
     if (result < 0).any():
-        raise ValueError(f"position {int(np.argmin(result))}: the move chosen is a full column")
+        raise ValueError(
+            f"mistakes: found a full column as the move in position {int(np.argmin(result))}, expected a legal move."
+        )
     return result < solved.results.max(1)
 
 
 def rates(solved: Solved, wrong: np.ndarray) -> list[float]:
-    """The mistake rate in percent of each source: over all, then by phase."""
+    """Returns the mistake rates in percent: for each source, the rate over all and the rates by phase."""
     columns = []
     for source in SOURCES:
         of_source = solved.source == source
@@ -93,7 +102,7 @@ def rates(solved: Solved, wrong: np.ndarray) -> list[float]:
 
 
 def measured(rows: Sequence[tuple[str, tz.mcts.Evaluator, tz.MCTS | None]]) -> dict[str, dict[str, float]]:
-    """The rates of each `(name, evaluator, search)`, printed as a table that grows."""
+    """Returns the rates of each `(name, evaluator, search)`, and prints them as a table that grows."""
     solved, columns = load_solved(), [f"{source} {phase}" for source in SOURCES for phase in ("all", *PHASES)]
     print("| mistakes in %", *columns, sep=" | ", end=" |\n")
     print("|---|" + "---:|" * len(columns))
@@ -105,23 +114,25 @@ def measured(rows: Sequence[tuple[str, tz.mcts.Evaluator, tz.MCTS | None]]) -> d
 
 
 def puct(num_simulations: int) -> tz.MCTS:
-    """Plain PUCT with c = 2, from a fresh tree."""
+    """Returns plain PUCT with c = 2, from a fresh tree."""
     settings = {"root": tz.PlainRoot(), "temperature": 0.0, "persist_tree": False}
     return tz.MCTS(num_simulations, selector=tz.PUCT(2.0), **settings)
 
 
 def gumbel(num_simulations: int) -> tz.MCTS:
-    """The search that plays best, from a fresh tree: that of training without its noise, and with proofs."""
+    """Returns the strongest search, from a fresh tree: the search of training without noise, and with proofs."""
     mcts = tz.gumbel_mcts(num_simulations, NUM_COLUMNS, solve=True, persist_tree=False)
     return tz.without_exploration(mcts)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("agent", help="a file, or a name that tz.load_agent knows")
+    parser.add_argument("agent", help="a file of an agent, or a name that tz.load_agent knows")
     parser.add_argument("--simulations", type=int, nargs="+", default=(32, 64, 200, 600))
-    parser.add_argument("--quick", action="store_true", help="no second search, nothing without the network")
-    parser.add_argument("--ship", help="writes the agent to this file, with its mistakes in its card")
+    parser.add_argument(
+        "--quick", action="store_true", help="leave out the second search, and the searches without a network"
+    )
+    parser.add_argument("--ship", help="write the agent to this file, with the mistakes in its card")
     args = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", 2)  # uses the cores of a CPU better than one device
     agent = tz.load_agent(args.agent).evaluator

@@ -1,1 +1,1 @@
-"""The commands of `python -m tz`: one module for each group of them, and their options."""
+"""The commands of `python -m tz`, with one module for each group of commands and one for their options."""

@@ -1,4 +1,4 @@
-"""The commands that look at what there is: `show`, `plot` and `match`."""
+"""The commands that inspect runs and agents: `show`, `plot` and `match`."""
 
 import json
 import pathlib
@@ -24,8 +24,8 @@ from tz.runs.screen import clock, result_text
 _SHOW = """\
 python -m tz show FOLDER|AGENT
 
-Shows how far the run in a folder is and what its last test found; or the card of an agent, which is a file or the name
-of an agent that comes with tz.
+Shows the progress of the run in a folder and the result of its last test; or the card of an agent, which says how it
+was trained and how strong it is. AGENT is a file, or the name of an agent that comes with tz.
 
   python -m tz show runs/connect_four
   python -m tz show connect_four
@@ -33,7 +33,8 @@ of an agent that comes with tz.
 _PLOT = """\
 python -m tz plot FOLDER [FOLDER ...] [options]
 
-Draws the losses, scores and ratings of one or several runs. A run of several seeds is drawn as their mean and a band.
+Plots the losses, scores and ratings of one or several runs. A run of several seeds is plotted as their mean, with a
+band around it.
 
   python -m tz plot runs/connect_four
   python -m tz plot runs/one runs/other --x minutes --out both.png
@@ -42,21 +43,21 @@ Draws the losses, scores and ratings of one or several runs. A run of several se
 _MATCH = """\
 python -m tz match PLAYER PLAYER [options]
 
-Lets two players play from random openings, each opening from both sides, and prints the score of the first. A player is
-the file of an agent, the name of one that comes with tz, random, rollouts:N (a search with N random games a move), or
-gtp:COMMAND (a program that speaks GTP).
+Plays games between two players, from random openings that are each played from both sides, and prints the score of the
+first player. A player is the file of an agent, the name of an agent that comes with tz, random (random moves),
+rollouts:N (a search with N random games for each move), or gtp:COMMAND (a program that speaks GTP).
 
   python -m tz match runs/connect_four/agent.tz random
   python -m tz match runs/one/agent.tz connect_four --games 200 --simulations 64
 
 """
-_LAST = ("versions", "git", "flags", "recipe")  # of a card: the rest says how strong an agent is, and how it became so
+_LAST = ("versions", "git", "flags", "recipe")  # shown last, after the strength of an agent and its training
 
 
 def show(arguments: Sequence[str]) -> None:
-    """The command `show`.
+    """Runs the command `show`.
 
-    **Raises:** `ValueError` if there is no such run and no such agent.
+    **Raises:** `ValueError` if there is no such run or agent.
     """
     parser = Parser("show")
     parser.add_argument("what", nargs="?")
@@ -65,7 +66,7 @@ def show(arguments: Sequence[str]) -> None:
         print(_SHOW.rstrip())
         return
     if found["what"] is None:
-        raise ValueError("show: found nothing to show, expected the folder of a run, or an agent; name one.")
+        raise ValueError("show: found nothing to show, expected the folder of a run, or an agent; give one.")
     folder = pathlib.Path(found["what"])
     if not folder.is_dir():
         print(card_text(found["what"]))
@@ -76,9 +77,9 @@ def show(arguments: Sequence[str]) -> None:
 
 
 def plot(arguments: Sequence[str]) -> None:
-    """The command `plot`.
+    """Runs the command `plot`.
 
-    **Raises:** `ValueError` if a folder has no metrics, or none that can be drawn.
+    **Raises:** `ValueError` if a folder has no metrics, or none that can be plotted.
     """
     parser = Parser("plot")
     parser.add_argument("folders", nargs="*", type=pathlib.Path)
@@ -87,14 +88,13 @@ def plot(arguments: Sequence[str]) -> None:
     found = parser.read(arguments)
     if found["help"]:
         rows = {
-            "--x NAME": "What is on the horizontal axis: epoch, minutes, hours, games, moves, steps, or any metric. "
-            "[epoch]",
-            "--out FILE": "Where the picture is written. [learning.png in the first folder]",
+            "--x NAME": "The horizontal axis: epoch, minutes, hours, games, moves, steps, or any metric. [epoch]",
+            "--out FILE": "The file for the picture. [learning.png in the first folder]",
         }
         print(_PLOT + "Options:\n" + help_lines(rows))
         return
     if not found["folders"]:
-        raise ValueError("plot: found no folder, expected that of a run; write python -m tz plot runs/NAME.")
+        raise ValueError("plot: found no folder, expected the folder of a run; write python -m tz plot runs/NAME.")
     runs = {str(folder): folder for folder in found["folders"]}
     figure = plot_learning(found["folders"][0] if len(runs) == 1 else runs, x=found["x"])
     first = found["folders"][0]
@@ -104,9 +104,9 @@ def plot(arguments: Sequence[str]) -> None:
 
 
 def match(arguments: Sequence[str]) -> None:
-    """The command `match`.
+    """Runs the command `match`.
 
-    **Raises:** `ValueError` if there is no such player, or the two do not play the same game.
+    **Raises:** `ValueError` if there is no such player, or the two players do not play the same game.
     """
     parser = Parser("match")
     parser.add_argument("players", nargs="*")
@@ -117,17 +117,17 @@ def match(arguments: Sequence[str]) -> None:
     if found["help"]:
         rows = {
             "--games N": "The number of games, an even number. [100]",
-            "--simulations N": "The simulations of an agent's search for each move. [200]",
+            "--simulations N": "The number of simulations of an agent for each move. [200]",
             "--opening-moves N": "The number of random moves that a game begins with, so that games differ. [4]",
-            "--max-moves N": "The moves after which a game is cut off. [1024]",
+            "--max-moves N": "The number of moves after which a game is cut off. [1024]",
             "--seed N": "The seed of the openings and of the searches. [0]",
-            "--env GAME": "The game, where no player is an agent or the game is one of your own.",
+            "--env GAME": "The game. It is needed if no player is an agent, or for your own game.",
         }
         print(_MATCH + "Options:\n" + help_lines(rows))
         return
     if len(found["players"]) != 2:
         raise ValueError(
-            f"match: found {len(found['players'])} players, expected two; write python -m tz match AGENT random."
+            f"match: found {len(found['players'])} players, expected 2; write python -m tz match AGENT random."
         )
     env = named_game(found["env"] or _game_of(found["players"]))
     first, second = (_player(word, env, found["simulations"]) for word in found["players"])
@@ -137,7 +137,7 @@ def match(arguments: Sequence[str]) -> None:
 
 
 def card_text(source: str) -> str:
-    """The card of an agent as a page.
+    """Returns the card of an agent as lines of text.
 
     **Raises:** `ValueError` if there is no such agent.
     """
@@ -150,7 +150,7 @@ def card_text(source: str) -> str:
 
 
 def _lines(name: str, value: Any, indent: str) -> list[str]:
-    """A value of a card as lines, one for each of what it holds."""
+    """Returns a value of a card as lines, one for each entry of a dict in it."""
     name = name.replace("_", " ")
     if not isinstance(value, Mapping):
         return [f"{indent}{name}: {'none' if value is None else value}"]
@@ -161,7 +161,7 @@ def _lines(name: str, value: Any, indent: str) -> list[str]:
 
 
 def run_text(folder: pathlib.Path) -> str:
-    """Return a few lines that say how far a run is.
+    """Returns a few lines about the progress of a run.
 
     **Raises:** `ValueError` if there is no run in the folder.
     """
@@ -171,7 +171,7 @@ def run_text(folder: pathlib.Path) -> str:
     whole = f"{settings.epochs} epochs" if settings.minutes is None else f"{clock(60 * settings.minutes)} minutes"
     lines = [f"{folder}: a run of {recipe.env}, seed {settings.seed}, {whole} in all"]
     if not rows:
-        return "\n".join([*lines, "  no epoch is done"])
+        return "\n".join([*lines, "  no epoch is done yet"])
     last = rows[-1]
     done = [f"{last['epoch'] + 1} epochs"]
     if "elapsed_seconds" in last:
@@ -182,19 +182,22 @@ def run_text(folder: pathlib.Path) -> str:
     lines += [f"  last test, after epoch {tests[-1][0]}: {tests[-1][1]}"] if tests else ["  no test yet"]
     epochs = sorted(int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdecimal())
     if epochs:
-        lines.append(f"  checkpoints after epochs {', '.join(map(str, epochs))}; python -m tz resume {folder} goes on")
+        lines.append(
+            f"  checkpoints after epochs {', '.join(map(str, epochs))}; continue: python -m tz resume {folder}"
+        )
     return "\n".join(lines)
 
 
 def _game_of(words: Sequence[str]) -> str:
-    """The game that the first agent among some players plays."""
+    """Returns the game that the first agent among the players plays."""
     for word in words:
         if word != "random" and not word.startswith(("rollouts:", "gtp:")):
             return agent_game(word)
-    raise ValueError("match: found no agent among the players, so the game is not known; add --env GAME.")
+    raise ValueError("match: found no agent among the players, expected one, which tells the game; add --env GAME.")
 
 
 def _player(word: str, env: Env, num_simulations: int) -> AnyPlayer:
+    """Makes the player that a word of the command line names."""
     if word == "random":
         return random_player()
     kind, _, rest = word.partition(":")

@@ -1,4 +1,4 @@
-"""The commands of `python -m tz`, and the page that lists them."""
+"""Runs the commands of `python -m tz`, and lists them on a help page."""
 
 import dataclasses
 import os
@@ -14,7 +14,7 @@ from tz.play.gtp_command import serve_gtp
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """A word after `python -m tz`, and the function that gets the arguments after it."""
+    """A command of `python -m tz`: `run` is the function that gets the arguments after its name."""
 
     run: Callable[[Sequence[str]], None]
     about: str
@@ -22,35 +22,40 @@ class Command:
 
 
 COMMANDS = {
-    "train": Command(train, "Trains an agent by self-play and leaves it in a folder."),
-    "resume": Command(resume, "Goes on with a run that was stopped, or for longer."),
-    "fork": Command(fork, "Begins another run from where one stands, with other settings."),
-    "show": Command(show, "Shows how far a run is, or the card of an agent: how it was trained and how strong it is."),
-    "plot": Command(plot, "Draws what one or several runs learned."),
-    "match": Command(match, "Lets two agents play a match."),
-    "play": Command(run_play, "Lets you play against an agent, on a page in the browser or in the terminal."),
-    "gtp": Command(serve_gtp, "Makes an agent an engine that speaks GTP, for boards such as Sabaki."),
+    "train": Command(train, "Trains an agent by self-play and saves it in a folder."),
+    "resume": Command(resume, "Continues a run that was stopped, or makes it longer."),
+    "fork": Command(fork, "Starts a new run from the last state of another run, with other settings."),
+    "show": Command(show, "Shows the progress of a run, or how an agent was trained and how strong it is."),
+    "plot": Command(plot, "Plots the learning curves of one or several runs."),
+    "match": Command(match, "Plays a match between two agents."),
+    "play": Command(run_play, "Lets you play against an agent, in the browser or in the terminal."),
+    "gtp": Command(serve_gtp, "Runs an agent as a GTP engine, for programs such as Sabaki."),
 }
 _ABOUT = """\
-tz trains agents for board games by self-play, as AlphaZero did.
+tz trains agents for board games by self-play, as AlphaZero does.
 
-  python -m tz train --env connect_four --minutes 20      trains an agent and leaves it in runs/connect_four
-  python -m tz show runs/connect_four                     says how far it is
-  python -m tz play runs/connect_four                     lets you play against it
-  python -m tz match runs/connect_four/agent.tz random    lets it play against random moves
-  python -m tz COMMAND --help                             says more of a command
+  python -m tz train --env connect_four --minutes 20      trains an agent and saves it in runs/connect_four
+  python -m tz show runs/connect_four                     shows the progress of the run
+  python -m tz play runs/connect_four                     lets you play against the agent
+  python -m tz match runs/connect_four/agent.tz random    plays a match against random moves
+  python -m tz COMMAND --help                             explains a command and its options
 
 Commands:
 """
 
 
 def overview() -> str:
-    """Return the page that lists all commands."""
+    """Returns the page that lists all commands."""
     return _ABOUT + help_lines({name: command.about for name, command in COMMANDS.items()})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs a command; what is wrong with its arguments is said in one line."""
+    """Runs a command. An error in its arguments ends the process with a message of one line.
+
+    **Arguments:** `arguments`, by default the arguments of the process.
+
+    **Raises:** `SystemExit` after an error or Ctrl-C.
+    """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(overview())
@@ -64,18 +69,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(f"error: {error}") from error
     except KeyboardInterrupt as error:
         raise SystemExit("stopped.") from error
-    except BrokenPipeError:  # such as of `| head`; what Python would still print at its end goes nowhere
+    except BrokenPipeError:  # as with `| head`; Python must not fail again when it flushes stdout at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
 
 
 def unknown(name: str, rest: Sequence[str]) -> str:
-    """Return the message for a first word that is no command. It knows the options of earlier versions."""
+    """Returns the message for a first word that is not a command. It translates the options of earlier versions."""
     if not name.startswith("-"):
-        return f"found the command {name!r}, expected one of {', '.join(COMMANDS)}. See python -m tz --help."
+        return f"tz: found the command {name!r}, expected one of {', '.join(COMMANDS)}; see python -m tz --help."
     words = [name, *rest]
 
-    def taken(option: str) -> str | None:
+    def taken(option: str) -> str | None:  # takes an option and its value out of the words, and returns the value
         if option not in words or words.index(option) + 1 >= len(words):
             return None
         at = words.index(option)
@@ -90,4 +95,4 @@ def unknown(name: str, rest: Sequence[str]) -> str:
         line = ["fork", taken("--fork") or "FOLDER", *words]
     else:
         line = ["train", *words]
-    return f"found options without a command; write: python -m tz {' '.join(line)}"
+    return f"tz: found options without a command, expected one; write: python -m tz {' '.join(line)}"

@@ -1,4 +1,4 @@
-"""Options of the command line, made from the fields of a dataclass: their types, defaults and docstrings."""
+"""Makes command-line options and their help from the fields of a dataclass: types, defaults and docstrings."""
 
 import argparse
 import ast
@@ -17,32 +17,32 @@ from typing import Any, NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are `ValueError`s of one line, and that says which option was meant."""
+    """A parser that raises a `ValueError` of one line for an error, and suggests the option that was meant."""
 
     def __init__(self, command: str):
         super().__init__(prog=f"python -m tz {command}", add_help=False, allow_abbrev=False)
         self.add_argument("-h", "--help", action="store_true")
 
     def error(self, message: str) -> NoReturn:
-        """Raises `ValueError` in the place of a page of usage."""
-        raise ValueError(f"{message}. See {self.prog} --help.")
+        """Raises `ValueError`, instead of printing the usage and exiting."""
+        raise ValueError(f"{message}; see {self.prog} --help.")
 
     def read(self, arguments: Sequence[str]) -> dict[str, Any]:
-        """The options that were given, without those that were not.
+        """Reads the arguments and returns the options that were given.
 
-        **Raises:** `ValueError` for options that there are not, and for values that they do not take.
+        **Raises:** `ValueError` for an unknown option, or a value that an option does not take.
         """
         found, unknown = self.parse_known_args([_hyphens(word) for word in arguments])
         if unknown:
             known = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
             closest = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1, cutoff=0.6)
-            guess = f"; did you mean {closest[0]}?" if closest else ""
-            self.error(f"found {' '.join(unknown)}, which {self.prog} does not know{guess}")
+            guess = f" (did you mean {closest[0]}?)" if closest else ""
+            self.error(f"found {' '.join(unknown)}, expected options of {self.prog}{guess}")
         return vars(found)
 
 
 def add_fields(parser: argparse.ArgumentParser, cls: type, leave_out: Sequence[str] = ()) -> None:
-    """Adds an option for each field of a dataclass. Those that are not given are not in what the parser finds."""
+    """Adds an option for each field of a dataclass. Options that are not given are absent from the result."""
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         if field.name in leave_out:
@@ -59,13 +59,13 @@ def add_fields(parser: argparse.ArgumentParser, cls: type, leave_out: Sequence[s
 
 
 def option_name(field: str) -> str:
-    """The option of a field: `--num-games` of `num_games`."""
+    """Returns the option of a field: `--num-games` for `num_games`."""
     return "--" + field.replace("_", "-")
 
 
 @functools.cache
 def explanations(cls: type) -> dict[str, str]:
-    """Return the docstring below each field of a class, as plain text without markup."""
+    """Returns the docstring below each field of a class, as plain text without markup."""
     try:
         (body,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     except OSError:  # installed without its source
@@ -82,13 +82,13 @@ def explanations(cls: type) -> dict[str, str]:
 
 
 def without_markup(text: str) -> str:
-    """A text of the documentation as plain words: no links, no backticks, no fields of a class in a command line."""
+    """Removes links, backticks and line breaks from a docstring."""
     text = re.sub(r"\[`([^`]+)`\]\[.*?\]", r"\1", text)
     return " ".join(text.replace("`", "").split())
 
 
 def help_lines(rows: Mapping[str, str]) -> str:
-    """Options and what they do, in two columns as wide as the terminal allows."""
+    """Lays out options and their help in two columns, as wide as the terminal allows."""
     width = min(shutil.get_terminal_size((100, 24)).columns, 110)
     indent, lines = 28, []
     for name, text in rows.items():
@@ -102,7 +102,7 @@ def help_lines(rows: Mapping[str, str]) -> str:
 
 
 def field_rows(values: Any, names: Sequence[str] | None = None, leave_out: Sequence[str] = ()) -> dict[str, str]:
-    """The options of a dataclass with what they do and the values that they have in `values`."""
+    """Returns the help of the options of a dataclass, with the defaults that they have in `values`."""
     cls, found = type(values), {}
     hints, texts = typing.get_type_hints(cls), explanations(cls)
     for field in dataclasses.fields(cls):
@@ -117,20 +117,21 @@ def field_rows(values: Any, names: Sequence[str] | None = None, leave_out: Seque
 
 
 def as_option(name: str, value: Any) -> str:
-    """A setting as it is typed."""
+    """Writes a setting as an option of the command line."""
     if isinstance(value, bool):
         return option_name(name) if value else option_name(name).replace("--", "--no-", 1)
     return f"{option_name(name)} {_shown(value)}"
 
 
 def _shown(value: Any) -> str:
+    """Writes a value as the command line takes it."""
     if isinstance(value, tuple | list):
         return " ".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value).lower() if value is None else str(value)
 
 
 def _reader(kinds: tuple[Any, ...]) -> Callable[[str], Any]:
-    """A function that reads a value of one of the kinds."""
+    """Returns a function that reads a value of one of the types in `kinds`."""
     may_be_none, choices = types.NoneType in kinds, [x for kind in kinds for x in _choices(kind)]
     (kind, *_) = [kind for kind in kinds if kind is not types.NoneType]
 
@@ -154,10 +155,12 @@ def _reader(kinds: tuple[Any, ...]) -> Callable[[str], Any]:
 
 
 def _parts(hint: Any) -> tuple[Any, ...]:
+    """Returns the members of a union, or the type itself."""
     return typing.get_args(hint) if _is_union(hint) else (hint,)
 
 
 def _choices(kind: Any) -> tuple[Any, ...]:
+    """Returns the values that a `Literal` allows; none for other types."""
     return typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
 
 
@@ -166,6 +169,6 @@ def _is_union(hint: Any) -> bool:
 
 
 def _hyphens(word: str) -> str:
-    """`--num_games=3` as `--num-games=3`."""
+    """Accepts underscores in the name of an option: `--num_games=3` becomes `--num-games=3`."""
     name, equals, value = word.partition("=")
     return name.replace("_", "-") + equals + value if word.startswith("--") else word

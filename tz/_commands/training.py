@@ -18,21 +18,21 @@ _IMPORTANT = {
     "run": ("out", "minutes", "epochs", "test", "seeds"),
     "recipe": ("env", "num_games", "num_simulations", "num_blocks", "num_channels"),
 }
-_FIXED = ("resume", "fork")  # commands of their own
+_FIXED = ("resume", "fork")  # fields that are commands, not options
 _OTHER = {
-    "--device cpu|gpu": "The machine that the recipe is made for. By default it is the one that the command runs on.",
-    "--cpu-devices N": "Where there is no GPU, the number of parts that the processor is split into: about as many as "
-    "it has cores. [2]",
-    "--no-gpu-graphs": "Where there is a GPU, runs loops without CUDA graphs: slower, for drivers that have trouble "
-    "with them.",
+    "--device cpu|gpu": "The device that the recipe is made for. By default it is the one that the command runs on.",
+    "--cpu-devices N": "Without a GPU, the number of devices that the processor is split into. Give about the number "
+    "of its cores. [2]",
+    "--no-gpu-graphs": "With a GPU, run loops without CUDA graphs. This is slower, and meant for drivers that have "
+    "trouble with them.",
 }
 _GAMES = """\
 Games: connect_four, tic_tac_toe, othello, hex, go_9x9, go_19x19, chess, gardner_chess, shogi, animal_shogi; with dice,
 backgammon; for one player, 2048, minatar-asterix, minatar-breakout, minatar-freeway, minatar-seaquest and
-minatar-space_invaders; and your own, as package.module:make_env."""
+minatar-space_invaders; and your own game, as package.module:make_env."""
 _TRAIN = """\
-Trains an agent by self-play, and leaves in a folder the agent, checkpoints, settings and metrics. Each game has a
-recipe, which python -m tz train --env GAME --help shows; the options change it.
+Trains an agent by self-play, and saves the agent, checkpoints, settings and metrics in a folder. Each game has a
+recipe of default settings, which python -m tz train --env GAME --help shows. Options change them.
 
   python -m tz train --env connect_four --minutes 20
   python -m tz train --env othello --minutes 60 --out runs/othello --num-simulations 32
@@ -40,23 +40,24 @@ recipe, which python -m tz train --env GAME --help shows; the options change it.
   python -m tz train --env my_games.nim:make_env --minutes 5
 """
 _RESUME = """\
-Goes on with a run, with the settings that it had. It may be longer, and be watched in another way.
+Continues a run with the settings that it had. You may change its length, how often it is saved and tested, and how it
+is logged.
 
   python -m tz resume runs/connect_four
   python -m tz resume runs/connect_four --minutes 60
 """
 _FORK = """\
-Begins another run from the last state of one, in another folder. Its settings are those of that run but for the options
-given. The size of the network and the game stay.
+Starts a new run from the last state of another run, in a new folder. It has the settings of that run, except for the
+options that you give. The game and the size of the network must stay the same.
 
   python -m tz fork runs/connect_four --out runs/deeper --num-simulations 32 --minutes 60
 """
 
 
 def train(arguments: Sequence[str]) -> None:
-    """The command `train`.
+    """Runs the command `train`.
 
-    **Raises:** `ValueError` for what is wrong with the options, `SystemExit` after a signal to stop.
+    **Raises:** `ValueError` for an error in the options, `SystemExit` after a signal to stop.
     """
     parser = _parser("train")
     found = parser.read(arguments)
@@ -75,7 +76,7 @@ def train(arguments: Sequence[str]) -> None:
 
 
 def resume(arguments: Sequence[str]) -> None:
-    """The command `resume`.
+    """Runs the command `resume`.
 
     **Raises:** as `train`.
     """
@@ -96,7 +97,7 @@ def resume(arguments: Sequence[str]) -> None:
 
 
 def fork(arguments: Sequence[str]) -> None:
-    """The command `fork`.
+    """Runs the command `fork`.
 
     **Raises:** as `train`.
     """
@@ -118,24 +119,26 @@ def fork(arguments: Sequence[str]) -> None:
 
 
 def train_help(recipe: Recipe) -> str:
-    """The page that `train --help` prints, with the defaults of a game."""
+    """Returns the page that `train --help` prints, with the defaults of a game."""
     settings = RunSettings(pathlib.Path("runs") / recipe.env.replace(":", "."), minutes=20.0)
     return _page("train", _TRAIN + "\n" + _GAMES + "\n", _groups(recipe, settings))
 
 
 def _groups(recipe: Recipe, settings: RunSettings) -> dict[str, dict[str, str]]:
+    """Returns the help of all options, in groups by their title."""
     important = field_rows(settings, _IMPORTANT["run"]) | field_rows(recipe, _IMPORTANT["recipe"])
     first = {name: important[name] for name in ("--env", *(name for name in important if name != "--env"))}
     return {
         "The most important options": {"--env": first["--env"], **first},
         "Other options of the run": field_rows(settings, leave_out=(*_FIXED, *_IMPORTANT["run"])) | _OTHER,
-        f"Other options of the recipe (in brackets: those of {recipe.env})": field_rows(
+        f"Other options of the recipe (in brackets: the defaults of {recipe.env})": field_rows(
             recipe, leave_out=_IMPORTANT["recipe"]
         ),
     }
 
 
 def _page(usage: str, about: str, groups: dict[str, dict[str, str]]) -> str:
+    """Lays out a help page."""
     parts = [f"python -m tz {usage} [options]", about.rstrip()]
     parts += [f"{title}:\n{help_lines(rows)}" for title, rows in groups.items()]
     return "\n\n".join(parts)
@@ -146,6 +149,7 @@ def _only(*names: str) -> dict[str, str]:
 
 
 def _parser(command: str, folder: str | None = None) -> Parser:
+    """Makes the parser of a command, which has a folder as its argument unless `folder` is None."""
     parser = Parser(command)
     if folder is not None:
         parser.add_argument("folder", nargs="?", type=pathlib.Path)
@@ -160,48 +164,52 @@ def _parser(command: str, folder: str | None = None) -> Parser:
 
 def _folder(found: dict[str, Any], command: str) -> pathlib.Path:
     if found.get("folder") is None:
-        raise ValueError(f"{command}: found no folder, expected that of a run; write python -m tz {command} runs/NAME.")
+        raise ValueError(
+            f"{command}: found no folder, expected the folder of a run; write python -m tz {command} runs/NAME."
+        )
     return found["folder"]
 
 
 def _refuse(found: dict[str, Any], names: Sequence[str], command: str) -> None:
+    """Raises `ValueError` for options that only `train` has."""
     for name in names:
         if name in found:
-            raise ValueError(
-                f"{command}: found --{name}, which is an option of a new run; leave it out, or use python -m tz train."
-            )
+            raise ValueError(f"{command}: found --{name}, expected it only in python -m tz train; leave it out.")
 
 
 def _length(found: dict[str, Any]) -> dict[str, Any]:
-    """Minutes take the place of epochs, and the other way round."""
+    """Resets the saved length of a run if a new one is given, so that minutes can replace epochs, or epochs minutes."""
     given = [name for name in ("minutes", "epochs") if found.get(name) is not None]
     return {"minutes": None, "epochs": None} if given else {}
 
 
 def _of(cls: type, found: dict[str, Any]) -> dict[str, Any]:
-    """The options that are fields of a dataclass."""
+    """Returns the options that are fields of a dataclass."""
     names = {field.name for field in dataclasses.fields(cls)}
     values = {name: value for name, value in found.items() if name in names}
     return values | ({"test": tuple(values["test"])} if "test" in values else {})
 
 
 def _run_settings(found: dict[str, Any]) -> RunSettings:
+    """Makes the settings of a new run."""
     if found.get("minutes") is None and found.get("epochs") is None:
         raise ValueError("train: found neither --minutes nor --epochs, expected one of them; add --minutes 20.")
     return RunSettings(**_of(RunSettings, found))
 
 
 def _prepare_devices(found: dict[str, Any], seeds: int) -> None:
-    """Says to JAX, which has not started yet, how it is to use the processor or the GPU."""
+    """Configures the processor or the GPU for JAX, which must not have started yet."""
     if found["cpu_devices"] < 1:
-        raise ValueError(f"cpu_devices must be at least 1, found {found['cpu_devices']}.")
-    jax.config.update("jax_num_cpu_devices", max(found["cpu_devices"], seeds))
+        raise ValueError(
+            f"--cpu-devices: found {found['cpu_devices']}, expected at least 1; give about the number of cores."
+        )
+    jax.config.update("jax_num_cpu_devices", max(found["cpu_devices"], seeds))  # seeds are fastest on one device each
     if not found["no_gpu_graphs"] and (refused := use_gpu_graphs()):
         print(refused, flush=True)
 
 
 def _recipe_text(recipe: Recipe, device: str) -> str:
-    """The recipe, with what differs from that of Connect Four on a CPU."""
+    """Writes the most important options of a recipe, and all that differ from the recipe of Connect Four on a CPU."""
     shown = {"num_games", "num_simulations", "num_blocks", "num_channels"}
     default, names = Recipe(), [field.name for field in dataclasses.fields(Recipe) if field.name != "env"]
     named = [name for name in names if name in shown or getattr(recipe, name) != getattr(default, name)]
@@ -210,19 +218,24 @@ def _recipe_text(recipe: Recipe, device: str) -> str:
 
 
 def _train(recipe: Recipe, settings: RunSettings) -> None:
+    """Trains, and prints what can be done with the result."""
     try:
         state = train_run(recipe, settings)
     except KeyboardInterrupt as error:
         goes_on = any((settings.out / "checkpoints").glob("[0-9]*"))
-        then = f"python -m tz resume {settings.out} goes on from the last checkpoint" if goes_on else "nothing is saved"
+        then = (
+            f"python -m tz resume {settings.out} continues from the last checkpoint" if goes_on else "nothing is saved"
+        )
         raise SystemExit(f"stopped at once; {then}.") from error
     out = settings.out
     if isinstance(state, list):
         print(
-            f"{int(state[0].epoch)} epochs; the agents are {out}/seed_*/agent.tz; python -m tz plot {out} draws them."
+            f"{int(state[0].epoch)} epochs are done. The agents are {out}/seed_*/agent.tz. "
+            f"python -m tz plot {out} plots their learning curves."
         )
         return
     print(
-        f"{int(state.epoch)} epochs; the agent is {out / 'agent.tz'}. python -m tz show {out} says how strong it is, "
-        f"python -m tz plot {out} draws what it learned, python -m tz play {out} plays against it."
+        f"{int(state.epoch)} epochs are done. The agent is {out / 'agent.tz'}. python -m tz show {out} shows how "
+        f"strong it is, python -m tz plot {out} plots its learning curves, python -m tz play {out} lets you play "
+        "against it."
     )

@@ -1,7 +1,7 @@
-"""Games: the environment interface and a check of it, chance, starting positions, lists of moves, names of moves, and
-the games of pgx.
+"""Games: the interface and a check of it, chance, starting positions, lists and names of moves, and the games of pgx.
 
-Imports only the private modules of `tz`."""
+This package imports only the private modules of `tz`.
+"""
 
 from tz.games.boards import Board as Board
 from tz.games.boards import draw_board as draw_board

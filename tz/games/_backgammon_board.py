@@ -1,4 +1,4 @@
-"""The board of backgammon, seen by Black, with the points named as the player to move counts them."""
+"""The board of backgammon, drawn from Black's side, with the point numbers of the player to move."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ _BLACK, _WHITE = "#1d1f21", "#fafaf5"
 
 
 def _column(black_point: int) -> tuple[Number, bool]:
-    """The left edge of a point, by Black's number of it, and whether it is in the upper half."""
+    """Returns the left edge of a point, given its number for Black, and whether it is in the upper half."""
     upper = black_point > 12
     place = black_point - 13 if upper else 12 - black_point
     return _LEFT + _W * place + (_BAR if place > 5 else 0), upper
@@ -41,7 +41,9 @@ def _dice(pips: list[int], used: int, middle: Number) -> list[str]:
 
 
 def backgammon_board(state: Any) -> Board:
-    """The board of a state of pgx's backgammon."""
+    """Draws a state of backgammon in pgx."""
+    # pgx stores the board for the player to move, whose checkers are positive; the last four entries are both bars and
+    # both trays of checkers that were borne off. For White, all of it is turned around.
     mine, turn = np.asarray(state._board), int(state._turn)
     black = mine if turn == 0 else -mine[[*range(23, -1, -1), 25, 24, 27, 26]]
     right = _LEFT + 12 * _W + _BAR
@@ -67,7 +69,7 @@ def backgammon_board(state: Any) -> Board:
         squares[name] = x, _TOP if upper else _TOP + _H / 2, _W, _H / 2
         spots[name] = x, _TOP if upper else _TOP + _H - 46, _W, 46.0
     bar, tray = _LEFT + 6 * _W, right + 33
-    # Black enters in the upper right quarter and bears off in the lower.
+    # Black enters in the upper right quarter and bears off from the lower right one; White the other way round.
     for upper, count, off, fill in (
         (True, int(black[24]), int(-black[27]), _BLACK),
         (False, int(-black[25]), int(black[26]), _WHITE),

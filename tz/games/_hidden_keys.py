@@ -1,4 +1,4 @@
-"""The keys that a game keeps in its state: what it draws with them, a search sees before it happens."""
+"""Random keys in the states of a game. A search would foresee everything that a game draws with such a key."""
 
 import itertools
 from typing import Any
@@ -10,7 +10,8 @@ from jaxtyping import Array, Bool, PyTree
 
 from tz.games.env import Env
 
-_CHANGE = np.uint32(0x9E3779B9)
+_CHANGE = np.uint32(0x9E3779B9)  # any constant that changes a key
+# The operations that move the numbers of an array and leave them as they are, so that a key remains a key.
 _MOVES = {
     "slice",
     "dynamic_slice",
@@ -25,10 +26,10 @@ _MOVES = {
 
 
 def keys_used(env: Env) -> list[str]:
-    """The paths in the state of all typed keys, and of all arrays of `uint32` that `step` or `observe` use as keys.
+    """Returns the paths of all keys in the state: typed keys, and `uint32` arrays that `step` or `observe` use as keys.
 
-    An array counts as a key if it, or a part of it, is given to a function of `jax.random`. The traced program tells,
-    so that a board kept in words of 32 bits is not taken for a key.
+    A `uint32` array counts as a key if the traced program passes it, or a part of it, to a function of `jax.random`. So
+    a board that is stored in words of 32 bits is not mistaken for a key.
     """
     state = jax.eval_shape(lambda key: env.init(key)[0], jax.random.key(0))
     leaves = jax.tree_util.tree_leaves_with_path(state)
@@ -45,7 +46,7 @@ def keys_used(env: Env) -> list[str]:
 
 
 def with_other_keys(state: PyTree, paths: tuple[str, ...]) -> PyTree:
-    """The state with other keys at these paths."""
+    """Returns the state with different keys at these paths."""
 
     def changed(path: Any, leaf: Array) -> Array:
         if jax.tree_util.keystr(path) not in paths:
@@ -58,7 +59,7 @@ def with_other_keys(state: PyTree, paths: tuple[str, ...]) -> PyTree:
 
 
 def is_same_without_keys(one: PyTree, other: PyTree, paths: tuple[str, ...]) -> Bool[Array, ""]:
-    """Whether two states are equal but for what is at these paths."""
+    """Returns whether two states are equal apart from the arrays at these paths."""
     pairs = zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(other), strict=True)
     equal = [(a == b).all() for (path, a), b in pairs if jax.tree_util.keystr(path) not in paths]
     return jnp.stack(equal).all() if equal else jnp.bool_(True)
@@ -73,17 +74,22 @@ def _may_be_key(leaf: Any) -> bool:
 
 
 def _follow(jaxpr: Any, reached: set[Any]) -> tuple[bool, list[bool]]:
-    """Whether a key is made of one of the variables `reached`, or of a part of it, and which outputs are such parts."""
+    """Follows variables through a traced program.
+
+    **Returns:** whether one of the variables `reached`, or a part of one, becomes a key; and, for each output of the
+    program, whether it is such a variable or part.
+    """
     reached = set(reached)
     for equation in jaxpr.eqns:
         inputs = [x in reached if not hasattr(x, "val") else False for x in equation.invars]  # literals have a `val`
         if equation.primitive.name == "random_wrap" and any(inputs):
             return True, []
+        # The first input of `select_n` only chooses: no number of it reaches the output.
         outputs = [equation.primitive.name in _MOVES and any(inputs[equation.primitive.name == "select_n" :])]
         outputs *= len(equation.outvars)
         for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
             inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns"):  # its inputs are the last ones of the equation, whichever kind of call it is
+            if hasattr(inner, "eqns"):  # a call of any kind: its inputs are the last ones of the equation
                 last = inputs[len(inputs) - len(inner.invars) :]
                 is_used, inner_outputs = _follow(
                     inner, {x for x, is_in in zip(inner.invars, last, strict=True) if is_in}

@@ -1,4 +1,4 @@
-"""Games by their names: those of pgx, and those that a module of the user makes."""
+"""Games by name: the games of pgx, and games of the user's own modules."""
 
 import functools
 import importlib
@@ -11,9 +11,10 @@ from tz.games.pgx_games import from_pgx
 
 
 def named_game(name: str) -> Env:
-    """A game of pgx, or of the user's own: `package.module:make_env`, where `make_env()` returns a [`tz.Env`][].
+    """Returns a game of pgx, such as `othello`, or one of the user's own, such as `package.module:make_env`.
 
-    The same name gives the same object each time, so that what is compiled for it is there the next time.
+    `make_env()` must return a [`tz.Env`][]. The same name gives the same object each time, so programs that were
+    compiled for it can be used again.
 
     **Raises:** `ValueError` if there is no such game.
     """
@@ -23,14 +24,14 @@ def named_game(name: str) -> Env:
 @functools.cache
 def _own_game(name: str) -> Env:
     module_name, _, function = name.partition(":")
-    if os.getcwd() not in sys.path:  # as `python -m` has it, and a console script has not
+    if os.getcwd() not in sys.path:  # `python -m` adds this folder, a console script does not
         sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(module_name)
     except (ImportError, ValueError) as error:
         raise ValueError(
-            f"env: found {name!r}, whose module {module_name!r} cannot be imported ({error}); expected "
-            "package.module:make_env, seen from the folder in which the command is given."
+            f"env: found {name!r}, whose module {module_name!r} cannot be imported ({error}), expected "
+            "package.module:make_env; start the command in the folder that contains the package."
         ) from error
     make = getattr(module, function, None)
     if not callable(make):

@@ -1,4 +1,4 @@
-"""Drawings of the games of pgx: each from its diagram, in the looks that its players are used to."""
+"""Drawings of the games of pgx, made from their diagrams in the style that players know."""
 
 import math
 from collections.abc import Callable
@@ -24,7 +24,7 @@ _COLORS = {
 
 
 def board_function(game: "pgx.Env") -> Callable[[Any], Board]:
-    """The function `state -> Board` of a game that tz plays."""
+    """Returns the function `state -> Board` of a pgx game."""
     if game.id == "backgammon":
         from tz.games._backgammon_board import backgammon_board
 
@@ -58,7 +58,7 @@ def _polygon(points: list[tuple[Number, Number]], fill: str, more: str = "") -> 
 
 
 class _Grid:
-    """Where the cells of a diagram are, with room for coordinates at the left and below."""
+    """A drawing of a diagram in progress, with room for coordinates at the left and below."""
 
     def __init__(self, diagram: Diagram):
         self.diagram = diagram
@@ -83,7 +83,7 @@ class _Grid:
             self.parts.append(label(self.left - 17, self.middle(row, 0)[1] + 6, name, 17, _GREY))
 
     def pieces(self, draw: Callable[[Number, Number, str], str]) -> None:
-        """`draw(x, y, cell)` in the middle of each cell that is not empty."""
+        """Adds `draw(x, y, cell)` in the middle of each cell that is not empty."""
         for row, cells in enumerate(self.diagram.cells):
             for column, text in enumerate(cells):
                 if text:
@@ -107,7 +107,7 @@ def _square(diagram: Diagram, row: int, column: int) -> str:
 
 
 def _lined(grid: _Grid, fill: str, line: str, width: Number) -> None:
-    """A board of cells with lines between them."""
+    """Adds a board with lines between its cells."""
     grid.parts.append(_rect(grid.left, grid.top, grid.right - grid.left, grid.bottom - grid.top, fill, 'rx="3"'))
     for column in range(grid.num_columns + 1):
         x = grid.left + _CELL * column
@@ -154,7 +154,7 @@ def _draw_connect_four(diagram: Diagram) -> Board:
             edge = 'stroke="#1f4680" stroke-width="2"'
             grid.parts.append(_circle(*grid.middle(row, column), 24, fill, edge))
             if not text:
-                spots[name] = grid.cell(row, column)  # the lowest that is empty
+                spots[name] = grid.cell(row, column)  # the rows run downwards, so the lowest empty cell remains
     grid.coordinates()
     squares = {
         name: (grid.left + _CELL * column, grid.top, _CELL, grid.bottom - grid.top)
@@ -251,7 +251,7 @@ def _draw_chess(diagram: Diagram) -> Board:
 
 
 def _wooden_piece(x: Number, y: Number, text: str) -> str:
-    """A piece of shogi, which points away from its owner; promoted ones are red."""
+    """Draws a piece of shogi, which points away from its owner. Promoted pieces are red."""
     turned = text.islower()
     points = [(0, -26), (17, -18), (22, 24), (-22, 24), (-17, -18)]
     shape = _polygon([(x + dx, y + (-dy if turned else dy)) for dx, dy in points], "#fbeed0", 'stroke="#6d4c1d"')

@@ -1,8 +1,8 @@
-"""The games of pgx in which chance decides, with nature as a player: pgx hides the draw in `step(state, action, key)`.
+"""The games of pgx with chance, with nature as a player: in pgx, `step(state, action, key)` draws by itself.
 
-For 2048 and backgammon the draw is taken out of pgx's step: `step` here leads to the position before it, and `outcome`
-to each of the positions that it may lead to. Both ask functions of pgx that are not documented, so the tests compare
-outcomes and probabilities with what pgx's own step draws.
+For 2048 and backgammon, this module splits the step of pgx in two: `step` leads to the position before the draw, and
+`outcome` to each position that the draw may lead to. Both call private functions of pgx, so the tests compare outcomes
+and probabilities with the draws of pgx's own step.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SAMPLED = "minatar-asterix", "minatar-breakout", "minatar-freeway", "minatar-seaquest", "minatar-space_invaders"
 NUM_SAMPLED = 8
 
-# The 21 rolls of two dice, of which pgx counts the pips from 0: a double comes once in 36, another pair twice.
+# The 21 rolls of two dice, with pips from 0 as in pgx. A double has a chance of 1 in 36, any other roll of 2 in 36.
 _ROLLS = np.array([(low, high) for low in range(6) for high in range(low, 6)], np.int32)
 _ROLL_PROBABILITIES = np.where(_ROLLS[:, 0] == _ROLLS[:, 1], 1 / 36, 2 / 36).astype(np.float32)
 
@@ -27,8 +27,8 @@ _ROLL_PROBABILITIES = np.where(_ROLLS[:, 0] == _ROLLS[:, 1], 1 / 36, 2 / 36).ast
 class Split(NamedTuple):
     """A step of pgx in two parts.
 
-    **Fields:** `num_outcomes`; `step`, `(state, action) -> (state, probabilities)`, all zeros where nature has no
-    answer to give; `outcome`, `(state, outcome) -> state`.
+    **Fields:** `num_outcomes`, the number of outcomes; `step`, `(state, action) -> (state, probabilities)`; `outcome`,
+    `(state, outcome) -> state`. The probabilities are zeros if nature is not to move.
     """
 
     num_outcomes: int
@@ -37,11 +37,13 @@ class Split(NamedTuple):
 
 
 def split_2048(game: "pgx.Env") -> Split:
-    """2048, whose outcomes are the 16 cells with a 2, then a 4: number `2 * cell` and the next one."""
+    """Splits the step of 2048. Outcome `2 * cell` puts a 2 in a cell, outcome `2 * cell + 1` a 4."""
     from pgx import play2048
 
     def step(state: Any, action: Int[Array, ""]) -> tuple[Any, Float[Array, " 32"]]:
-        after: Any = game.step(state, action, jax.random.key(0))  # all of it is right but the board with its new tile
+        # Only the fields that depend on the new tile are wrong after pgx's step; they are replaced below.
+        after: Any = game.step(state, action, jax.random.key(0))
+        # As in pgx: turn the board so that the tiles slide to the left, and back again.
         board = jnp.stack([jnp.rot90(state._board.reshape(4, 4), turns) for turns in range(4)])[action]
         board = jax.vmap(play2048._slide_and_merge)(board)[0]
         board = jnp.stack([jnp.rot90(board, -turns) for turns in range(4)])[action].ravel()
@@ -70,7 +72,7 @@ def split_2048(game: "pgx.Env") -> Split:
 
 
 def split_backgammon(game: "pgx.Env") -> Split:
-    """Backgammon, whose outcomes are the 21 rolls; nature is to move where the turn has passed to the other player."""
+    """Splits the step of backgammon. The outcomes are the 21 rolls; nature is to move whenever the turn passes."""
     from pgx import backgammon
 
     def step(state: Any, action: Int[Array, ""]) -> tuple[Any, Float[Array, " 21"]]:

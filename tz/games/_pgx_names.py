@@ -1,7 +1,7 @@
-"""Names of moves of the games of pgx, and their positions as diagrams in plain Python.
+"""Names for the moves of pgx games, and positions as diagrams in plain Python.
 
-pgx numbers actions in a way of its own in each game, and turns the board of some to the player to move. The tests play
-games and compare the names with the boards that the moves lead to.
+Each pgx game numbers its actions in its own way, and some turn the board to the player to move. The tests play games
+and compare the names with the boards after the moves.
 """
 
 import functools
@@ -22,9 +22,10 @@ _ANIMALS = ("C", "E", "G", "L", "H")  # chick, elephant, giraffe, lion, hen
 class Diagram(NamedTuple):
     """A position as people draw it.
 
-    **Fields:** `cells`, the rows of the board from the top, each cell a short text, empty where nothing stands; the
-    names of `columns` and `rows`, with no rows where a move names a column; `notes` below the board; the names of the
-    `sides`, empty in a game for one; `marks`, how each side is written in the cells; `to_move`, which side that is.
+    **Fields:** `cells`, the rows of the board from the top, where each cell is a short text, or "" if it is empty; the
+    names of `columns` and `rows`, without names of rows if a move names only a column; `notes` below the board; the
+    names of the `sides`, empty in a game for one player; `marks`, the text in the cells for each side; `to_move`, the
+    index in `sides` of the side to move.
     """
 
     cells: list[list[str]]
@@ -37,24 +38,24 @@ class Diagram(NamedTuple):
 
 
 class Notation(NamedTuple):
-    """How a game of pgx is written: `label`, `(state, action) -> str`, and `diagram`, `state -> Diagram`."""
+    """The notation of a pgx game: `label`, `(state, action) -> str`, and `diagram`, `state -> Diagram`."""
 
     label: Callable[[Any, int], str]
     diagram: Callable[[Any], Diagram]
 
 
 def notation_of(game: "pgx.Env") -> Notation:
-    """The notation of a game that tz plays."""
+    """Returns the notation of a pgx game."""
     return _FAMILIES[family_of(game)](game)
 
 
 def family_of(game: "pgx.Env") -> str:
-    """What games of any size share: `"go"` of `"go_9x9"`, `"minatar"` of `"minatar-breakout"`."""
+    """Returns the family of a game, such as `"go"` for `"go_9x9"` and `"minatar"` for `"minatar-breakout"`."""
     return "go" if game.id.startswith("go_") else game.id.split("-")[0]
 
 
 def diagram_text(diagram: Diagram) -> str:
-    """A diagram as lines of text."""
+    """Returns a diagram as lines of text."""
     width = max(len(text) for text in [*diagram.columns, *(cell for row in diagram.cells for cell in row), "."])
     margin = max([len(name) for name in diagram.rows], default=0)
     header = (" " * (margin + 1) + " ".join(name.rjust(width) for name in diagram.columns)).rstrip()
@@ -76,7 +77,11 @@ def _rows(values: Any, num_columns: int, symbols: dict[int, str]) -> list[list[s
 
 
 def _stones(names: list[str], columns: list[str], rows: list[str], board: Callable, sides: tuple[str, str], marks="XO"):
-    """A game in which each action has one name: `board(state)` is 1 for the first side's stones, -1 for the others."""
+    """Makes the notation of a game whose actions have fixed names.
+
+    `board(state)` returns an array, with 1 for stones of the first side and -1 for stones of the second, and the side
+    to move.
+    """
 
     def diagram(state: Any) -> Diagram:
         values, to_move = board(state)
@@ -94,7 +99,7 @@ def _tic_tac_toe(game: "pgx.Env") -> Notation:
 
 
 def _by_color(state: Any) -> tuple[np.ndarray, int]:
-    """Of a board with -1 for empty, 0 and 1 for the sides."""
+    """Reads a board that has -1 for an empty cell, and 0 and 1 for the sides."""
     board = np.asarray(state._x.board)
     return (board == 0).astype(int) - (board == 1), int(state._x.color)
 
@@ -129,7 +134,7 @@ def _go(game: Any) -> Notation:
 
     def diagram(state: Any) -> Diagram:
         black, white = (int(count) for count in np.asarray(state._x.num_captured))
-        # Some versions of pgx count the stones that a side has lost, so the sum is all that is said.
+        # Some versions of pgx count the stones that a side has lost instead, so only the sum is shown.
         return stones.diagram(state)._replace(notes=(f"captured: {black + white}",) if black + white else ())
 
     return Notation(stones.label, diagram)
@@ -150,8 +155,11 @@ def _hex(game: Any) -> Notation:
 
 
 def _chess_notation(size: int, tables: Callable[[], np.ndarray], position: Callable) -> Notation:
-    """Chess of any size: `tables()` is the target of each square and plane, `position(state)` the board of the mover,
-    by columns from the bottom, and whether Black is to move."""
+    """Makes the notation of chess on a board of `size` by `size`.
+
+    `tables()` returns the target of each square and plane. `position(state)` returns the board from the perspective of
+    the player to move, by columns from the bottom, and whether Black is to move.
+    """
     files, last = string.ascii_lowercase[:size], size - 2
 
     def square(index: int, turn: int) -> str:
@@ -166,8 +174,9 @@ def _chess_notation(size: int, tables: Callable[[], np.ndarray], position: Calla
         if target < 0:
             return f"none{action}"  # leads off the board
         name = square(start, turn) + square(target, turn)
-        if plane < 9:
+        if plane < 9:  # pgx has nine planes for underpromotions: three pieces by three directions
             return name + "rbn"[plane // 3]
+        # All other moves of a pawn from the row before the last promote it to a queen.
         return name + ("q" if board[start] == 1 and start % size == last else "")
 
     def diagram(state: Any) -> Diagram:
@@ -213,7 +222,10 @@ def _shogi_square(index: int, turn: int, num_files: int, num_ranks: int) -> str:
 
 
 def _shogi_diagram(board: Any, hands: Any, turn: int, num_ranks: int, pieces: tuple[str, ...]) -> Diagram:
-    """Of the mover's board, by files from the right, where the opponent's pieces come after the mover's."""
+    """Makes a diagram of a board from the perspective of the player to move.
+
+    The board runs by files from the right. Pieces of the opponent have the numbers after those of the player to move.
+    """
     board, hands, kinds = np.asarray(board), np.asarray(hands), len(pieces)
     letters = {-1: "", **dict(enumerate(pieces))}
     letters |= {piece + kinds: letter.lower() for piece, letter in enumerate(pieces)}
@@ -238,7 +250,7 @@ def _shogi(game: "pgx.Env") -> Notation:
     del game
 
     def origin(board: np.ndarray, direction: int, target: int) -> int | None:
-        """The nearest square from which a piece of the mover comes that way, as pgx finds it."""
+        """Returns the nearest square with a piece of the player to move in a direction from the target, as in pgx."""
         (dx, dy), (x, y) = _SHOGI_STEPS[direction], divmod(target, 9)
         for _ in range(8 if direction < 8 else 1):
             x, y = x + dx, y + dy
@@ -255,7 +267,7 @@ def _shogi(game: "pgx.Env") -> Notation:
             return f"{_SHOGI_PIECES[direction - 20]}*{to}"
         start = origin(np.asarray(state._x.board), direction % 10, target)
         if start is None:
-            return f"none{action}"  # nothing comes from there
+            return f"none{action}"  # no piece stands in that direction
         return _shogi_square(start, turn, 9, 9) + to + ("+" if direction >= 10 else "")
 
     def diagram(state: Any) -> Diagram:
@@ -290,7 +302,7 @@ def _backgammon(game: "pgx.Env") -> Notation:
         del state
         source, die = action // 6, action % 6 + 1
         if source == 0:
-            return "pass" if die == 1 else f"pass({die})"  # pgx has six of them, and they are alike
+            return "pass" if die == 1 else f"pass({die})"  # pgx has six of them, all with the same effect
         if source == 1:
             return f"bar/{25 - die}"
         point = 26 - source
@@ -299,7 +311,7 @@ def _backgammon(game: "pgx.Env") -> Notation:
         return f"{point}/off" if point == die else f"{point}/off({die})"
 
     def diagram(state: Any) -> Diagram:
-        """For the player to move, who runs from point 24 to 1."""
+        """Draws the board for the player to move, whose checkers run from point 24 to 1."""
         board, turn, marks = np.asarray(state._board), int(state._turn), ("X", "O")
         mine, theirs = marks[turn], marks[1 - turn]
         stacks = [f"{abs(int(n))}{mine if n > 0 else theirs}" if n else "" for n in board[:24]]
@@ -347,7 +359,7 @@ def _minatar(game: Any) -> Notation:
     def diagram(state: Any) -> Diagram:
         seen = np.asarray(game.observe(state))
         cells = [["" for _ in range(seen.shape[1])] for _ in range(seen.shape[0])]
-        for channel in reversed(range(seen.shape[2])):  # the first is on top
+        for channel in reversed(range(seen.shape[2])):  # the first channel is drawn last, on top of the others
             for row, column in np.argwhere(seen[:, :, channel]):
                 cells[row][column] = channels[channel][0]
         return Diagram(cells, [], [], (", ".join(channels),))

@@ -1,4 +1,4 @@
-"""Random games, played to see whether a game keeps the rules of `tz.env`, and what it pays."""
+"""Random games, which show whether a game follows the rules of `tz.Env` and how large its returns are."""
 
 import functools
 import math
@@ -17,12 +17,16 @@ from tz.games.env import Env, StepMetadata
 
 
 class GameRecord(eqx.Module):
-    """What was seen of random games, `[B, T]`; step `t` tells of the position before move `t`.
+    """A record of random games. Entry `[b, t]` belongs to the position of game `b` before move `t`.
 
-    **Fields:** `rewards`, `[B, T, P]`, `terminated` and `player`, of the metadata; `broken`, for each rule, in words,
-    whether it was broken; `restarted`, whether a move that paid led to the first state; `foreseen`, for each thing that
-    a game shows, whether it differs between two copies of the game that differ in the keys in their states; `hidden`,
-    the same for two new games that look alike.
+    **Fields:**
+
+    - `rewards`, `terminated`, `player`: from the metadata.
+    - `broken`: for each rule, in words, whether it was broken.
+    - `restarted`: whether a move with a reward led back to the first state.
+    - `foreseen`: for each thing that a game shows, whether it differs between two copies of the game whose states have
+        different keys.
+    - `hidden`: for each thing that a game shows, whether it differs between two games whose first positions look alike.
     """
 
     rewards: Float[Array, "*T P"]
@@ -37,13 +41,13 @@ class GameRecord(eqx.Module):
 def play_random_games(
     env: Env, *, key: PRNGKeyArray, num_games: int, num_moves: int
 ) -> tuple[PyTree, GameRecord, list[str]]:
-    """Plays random legal moves in several games at once, on after the end of a game.
+    """Plays random legal moves in several games at once, and continues after the end of a game.
 
-    **Returns:** the calls of one game with their results, to be repeated; the record of the games, as NumPy arrays;
-    and the names of the keys in the state.
+    **Returns:** calls of the functions of the game with their results, which can be repeated; the record of the games,
+    as NumPy arrays; and the names of the keys in the state.
     """
     init_key, action_key, other_key = jax.random.split(key, 3)
-    # The chances are drawn here, not in `_play`, to keep the program small: compiling it is most of the time spent.
+    # All chances are drawn here, not in `_play`, to keep that program small: most of the time goes into compiling it.
     chances = jax.random.uniform(action_key, (num_games, num_moves + 1), jnp.float32)
     keys = keys_used(env)
     init_keys, other_keys = jax.random.split(init_key, num_games), jax.random.split(other_key, num_games)
@@ -67,8 +71,10 @@ def _play_games(
 def _play(
     env: Env, keys: tuple[str, ...], init_key: PRNGKeyArray, other_key: PRNGKeyArray, chances: Float[Array, " T"]
 ) -> tuple[PyTree, Any]:
-    """Plays one game, and makes the same moves in another new game and, if the state has keys, in a copy of the first
-    that differs in them. The three are in a leading axis.
+    """Plays one game and makes the same moves in a second new game, the twin.
+
+    If the state has keys, a copy of the first game with different keys makes the same moves, too. All copies are in a
+    leading axis. The `chances`, from 0 to 1, choose the moves.
     """
     twin_key, chance_key = jax.random.split(other_key)
     new = jax.tree.map(jnp.asarray, jax.vmap(env.init)(jnp.stack([init_key, twin_key])))
@@ -84,6 +90,7 @@ def _play(
         (state, metadata), observation = jax.tree.map(lambda leaf: leaf[0], (states, observations))
         legal = metadata.action_mask | metadata.terminated  # after the end, no action may change anything
         num_legal = jnp.cumsum(legal, dtype=jnp.float32)
+        # A chance in [0, 1) picks each legal action with the same probability.
         action = jnp.argmax(num_legal > chance * num_legal[-1]).astype(jnp.int32)
         afters = jax.vmap(env.step, (0, None))(states[0], action)
         made_move, nature, broken = jax.tree.map(lambda leaf: leaf[0], afters), None, {}
@@ -93,6 +100,7 @@ def _play(
             afters = jax.vmap(functools.partial(draw_answer, env, key=key))(*afters)
             broken |= _broken_rules_of_nature(metadata, made_move[1], afters[1], is_new=num_moves == 0)
         made = (state, action, observation, made_move, nature)
+        # Keep the last move of the game itself, which `check_env` repeats; moves after the end change nothing.
         last = jax.tree.map(lambda old, new: jnp.where(metadata.terminated, old, new), last, made)
         pays = (metadata.rewards != 0).any()
         record = GameRecord(
@@ -108,6 +116,7 @@ def _play(
 
     nature = None if env.outcome is None else _one_outcome(env, *first, key=chance_key)[0]
     unseen = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(env.observe, first[0]))
+    # The loop needs a value of the right types for the last move before there is one.
     none_yet = (first[0], jnp.int32(0), unseen, first, nature)
     inputs = jnp.arange(chances.shape[0], dtype=jnp.int32), chances
     (*_, last), record = jax.lax.scan(move, (starts, jnp.bool_(False), none_yet), inputs)
@@ -115,12 +124,12 @@ def _play(
 
 
 def _all_equal(metadata: StepMetadata, observations: PyTree) -> Bool[Array, ""]:
-    """Whether two games, in a leading axis, show the same."""
+    """Returns whether two games, in a leading axis, show the same."""
     return ~jnp.stack(list(_differences(metadata, observations, 1).values())).any()
 
 
 def _differences(metadata: StepMetadata, observations: PyTree, other: int) -> dict[str, Bool[Array, ""]]:
-    """Compares what two games show: the first, and number `other`, in the leading axis."""
+    """Returns, for each thing that a game shows, whether games 0 and `other` of the leading axis differ in it."""
     shows = {
         "the rewards": metadata.rewards,
         "the legal actions": metadata.action_mask,
@@ -141,7 +150,7 @@ def _differences(metadata: StepMetadata, observations: PyTree, other: int) -> di
 def _one_outcome(
     env: Env, env_state: PyTree, metadata: StepMetadata, *, key: PRNGKeyArray
 ) -> tuple[PyTree, dict[str, Bool[Array, ""]]]:
-    """One of nature's possible outcomes, each as likely as the others: the call with its result, and broken rules."""
+    """Makes one of nature's possible moves, all equally likely; returns the call with its result, and broken rules."""
     assert env.outcome is not None
     assert metadata.chance is not None
     draw_key, outcome_key = jax.random.split(key)
@@ -150,8 +159,8 @@ def _one_outcome(
     after = env.outcome(env_state, outcome, outcome_key)
     is_stuck = ~after[1].terminated & ~after[1].action_mask.any() & ~is_to_draw(after[1])
     rule = (
-        "an outcome of nature, of a probability above 0, without a legal action though the game is not over, expected "
-        "at least one; give it the probability 0 or an action"
+        "an outcome of nature with a probability above 0 and no legal action after it, though the game is not over, "
+        "expected at least one; set its probability to 0, or let the player pass"
     )
     return ((outcome, outcome_key), after), {rule: possible.any() & is_stuck}
 
@@ -159,63 +168,64 @@ def _one_outcome(
 def _broken_rules_of_nature(
     before: StepMetadata, nature: StepMetadata, after: StepMetadata, *, is_new: Bool[Array, ""]
 ) -> dict[str, Bool[Array, ""]]:
-    """For each rule of nature's moves, in words, whether it is broken.
+    """Returns, for each rule about nature's moves, whether it is broken.
 
-    **Arguments:** `before`, a player's move; `nature`, the position that it led to; `after`, those after nature's
-    answer, of several copies of a game in a leading axis.
+    **Arguments:** `before`, the metadata before a move of a player; `nature`, the metadata after that move; `after`,
+    the metadata after nature's outcome, with several copies of a game in a leading axis.
     """
     assert nature.chance is not None
     total, to_move = nature.chance.sum(), is_to_draw(nature)
     return {
-        "negative probabilities of nature's outcomes, or NaN, expected numbers from 0 to 1; see how `step` makes "
+        "negative probabilities of nature's outcomes, or NaN, expected numbers from 0 to 1; look at how `step` makes "
         "`chance`": ~(nature.chance >= 0).all(),
-        "probabilities of nature's outcomes whose sum is neither 1 nor 0, expected 1 where nature is to move and zeros "
-        "elsewhere; divide them by their sum": to_move & (jnp.abs(total - 1) > 1e-3),
-        "nature to move after the end of the game, expected zeros in `chance` there; set them where `terminated` is "
+        "probabilities of nature's outcomes whose sum is neither 1 nor 0, expected 1 if nature is to move and 0 "
+        "otherwise; divide them by their sum": to_move & (jnp.abs(total - 1) > 1e-3),
+        "nature to move after the end of the game, expected zeros in `chance` there; write zeros if `terminated` is "
         "True": to_move & nature.terminated,
         "nature to move in a new game, expected a player; let `init` draw with its key": is_new & is_to_draw(before),
-        "nature to move after an outcome of nature, expected a player or the end; make one draw of the two, of all "
-        "pairs of outcomes": to_move & is_to_draw(after)[0],
+        "nature to move after an outcome of nature, expected a player to move or the end of the game; merge the "
+        "two draws into one, whose outcomes are all pairs": to_move & is_to_draw(after)[0],
     }
 
 
 def _broken_rules(
     metadata: StepMetadata, observation: PyTree, *, is_new: Bool[Array, ""], was_over: Bool[Array, ""]
 ) -> dict[str, Bool[Array, ""]]:
-    """For each rule of a single state, in words, whether it is broken; `was_over` tells of the state before it."""
+    """Returns, for each rule about a state, whether it is broken; `was_over` is `terminated` of the previous state."""
     rewards, player, over = metadata.rewards, metadata.cur_player_id, metadata.terminated
     num_players = rewards.shape[0]
     pays = (rewards != 0).any()
+    # Relative to the largest reward, so that rounding in large rewards does not count.
     unbalanced = jnp.abs(rewards.sum()) > 1e-4 * jnp.maximum(1, jnp.abs(rewards).max())
     is_finite = (
         jnp.isfinite(rewards).all(),
         jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(observation)]).all(),
     )
     return {
-        "a new game that is over, expected one to move in; let `init` return a state that is not terminated": is_new
+        "a new game that is over, expected a player to move; let `init` return a state that is not terminated": is_new
         & over,
-        "a new game that pays, expected rewards of zero; pay them in `step`": is_new & pays,
-        "a step from a terminated state that leads to a game that is not over, expected it to stay over; return the "
-        "state as it is when it is terminated already. If `step` begins a new game by itself (auto-reset), give tz the "
-        "step without it: self-play begins new games by `init`": was_over & ~over,
-        "a step from a terminated state that pays again, expected rewards of zero after the end; pay in the move that "
-        "ends the game alone": was_over & pays,
-        "no legal action though the game is not over, expected at least one; terminate it, or add an action that "
-        "passes": ~over & ~metadata.action_mask.any(),
+        "a new game that pays, expected rewards of zero; give rewards in `step` only": is_new & pays,
+        "a step from a terminated state that leads to a game that is not over, expected it to stay over; return a "
+        "terminated state as it is. If `step` starts a new game by itself (auto-reset), remove that: self-play starts "
+        "new games with `init`": was_over & ~over,
+        "a step from a terminated state that pays again, expected rewards of zero after the end; give the last rewards "
+        "only for the move that ends the game": was_over & pays,
+        "no legal action though the game is not over, expected at least one; set `terminated`, or add an action "
+        "for a pass": ~over & ~metadata.action_mask.any(),
         f"`cur_player_id` out of range, expected 0 to {num_players - 1}, as `rewards` has {num_players} "
         f"{'entries' if num_players > 1 else 'entry'}, one for each player; number the players from 0, in a terminated "
         "state too, and give `rewards` an entry for each": (player < 0) | (player >= num_players),
-        "NaN or infinity in `rewards`, expected finite numbers; see what `step` divides by": ~is_finite[0],
-        "rewards of two players that do not sum to zero, expected what one wins to be what the other loses; give the "
+        "NaN or infinity in `rewards`, expected finite numbers; look for a division by zero": ~is_finite[0],
+        "rewards of two players that do not sum to zero, expected one player to lose what the other wins; give the "
         "loser the negative of the winner's reward": unbalanced & (num_players == 2),
-        "NaN or infinity from `observe`, expected finite numbers; see what `observe` divides by": ~is_finite[1],
+        "NaN or infinity from `observe`, expected finite numbers; look for a division by zero": ~is_finite[1],
     }
 
 
 def check_record(env: Env, record: GameRecord, keys: list[str], *, may_go_on: bool = False) -> None:
-    """Reports the first broken rule of random games, and warns of what may be meant but seldom is.
+    """Reports the first broken rule of random games, and warns about designs that are allowed but rarely intended.
 
-    **Arguments:** `keys`, the names of the keys in the state; `may_go_on`, whether a game may be without an end.
+    **Arguments:** `keys`, the names of the keys in the state; `may_go_on`, whether a game may have no end.
 
     **Raises:** `ValueError` for a broken rule.
     """
@@ -234,26 +244,26 @@ def check_record(env: Env, record: GameRecord, keys: list[str], *, may_go_on: bo
     if foreseen:
         warnings.warn(
             f"{env.name}: found that {_listed(foreseen)} depend on a random key in the state ({_listed(keys)}), "
-            "expected the moves alone to decide. A search steps through the very states that will be played, so it "
-            "foresees what is drawn with the key, and its values and moves are a clairvoyant's; let nature draw, by "
-            "`outcome` of tz.Env, or by tz.games.sampled_chance for a step that takes a key.",
+            "expected only the moves to decide. A search steps through the same states as the game, so it knows in "
+            "advance what is drawn with the key; let nature draw, with `outcome` of tz.Env, or with "
+            "tz.games.sampled_chance if `step` takes a key.",
             stacklevel=4,
         )
     hidden = [] if foreseen else [name for name, differs in record.hidden.items() if differs.any()]
     if hidden:
         warnings.warn(
             f"{env.name}: found two new games that look alike in which the same moves lead to differences in "
-            f"{_listed(hidden)}, expected that what the game shows decides what follows. Something that only the state "
-            "holds decides it, such as a shuffled deck, and a search foresees it; let nature draw, by `outcome` of "
-            "tz.Env. Games of hidden information are not supported.",
+            f"{_listed(hidden)}, expected the visible position to decide what follows. The state hides something "
+            "that a search knows, such as a shuffled deck; let nature draw, with `outcome` of tz.Env. Games with "
+            "hidden information are not supported.",
             stacklevel=4,
         )
     num_restarts = int(record.restarted.sum())
     if num_restarts and not record.terminated.any() and not may_go_on:
         warnings.warn(
             f"{env.name}: found no game that ended, but {num_restarts} moves that paid and led to the first state, "
-            "expected `terminated` to be True after the last move; if `step` begins a new game by itself (auto-reset), "
-            "give tz the step without it: self-play begins new games by `init`.",
+            "expected `terminated` to be True after the last move; if `step` starts a new game by itself (auto-reset), "
+            "remove that: self-play starts new games with `init`.",
             stacklevel=4,
         )
 
@@ -263,21 +273,21 @@ def _listed(names: list[str]) -> str:
 
 
 def proven_returns(record: GameRecord, discount: float, low: float, high: float) -> tuple[float, float]:
-    """The least and the greatest return from some position on, as far as the games prove that there are such returns.
+    """Returns the smallest and the largest return of any position, as far as the games prove them.
 
-    Where a game was not seen to its end, what was paid so far and what will be paid from there on make a return. The
-    rest is taken to be whatever from `low` to `high` brings the return closest to these. So the least return is below
-    `low` only if some return is, of this position or of the last one seen; the same for the greatest and `high`.
+    If a game was cut off before its end, the return from its last position on is unknown. It is assumed to be from
+    `low` to `high`, where it makes the smallest return as large, and the largest return as small, as possible. So a
+    result outside this range proves that some return is outside it: of that position, or of the last one of its game.
 
-    **Arguments:** `discount`, a move; `low` and `high`, between which returns are expected.
+    **Arguments:** `record`, of the games; `discount`, for each move; `low` and `high`, the range of expected returns.
 
-    **Returns:** both from the perspective of the player to move.
+    **Returns:** both returns, from the perspective of the player to move.
     """
     rewards, player = np.asarray(record.rewards), np.asarray(record.player)
     paid = np.take_along_axis(rewards[:, 1:], player[:, :-1, None], -1)[..., 0]
     sign = np.where(player[:, 1:] == player[:, :-1], 1.0, -1.0)
     least, greatest = math.inf, -math.inf
-    total, rest = np.zeros(len(paid)), np.where(record.terminated[:, -1], 0.0, 1.0)  # of what follows the last move
+    total, rest = np.zeros(len(paid)), np.where(record.terminated[:, -1], 0.0, 1.0)  # after the last move
     for step in reversed(range(paid.shape[1])):
         total = paid[:, step] + discount * sign[:, step] * total
         rest = discount * sign[:, step] * rest

@@ -1,4 +1,4 @@
-"""Positions as drawings with named squares, on which moves can be clicked and numbers written."""
+"""Drawings of positions with named squares, so that users can click on moves and numbers can be written on them."""
 
 import base64
 import dataclasses
@@ -17,7 +17,7 @@ from tz.games.names import text_board
 
 Number = int | float
 Rect = tuple[Number, Number, Number, Number]
-"""Left, top, width and height, in the units of a drawing."""
+"""Left, top, width and height of a rectangle, in the units of the drawing."""
 
 FONT = "DejaVu Sans, Segoe UI, Arial, sans-serif"
 _LAST, _FIRST_CHOICE, _OTHER_CHOICE = "#e8890c", "#0072b2", "#5b6770"
@@ -25,18 +25,21 @@ _LAST, _FIRST_CHOICE, _OTHER_CHOICE = "#e8890c", "#0072b2", "#5b6770"
 
 @dataclasses.dataclass(frozen=True)
 class Board:
-    """A drawing of one position, and where its squares are.
+    """A drawing of one position, with the places of its squares.
 
-    A move belongs to the squares that its name mentions, such as `e2` and `e4` of `e2e4`, so that a front end needs to
-    know nothing else of the game.
+    A move belongs to the squares that its name mentions, such as `e2` and `e4` in `e2e4`, so a front end needs no other
+    knowledge of the game.
 
     **Fields:**
 
-    - `svg`: the drawing, of `width` and `height`.
-    - `squares`: by the names that moves call them, the areas to click on.
-    - `spots`: where a mark or a number of a square goes, if that is not its whole area, such as the cell of a column
-        that a disc would fall into.
-    - `sides`: the names of the sides and their `colors`, empty in a game for one; `to_move`, which of them that is.
+    - `svg`: the drawing, as the text of an `<svg>` element.
+    - `width`, `height`: the size of the drawing, in its own units.
+    - `squares`: the area to click on for each square, by the name that moves use for it.
+    - `spots`: the area for a mark or number on a square, where this is not the whole square. In Connect Four, for
+        instance, a square is a column, and its spot is the cell that a disc would fall into.
+    - `sides`: the names of the sides; empty in a game for one player.
+    - `colors`: the color of each side, as SVG writes it.
+    - `to_move`: the index in `sides` of the side to move.
     """
 
     svg: str
@@ -49,26 +52,32 @@ class Board:
     to_move: int = 0
 
     def spot(self, square: str) -> Rect:
-        """Where a mark of a square goes."""
+        """Returns the area for a mark on a square."""
         return self.spots.get(square, self.squares[square])
 
     def squares_of(self, name: str) -> tuple[str, ...]:
-        """The squares that the name of a move mentions, in its order; empty for a move such as a pass."""
+        """Returns the squares that the name of a move mentions, in that order; none for a move such as a pass."""
         if name in self.squares:
             return (name,)
         if not self.squares:
             return ()
-        names = sorted(self.squares, key=len, reverse=True)
+        names = sorted(self.squares, key=len, reverse=True)  # longest first: "1" must not match the start of "12"
         pattern = "|".join(re.escape(square) for square in names)
         return tuple(re.findall(pattern, re.sub(r"\(.*?\)", "", name)))
 
 
 def draw_board(env: Env, state: PyTree) -> Board:
-    """Draw a position: as `env.board` has it, else the drawing of `env.draw` without squares, else the text.
+    """Draws a position.
 
-    **Arguments:** `env`; `state`, of one game.
+    **Arguments:**
 
-    **Raises:** `ValueError` where the functions of the game return something else than they should.
+    - `env`: the game.
+    - `state`: the state of one game.
+
+    **Returns:** the board of `env.board`. For a game without it, the picture of `env.draw` without squares, or else the
+    text of [`tz.games.text_board`][] as a drawing.
+
+    **Raises:** `ValueError` if a function of the game returns another type than it should.
     """
     if env.board is not None:
         board = env.board(state)
@@ -101,14 +110,17 @@ def _whole_svg(env: Env, drawing: str) -> Board:
     box = re.search(r'viewBox="[\d.e+-]+[ ,]+[\d.e+-]+[ ,]+([\d.e+-]+)[ ,]+([\d.e+-]+)"', start[0])
     sides = [re.search(rf'\b{name}="([\d.]+)', start[0]) for name in ("width", "height")]
     width, height = (float(box[n + 1]) if box else float(side[1]) if side else 400.0 for n, side in enumerate(sides))
-    text = drawing[start.start() :]  # without what only a file has before it
+    text = drawing[start.start() :]  # without the XML declaration, which belongs to files only
     return Board(text[: text.rindex("</svg>") + 6], width, height)
 
 
 def _image(env: Env, image: np.ndarray) -> Board:
     if image.ndim != 3 or image.shape[2] not in (3, 4):
-        raise ValueError(f"draw of {env.name}: found an array of shape {image.shape}, expected [H, W, 3]; return that.")
-    if image.dtype.kind == "f":
+        raise ValueError(
+            f"draw of {env.name}: found an array of shape {image.shape}, expected [H, W, 3]; return an image with "
+            "colors in its last axis."
+        )
+    if image.dtype.kind == "f":  # colors from 0 to 1
         image = np.clip(255 * image, 0, 255)
     height, width = image.shape[:2]
     link = "data:image/png;base64," + base64.b64encode(_png(image[:, :, :3].astype(np.uint8))).decode()
@@ -129,9 +141,10 @@ def _png(image: np.ndarray) -> bytes:
 
 @dataclasses.dataclass(frozen=True)
 class Note:
-    """What is written on a square for a move: up to two short lines, and how strongly it shows, from 0 to 1.
+    """A note about a move, which is written on the last of its squares.
 
-    `squares` are those of the move; `is_first` is for the move that would be made.
+    **Fields:** `squares` of the move; up to two short `lines` of text; `strength`, from 0 to 1, the visibility of the
+    note; `is_first`, whether this move is the first choice.
     """
 
     squares: Sequence[str]
@@ -141,9 +154,9 @@ class Note:
 
 
 def annotated(board: Board, last: Sequence[Rect] = (), notes: Sequence[Note] = ()) -> str:
-    """The drawing of a board with its last move framed and notes written over its squares."""
+    """Returns the drawing of a board, with frames around the squares of the `last` move and notes on its squares."""
     marks = [_frame(rect, 0.45 if number < len(last) - 1 else 1.0) for number, rect in enumerate(last)]
-    taken = set()
+    taken = set()  # two moves may end on one square, which has room for the stronger note only
     for note in sorted(notes, key=lambda note: (not note.is_first, -note.strength)):
         if not note.squares:
             continue
@@ -194,7 +207,7 @@ def _badge(rect: Rect, note: Note) -> str:
 
 
 def label(x: Number, y: Number, text: str, size: Number, color: str, *, weight: str = "normal") -> str:
-    """A text of SVG, centred at `x`, whose baseline is at `y`."""
+    """Returns an SVG text that is centred at `x` and has its baseline at `y`."""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" font-family="{FONT}" font-size="{size:.1f}" font-weight="{weight}" '
         f'fill="{color}" text-anchor="middle">{escape(text)}</text>'

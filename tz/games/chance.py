@@ -1,8 +1,8 @@
-"""Games with chance: nature is a player of its own, who draws an outcome where dice or cards decide.
+"""Games with chance: nature is a player of its own, which draws an outcome where dice or cards decide.
 
-After a move that chance decides, the state is nature's to move in, and `StepMetadata.chance` has the probabilities of
-its outcomes. `Env.outcome` leads from there to a state of a player. So the game itself never draws anything: self-play
-and matches draw nature's outcomes from their own keys, and a search tries those that may come.
+After a move whose result depends on chance, nature is to move, and `StepMetadata.chance` has the probabilities of its
+outcomes. `Env.outcome` then leads to a state in which a player is to move. So the game itself never draws anything:
+self-play and matches draw nature's outcomes with keys of their own, and a search tries the possible outcomes.
 """
 
 import dataclasses
@@ -19,9 +19,10 @@ from tz.games.env import Env, StepMetadata
 
 
 def cumulative(probabilities: Float[Array, " C"]) -> Float[Array, " C"]:
-    """Returns the cumulative distribution of outcomes, -1 where one cannot happen; its greatest entry is exactly 1.
+    """Returns the cumulative distribution of nature's outcomes, with -1 for outcomes that cannot happen.
 
-    Where nothing can happen, since a player is to move, all entries are -1.
+    The greatest entry is exactly 1, so that every point below 1 has an outcome. If a player is to move, all entries are
+    -1.
     """
     possible = probabilities > 0
     sums = jnp.where(possible, jnp.cumsum(probabilities.astype(jnp.float32)), 0.0)
@@ -29,16 +30,17 @@ def cumulative(probabilities: Float[Array, " C"]) -> Float[Array, " C"]:
 
 
 def outcome_at(cdf: Float[Array, " C"], point: Float[Array, ""]) -> Int[Array, ""]:
-    """Returns the outcome at a point of a cumulative distribution; 0 where nothing can happen.
+    """Returns the outcome at a point of a cumulative distribution; 0 if no outcome can happen.
 
-    **Arguments:** `cdf`, from `cumulative`; `point`, from 0 up to but not including 1.
+    `cdf` comes from `cumulative`; `point` is at least 0 and below 1.
     """
+    # argmax finds the first entry above the point. An impossible outcome has -1, so it is never found.
     return jnp.argmax(cdf > point).astype(jnp.int32)
 
 
 def is_to_draw(metadata: StepMetadata) -> Bool[Array, "..."]:
-    """Returns whether nature is to move, in a game with chance."""
-    assert metadata.chance is not None  # `check_env` and `search` say so by name
+    """Returns whether nature is to move, in a state of a game with chance."""
+    assert metadata.chance is not None  # `check_env` and `search` report this with the name of the game
     return jnp.any(metadata.chance > 0, axis=-1)
 
 
@@ -48,14 +50,15 @@ Outcome = Callable[[PyTree, Int[Array, ""], PRNGKeyArray], tuple[PyTree, StepMet
 def answer(
     nature: Outcome | None, env_state: PyTree, metadata: StepMetadata, outcome: Int[Array, ""], *, key: PRNGKeyArray
 ) -> tuple[PyTree, StepMetadata]:
-    """Returns the position after an outcome of nature, or the same position where a player is to move.
+    """Returns the position after an outcome of nature, or the same position if a player is to move.
 
-    **Arguments:** `nature`, the `outcome` of a game or model; `env_state` and `metadata`, from its `step`. Either both
-    have a discount or neither has.
+    **Arguments:** `nature`, the function `outcome` of a game or model; `env_state` and `metadata`, from its `step`;
+    `outcome` and `key`, the arguments of `nature`. Either both `step` and `nature` return a discount, or neither does.
 
-    **Returns:** the state and its metadata, whose rewards are those of the move and of the outcome together.
+    **Returns:** the state and its metadata. The rewards are the sum of the rewards of the move and of the outcome, and
+    the discount is the product of the two discounts.
     """
-    assert nature is not None  # `check_env` and `search` say so by name
+    assert nature is not None  # as in `is_to_draw`
     is_nature = is_to_draw(metadata)
     next_state, after = nature(env_state, outcome, key)
     rewards = metadata.rewards + after.rewards.astype(metadata.rewards.dtype)
@@ -73,22 +76,22 @@ def answer(
 def make_move(
     env: Env, env_state: PyTree, action: Int[Array, ""], *, key: PRNGKeyArray | None = None
 ) -> tuple[PyTree, StepMetadata]:
-    """Make a move in one game, and draw nature's answer if the move has one.
+    """Makes a move in one game, and draws nature's outcome if nature is to move after it.
 
-    In a game without chance this is `env.step`.
+    In a game without chance, this is `env.step`.
 
     **Arguments:**
 
     - `env`: the game.
     - `env_state`: a state in which a player is to move, or in which the game is over.
-    - `action`: the move of the player to move.
-    - `key`: decides nature's outcome. With the same key, equal probabilities give the same outcome. A game without
-        chance needs none.
+    - `action`: an integer scalar, the action of the player to move.
+    - `key`: decides nature's outcome. The same key gives the same outcome wherever the probabilities are equal. Only a
+        game with chance needs a key.
 
     **Returns:** the next state in which a player is to move, or in which the game is over, and its metadata. The
-    rewards are those of the move and of nature's outcome together.
+    rewards are the sum of the rewards of the move and of nature's outcome.
 
-    **Raises:** `ValueError` for a game with chance without a key.
+    **Raises:** `ValueError` if a game with chance gets no key, or if `action` or `key` has a batch axis.
     """
     check_one("make_move", "action", action)
     check_key("make_move", env, key)
@@ -97,26 +100,26 @@ def make_move(
 
 
 def check_key(where: str, env: Env, key: PRNGKeyArray | None, name: str = "key") -> None:
-    """Raises `ValueError` for a game with chance without a key, and for something else in the place of a key."""
+    """Raises `ValueError` if a game with chance gets no key, or if several keys are given in place of one."""
     if key is not None:
         check_one_key(where, key)
     elif env.outcome is not None:
         raise ValueError(
-            f"{where}: found {env.name}, a game with chance, and {name}=None, expected a key of nature's outcomes; "
-            "give one."
+            f"{where}: found {env.name}, a game with chance, and {name}=None, expected a key for nature's outcomes; "
+            f"pass {name}=jax.random.key(seed)."
         )
 
 
 def make_numbered_move(
     env: Env, env_state: PyTree, action: Int[Array, ""], num_draws: Int[Array, ""] | None, *, key: PRNGKeyArray | None
 ) -> tuple[PyTree, StepMetadata, Int[Array, ""] | None]:
-    """Makes a move like `make_move`, in a game whose draws are numbered.
+    """Makes a move as `make_move` does, but counts nature's draws and gives each draw a key of its own.
 
-    Nature's n-th draw depends on the key and on n alone, so two games with one key get the same dice, whatever is
-    played in them.
+    Nature's n-th draw depends only on `key` and n. So two games with the same key get the same dice, whatever moves are
+    made in them.
 
-    **Arguments:** `num_draws`, nature's draws in this game so far; `key`, of all draws of the game; both are None in a
-    game without chance.
+    **Arguments:** `num_draws`, the number of nature's draws in this game so far; `key`, from which the keys of all its
+    draws are made. Both are None in a game without chance.
 
     **Returns:** the next state and its metadata, and the number of draws after the move.
     """
@@ -130,24 +133,30 @@ def make_numbered_move(
 def draw_answer(
     env: Env, env_state: PyTree, metadata: StepMetadata, *, key: PRNGKeyArray
 ) -> tuple[PyTree, StepMetadata]:
-    """Draws nature's outcome with the key where nature is to move, and returns the position after it."""
+    """Returns the position after a random outcome of nature, or the same position if a player is to move."""
     draw_key, outcome_key = jax.random.split(key)
-    assert metadata.chance is not None  # `check_env` and `search` say so by name
+    assert metadata.chance is not None  # as in `is_to_draw`
     outcome = outcome_at(cumulative(metadata.chance), jax.random.uniform(draw_key, (), jnp.float32))
     return answer(env.outcome, env_state, metadata, outcome, key=outcome_key)
 
 
 def split_with_chance(env: Env, key: PRNGKeyArray, num: int) -> list[Any]:
-    """Splits a key into `num` keys and one for nature's draws, which is None in a game without chance."""
+    """Splits a key into `num` keys and one more for nature's draws, which is None in a game without chance."""
     keys = jax.random.split(key, num if env.outcome is None else num + 1)
     return [*(keys[index] for index in range(num)), None if env.outcome is None else keys[num]]
 
 
 class SampledState(eqx.Module):
-    """A state of a game with sampled chance.
+    """A state of a game from [`tz.games.sampled_chance`][].
 
-    **Fields:** `state`, of the game as its user wrote it; `action`, the move made in it, where nature is to move;
-    `player` to move, and `terminated`, whether the game is over.
+    If nature is to move, the move has been chosen but not yet made: `state` is still the state before it.
+
+    **Fields:**
+
+    - `state`: the state of the original game.
+    - `action`: the move that nature has yet to answer. It has no meaning if a player is to move.
+    - `player`: the player to move in `state`.
+    - `terminated`: whether the game is over in `state`.
     """
 
     state: PyTree
@@ -168,21 +177,24 @@ def sampled_chance(
     text: Callable[[PyTree], str] | None = None,
     board: Callable[[PyTree], Any] | None = None,
 ) -> Env:
-    """Make a game of a step that takes a key, where the outcomes of chance are too many to list.
+    """Makes a game from a `step` that takes a key, for chance with too many outcomes to list.
 
-    Each move is answered by nature. In the real game its outcome is drawn by `step` with a key of the game. A search
-    never sees that key: it gives each move up to `num_outcomes` outcomes, which it draws with keys of its own, and
-    takes them to be equally likely.
+    In this game, nature is to move after every move of a player. When the game is played, `step` draws the outcome with
+    a key of the game. A search never sees that key. It gives each move up to `num_outcomes` outcomes, which it draws
+    with keys of its own and treats as equally likely.
+
+    If you can list the outcomes and their probabilities, write an [`tz.Env`][] with `outcome` instead: its search is
+    exact about chance.
 
     **Arguments:**
 
-    - `init`: `key -> (state, StepMetadata)`, a new game.
-    - `step`: `(state, action, key) -> (state, StepMetadata)`. The result of a step from a terminated state
-        is not used.
-    - `observe`: `state -> observation`.
-    - `num_outcomes`: `C`, how many outcomes of one move a search tells apart. More are closer to the truth, and leave
-        fewer simulations for each.
-    - `name`, `draw`, `label`, `text`, `board`: as in [`tz.Env`][]; the functions see the states of `init` and `step`.
+    - `init`: `key -> (state, StepMetadata)`, starts a new game.
+    - `step`: `(state, action, key) -> (state, StepMetadata)`, makes a move and draws at random with the key. The result
+        of a step from a terminated state is not used.
+    - `observe`: `state -> observation`, the input of the network.
+    - `num_outcomes`: `C`, the most outcomes of one move that a search tells apart. More outcomes are closer to the true
+        distribution, but leave fewer simulations for each outcome.
+    - `name`, `draw`, `label`, `text`, `board`: as in [`tz.Env`][]. The functions get the states of `init` and `step`.
 
     **Returns:** a game whose states are [`tz.games.SampledState`][]s.
 
@@ -205,7 +217,7 @@ def sampled_chance(
         return _natures_turn(state, action, jax.eval_shape(init, jax.random.key(0))[1], num_outcomes)
 
     def outcome(state: SampledState, outcome: Int[Array, ""], key: PRNGKeyArray) -> tuple[PyTree, StepMetadata]:
-        del outcome  # all are alike: the key tells them apart
+        del outcome  # outcomes differ only by their keys
         return _a_players_turn(*step(state.state, state.action, key), num_outcomes)
 
     return Env(
@@ -222,7 +234,7 @@ def sampled_chance(
 
 
 def _a_players_turn(state: PyTree, metadata: StepMetadata, num_outcomes: int) -> tuple[SampledState, StepMetadata]:
-    """Returns a position of the user's game as one of the game with sampled chance, in which nature is not to move."""
+    """Converts a position of the original game to one with sampled chance, in which nature is not to move."""
     metadata = dataclasses.replace(metadata, chance=jnp.zeros(num_outcomes, jnp.float32))
     player = jnp.asarray(metadata.cur_player_id, jnp.int32)
     return SampledState(state, jnp.int32(0), player, jnp.asarray(metadata.terminated)), metadata
@@ -231,7 +243,7 @@ def _a_players_turn(state: PyTree, metadata: StepMetadata, num_outcomes: int) ->
 def _natures_turn(
     state: SampledState, action: Int[Array, ""], like: StepMetadata, num_outcomes: int
 ) -> tuple[SampledState, StepMetadata]:
-    """Returns the position after a move, which nature has yet to answer; `like` has the shapes of the metadata."""
+    """Returns the position after a move, in which nature is to move; `like` has the shapes of the metadata."""
     chance = jnp.where(state.terminated, jnp.zeros(num_outcomes, jnp.float32), jnp.float32(1 / num_outcomes))
     metadata = StepMetadata(
         rewards=jnp.zeros(like.rewards.shape, like.rewards.dtype),
@@ -244,10 +256,10 @@ def _natures_turn(
 
 
 def check_nature(where: str, model: Any, metadata: StepMetadata) -> None:
-    """Raises `ValueError` unless a game or model has both probabilities and outcomes of chance, or neither."""
+    """Raises `ValueError` if a game or model has probabilities of chance without `outcome`, or the reverse."""
     if (model.outcome is None) != (metadata.chance is None):
         found, missing = ("an `outcome`", "`chance`") if metadata.chance is None else ("`chance`", "an `outcome`")
         raise ValueError(
             f"{where}{model.name}: found {found} without {missing}, expected both in a game with chance and neither "
-            "in others; let the metadata have the probabilities of nature's outcomes, and `outcome` lead to them."
+            "in other games; put the probabilities in the metadata and pass a function `outcome` for nature's moves."
         )

@@ -1,4 +1,4 @@
-"""Does a game keep the rules of `tz.env`? Found out by tracing it and by playing it at random."""
+"""Checks that a game follows the rules of `tz.Env`, by tracing it and by playing it at random."""
 
 import warnings
 from typing import Any
@@ -15,27 +15,34 @@ from tz.games.env import Env, StepMetadata
 
 
 def check_env(env: Env, *, key: PRNGKeyArray | None = None, num_games: int = 8, max_moves: int = 512) -> None:
-    """Check a game against what tz asks of one, by tracing it and by playing random legal moves.
+    """Checks that a game follows the rules of [`tz.Env`][], by tracing it and by playing random legal moves.
 
-    It compiles one program, in which all games are played at once. Run it in the tests of a game of your own. It warns
-    when no game ended within `max_moves`, since what follows the end of a game could then not be checked. It also warns
-    when what the game shows depends on a random key in its state, since a search would foresee what is drawn with it;
-    to find that, it makes the same moves in two copies of each game that differ in the key.
+    Run it in the tests of a game of your own. It compiles one program, which plays all games at once.
+
+    It warns if
+
+    - no game ended within `max_moves`, since the rules for terminated states could then not be checked;
+    - the game depends on a random key in its state, since a search would know in advance what is drawn with the key. To
+        find this, it makes the same moves in two copies of each game with different keys;
+    - the same moves lead to different positions in two new games that look alike, since the state then hides something
+        that a search knows, such as a shuffled deck;
+    - no game ended, but moves with a reward led back to the first state, as if `step` started new games by itself.
 
     **Arguments:**
 
     - `env`: the game.
-    - `key`: decides the games and the moves; `jax.random.key(0)` unless given.
-    - `num_games`: how many games are played.
-    - `max_moves`: how many moves are made in each, those after its end included.
+    - `key`: decides the games and the moves. By default, `jax.random.key(0)`.
+    - `num_games`: the number of random games.
+    - `max_moves`: the number of moves in each game, including moves after its end.
 
-    **Raises:** `ValueError` for the first broken rule, with what was found, what is expected and how to mend it.
+    **Raises:** `ValueError` for the first broken rule. The message says what was found, what was expected and how to
+    fix it.
     """
     check_ints("check_env", num_games=num_games, max_moves=max_moves)
     if num_games < 1 or max_moves < 1:
         raise ValueError(
-            f"check_env: found num_games={num_games} and max_moves={max_moves}, expected at least 1; raise what is "
-            "less."
+            f"check_env: found num_games={num_games} and max_moves={max_moves}, expected at least 1 for both; play "
+            "at least one move of one game."
         )
     key = jax.random.key(0) if key is None else key
     check_one_key("check_env", key)
@@ -49,8 +56,8 @@ def check_env(env: Env, *, key: PRNGKeyArray | None = None, num_games: int = 8, 
     _check_purity(env, sample)
     if not record.terminated.any():
         warnings.warn(
-            f"{env.name}: found no end in {num_games} random games of {max_moves} moves, expected one to check that "
-            "terminated states stay terminated; raise `max_moves`.",
+            f"{env.name}: found no end in {num_games} random games of {max_moves} moves, expected at least one, to see "
+            "whether terminated states stay terminated; raise `max_moves`.",
             stacklevel=2,
         )
 
@@ -71,13 +78,13 @@ def _trace(env: Env, name: str, *arguments: Any) -> Any:
 
 
 def check_types(env: Env) -> None:
-    """Check everything that shapes and dtypes alone tell.
+    """Checks the rules that shapes and dtypes alone can show.
 
     **Raises:** `ValueError` for the first broken rule.
     """
     if not isinstance(env, Env):
-        fix = "adapt a game of pgx by tz.from_pgx" if hasattr(env, "observation_shape") else "make one"
-        raise ValueError(f"found {shown(env)} as the game, expected a tz.Env of init, step and observe; {fix}.")
+        fix = "adapt a game of pgx with tz.from_pgx" if hasattr(env, "observation_shape") else "make one with tz.Env"
+        raise ValueError(f"env: found {shown(env)} as the game, expected a tz.Env of init, step and observe; {fix}.")
     start = _trace(env, "init", jax.random.key(0))
     _check_result(env, "init", start)
     after = _trace(env, "step", start[0], jax.ShapeDtypeStruct((), jnp.int32))
@@ -96,7 +103,7 @@ def check_types(env: Env) -> None:
     if not leaves or any(jnp.issubdtype(leaf.dtype, jax.dtypes.extended) for leaf in leaves):
         raise ValueError(
             f"{env.name}: found {_describe(first)} returned by `observe`, expected an array of numbers or booleans, or "
-            "a PyTree of such arrays; return what the network is to see."
+            "a PyTree of such arrays; return the input of the network."
         )
     if _describe(first) != _describe(second):
         raise ValueError(
@@ -114,12 +121,12 @@ def _describe(leaf: Any) -> str:
 
 
 def _check_result(env: Env, name: str, result: Any) -> None:
-    """Check that `init` or `step` returned a state and a metadata of the right types."""
+    """Checks that `init`, `step` or `outcome` returns a state and metadata of the right types."""
     if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], StepMetadata):
         kinds = [type(part).__name__ for part in result] if isinstance(result, tuple) else type(result).__name__
         raise ValueError(
-            f"{env.name}: found {kinds} returned by `{name}`, expected a pair `(state, tz.StepMetadata)`; make the "
-            "second a tz.StepMetadata."
+            f"{env.name}: found {kinds} returned by `{name}`, expected a pair `(state, tz.StepMetadata)`; return "
+            "a tz.StepMetadata as the second part."
         )
     metadata = result[1]
     for field, kind, ndim, expected in (
@@ -132,7 +139,7 @@ def _check_result(env: Env, name: str, result: Any) -> None:
         if not isinstance(leaf, jax.ShapeDtypeStruct) or not jnp.issubdtype(leaf.dtype, kind) or leaf.ndim != ndim:
             raise ValueError(
                 f"{env.name}: found {_describe(leaf)} as `{field}` in the metadata from `{name}`, expected {expected}; "
-                "`init` and `step` are of one game, without a batch axis."
+                f"make `{name}` a function of one game, without a batch axis."
             )
     check_no_discount(env.name, metadata)
     _check_chance(env, name, metadata.chance)
@@ -143,13 +150,13 @@ def _check_result(env: Env, name: str, result: Any) -> None:
         )
     if metadata.action_mask.shape[0] == 0:
         raise ValueError(
-            f"{env.name}: found an empty `action_mask` from `{name}`, expected an entry for each action; give it at "
+            f"{env.name}: found an empty `action_mask` from `{name}`, expected an entry for each action; add at "
             "least one."
         )
 
 
 def _check_chance(env: Env, name: str, chance: Any) -> None:
-    """Check that the probabilities of nature's outcomes are an array of at least one, if there are any."""
+    """Checks that `chance` is None or a float array of at least one probability."""
     if chance is None:
         return
     is_array = isinstance(chance, jax.ShapeDtypeStruct) and jnp.issubdtype(chance.dtype, jnp.floating)
@@ -161,7 +168,7 @@ def _check_chance(env: Env, name: str, chance: Any) -> None:
 
 
 def check_no_discount(where: str, metadata: StepMetadata) -> None:
-    """Raises `ValueError` for a game with a discount of its own: the returns that are learned would not know of it."""
+    """Raises `ValueError` for a game with a discount of its own, which the learned returns would not include."""
     if metadata.discount is not None:
         raise ValueError(
             f"{where}: found a `discount` in the metadata of a game, expected None, as only a tz.mcts.Model may have "
@@ -170,7 +177,7 @@ def check_no_discount(where: str, metadata: StepMetadata) -> None:
 
 
 def _check_same(env: Env, name: str, part: str, first: PyTree, second: PyTree) -> None:
-    """Check that `step`, or `outcome`, returns the tree, shapes and dtypes that `init` does."""
+    """Checks that `step` or `outcome` returns the same tree, shapes and dtypes as `init`."""
     before, after = (
         {part + jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
         for tree in (first, second)
@@ -181,18 +188,18 @@ def _check_same(env: Env, name: str, part: str, first: PyTree, second: PyTree) -
             raise ValueError(
                 f"{env.name}: found `{path}` to be {found[0]} from `init` and {found[1]} from `{name}`, expected "
                 "one tree of the same shapes and dtypes; name the dtype where the array is made, for instance "
-                "`jnp.zeros(shape, jnp.int32)` or `jnp.float32(number)`, and add no part later."
+                "`jnp.zeros(shape, jnp.int32)` or `jnp.float32(number)`, and make all parts in `init`."
             )
     structures = jax.tree.structure(first), jax.tree.structure(second)
     if structures[0] != structures[1]:
         raise ValueError(
             f"{env.name}: found the {part} to have the structure {structures[0]} from `init` and {structures[1]} from "
-            f"`{name}`, expected the same; use the same containers, and keep what changes in a game in arrays."
+            f"`{name}`, expected the same; use the same containers, and keep everything that changes in arrays."
         )
 
 
 def _check_purity(env: Env, sample: PyTree) -> None:
-    """Repeat, eagerly, calls whose results in the compiled games are known."""
+    """Repeats calls of the compiled games without `jax.jit`, and checks that the results are the same."""
     init_key, start, (before, action, observation, after, nature) = sample
     calls = [("init", (init_key,), start), ("step", (before, action), after), ("observe", (before,), observation)]
     if nature is not None:
@@ -205,19 +212,19 @@ def _check_purity(env: Env, sample: PyTree) -> None:
         if (path := _difference(first, second, tolerance=0.0)) is not None:
             raise ValueError(
                 f"{env.name}: found `{name}` to be impure, as two calls with the same arguments differ in their "
-                f"results at `{path}`, expected the same; keep all that changes in the state, and draw at random only "
-                "in `init`, from its key."
+                f"results at `{path}`, expected the same; keep everything that changes in the state, and draw at "
+                "random only in `init`, from its key."
             )
         if (path := _difference(first, compiled, tolerance=1e-4)) is not None:
             raise ValueError(
                 f"{env.name}: found `{name}` to give another result under `jax.jit` and `jax.vmap` than without, at "
-                f"`{path}`, expected the same; let it depend on its arguments alone, not on what was called before or "
-                "on being traced."
+                f"`{path}`, expected the same; let it depend only on its arguments, not on earlier calls or on "
+                "tracing."
             )
 
 
 def _difference(first: PyTree, second: PyTree, *, tolerance: float) -> str | None:
-    """The path of the first leaf that differs (a float: by more than `tolerance`), or None."""
+    """Returns the path of the first leaf that differs (for a float: by more than `tolerance`), or None."""
     if jax.tree.structure(first) != jax.tree.structure(second):
         return "the tree structure"
     for (path, left), right in zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(second), strict=True):

@@ -1,4 +1,4 @@
-"""The game interface: how a game starts, how a move changes it, and what the network sees of it."""
+"""The interface of a game: `Env`, a record of functions, and `StepMetadata`, the facts that they report."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,20 +9,21 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 
 class StepMetadata(eqx.Module):
-    """What a game tells about a state, whatever the game.
+    """The facts about a state that every game reports in the same form.
 
     **Fields:**
 
-    - `rewards`: `[P]`, what each player received for the move that led here; zeros in an initial state.
-    - `action_mask`: `[A]`, True where an action is legal for the player to move.
+    - `rewards`: `[P]`, the reward of each player for the move that led to this state; zeros in an initial state.
+    - `action_mask`: `[A]`, True for the actions that are legal for the player to move.
     - `terminated`: True once the game is over.
-    - `cur_player_id`: the player to move, from 0 to `P - 1`, in a terminated state too. It may stay the same from one
+    - `cur_player_id`: the player to move, from 0 to `P - 1`, also in a terminated state. It may stay the same from one
         move to the next.
-    - `discount`: of a [`tz.mcts.Model`][] only, from 0 to 1: what the value of this state is multiplied by, beside the
-        discount of the search, in the return of the move that led here. None, the default, for none. Games have none.
-    - `chance`: `[C]`, of a game with chance only: the probabilities of nature's outcomes where nature is to move, and
-        zeros where a player is. None, the default, for a game without chance. Where nature is to move,
-        `cur_player_id` and `action_mask` are not read.
+    - `discount`: only for a [`tz.mcts.Model`][]: a factor from 0 to 1. In the return of the move that led to this
+        state, the value of this state is multiplied by it and by the discount of the search. None, the default, means
+        no factor. A game must leave it None.
+    - `chance`: only for a game with chance: `[C]`, the probabilities of nature's outcomes if nature is to move, and
+        zeros if a player is to move. None, the default, for a game without chance. If nature is to move, tz ignores
+        `cur_player_id` and `action_mask`.
     """
 
     rewards: Float[Array, " P"]
@@ -34,35 +35,36 @@ class StepMetadata(eqx.Module):
 
 
 class Env(eqx.Module):
-    """A game: two functions that move it on and one that shows it to a network.
+    """A game, as pure functions: `init` and `step` play it, and `observe` makes the input of the network.
 
-    Each function sees one game and has no batch axis; `jax.vmap` makes the batch. All three must be pure.
+    Each function takes one game, without a batch axis; use `jax.vmap` for a batch. A game needs the first three fields.
+
+    The state must not hold anything that decides future chance, such as a random key or a shuffled deck. A search steps
+    through the same states as the game, so it would foresee the draw. Only `init` may draw at random, from its key; in
+    a game with chance, nature draws through `outcome`.
+
+    Check a game of your own with [`tz.check_env`][].
 
     **Fields:**
 
-    - `init`: `key -> (state, StepMetadata)`, a new game. `state` is any PyTree of arrays.
-    - `step`: `(state, action) -> (state, StepMetadata)`. `action` is an integer scalar. A step from a terminated state
-        must leave it terminated, with rewards of zero.
-    - `observe`: `state -> observation`, the network's input, seen by the player to move: an array, or a PyTree of
-        arrays.
-    - `name`: for messages and file names.
-    - `draw`: `state -> SVG text` or image `[H, W, 3]`, a picture of one position for [`tz.plot.plot_tree`][] and
-        [`tz.plot.render_game`][]; not needed for anything else.
-    - `outcome`: of a game with chance only: `(state, outcome, key) -> (state, StepMetadata)`, nature's move. `outcome`
-        is an integer scalar from 0 to `C - 1`. The state that it leads to is a player's, or the end of the game, and
-        its rewards are those that the outcome brings. The key decides what the outcome leaves open, which is nothing in
-        a game that lists its outcomes; see [`tz.games.sampled_chance`][] for the others.
-    - `label`: `(state, action) -> str`, the name of a move as people know it, such as `"d3"` or `"pass"`. The names of
-        the legal moves of a state are all different. `action` is an int of Python; the function runs on the host, on
-        one state, and is never traced. See [`tz.games.move_label`][] and [`tz.games.find_move`][].
-    - `text`: `state -> str`, a position as text, on the host as well; see [`tz.games.text_board`][].
-    - `board`: `state -> tz.games.Board`, a drawing of a position with named squares to click on, on the host as well;
-        see [`tz.games.draw_board`][].
-
-    Neither `step` nor the state may hold anything that chance has yet to decide, such as a random key: a search steps
-    through the same states, and would foresee it. `init` may draw as it likes.
-
-    Check a game of your own with [`tz.check_env`][].
+    - `init`: `key -> (state, StepMetadata)`, starts a new game. `state` is any PyTree of arrays.
+    - `step`: `(state, action) -> (state, StepMetadata)`, makes a move. `action` is an integer scalar. A step from a
+        terminated state must leave it terminated, with rewards of zero.
+    - `observe`: `state -> observation`, the input of the network, from the perspective of the player to move: an array,
+        or a PyTree of arrays.
+    - `name`: the name of the game in messages and file names.
+    - `draw`: `state -> SVG text` or image `[H, W, 3]`, a picture of one position, for [`tz.plot.plot_tree`][] and
+        [`tz.plot.render_game`][].
+    - `outcome`: only for a game with chance: `(state, outcome, key) -> (state, StepMetadata)`, nature's move. `outcome`
+        is an integer scalar from 0 to `C - 1`. In the new state a player is to move or the game is over; its rewards
+        are the rewards of the outcome. The key decides everything that the outcome does not. A game that lists all its
+        outcomes ignores the key; see [`tz.games.sampled_chance`][] for other games.
+    - `label`: `(state, action) -> str`, the name of a move as people know it, such as `"d3"` or `"pass"`. The legal
+        moves of a state must have different names. This function is never traced: it runs on the host, on one state,
+        and `action` is a Python int. See [`tz.games.move_label`][] and [`tz.games.find_move`][].
+    - `text`: `state -> str`, a position as text. It runs on the host, too; see [`tz.games.text_board`][].
+    - `board`: `state -> tz.games.Board`, a drawing of a position with named squares to click on. It runs on the host,
+        too; see [`tz.games.draw_board`][].
     """
 
     init: Callable[[PRNGKeyArray], tuple[PyTree, StepMetadata]]
@@ -80,21 +82,21 @@ class Env(eqx.Module):
 
     @property
     def num_actions(self) -> int:
-        """`A`, the number of actions, legal or not."""
+        """The number of actions, `A`, whether legal or not."""
         return self._initial()[1].action_mask.shape[0]
 
     @property
     def num_players(self) -> int:
-        """`P`, the number of players."""
+        """The number of players, `P`."""
         return self._initial()[1].rewards.shape[0]
 
     @property
     def num_outcomes(self) -> int:
-        """`C`, the number of nature's outcomes; 0 in a game without chance."""
+        """The number of nature's outcomes, `C`; 0 in a game without chance."""
         chance = self._initial()[1].chance
         return 0 if chance is None else chance.shape[0]
 
     @property
     def observation(self) -> Any:
-        """Shape and dtype of one observation, or a PyTree of them, as `jax.ShapeDtypeStruct`."""
+        """The shape and dtype of one observation: a `jax.ShapeDtypeStruct`, or a PyTree of them."""
         return jax.eval_shape(lambda key: self.observe(self.init(key)[0]), jax.random.key(0))

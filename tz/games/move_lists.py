@@ -1,4 +1,4 @@
-"""Games as lists of moves: the position after a list, all positions on the way, and positions drawn from many games."""
+"""Functions that replay lists of moves, and draw positions from games that were played."""
 
 import equinox as eqx
 import jax
@@ -12,13 +12,19 @@ from tz.games.env import Env, StepMetadata
 
 
 def play_moves(env: Env, moves: Int[Array, " T"], *, key: PRNGKeyArray | None = None) -> tuple[PyTree, StepMetadata]:
-    """The position after a list of moves from the beginning, for one game; `jax.vmap` over lists makes many openings.
+    """Plays a list of moves from the start of one game. Use `jax.vmap` over lists to make many openings.
 
-    **Arguments:** `moves`, actions; -1 makes no move, so that lists of several lengths can be padded. `key`, for the
-    first position, where it is drawn, and for nature's outcomes in a game with chance.
+    **Arguments:**
 
-    **Raises:** a runtime error, through `eqx.error_if`, if a move is no action, or not legal where it is made;
-    `ValueError` for a game with chance without a key.
+    - `env`: the game.
+    - `moves`: `[T]`, the actions in order. -1 makes no move, so lists of different lengths can be padded with it.
+    - `key`: decides the first position, if the game draws it, and nature's outcomes. Only a game with chance needs a
+        key; for other games, the default is `jax.random.key(0)`.
+
+    **Returns:** the state and metadata after the moves.
+
+    **Raises:** `ValueError` if a game with chance gets no key. A runtime error, through `eqx.error_if`, if a move is
+    not an action of the game, or not legal in its position.
     """
     check_key("play_moves", env, key)
 
@@ -31,10 +37,15 @@ def play_moves(env: Env, moves: Int[Array, " T"], *, key: PRNGKeyArray | None = 
     def play(carry, action):
         env_state, metadata, num_draws = carry
         is_move, num_actions = action != -1, metadata.action_mask.shape[0]
+        # Indexing in JAX never fails: it would clamp an action that is too large, and wrap a negative one.
         there_is = (action >= 0) & (action < num_actions)
         action = jnp.clip(action, 0, num_actions - 1)
         legal = there_is & metadata.action_mask[action] & ~metadata.terminated
-        action = eqx.error_if(action, is_move & ~legal, "play_moves: a move of the list is not legal where it is made.")
+        action = eqx.error_if(
+            action,
+            is_move & ~legal,
+            "play_moves: found a move that is not legal in its position, expected legal moves; check the list.",
+        )
         after = make_numbered_move(env, env_state, action, num_draws, key=chance_key)
         return jax.tree.map(lambda new, old: jnp.where(is_move, new, old), after, carry), None
 
@@ -48,12 +59,21 @@ def follow_moves(
     *,
     chance_key: PRNGKeyArray | None = None,
 ) -> tuple[PyTree, StepMetadata]:
-    """The positions of one game from its start on, `[T + 1, ...]`; -1 after its end leaves it there.
+    """Replays one game from a given start and returns all its positions.
 
-    **Arguments:** `chance_key`, of nature's draws in a game with chance, such as one of
-    [`tz.matches.MatchResult`][]`.chance_keys`.
+    The moves are not checked. Use [`tz.play_moves`][] for a list that may have illegal moves.
 
-    **Raises:** `ValueError` for a game with chance without its key.
+    **Arguments:**
+
+    - `env`: the game.
+    - `start`: the state and metadata before the first move.
+    - `actions`: `[T]`, the moves, followed by -1 after the end of the game, which leaves the game as it is.
+    - `chance_key`: the key of nature's draws, such as an entry of `chance_keys` in [`tz.matches.MatchResult`][]. Only a
+        game with chance needs it.
+
+    **Returns:** the states and metadata, `[T + 1, ...]`, beginning with `start`.
+
+    **Raises:** `ValueError` if a game with chance gets no key, or if `start` or `actions` has a batch axis.
     """
     check_one_game("follow_moves", start[1])
     check_one("follow_moves", "actions", actions, 1)
@@ -78,30 +98,46 @@ def played_positions(
     key: PRNGKeyArray,
     chance_keys: Shaped[PRNGKeyArray, " G"] | None = None,
 ) -> tuple[PyTree, StepMetadata]:
-    """Positions in which a move was made, drawn from games: each is as likely as any other, and may be drawn again.
+    """Draws positions from games that were played, uniformly and with replacement.
 
-    `tz.starts_from(env, tz.played_positions(env, match.opening, match.actions, 4096, key=key))` is self-play from the
-    positions of a match.
+    Only positions in which a move was made are drawn. Use it with [`tz.games.starts_from`][] to start self-play from
+    the positions of a match:
 
-    **Arguments:** `openings`, where the games began, `[G, ...]`; `actions`, the moves from there, -1 after the end;
-    `chance_keys`, of nature's draws in a game with chance, such as those of [`tz.matches.MatchResult`][].
+    ```python
+    positions = tz.games.played_positions(env, match.opening, match.actions, 4096, key=key)
+    env = tz.games.starts_from(env, positions)
+    ```
 
-    **Returns:** the environment's states and metadata, `[num_positions, ...]`.
+    **Arguments:**
 
-    **Raises:** a runtime error, through `eqx.error_if`, if no move was made; `ValueError` for a game with chance
-    without its keys.
+    - `env`: the game.
+    - `openings`: the states and metadata in which the games began, `[G, ...]`.
+    - `actions`: `[G, T]`, the moves from there, with -1 after the end.
+    - `num_positions`: the number of positions to draw.
+    - `key`: decides which positions are drawn.
+    - `chance_keys`: `[G]`, the keys of nature's draws, such as `chance_keys` of [`tz.matches.MatchResult`][]. Only a
+        game with chance needs them.
+
+    **Returns:** states and metadata, `[num_positions, ...]`.
+
+    **Raises:** `ValueError` if `actions` has another number of axes, or if a game with chance gets no `chance_keys`. A
+    runtime error, through `eqx.error_if`, if no move was made in any game.
     """
     if actions.ndim != 2:
         raise ValueError(
-            f"played_positions: found actions of shape {actions.shape}, expected [G, T], of several games; add the "
-            "axis of the games to one."
+            f"played_positions: found actions of shape {actions.shape}, expected [G, T], of several games; for one "
+            "game, add the axis: actions[None]."
         )
     check_one_key("played_positions", key)
     positions = jax.vmap(lambda start, actions, key: follow_moves(env, start, actions, chance_key=key))(
         openings, actions, chance_keys
     )
     moved = actions >= 0
-    moved = eqx.error_if(moved, ~jnp.any(moved), "played_positions: there is no move in these games.")
+    moved = eqx.error_if(
+        moved,
+        ~jnp.any(moved),
+        "played_positions: found no move in these games, expected at least one; pass games that were played.",
+    )
     weights = moved.ravel().astype(jnp.float32)
     drawn = jax.random.choice(key, moved.size, (num_positions,), p=weights / jnp.sum(weights))
     game, step = jnp.divmod(drawn, actions.shape[1])

@@ -1,4 +1,4 @@
-"""Moves by the names that people know, and positions as text."""
+"""Functions that name moves as people know them, find moves by name, and show positions as text."""
 
 import difflib
 import re
@@ -12,53 +12,64 @@ from jaxtyping import PyTree
 from tz._arguments import shown
 from tz.games.env import Env
 
-_FEW = 8  # how many moves a message lists
+_FEW = 8  # the most moves that a message lists
 
 
 def move_label(env: Env, state: PyTree, action: SupportsInt) -> str:
-    """Name a move as people know it, such as `"d3"`, `"pass"` or `"e7e8q"`.
+    """Returns the name of a move as people know it, such as `"d3"`, `"pass"` or `"e7e8q"`.
 
-    **Arguments:** `env`; `state`, of one game, in which the move is made; `action`.
+    **Arguments:**
 
-    **Returns:** the name that `env.label` gives it, or the number of the action where the game names no moves.
+    - `env`: the game.
+    - `state`: the state of one game before the move.
+    - `action`: the move, legal or not.
 
-    **Raises:** `ValueError` if the action is none of the game's, or `env.label` returns no text.
+    **Returns:** the name that `env.label` gives the move, or the number of the action if the game does not name moves.
+
+    **Raises:** `ValueError` if the game has no such action, or if `env.label` returns anything but a text.
     """
     number, num_actions = int(action), env.num_actions
     if not 0 <= number < num_actions:
         raise ValueError(
-            f"move_label: found action {number}, expected one from 0 to {num_actions - 1}; {env.name} has no other."
+            f"move_label: found action {number}, expected one from 0 to {num_actions - 1}; choose an action of "
+            f"{env.name}."
         )
     return label_of(env, state, number)
 
 
 def label_of(env: Env, state: PyTree, action: int) -> str:
-    """The name of an action that the game has."""
+    """Returns the name of an action, which must be one of the game."""
     if env.label is None:
         return str(action)
     name = env.label(state, action)
     if not isinstance(name, str) or not name.strip():
         raise ValueError(
-            f"label of {env.name}: found {shown(name)} for action {action}, expected a text that is not empty; let it "
-            "return the name of the move."
+            f"label of {env.name}: found {shown(name)} for action {action}, expected a text that is not empty; return "
+            "the name of the move."
         )
     return name
 
 
 def find_move(env: Env, state: PyTree, action_mask: ArrayLike, text: str) -> int:
-    """Find the legal move of a name, as somebody typed it.
+    """Finds the legal move that has the name that a user typed.
 
-    Spaces do not matter, and neither does case, unless two names differ by nothing else. A text that names no legal
-    move may be the number of an action.
+    Spaces are ignored, and so is case, unless two names differ only by case. If the text is not the name of a legal
+    move, it may also be the number of a legal action.
 
-    **Arguments:** `env`; `state`, of one game; `action_mask`, `[A]`, the legal actions there; `text`.
+    **Arguments:**
+
+    - `env`: the game.
+    - `state`: the state of one game.
+    - `action_mask`: `[A]`, True for the actions that are legal in that state.
+    - `text`: the name of the move, or its number.
 
     **Returns:** the action.
 
-    **Raises:** `ValueError` if the text names no move, or one that is not legal; it lists the closest legal moves.
+    **Raises:** `ValueError` if `text` is not a str, or if no legal move has this name. The message lists the closest
+    legal moves.
     """
     if not isinstance(text, str):
-        raise ValueError(f"find_move: found {shown(text)}, expected the name of a move; write it as a text.")
+        raise ValueError(f"find_move: found {shown(text)}, expected the name of a move; write it as a str.")
     legal = [int(action) for action in np.flatnonzero(np.asarray(action_mask))]
     names = {action: label_of(env, state, action) for action in legal}
     wanted = _plain(text[:200])
@@ -66,7 +77,7 @@ def find_move(env: Env, state: PyTree, action_mask: ArrayLike, text: str) -> int
         found = [action for action, name in names.items() if same(name)]
         if len(found) == 1:
             return found[0]
-    if len(found) > 1:  # they differ by case, and the text has neither
+    if len(found) > 1:  # these names differ only by case, and the text matches none of them exactly
         choice = ", ".join(names[action] for action in found)
         raise ValueError(f"find_move: found {_short(text)!r}, expected one of {choice}; mind the case.")
     if re.fullmatch(r"[0-9]{1,9}", wanted) and int(wanted) in names:
@@ -84,7 +95,10 @@ def _short(text: str) -> str:
 
 def _no_such_move(env: Env, state: PyTree, names: dict[int, str], text: str) -> str:
     if not names:
-        return f"find_move: found {_short(text)!r}, expected nothing, as {env.name} has no legal move here."
+        return (
+            f"find_move: found {_short(text)!r} in a position without legal moves, expected one in which {env.name} is "
+            "not over; look at `terminated` first."
+        )
     wanted = _plain(text[:200]).lower()
     known = any(_plain(label_of(env, state, action)).lower() == wanted for action in range(env.num_actions))
     problem = "which is not legal here" if known else "which names no move"
@@ -99,17 +113,22 @@ def _no_such_move(env: Env, state: PyTree, names: dict[int, str], text: str) -> 
 
 
 def text_board(env: Env, state: PyTree) -> str:
-    """Show a position as text.
+    """Shows a position as text.
 
-    **Arguments:** `env`; `state`, of one game.
+    **Arguments:**
 
-    **Returns:** what `env.text` returns, with coordinates in the games of pgx. For a game without it, the arrays of the
-    state by their names.
+    - `env`: the game.
+    - `state`: the state of one game.
+
+    **Returns:** the text of `env.text`, which has coordinates in the games of pgx. For a game without `text`, the
+    arrays of the state with their names.
+
+    **Raises:** `ValueError` if `env.text` returns anything but a text.
     """
     if env.text is not None:
         text = env.text(state)
         if not isinstance(text, str):
-            raise ValueError(f"text of {env.name}: found {shown(text)}, expected a text; let it return a str.")
+            raise ValueError(f"text of {env.name}: found {shown(text)}, expected a text; return a str.")
         return text
     lines = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(state)):

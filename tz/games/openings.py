@@ -1,4 +1,4 @@
-"""Starting positions of games: after random moves, or after given ones."""
+"""Functions that give a game other starting positions: positions after random moves, or given positions."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,8 +18,21 @@ from tz.games.env import Env, StepMetadata
 def random_opening(
     env: Env, max_moves: int, num_moves: int | Int[Array, ""] | None = None, *, key: PRNGKeyArray
 ) -> tuple[PyTree, StepMetadata]:
-    """A new game after `num_moves` random legal moves, by default `max_moves`; one that would end it is not made."""
+    """Starts a new game and makes random legal moves in it.
 
+    Moves that would end the game are skipped and not replaced, so the game is not over, but may have fewer moves.
+
+    **Arguments:**
+
+    - `env`: the game.
+    - `max_moves`: the largest number of moves; a Python int, since it is the length of a compiled loop.
+    - `num_moves`: the number of moves, from 0 to `max_moves`; an int or an integer scalar. By default, `max_moves`.
+    - `key`: decides the new game and the moves.
+
+    **Returns:** the state and metadata after the moves.
+
+    **Raises:** `ValueError` if `max_moves` is not an int, or if `key` has a batch axis.
+    """
     check_ints("random_opening", max_moves=max_moves)
     check_one_key("random_opening", key)
     return _random_moves(env, max_moves, num_moves, key, with_moves=False)[0]
@@ -28,9 +41,10 @@ def random_opening(
 def opening_with_moves(
     env: Env, max_moves: int, *, key: PRNGKeyArray
 ) -> tuple[tuple[PyTree, StepMetadata], tuple[PyTree, StepMetadata, Int[Array, " T"]]]:
-    """The position of `random_opening`, and how it came about: the positions before each move, and the moves.
+    """Plays a random opening and records it.
 
-    The move is -1 where none was made.
+    **Returns:** the position of `random_opening`; and, for each of the `max_moves` moves, the state and metadata before
+    it and the move, or -1 if it was skipped.
     """
     return _random_moves(env, max_moves, None, key, with_moves=True)
 
@@ -42,6 +56,7 @@ def _random_moves(
         (env_state, metadata), (key, index) = carry, key_and_index
         logits = jnp.where(metadata.action_mask, jnp.float32(0), -jnp.inf)
         action = jax.random.categorical(key, logits).astype(jnp.int32)
+        # Nature needs a key of its own, since `key` has drawn the action.
         after = make_move(env, env_state, action, key=None if env.outcome is None else jax.random.fold_in(key, 1))
         stays = after[1].terminated if num_moves is None else after[1].terminated | (index >= num_moves)
         move = (*carry, jnp.where(stays, -1, action)) if with_moves else None
@@ -54,9 +69,16 @@ def _random_moves(
 
 
 def random_starts(env: Env, max_moves: int) -> Env:
-    """The same game, begun after a random number of random legal moves, from 0 to `max_moves`, for varied self-play.
+    """Makes a game that starts after a random number of random legal moves, for more varied self-play.
 
     Each start costs `max_moves` steps of the game.
+
+    **Arguments:**
+
+    - `env`: the game.
+    - `max_moves`: the largest number of moves. The number is uniform from 0 to `max_moves`.
+
+    **Returns:** the same game with another `init`.
 
     **Raises:** `ValueError` if `max_moves` is below 1.
     """
@@ -73,12 +95,12 @@ def random_starts(env: Env, max_moves: int) -> Env:
 
 
 def _as_new(env_state: PyTree, metadata: StepMetadata) -> tuple[PyTree, StepMetadata]:
-    """A position as one to begin in, where nobody has been paid yet."""
+    """Returns a position as the start of a game, with rewards of zero."""
     return env_state, dataclasses.replace(metadata, rewards=jnp.zeros_like(metadata.rewards))
 
 
 class _StartsFrom(eqx.Module):
-    """An `init` with a list of positions; a module, so that with another list of that length nothing is compiled."""
+    """An `init` with a list of positions. It is a module, so another list of the same length needs no compilation."""
 
     init: Callable
     openings: tuple[PyTree, StepMetadata]
@@ -93,24 +115,34 @@ class _StartsFrom(eqx.Module):
 
 
 def starts_from(env: Env, openings: tuple[PyTree, StepMetadata], fraction: float = 0.5) -> Env:
-    """The same game, a fraction of whose episodes begin in given positions, each as likely as any other.
+    """Makes a game in which a fraction of the episodes begin in given positions.
 
-    For self-play from where it does not go by itself, such as positions of games against another player, see
-    [`tz.games.played_positions`][]. How many there are is part of what is compiled, which they are is not.
+    Use it for self-play from positions that self-play rarely reaches, such as positions of games against another
+    player; see [`tz.games.played_positions`][]. Programs that were compiled for one list of openings also take other
+    lists of the same length.
 
-    **Arguments:** `openings`, the environment's states and metadata, `[N, ...]`, none of them over.
+    **Arguments:**
 
-    **Raises:** `ValueError` if there is no opening, one is over or of another game, or the fraction is not from 0 to 1.
+    - `env`: the game.
+    - `openings`: the states and metadata of the positions, `[N, ...]`. All are equally likely, and the game must not be
+        over in any of them.
+    - `fraction`: the probability, from 0 to 1, that an episode begins in one of the openings. The other episodes begin
+        as in `env`.
+
+    **Returns:** the same game with another `init`.
+
+    **Raises:** `ValueError` if there is no opening, an opening is over or of another game, or the fraction is not from
+    0 to 1.
     """
     if not 0 <= fraction <= 1:
         raise ValueError(
-            f"starts_from: found fraction={fraction}, expected a number from 0 to 1; give the fraction of games."
+            f"starts_from: found fraction={fraction}, expected a number from 0 to 1; give a fraction of the games."
         )
     over = openings[1].terminated
     if over.ndim != 1 or not len(over):
         raise ValueError(
-            f"starts_from: found openings with `terminated` of shape {over.shape}, expected [N], at least one; for one "
-            "position, add the axis: jax.tree.map(lambda x: x[None], position)."
+            f"starts_from: found openings with `terminated` of shape {over.shape}, expected [N] with N at least "
+            "1; for one position, add the axis: jax.tree.map(lambda x: x[None], position)."
         )
     if jnp.any(over):
         raise ValueError(

@@ -30,45 +30,50 @@ _REFUSED = {
 
 
 def from_pgx(game: "str | pgx.Env") -> Env:
-    """Adapt a pgx game, leaving the observation out of the states, which `observe` recomputes when it is asked.
+    """Adapts a game of pgx.
 
-    The three functions are compiled, and the same game gives the same `Env` each time. As in pgx, an illegal action
-    ends the game at a loss for the player who chose it, and every action counts as legal once the game is over.
-    States are pgx's own: `state.to_svg()` draws a batch of them. `env.draw(state)` draws one, with coordinates.
+    The functions of the result are compiled with `jax.jit`, and the same game gives the same `Env` each time. As in
+    pgx, an illegal action ends the game with a loss for the player who chose it, and every action counts as legal once
+    the game is over.
+
+    The states are states of pgx, but without the observation, which `observe` computes when it is called.
+    `state.to_svg()` draws a batch of states; `env.draw(state)` draws one state, with coordinates.
 
     **Arguments:**
 
-    - `game`: a name, such as `"othello"`, or a `pgx.Env`, such as `pgx.go.Go(size=7)`, of a game without hidden
+    - `game`: a name, such as `"othello"`, or a `pgx.Env`, such as `pgx.go.Go(size=7)`. The game must not have hidden
         information.
 
-    **Returns:** an [`tz.Env`][]. Its observations are channels-last. In 2048 and backgammon, nature's outcomes are the
-    tiles and the rolls, with their probabilities. The MinAtar games have sampled chance, see
-    [`tz.games.sampled_chance`][], whose states hold pgx's own in their field `state`.
+    **Returns:** a [`tz.Env`][]. Its observations are channels-last. In 2048 and backgammon, nature's outcomes are the
+    new tiles and the rolls of the dice, with their probabilities. The MinAtar games have sampled chance; see
+    [`tz.games.sampled_chance`][]. Their states keep the state of pgx in the field `state`.
 
-    **Raises:** `ValueError` for a name that pgx does not have, and for a game that has hidden information.
+    **Raises:** `ValueError` if pgx has no game of this name, or if the game has hidden information.
     """
     with _as_pgx_expects():
-        import pgx  # makes arrays when imported
+        import pgx  # importing pgx makes arrays, so it must happen inside the context
 
     name = game if isinstance(game, str) else game.id
     playable = [known for known in pgx.available_envs() if known not in _REFUSED]
     if name in _REFUSED:
         raise ValueError(
-            f"pgx's {name!r} has {_REFUSED[name]}, and tz plays games of perfect information. "
-            f"Choose one of: {', '.join(playable)}."
+            f"from_pgx: found {name!r}, which has {_REFUSED[name]}, expected a game of perfect information; choose one "
+            f"of: {', '.join(playable)}."
         )
     if not isinstance(game, str):
         return _adapt(game)
     if name not in playable:
         closest = difflib.get_close_matches(name, playable, n=1, cutoff=0.4)
-        guess = f" Did you mean {closest[0]!r}?" if closest else ""
-        raise ValueError(f"pgx has no game called {name!r}.{guess} The games to choose from: {', '.join(playable)}.")
+        guess = f"write {closest[0]!r}, or " if closest else ""
+        raise ValueError(
+            f"from_pgx: found {name!r}, expected the name of a pgx game; {guess}choose one of: {', '.join(playable)}."
+        )
     return _adapt(_make(name))
 
 
 @contextmanager
 def _as_pgx_expects() -> Iterator[None]:
-    """JAX's own promotion of types and ranks, and numbers of 32 bits, whatever the user has set for their code."""
+    """Runs the `with` block with JAX's standard promotion and 32-bit numbers, whatever the user has configured."""
     enable_x64 = getattr(jax, "enable_x64", None)
     if enable_x64 is None:  # before JAX 0.8
         from jax.experimental import enable_x64  # pyright: ignore[reportAttributeAccessIssue]
@@ -90,8 +95,8 @@ def _adapt(game: "pgx.Env") -> Env:
     no_chance = None if split is None else jnp.zeros(split.num_outcomes, jnp.float32)
 
     def pack(state: Any, chance: Any = no_chance) -> tuple[PyTree, StepMetadata]:
-        state = state.replace(observation=jnp.zeros(0, state.observation.dtype))  # XLA then drops its computation
-        # Some fields are Python numbers in `init`; with a dtype of their own, every state has the same types.
+        state = state.replace(observation=jnp.zeros(0, state.observation.dtype))  # so XLA does not compute it
+        # Some fields are Python numbers in `init`. With a strong dtype, they have the same type as in later states.
         state = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, jnp.result_type(leaf)), state)
         metadata = StepMetadata(
             rewards=state.rewards,

@@ -1,7 +1,8 @@
-"""Learning from self-play: recording moves, value targets, the replay buffer, symmetries, gradient steps, settings, and
-the epoch as a pure function.
+"""Learning from self-play: recorded moves, value targets, the replay buffer, symmetries, gradient steps, settings, and
+an epoch as a pure function.
 
-Imports from `tz.games`, `tz.nn`, `tz.mcts` and `tz.matches`."""
+This package imports from `tz.games`, `tz.nn`, `tz.mcts` and `tz.matches`.
+"""
 
 from tz.learn.epochs import epoch as epoch
 from tz.learn.epochs import gradient_phase as gradient_phase

@@ -1,4 +1,4 @@
-"""Columns of a replay ring for the end of each row's episode."""
+"""The columns of a replay ring that say how the episode of each row ended."""
 
 import equinox as eqx
 import jax
@@ -11,11 +11,15 @@ from tz.learn.trajectory import EpisodeEnd, Trajectory
 
 
 class EndColumns(eqx.Module):
-    """Columns of one ring; a row is complete once its episode has ended.
+    """Holds the columns of one ring. A row is complete once its episode has ended.
 
-    **Fields:** `moves_left`, 0 while it is unknown; `outcome`, functions of what follows the newest row, as the value
-    targets of the ring are; `truncated`, whether the episode was cut off after the row; `player`; `final`, the record
-    of the state that the row's move led to.
+    **Fields:**
+
+    - `moves_left`: the number of moves from the row to the last one of its episode, both included; 0 while unknown.
+    - `outcome`: functions of the return that follows the newest row, like `value` of [`tz.learn.ReplayState`][].
+    - `truncated`: whether the episode was truncated right after this row.
+    - `player`: the player to move.
+    - `final`: the record of the state that the move of this row led to.
     """
 
     moves_left: Int[Array, " capacity"]
@@ -26,7 +30,7 @@ class EndColumns(eqx.Module):
 
 
 def empty_ends(example: Trajectory, capacity: int) -> EndColumns | None:
-    """Columns without any rows; None where the trajectory has no records of final states."""
+    """Returns empty columns, or None if the trajectory has no records of final states."""
     if example.final is None:
         return None
     zeros, numbers = jnp.zeros(capacity, jnp.float32), jnp.zeros(capacity, jnp.int32)
@@ -37,10 +41,11 @@ def empty_ends(example: Trajectory, capacity: int) -> EndColumns | None:
 def rows_of_ends(trajectory: Trajectory, outcome: Affine) -> EndColumns:
     """Returns the rows of new moves.
 
-    **Arguments:** `outcome`, the returns of the moves without any bootstrapping but that of truncated episodes.
+    **Arguments:** `outcome`, the returns of the moves, bootstrapped only where an episode was truncated.
     """
     closed = trajectory.terminated | trajectory.truncated
     slots = jnp.arange(len(closed), dtype=jnp.int32)
+    # The index of the next closing move, at or after each move; `len(closed)` where the episode is still open.
     end = lax.cummin(jnp.where(closed, slots, len(closed)), reverse=True)
     moves_left = jnp.where(end < len(closed), end - slots + 1, 0)
     return EndColumns(moves_left, outcome, trajectory.truncated, trajectory.player.astype(jnp.int32), trajectory.final)
@@ -49,20 +54,22 @@ def rows_of_ends(trajectory: Trajectory, outcome: Affine) -> EndColumns:
 def settled_ends(
     columns: EndColumns, first: Affine, closed: Bool[Array, " T"], age: Int[Array, " capacity"], last_player, player
 ) -> EndColumns:
-    """The columns of the rows before new moves, as far as these settle them.
+    """Returns the columns of the earlier rows, updated with what the new moves reveal about them.
 
-    **Arguments:** `first`, the function that settles the outcomes of the rows before; `closed`, whether a new move
-    ended an episode; `age`, how many rows are newer than a row, -1 for rows whose episode has ended; `last_player`,
-    the mover of the newest row, and `player`, the mover of the first new one.
+    **Arguments:** `first`, the function from what follows the new moves to the return at their beginning; `closed`,
+    whether a new move ended an episode; `age`, the number of rows newer than each row, or -1 if the row's episode has
+    ended; `last_player`, the mover of the newest row; `player`, the mover of the first new move.
     """
     ended, end = jnp.any(closed), jnp.argmax(closed).astype(jnp.int32)
     moves_left = jnp.where((age >= 0) & ended, age + end + 2, columns.moves_left)
+    # Outcomes that are known already are constants, which `compose` does not change.
     outcome = compose(columns.outcome, compose(change_of_side(last_player, player), first))
     return EndColumns(moves_left, outcome, columns.truncated, columns.player, columns.final)
 
 
 def end_of(columns: EndColumns, game: Int[Array, ""], slot: Int[Array, ""]) -> EpisodeEnd:
-    """Returns the end of one row's episode. Its last row is newer than the others, so it is still in the ring."""
+    """Returns the end of one row's episode."""
+    # The last row of the episode is at least as new as this row, so it is still in the ring.
     moves_left = columns.moves_left[game, slot]
     last = (slot + moves_left - 1) % columns.moves_left.shape[1]
     return EpisodeEnd(

@@ -1,4 +1,4 @@
-"""An epoch as a pure function: self-play, the buffer, gradient steps. All of it can be compiled, sharded and mapped."""
+"""An epoch as a pure function of self-play, replay and gradient steps, which can be compiled, sharded and mapped."""
 
 from typing import Any
 
@@ -25,21 +25,25 @@ from tz.sharding import DATA, over_games
 def epoch(
     config: TrainConfig, env: Env, state: LoopState, *, mesh: Mesh | None = None
 ) -> tuple[LoopState, dict[str, Array]]:
-    """One epoch as [`tz.train_loop`][] makes it, as one pure function: [`tz.learn.self_play_phase`][], then
-    [`tz.learn.gradient_phase`][].
+    """Runs one epoch of [`tz.train_loop`][] as a pure function: self-play, then gradient steps.
 
-    It has no effects and never looks at a number on the host. So it can be compiled with `eqx.filter_jit`, mapped over
-    states by `eqx.filter_vmap` to train many seeds, and mapped over a hyper-parameter where the mapped function builds
-    the settings from it: `lambda rate, state: tz.learn.epoch(settings_of(rate), env, state)`. The warm-up
-    (`config.warmup_moves`) and the testers are not part of it.
+    It calls [`tz.learn.self_play_phase`][] and [`tz.learn.gradient_phase`][]. It has no side effects and never reads a
+    number on the host. So it can be compiled with `eqx.filter_jit`, and mapped over states with `eqx.filter_vmap` to
+    train many seeds. To map it over a hyper-parameter, build the settings inside the mapped function:
+    `lambda rate, state: tz.learn.epoch(settings_of(rate), env, state)`. It includes neither the warm-up
+    (`config.warmup_moves`) nor the testers.
 
-    On a CPU, XLA runs the gradients of ordinary convolutions slowly inside a loop, and the gradient steps are one: with
-    a network of `eqx.nn.Conv2d`, an epoch takes 1.9 times as long (`experiments/results/epoch_cpu.md`). With
-    [`tz.AZResNet`][] it takes no longer. [`tz.train_loop`][] calls one compiled step at a time, so it slows no network
-    down.
+    On a CPU, XLA runs the gradients of ordinary convolutions slowly inside a loop, and here the gradient steps are a
+    loop. With a network of `eqx.nn.Conv2d`, an epoch takes 1.9 times as long as in `train_loop`, which calls one
+    compiled step at a time. With [`tz.AZResNet`][] it takes no longer. See `experiments/results/epoch_cpu.md`.
 
-    **Arguments:** `state`, from [`tz.learn.init_epoch`][] or [`tz.init_loop`][]; `mesh`, over which the games are
-    split, by default one device. A mesh needs `jax.jit`.
+    **Arguments:**
+
+    - `config`: the settings of training.
+    - `env`: the game.
+    - `state`: from [`tz.learn.init_epoch`][], [`tz.init_loop`][] or an earlier epoch.
+    - `mesh`: the devices that the games are split over, such as [`tz.data_mesh`][]; None, the default, for one device.
+        A call with a mesh must be compiled.
 
     **Returns:** the next state, and the metrics of both phases.
     """
@@ -53,11 +57,19 @@ def self_play_phase(
 ) -> tuple[LoopState, dict[str, Array]]:
     """Plays `num_moves` moves in every game with the newest weights and adds them to the buffer.
 
-    **Returns:** the next state and, over all games: `episodes`, how many ended; `truncated`, how many of these were cut
-    off; `mean_length`, in moves; `mean_return` and `return_spread`, the mean and the standard deviation of the returns
-    of player 0 in the episodes that ended, NaN if none did; `replay_known`, how many positions can be sampled;
-    `simulations`, how many the searches ran; and `bad_positions`, how many had no legal action or no finite value.
-    Where `bad_positions` is not 0, nothing after it can be trusted.
+    **Arguments:** `num_moves`, the moves of each game; the others as in [`tz.learn.epoch`][].
+
+    **Returns:** the next state, and metrics over all games:
+
+    - `episodes`: the number of episodes that ended.
+    - `truncated`: how many of them were truncated.
+    - `mean_length`: their mean length in moves, 0 if none ended.
+    - `mean_return` and `return_spread`: the mean and the standard deviation of their returns for player 0, NaN if none
+        ended.
+    - `replay_known`: the number of positions that can be sampled.
+    - `simulations`: the number of simulations that the searches ran.
+    - `bad_positions`: the number of positions without a legal action or a finite value. If it is not 0, the next state
+        must not be trusted.
     """
     evaluator, is_fast = evaluator_of(config, env, state.train), fast_moves(config, state, num_moves)
     inputs = self_play_settings(config), env, evaluator, is_fast, state.games
@@ -81,13 +93,16 @@ def self_play_phase(
 def gradient_phase(
     config: TrainConfig, state: LoopState, *, mesh: Mesh | None = None
 ) -> tuple[LoopState, dict[str, Array]]:
-    """Makes `train_steps_per_epoch` gradient steps, each on fresh samples.
+    """Makes `config.train_steps_per_epoch` gradient steps, each on fresh samples.
 
-    A step whose loss or result is not finite leaves the weights as they were. As long as no position can be sampled,
-    the whole phase does.
+    A step whose loss or result is not finite is skipped: it leaves the weights as they were. Unless
+    `config.skip_nonfinite` is True, the later steps then draw the same batch again and are skipped too. If no position
+    can be sampled yet, all steps are skipped.
 
-    **Returns:** the next state; the means of the metrics of [`tz.train_step`][] over the steps that were made, NaN if
-    none was; and `skipped_steps`, the number of the others.
+    **Arguments:** as in [`tz.learn.epoch`][].
+
+    **Returns:** the next state, and metrics: the means of the metrics of [`tz.train_step`][] over the steps that were
+    not skipped, NaN if all were; and `skipped_steps`, the number of skipped steps.
     """
     window, steps = window_of(config, state.epoch), config.train_steps_per_epoch
     arrays, static = eqx.partition(state.train, eqx.is_array)
@@ -107,7 +122,7 @@ def gradient_phase(
 
         return arrays, jax.tree.map(mean, metrics), steps - num_made
 
-    def wait(arrays):
+    def wait(arrays):  # the other branch of the cond, which must return the same shapes
         metrics = jax.eval_shape(learn, arrays)[1]
         return arrays, jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), metrics), jnp.int32(steps)
 
@@ -120,21 +135,22 @@ def gradient_phase(
 
 
 def self_play_settings(config: TrainConfig) -> dict[str, Any]:
-    """The settings that self-play depends on. While they stay, another optimiser compiles no self-play again."""
+    """Returns the settings that self-play depends on, so that a change of the others does not compile it again."""
     names = "mcts", "max_episode_moves", "fast_mcts", "record", "record_end"
     return {name: getattr(config, name) for name in names}
 
 
 def fast_moves(config: TrainConfig, state: LoopState, num_moves: int) -> Bool[Array, " T"] | None:
-    """Draws which of the next moves have the fast search. They are the same in all games, so that it is a branch."""
+    """Draws the moves that use the fast search. They are the same in all games, so that `lax.cond` stays a branch."""
     if config.fast_mcts is None:
         return None
+    # The key has four streams: 0 gradient steps, 1 testers, 2 fast moves, 3 games that replace lost ones.
     key = jax.random.fold_in(jax.random.fold_in(state.key, 2), state.games.step.max())
     return jax.random.bernoulli(key, config.fast_fraction, (num_moves,))
 
 
 def num_simulations(config: TrainConfig, is_fast: Bool[Array, " T"] | None, num_moves: int) -> Int[Array, ""]:
-    """The simulations of all searches that one game runs for its next moves."""
+    """Returns the number of simulations that one game runs for its next moves."""
     if config.fast_mcts is None or is_fast is None:
         return jnp.int32(num_moves * config.mcts.num_simulations)
     num_fast = jnp.sum(is_fast, dtype=jnp.int32)
@@ -151,8 +167,11 @@ def play(
     num_moves: int,
     mesh: Mesh | None = None,
 ) -> tuple[CollectState, tuple[Trajectory, tuple[Array, ...], Array]]:
-    """The games after `num_moves` moves; the moves; a device, the numbers of episodes, of truncated ones, of moves in
-    them, and of positions without a legal action or a finite value; and, `[B, T]`, the returns so far."""
+    """Plays `num_moves` moves in every game.
+
+    **Returns:** the games after the moves, and a tuple: the moves; for each device the numbers of episodes that ended,
+    of truncated ones, of moves in the episodes that ended, and of bad positions; and the returns so far, `[B, T]`.
+    """
 
     def local(shared, games):
         settings, env, evaluator, is_fast = shared
@@ -170,14 +189,14 @@ def play(
 
 
 def is_bad(trajectory: Trajectory) -> Bool[Array, "B T"]:
-    """Positions from which nothing can be learned: no action is legal, or the search met a NaN."""
+    """Finds the positions from which nothing can be learned: no action is legal, or the value is not finite."""
     return ~jnp.isfinite(trajectory.value) | ~jnp.any(trajectory.action_mask, axis=-1)
 
 
 def add(
     buffer: EpisodeReplayBuffer, discount: Any, trajectory: Trajectory, replay: ReplayState, *, mesh: Mesh | None = None
 ) -> ReplayState:
-    """The rings with the moves of a trajectory added."""
+    """Adds the moves of all games to their rings."""
 
     def local(shared, games):
         buffer, discount = shared
@@ -189,9 +208,9 @@ def add(
 
 
 def window_of(config: TrainConfig, epoch: int | Int[Array, ""]) -> Int[Array, ""] | None:
-    """Returns the number of newest positions of a game that an epoch draws samples from; None for all.
+    """Returns how many of the newest positions of each game an epoch samples from, or None for all.
 
-    **Raises:** `ValueError` if `config.replay_window` needs a number, and the number of the epoch is traced.
+    **Raises:** `ValueError` if `config.replay_window` cannot take an array and the number of the epoch is traced.
     """
     if config.replay_window is None:
         return None
@@ -200,7 +219,7 @@ def window_of(config: TrainConfig, epoch: int | Int[Array, ""]) -> Int[Array, ""
     except jax.errors.JAXTypeError as error:
         raise ValueError(
             "epoch: found a replay_window that cannot be traced, expected a function that takes an array as well as an "
-            "int; write jnp.maximum in place of max, and leave out int(...)."
+            "int; write jnp.maximum instead of max, and leave out int(...)."
         ) from error
     return jnp.maximum(jnp.asarray(rows).astype(jnp.int32), 1)
 
@@ -214,29 +233,34 @@ def gradient_step(
     *,
     mesh: Mesh | None = None,
 ) -> tuple[TrainState, Metrics, Bool[Array, ""]]:
-    """The state after a step, its metrics, and whether it was made: not if something in them is not finite."""
+    """Makes one gradient step on fresh samples, and keeps the old state if the result is not finite.
+
+    **Returns:** the next state, the metrics, and whether the step was kept.
+    """
     step_key = jax.random.fold_in(jax.random.fold_in(key, 0), train.step)
     parts = num_parts(config, 1 if mesh is None else mesh.shape[DATA])
     keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(parts))
     batch = draw(config, replay, keys, window, mesh=mesh)
     options = {} if config.average_decay is None else {"average_decay": config.average_decay}
-    network_key = jax.random.fold_in(step_key, parts)  # the others are those of the parts
+    network_key = jax.random.fold_in(step_key, parts)  # the smaller numbers are the keys of the parts
     after, metrics = train_step(config.optimizer, config.loss, train, batch, key=network_key, **options)
     check_same_types("a gradient step", train, after)
     is_finite = _is_finite(train, after, metrics)
     after = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old) if eqx.is_array(new) else new, after, train)
-    if config.skip_nonfinite:  # else the same batch comes again, and the state stays what it was before it
+    # The step number decides the batch. Unless bad steps are skipped, it stays, so the state reproduces the failure.
+    if config.skip_nonfinite:
         after = eqx.tree_at(lambda train: train.step, after, train.step + 1)
     result = after, metrics, is_finite
     if mesh is None or mesh.size == 1:
         return result
+    # The weights stay whole on every device.
     return eqx.filter_shard(result, NamedSharding(mesh, PartitionSpec()))
 
 
 def _is_finite(before: TrainState, after: TrainState, metrics: Metrics) -> Bool[Array, ""]:
-    """Whether the metrics are finite, and all numbers of the state that were so before the step.
+    """Checks that the metrics are finite, and that no number of the state has stopped being finite.
 
-    The state of an optimiser may hold infinity from its beginning, such as the best loss so far.
+    An optimiser may hold an infinity from the start, such as the best loss so far.
     """
     olds, news = (jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array)) for tree in (before, after))
     good = [jnp.all(jnp.isfinite(new) | ~jnp.isfinite(old)) for old, new in zip(olds, news, strict=True)]
@@ -251,7 +275,7 @@ def draw(
     *,
     mesh: Mesh | None = None,
 ) -> Sample:
-    """A batch to train on: each device draws from the parts of the buffer that it keeps; `keys`, one a part."""
+    """Draws and augments one batch. Each device draws from its own parts of the buffer, with one of `keys` for each."""
     per_part = config.train_batch_size // len(keys)
 
     def local(shared, games):

@@ -1,4 +1,4 @@
-"""The beginning of self-play: new games and empty rings, and what evaluates their positions."""
+"""The beginning of self-play: new games, empty rings, and the evaluator of their positions."""
 
 from typing import Any
 
@@ -23,9 +23,16 @@ def init_epoch(
 ) -> LoopState:
     """Returns the state before the first epoch, on one device, with the same numbers as [`tz.init_loop`][].
 
-    Unlike `init_loop` it checks nothing and makes no testers, so it can be compiled, and mapped over keys.
+    Unlike `init_loop` it checks nothing and makes no testers. So it can be compiled, and mapped over keys.
 
-    **Arguments:** `network` and `norm_state`, as [`tz.init_train`][] takes them; `key`, of the games.
+    **Arguments:**
+
+    - `config`: the settings of training.
+    - `env`: the game.
+    - `network`, `norm_state`: the network and its state, as in [`tz.init_train`][].
+    - `key`: decides the games and all later randomness.
+
+    **Returns:** the state for [`tz.learn.epoch`][].
     """
     games_key, key = jax.random.split(key)
     train = init_train(config.optimizer, network, norm_state, average=config.average_decay is not None)
@@ -34,19 +41,20 @@ def init_epoch(
 
 
 def game_keys(config: TrainConfig, key: PRNGKeyArray) -> Shaped[PRNGKeyArray, " B"]:
-    """The keys of all games."""
+    """Returns the keys of all games. The key of a game depends on its number alone, and not on how many there are."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(config.num_games))
 
 
 def start_games(
     config: TrainConfig, env: Env, model: Model | None, keys: Shaped[PRNGKeyArray, " B"], *, mesh: Mesh | None = None
 ) -> tuple[CollectState, ReplayState]:
-    """A new game and an empty ring for each key, each made on the device that keeps it."""
+    """Starts a game and makes an empty ring for each key, on the device that will keep them."""
 
     def start(shared, keys):
         config, env, model = shared
         evaluator = uniform_evaluator if model is None else ModelEvaluator(model, uniform_evaluator)
         games = jax.vmap(lambda key: init_collect(config.mcts, env, key=key, model=model))(keys)
+        # One traced move gives the shapes of the rows. The evaluator does not matter for them, so the cheapest is used.
         one = jax.tree.map(lambda x: x[0], games)
         options = {"num_moves": 1, "record": config.record, "record_end": config.record_end}
         steps = jax.eval_shape(lambda: collect(config.mcts, env, evaluator, one, **options)[1])
@@ -57,13 +65,13 @@ def start_games(
 
 
 def evaluator_of(config: TrainConfig, env: Env, train: TrainState) -> Any:
-    """Returns the evaluator of self-play and tests: the network as it is now, or the average of its weights."""
+    """Returns the evaluator of self-play and tests, with the newest weights or their running average."""
     evaluator = NetworkEvaluator(train.playing, env.observe, train.playing_norm_state, dtype=config.search_dtype)
     return evaluator if config.evaluator is None else config.evaluator(evaluator)
 
 
 def learned_model(config: TrainConfig, env: Env, train: TrainState) -> Model | None:
-    """The model that the searches step through, with the newest weights; None where it is the game itself."""
+    """Returns the model that the searches step through, with the newest weights; None if that is the game itself."""
     if config.evaluator is None:
         return None
     model = model_of(evaluator_of(config, env, train), env)

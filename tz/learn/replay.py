@@ -1,4 +1,4 @@
-"""The ring of recent positions that training samples from."""
+"""The replay buffer: a ring of recent positions for each game, which training samples from."""
 
 import functools
 from typing import Any, overload
@@ -18,17 +18,18 @@ from tz.learn.trajectory import Sample, Trajectory, Unroll, check_rows, check_tr
 class EpisodeReplayBuffer(eqx.Module):
     """Keeps the last `capacity` positions of each game and samples those whose value target is known.
 
-    The value target of a position becomes known when its episode ends or is truncated, in whichever chunk that
-    happens. Chunks may be of any length up to `capacity`; episodes may be longer than a chunk and longer than the ring.
+    The value target of a position becomes known when its episode ends or is truncated. Moves are added in chunks of any
+    length up to `capacity`. An episode may be longer than a chunk, and longer than the ring.
 
     **Fields:**
 
-    - `capacity`: the size of the ring of one game; `B` games hold `B * capacity` positions.
-    - `td_lambda`: of the λ-return, see [`tz.learn.lambda_returns`][]; at 1 the outcome of the episode, below it a
-        mixture with the search's values of the positions that follow.
-    - `search_value_fraction`: how much of the target is the search's value of the position itself, and not the return.
-    - `max_unroll`: the most steps that can be drawn together; None, the default, for single positions alone. Only where
-        it is set are actions and rewards kept.
+    - `capacity`: the number of rows in the ring of one game; `B` games hold `B * capacity` positions.
+    - `td_lambda`: the λ of the return, see [`tz.learn.lambda_returns`][]. With 1, the default, the target is the
+        outcome of the episode; below 1, the search's values of the following positions are mixed in.
+    - `search_value_fraction`: the fraction of the target that is the search's value of the position itself; the rest is
+        the return. With 0, the default, the target is the return alone.
+    - `max_unroll`: the largest number of moves that can be drawn together. With None, the default, only single
+        positions can be drawn, and the ring keeps no actions and rewards.
 
     **Raises:** `ValueError` if `capacity` is below 1, one of the fractions is not from 0 to 1, or an unroll would not
     fit into the ring.
@@ -44,28 +45,30 @@ class EpisodeReplayBuffer(eqx.Module):
 
     def __check_init__(self):
         if self.capacity < 1:
-            raise ValueError(f"capacity is {self.capacity}, but each game needs room for at least 1 position.")
+            raise ValueError(f"EpisodeReplayBuffer: found capacity={self.capacity}, expected at least 1; raise it.")
         for name in ("td_lambda", "search_value_fraction"):
             fraction = getattr(self, name)
             if isinstance(fraction, int | float) and not 0 <= fraction <= 1:
-                raise ValueError(f"{name} is {fraction}, expected a fraction from 0 to 1.")
+                raise ValueError(
+                    f"EpisodeReplayBuffer: found {name}={fraction}, expected a number from 0 to 1; give a fraction."
+                )
         if self.max_unroll is not None and not 1 <= self.max_unroll < self.capacity:
             raise ValueError(
                 f"EpisodeReplayBuffer: found max_unroll={self.max_unroll}, expected from 1 to {self.capacity - 1}, as "
-                f"K steps take K + 1 of the capacity={self.capacity} rows; lower it or raise the capacity."
+                f"K moves take K + 1 of the capacity={self.capacity} rows; lower it or raise the capacity."
             )
 
     def init(self, example: Trajectory) -> ReplayState:
-        """An empty ring for one game.
+        """Returns an empty ring for one game.
 
-        For `B` games: `jax.vmap(lambda _: buffer.init(example))(jnp.arange(B))`.
+        For `B` games, call `jax.vmap(lambda _: buffer.init(example))(jnp.arange(B))`.
 
         **Arguments:**
 
-        - `example`: a trajectory of one game, of any length. Only shapes and dtypes are read, so the result of
-            `jax.eval_shape` will do.
+        - `example`: a trajectory of one game, of any length. Only its shapes and dtypes are read, so it may come from
+            `jax.eval_shape`.
 
-        **Returns:** the state of one game's ring.
+        **Returns:** the ring of one game.
 
         **Raises:** `ValueError` if the fields of `example` do not fit together, or if it has more than two players.
         """
@@ -90,17 +93,17 @@ class EpisodeReplayBuffer(eqx.Module):
         )
 
     def add(self, state: ReplayState, trajectory: Trajectory, *, discount: float | Float[Array, ""]) -> ReplayState:
-        """Writes the next `T` steps of one game over its oldest rows, and works out the value targets they settle.
+        """Writes the next `T` moves of one game over its oldest rows, and computes the value targets that become known.
 
-        With `state` donated to `jax.jit`, the rows are written in place.
+        If `state` is donated to `jax.jit`, the rows are written in place.
 
         **Arguments:**
 
         - `state`: the ring of one game.
-        - `trajectory`: the `T` steps that follow those added before.
-        - `discount`: from 0 to 1, the same in every call.
+        - `trajectory`: the next `T` moves, which follow the moves added before without a gap.
+        - `discount`: the discount of the return, from 0 to 1; the same in every call.
 
-        **Returns:** the new state of the ring.
+        **Returns:** the new ring.
 
         **Raises:** `ValueError` if `T` is larger than `capacity`, if the ring has another capacity, if the trajectory
         does not fit the ring, or if it has more than two players.
@@ -120,8 +123,10 @@ class EpisodeReplayBuffer(eqx.Module):
             discount=discount,
         )
         returns, first = returns_of(lambda_=self.td_lambda)
-        # The rows still open continue with the first step of this chunk. Known rows have coefficient 0: they stay.
+        # The open rows continue with the first move of this chunk. Known rows have coefficient 0, so they stay as they
+        # are, and all rows can be composed alike.
         settled = compose(state.value, compose(change_of_side(state.last_player, player[0]), first))
+        # The search's value of a row is mixed into the target of that row only, so after the returns are computed.
         fraction, value = jnp.float32(self.search_value_fraction), trajectory.value.astype(jnp.float32)
         targets = compose(Affine(fraction * value, jnp.full_like(value, 1 - fraction)), returns)
 
@@ -129,17 +134,20 @@ class EpisodeReplayBuffer(eqx.Module):
         slots = (state.position + jnp.arange(num_steps, dtype=jnp.int32)) % self.capacity
         size = jnp.minimum(state.size + num_steps, self.capacity)
         still_open = state.size - state.num_known + num_steps
+        # The moves after the last end in this chunk are open. Without an end, the rows that were open before still are.
         num_open = jnp.where(jnp.any(closed), jnp.argmax(closed[::-1]).astype(jnp.int32), still_open)
 
         ends, rows = state.ends, None
         if ends is not None:
             outcome, first_outcome = returns_of(lambda_=1.0)
             rows = rows_of_ends(trajectory, outcome)
+            # `age` is the number of rows newer than each row. The open rows are the newest.
             age = (state.position - 1 - jnp.arange(self.capacity, dtype=jnp.int32)) % self.capacity
             age = jnp.where(age < state.size - state.num_known, age, -1)
             ends = settled_ends(ends, first_outcome, closed, age, state.last_player, player[0])
 
         def write(column, rows):
+            # T is at most the capacity (see `_check_fits`), so no slot occurs twice and both promises hold.
             return column.at[slots].set(rows, mode="promise_in_bounds", unique_indices=True)
 
         return ReplayState(
@@ -158,7 +166,7 @@ class EpisodeReplayBuffer(eqx.Module):
         )
 
     def resize(self, state: ReplayState) -> ReplayState:
-        """The ring of one game, of another capacity, as one of this capacity, with the newest rows that fit."""
+        """Returns one game's ring, of any capacity, with the capacity of this buffer and the newest rows that fit."""
         size = jnp.minimum(state.size, self.capacity)
         slots = (state.position - size + jnp.arange(self.capacity, dtype=jnp.int32)) % len(state.policy_weight)
         names = "observation", "action_mask", "policy", "value", "policy_weight", "extra", "ends", "steps"
@@ -172,14 +180,14 @@ class EpisodeReplayBuffer(eqx.Module):
         found = state.policy_weight.shape[-1]
         if found != self.capacity:
             raise ValueError(
-                f"EpisodeReplayBuffer: found a ring of {found} rows a game, expected capacity={self.capacity}. Change "
-                "the ring with `resize`, or the run with tz.fork, or make a new one with `init`."
+                f"EpisodeReplayBuffer: found a ring of {found} rows a game, expected capacity={self.capacity}; change "
+                "the ring with `resize`, fork the run with tz.fork, or make a new ring with `init`."
             )
         if (state.steps is None) != (self.max_unroll is None):
             found = "without" if state.steps is None else "with"
             raise ValueError(
-                f"EpisodeReplayBuffer: found a ring {found} actions and rewards, which does not fit "
-                f"max_unroll={self.max_unroll}; make a new ring with `init`, or set max_unroll as it was."
+                f"EpisodeReplayBuffer: found a ring {found} actions and rewards, expected one that fits "
+                f"max_unroll={self.max_unroll}; make a new ring with `init`, or set max_unroll as before."
             )
 
     def _check_fits(self, state: ReplayState, trajectory: Trajectory) -> None:
@@ -191,21 +199,21 @@ class EpisodeReplayBuffer(eqx.Module):
             check_rows(name, getattr(trajectory, name), getattr(state, name), advice)
         final = None if state.ends is None else state.ends.final
         for name, rows, columns in (("extra", trajectory.extra, state.extra), ("final", trajectory.final, final)):
-            advice = "let `record` and `record_end` return what they did, or make a new ring with `init`"
+            advice = "let `record` and `record_end` return the same arrays as before, or make a new ring with `init`"
             check_rows(name, rows, columns, advice)
         num_steps = trajectory.player.shape[0]
         if num_steps > self.capacity:
             raise ValueError(
-                f"A trajectory of {num_steps} steps does not fit a ring of capacity {self.capacity}. Raise `capacity` "
-                "or collect fewer steps at a time."
+                f"add: found a trajectory of {num_steps} moves, expected at most capacity={self.capacity}; raise the "
+                "capacity, or collect fewer moves at a time."
             )
 
     def num_known(self, state: ReplayState) -> Int[Array, ""]:
-        """How many positions can be sampled.
+        """Returns the number of positions with a known value target, which can be sampled.
 
-        **Arguments:** `state`, the rings of all games, with the leading axis `B`, or of one game.
+        **Arguments:** `state`, the rings of all games, with the leading axis `B`, or the ring of one game.
 
-        **Returns:** the number of positions with a known value target, over all games.
+        **Returns:** the number over all games, an int32 scalar.
         """
         return jnp.sum(state.num_known, dtype=jnp.int32)
 
@@ -218,18 +226,20 @@ class EpisodeReplayBuffer(eqx.Module):
     def sample(
         self, state: ReplayState, num_samples: int, *, key: PRNGKeyArray, unroll: int | None = None
     ) -> Sample | Unroll:
-        """Draws positions uniformly, with replacement, from all those of all games whose value target is known.
+        """Draws positions with a known value target uniformly from all games, with replacement.
 
         **Arguments:**
 
         - `state`: the rings of all games, with the leading axis `B`.
-        - `num_samples`: how many positions to draw; `key`: decides which.
-        - `unroll`: how many steps to draw with each position, see [`tz.learn.Unroll`][]; None for the position alone.
+        - `num_samples`: the number of positions to draw.
+        - `key`: decides which positions are drawn.
+        - `unroll`: the number of moves to draw with each position, see [`tz.learn.Unroll`][]; None for the position
+            alone.
 
-        **Returns:** `num_samples` samples or unrolls along a leading axis.
+        **Returns:** `num_samples` samples, or unrolls if `unroll` is given, along a leading axis.
 
         **Raises:** a runtime error, through `eqx.error_if`, if no value target is known yet; `ValueError` for an unroll
-        that is longer than `max_unroll`.
+        longer than `max_unroll`.
         """
         check_ints("sample", num_samples=num_samples)
         check_one_key("sample", key)
@@ -237,9 +247,9 @@ class EpisodeReplayBuffer(eqx.Module):
         num_known = eqx.error_if(
             state.num_known,
             self.num_known(state) == 0,
-            "no finished episode in the buffer: no value target is known yet, so there is nothing to sample. "
-            "Collect more steps, or lower max_episode_moves so that episodes end sooner.",
-        )
+            "sample: found no position with a known value target, expected at least one finished episode in the "
+            "buffer; collect more moves, or lower max_episode_moves so that episodes end sooner.",
+        )  # the result must be used below, or XLA would drop the check
         state = eqx.tree_at(lambda state: state.num_known, state, num_known)
         return self.sample_parts(state, num_samples, keys=key[None], unroll=unroll)
 
@@ -262,17 +272,22 @@ class EpisodeReplayBuffer(eqx.Module):
         window: int | Int[Array, ""] | None = None,
         unroll: int | None = None,
     ) -> Sample | Unroll:
-        """Draws equally many positions from each of `S` parts of the games, for buffers that are split over devices.
+        """Draws equally many positions from each of `S` parts of the games, for a buffer that is split over devices.
 
-        A part is `B / S` neighbouring games; what is drawn from it depends on it and its key alone. Parts with fewer
-        known positions would be drawn from too often, and the weights of the samples make up for that: a weighted mean
-        over the batch has the expectation of a mean over all positions. Nothing known at all in a part has weight 0.
+        A part is `B / S` neighbouring games. The samples of a part depend only on that part and its key. Positions in
+        a part with fewer known positions are drawn more often, and the weights of the samples correct this: a weighted
+        mean over the batch has the expectation of a mean over all positions. Samples of a part in which no position is
+        known have weight 0.
 
-        **Arguments:** `state`, the rings of the games, with the leading axis `B`; `keys`, one a part; `window`, how
-        many positions of each game to draw from, the newest with a known value target; by default all; `unroll`, as for
-        `sample`.
+        **Arguments:**
 
-        **Returns:** `num_samples` samples or unrolls along a leading axis, part after part.
+        - `state`: the rings of the games, with the leading axis `B`.
+        - `num_samples`: the number of positions to draw from all parts together.
+        - `keys`: `[S]`, one for each part.
+        - `window`: how many of the newest known positions of each game to draw from; None, the default, for all.
+        - `unroll`: as in [`tz.EpisodeReplayBuffer.sample`][].
+
+        **Returns:** `num_samples` samples, or unrolls if `unroll` is given, along a leading axis, part after part.
 
         **Raises:** `ValueError` if `S` does not divide `B` and `num_samples`, the rings have another capacity, or an
         unroll is longer than `max_unroll`.
@@ -283,7 +298,8 @@ class EpisodeReplayBuffer(eqx.Module):
         num_parts, num_games = keys.shape[0], state.position.shape[0]
         if num_games % num_parts or num_samples % num_parts:
             raise ValueError(
-                f"{num_games} games and {num_samples} samples cannot both be split into {num_parts} equal parts."
+                f"sample_parts: found {num_games} games and {num_samples} samples, expected multiples of the number "
+                f"of keys, {num_parts}; change one of the three."
             )
         parts = jax.tree.map(lambda x: x.reshape(num_parts, -1, *x.shape[1:]), state)
         read = sample_at if unroll is None else functools.partial(unroll_at, unroll)
@@ -295,5 +311,5 @@ class EpisodeReplayBuffer(eqx.Module):
         if not 1 <= unroll <= (self.max_unroll or 0):
             raise ValueError(
                 f"sample: found unroll={unroll}, expected from 1 to max_unroll={self.max_unroll} of the buffer; make "
-                f"one by EpisodeReplayBuffer({self.capacity}, max_unroll={unroll})."
+                f"one with EpisodeReplayBuffer({self.capacity}, max_unroll={unroll})."
             )

@@ -1,4 +1,4 @@
-"""The ring of one game, and how samples and unrolls are read from the rings of many."""
+"""The ring of one game, and the functions that read samples and unrolls from the rings of many games."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,10 +17,10 @@ _Drawn = TypeVar("_Drawn")
 
 
 class StepColumns(eqx.Module):
-    """Columns of one ring for its steps.
+    """Holds the additional columns of one ring that unrolls need.
 
-    **Fields:** `action`; `reward`, of the mover; `player`, the mover; `terminated` and `truncated`, whether the step
-    ended its episode or was its last.
+    **Fields:** `action`, the action played; `reward`, for the player who played it; `player`, that player;
+    `terminated`, whether the move ended its episode; `truncated`, whether the episode was cut off after it.
     """
 
     action: Int[Array, " capacity"]
@@ -31,36 +31,39 @@ class StepColumns(eqx.Module):
 
 
 def empty_steps(capacity: int) -> StepColumns:
-    """Columns without any rows."""
+    """Returns empty columns."""
     numbers, flags = jnp.zeros(capacity, jnp.int32), jnp.zeros(capacity, bool)
     return StepColumns(numbers, jnp.zeros(capacity, jnp.float32), numbers, flags, flags)
 
 
 def rows_of_steps(trajectory: Trajectory, reward: Float[Array, " T"]) -> StepColumns:
-    """Returns the rows of new moves; `reward` is the movers'."""
+    """Returns the rows of new moves. The reward of each is from the perspective of the player who made it."""
     action, player = trajectory.action.astype(jnp.int32), trajectory.player.astype(jnp.int32)
     return StepColumns(action, reward.astype(jnp.float32), player, trajectory.terminated, trajectory.truncated)
 
 
 class ReplayState(eqx.Module):
-    """The ring of one game. Its oldest row is in slot `position - size`, its newest in `position - 1`, both modulo
-    `capacity`. The `num_known` oldest rows have a known value target; the rest belong to the episode in progress.
+    """The ring of one game, with one row for each position.
+
+    The oldest row is in slot `position - size` and the newest in slot `position - 1`, both modulo `capacity`. The
+    `num_known` oldest rows have a known value target; the other rows belong to the episode in progress.
 
     **Fields:**
 
-    - `observation`: `[capacity, ...]`.
-    - `action_mask`: `[capacity, A]`.
-    - `policy`: `[capacity, A]`.
-    - `value`: `[capacity]` functions from what follows the newest row, in the view of `last_player`, to the value
-        target of each row, for its mover. A known row has `value.coefficient` 0, and `value.offset` is its target.
-    - `policy_weight`: `[capacity]`.
-    - `position`: the slot to be written next.
-    - `size`: how many rows are in the ring, from 0 to `capacity`.
-    - `num_known`: how many of them have a known value target.
-    - `last_player`: the mover of the newest row.
+    - `observation`: `[capacity, ...]`, the input of the network.
+    - `action_mask`: `[capacity, A]`, True where an action was legal.
+    - `policy`: `[capacity, A]`, the policy targets.
+    - `value`: `[capacity]` affine functions. Each takes the value that follows the newest row, from the perspective of
+        `last_player`, and gives the value target of its row, from the perspective of the row's player to move. A known
+        row has `value.coefficient` 0, and `value.offset` is its target.
+    - `policy_weight`: `[capacity]`, the weights of the policy targets.
+    - `position`: the slot that is written next.
+    - `size`: the number of rows in the ring, from 0 to `capacity`.
+    - `num_known`: the number of rows with a known value target.
+    - `last_player`: the player who made the move of the newest row.
     - `extra`: `[capacity, ...]`, the records of the positions, or None.
-    - `ends`: the ends of the rows' episodes, as far as they are known, or None.
-    - `steps`: the other columns that unrolls need, or None.
+    - `ends`: what is known about the end of each row's episode, or None if moves are collected without `record_end`.
+    - `steps`: the actions, rewards and ends that unrolls need, or None if the buffer has no `max_unroll`.
     """
 
     observation: PyTree[Shaped[Array, "capacity ..."]]
@@ -84,21 +87,25 @@ def draw(
     window: int | Int[Array, ""] | None,
     read: Callable[[ReplayState, Int[Array, ""], Int[Array, ""], Float[Array, ""]], _Drawn],
 ) -> _Drawn:
-    """Reads the rings at rows with a known target, drawn uniformly and with replacement.
+    """Draws rows with a known target uniformly, with replacement, and reads a sample from each.
 
-    **Arguments:** `state`, rings with the leading axis `B`; `window`, how many known rows of each game to draw from,
-    the newest; None for all; `read`, `(state, game, slot, weight) -> sample`.
+    **Arguments:** `state`, rings with the leading axis `B`; `window`, how many of the newest known rows of each game
+    are eligible, None for all; `read`, `(state, game, slot, weight) -> sample`.
 
     **Returns:** the samples along a leading axis.
     """
     num_games, capacity = state.policy_weight.shape
     num_eligible = state.num_known if window is None else jnp.minimum(state.num_known, window)
     ends = jnp.cumsum(num_eligible, dtype=jnp.int32)
+    # Each part of the buffer gives equally many samples, so a sample from a part with more rows stands for more rows.
     weight = ends[-1].astype(jnp.float32) / (num_games * capacity)
 
     def one(rank):
+        # `ends` are cumulative counts: a rank belongs to the first game whose count is above it. If no row is eligible,
+        # there is no such game; the minimum keeps the index valid, and the weight of the sample is 0.
         game = jnp.minimum(jnp.searchsorted(ends, rank, side="right").astype(jnp.int32), num_games - 1)
-        # The known rows of a game are its oldest, and the last of them end with rank `ends[game] - 1`.
+        # The last rank of a game, `ends[game] - 1`, is its newest known row, which is row `num_known - 1` counted from
+        # the oldest. With a window, the first ranks skip the oldest rows.
         age_order = rank - (ends[game] - state.num_known[game])
         slot = (state.position[game] - state.size[game] + age_order) % capacity
         return read(state, game, slot, weight)
@@ -123,17 +130,19 @@ def sample_at(state: ReplayState, game: Int[Array, ""], slot: Int[Array, ""], we
 def unroll_at(
     num_steps: int, state: ReplayState, game: Int[Array, ""], slot: Int[Array, ""], weight: Float[Array, ""]
 ) -> Unroll:
-    """Returns the unroll of `num_steps` steps that begins at one row.
+    """Returns the unroll of `num_steps` moves that begins at one row.
 
-    The row has a known target, so the last row of its episode is newer and still in the ring: what is read before it
-    does not cross the seam.
+    The row has a known target, so the last row of its episode is in the ring too, at or after it. The slots beyond that
+    last row may hold anything, even the oldest rows of the ring, so they are not used.
     """
     steps, capacity = state.steps, state.policy_weight.shape[1]
     assert steps is not None
     offsets = jnp.arange(num_steps + 1, dtype=jnp.int32)
     closed = (steps.terminated | steps.truncated)[game, (slot + offsets) % capacity]
+    # The exclusive sum counts the closing moves before each row, so it is 0 up to and including the first of them.
     is_in_episode = jnp.cumsum(closed, dtype=jnp.int32) - closed.astype(jnp.int32) == 0
     num_rows = jnp.sum(is_in_episode, dtype=jnp.int32)
+    # After the end, the last row of the episode is repeated.
     slots = (slot + jnp.minimum(offsets, num_rows - 1)) % capacity
 
     def position(slot, is_played):

@@ -1,4 +1,4 @@
-"""Self-play without end: search, move, record, and start anew where a game is over."""
+"""Endless self-play: search, move, record, and start a new game when one has ended."""
 
 import dataclasses
 import functools
@@ -22,21 +22,26 @@ from tz.mcts.settings import MCTS, on_trees_of
 from tz.mcts.simulation import Evaluator, SearchState, advance, check_trees, init_search, search
 
 Record = Callable[[PyTree, SearchState, StepMetadata], PyTree]
-"""`(env_state, searched, metadata) -> arrays`, of a position after its search."""
+"""`(env_state, searched, metadata) -> arrays`: the record of a position after its search."""
 
 EndRecord = Callable[[PyTree, StepMetadata], PyTree]
-"""`(env_state, metadata) -> arrays`, of the state that a move led to."""
+"""`(env_state, metadata) -> arrays`: the record of the state that a move led to."""
 
 
 class CollectState(eqx.Module):
-    """One game in progress.
+    """The state of one game in progress.
 
-    **Fields:** `search`, whose root is the position to move in as the search sees it; `episode_moves`, moves made in
-    this episode; `episode_return`, `[P]`, the sum of the rewards that each player received in it, without any discount;
-    `step`, moves made since the beginning; `key`, of this game. The randomness of move `step` depends on these two
-    alone, so a batch plays the same games however it is split over devices, as long as numbers are rounded in the same
-    way. `env_state` and `metadata` are the position to move in as the game has it, which differs from the root of the
-    search only where that steps through a [`tz.mcts.Model`][].
+    **Fields:**
+
+    - `search`: the search, whose root is the current position.
+    - `episode_moves`: the number of moves made in the current episode.
+    - `episode_return`: `[P]`, the sum of the rewards that each player received in the current episode, without any
+        discount.
+    - `step`: the number of moves made in all episodes.
+    - `key`: the random key of the game. The randomness of a move depends only on `key` and `step`. So a batch plays the
+        same games however it is split over devices, as long as numbers are rounded in the same way.
+    - `env_state`, `metadata`: the current position in the game itself. It differs from the root of the search only if
+        the search steps through a [`tz.mcts.Model`][].
     """
 
     search: SearchState
@@ -49,20 +54,27 @@ class CollectState(eqx.Module):
 
 
 def init_collect(mcts: MCTS, env: Env, *, key: PRNGKeyArray, model: Model | None = None) -> CollectState:
-    """Starts one game; `jax.vmap` over keys starts many.
+    """Starts one game of self-play; `jax.vmap` over keys starts many.
 
-    **Arguments:** `model`, that of the [`tz.mcts.ModelEvaluator`][] that [`tz.collect`][] is to be given; None, the
-    default, for a search that steps through the game itself.
+    **Arguments:**
 
-    **Raises:** `ValueError` for games of more than two players, or with a discount of their own, and for a model that
-    does not fit the game.
+    - `mcts`: the settings of the search.
+    - `env`: the game.
+    - `key`: decides the initial position and all later randomness of this game.
+    - `model`: the model of the [`tz.mcts.ModelEvaluator`][] that [`tz.collect`][] will get; None, the default, if the
+        search steps through the game itself.
+
+    **Returns:** the state for [`tz.collect`][].
+
+    **Raises:** `ValueError` if the game has more than two players or a `discount` in its metadata, or if the model does
+    not fit the game.
     """
     check_one_key("init_collect", key)
     init_key, key = jax.random.split(key)
     env_state, metadata = strong(env.init(init_key))
     check_no_discount(f"init_collect of {env.name}", metadata)
     state = init_search(mcts, env_state, metadata, model=model)
-    own = jax.tree.map(jnp.copy, (env_state, metadata))  # arrays of its own, so that all of the state can be donated
+    own = jax.tree.map(jnp.copy, (env_state, metadata))  # the search has these too, and no array can be donated twice
     no_return = jnp.zeros(metadata.rewards.shape, jnp.float32)
     return CollectState(state, jnp.int32(0), no_return, jnp.int32(0), key, *own)
 
@@ -80,34 +92,40 @@ def collect(
     record: Record | None = None,
     record_end: EndRecord | None = None,
 ) -> tuple[CollectState, Trajectory]:
-    """Plays `num_moves` moves of one game, beginning a new episode wherever one ends.
+    """Plays `num_moves` moves of one game and records them. A new episode starts whenever one ends.
 
-    With a [`tz.mcts.ModelEvaluator`][] the searches step through its model, and the game itself only makes the moves
-    that are played. Each call then begins with a new tree, since the parameters of the model may have changed.
+    With a [`tz.mcts.ModelEvaluator`][] the searches step through its model, and the game itself makes only the moves
+    that are played. Each call then starts with a new tree, since the parameters of the model may have changed.
 
     **Arguments:**
 
-    - `max_episode_moves`: after which an episode is truncated; None lets every game end on its own.
-    - `fast_mcts`: the search of those of the `num_moves` moves that are True in `is_fast`, which is for all games of a
-        batch the same: fewer simulations, to have more games, whose policies are no targets (playout cap randomisation,
-        Wu, *Accelerating self-play learning in Go*, 2019).
-    - `record`: `(env_state, searched, metadata) -> arrays`, called for each position after its search. What it returns
-        reaches the loss as `extra` of its sample.
-    - `record_end`: `(env_state, metadata) -> arrays`, called for the state after each move. What it returns for the
-        last state of an episode reaches all its samples, as `end.final`, and with it the number of moves to the end and
-        the outcome. It may return `()`, for these two alone. See [`tz.learn.EpisodeEnd`][].
+    - `mcts`: the settings of the search.
+    - `env`: the game.
+    - `evaluator`: gives logits and a value for a position, such as a [`tz.NetworkEvaluator`][].
+    - `state`: the game in progress, from [`tz.init_collect`][] or an earlier call.
+    - `num_moves`: `T`, the number of moves to play.
+    - `max_episode_moves`: an episode of this many moves is truncated; None lets every game end on its own.
+    - `fast_mcts`: a search with fewer simulations for the moves that are True in `is_fast`. More games can be played
+        that way, but the policies of these moves are no targets (playout cap randomisation; Wu, *Accelerating self-play
+        learning in Go*, 2019).
+    - `is_fast`: `[T]`, which moves use `fast_mcts`. It must be the same for all games of a batch.
+    - `record`: `(env_state, searched, metadata) -> arrays`, called for each position after its search. The loss gets
+        the result as `extra` of the sample.
+    - `record_end`: `(env_state, metadata) -> arrays`, called for the state after each move. The loss gets the result
+        for the last state of an episode as `end.final` of all its samples, along with the number of moves to the end
+        and the outcome. Return `()` if only these two are wanted. See [`tz.learn.EpisodeEnd`][].
 
-    **Returns:** the state to go on from and the [`tz.learn.Trajectory`][], `[T, ...]`. The last move of an episode is
-    part of it, with its reward; the row after it belongs to a new game.
+    **Returns:** the next state, and a [`tz.learn.Trajectory`][] with the leading axis `T`. It includes the last move of
+    an episode, with its reward; the row after it belongs to a new game.
 
-    **Raises:** `ValueError` if the state was made with other settings, the two searches need different trees, or one of
-    `fast_mcts` and `is_fast` is given without the other.
+    **Raises:** `ValueError` if the state was made with other settings, the two searches need different trees, or only
+    one of `fast_mcts` and `is_fast` is given.
     """
     check_one_game("collect", state.search.metadata)
     check_evaluator("collect", evaluator)
     check_ints("collect", num_moves=num_moves)
     if (fast_mcts is None) != (is_fast is None):
-        raise ValueError("collect: fast_mcts and is_fast go together, but only one of them was given.")
+        raise ValueError("collect: found only one of fast_mcts and is_fast, expected both or neither; give both.")
     if fast_mcts is not None:
         fast_mcts = on_trees_of(mcts, fast_mcts)
     check_trees(mcts, state.search)
@@ -121,6 +139,7 @@ def collect(
         searched = search(mcts, model, evaluator, state.search, key=search_key)
         action = choose_action(mcts, searched, key=action_key, num_moves=state.episode_moves)
         extra = None if record is None else strong(record(state.env_state, searched, state.metadata))
+        # The notes are left out: their shapes depend on the settings, and both branches of a cond must return the same.
         return searched.tree, action, action_weights(mcts, searched), root_value(mcts, searched), extra
 
     def move(state: CollectState, fast):
@@ -130,6 +149,7 @@ def collect(
         if fast_mcts is None:
             tree, action, policy, value, extra = find_move(mcts, *inputs)
         else:
+            # `is_fast` has no batch axis, so under `vmap` this stays a branch and each move pays for one search.
             searches = (functools.partial(find_move, settings) for settings in (fast_mcts, mcts))
             tree, action, policy, value, extra = lax.cond(fast, *searches, *inputs)
         searched = SearchState(tree, state.search.metadata, state.search.notes)
@@ -147,6 +167,7 @@ def collect(
             policy=policy,
             value=value,
             action=action,
+            # A move that the search never visited has no q, so the value of the position takes its place.
             action_value=jnp.where(root.visits[action] > 0, root.q[action], value),
             rewards=after.rewards,
             player=before.cur_player_id,
@@ -154,17 +175,20 @@ def collect(
             truncated=truncated,
             policy_weight=jnp.float32(1) if fast is None else 1 - jnp.float32(fast),
             extra=extra,
+            # `next_state` is still the end of the episode here; a new game takes its place below.
             final=None if record_end is None else strong(record_end(next_state, after)),
         )
         episode_return = jnp.where(ended, 0.0, state.episode_return + after.rewards.astype(jnp.float32))
+        # A select and not a branch, since `vmap` would run both branches anyway.
         next_state, after = jax.tree.map(
             lambda new, old: jnp.where(ended, new, old), env.init(init_key), (next_state, after)
         )
+        # The carry of a scan keeps its dtypes, and `step` may return others than `init`.
         next_state, after = jax.tree.map(
             lambda new, old: jnp.asarray(new, old.dtype), (next_state, after), (state.env_state, state.metadata)
         )
         moved = advance(mcts, searched, action, next_state, after, reset=ended, model=model)
-        # Notes mean nothing between searches, but their shapes must stay, even those of a call with other settings.
+        # Notes mean nothing between searches. The first ones are kept because shapes must not change in a scan.
         moved = SearchState(moved.tree, moved.metadata, state.search.notes)
         episode_moves = jnp.where(ended, 0, episode_moves)
         return CollectState(moved, episode_moves, episode_return, state.step + 1, state.key, next_state, after), made
@@ -173,11 +197,11 @@ def collect(
 
 
 def returns_so_far(before: CollectState, trajectory: Trajectory) -> Float[Array, " T"]:
-    """Returns the sum of the rewards of player 0 in its episode after each move; at its end, that is its return.
+    """Sums the rewards of player 0 from the beginning of the episode to each move. At the last move it is the return.
 
-    **Arguments:** `before`, the state that the trajectory was collected from, for the rewards of its first episode.
+    **Arguments:** `before`, the state that the trajectory was collected from. Its first episode may have begun earlier.
 
-    **Returns:** sums of rewards, without any discount, the reward of the move included.
+    **Returns:** `[T]`, the sums without any discount, each including the reward of its move.
     """
 
     def add(total, move):
@@ -193,12 +217,12 @@ def returns_so_far(before: CollectState, trajectory: Trajectory) -> Float[Array,
 def mean_and_spread(
     returns: Float[Array, "B T"], ended: Bool[Array, "B T"]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The mean and the standard deviation of the returns where an episode ended; there must be such a move."""
+    """Returns the mean and the standard deviation of the returns where an episode ended; NaN if none did."""
     return jnp.mean(returns, where=ended), jnp.std(returns, where=ended)
 
 
 def _check_positions(model: Env | Model, state: CollectState) -> None:
-    """Raises `ValueError` for a state whose searches began with another model, or with none."""
+    """Raises `ValueError` if the searches of a state began with another model, or only one of the two has a model."""
     row = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), state.search.tree.state)
     position = jax.eval_shape(lambda: root_of(model, state.env_state, state.metadata))
     found, expected = (
@@ -208,5 +232,5 @@ def _check_positions(model: Env | Model, state: CollectState) -> None:
     if found != expected:
         raise ValueError(
             f"collect: found a state whose searches have positions and metadata of {', '.join(found)}, expected "
-            f"{', '.join(expected)}, those of {model.name}; begin with tz.init_collect and the same model, or none."
+            f"{', '.join(expected)}, as in {model.name}; start with tz.init_collect and the same model, or with none."
         )

@@ -8,7 +8,7 @@ import equinox as eqx
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from tz._arguments import check_fields, check_sequence
+from tz._arguments import check_fields, check_sequence, shown_settings
 from tz.games.env import Env
 from tz.learn.replay import EpisodeReplayBuffer
 from tz.learn.ring import ReplayState
@@ -26,36 +26,43 @@ class TrainConfig(eqx.Module):
 
     **Fields:**
 
-    - `mcts`: the search of self-play; `fast_mcts`, a faster one for a random `fast_fraction` of the moves, see
-        [`tz.collect`][].
+    - `mcts`: the search of self-play.
     - `optimizer`: any optax optimiser.
-    - `replay`: the buffer; its `capacity` is positions a game, `num_games * capacity` in all.
-    - `num_games`: games played at once.
-    - `train_batch_size`: samples a gradient step.
-    - `moves_per_epoch`, `train_steps_per_epoch`: moves a game and gradient steps an epoch.
-    - `warmup_moves`: moves a game before the first epoch, to fill the buffer.
-    - `max_episode_moves`: a longer episode is truncated and its value bootstrapped; None lets every game end.
-    - `loss`: of one sample, such as [`tz.az_loss`][].
+    - `replay`: the buffer. Its `capacity` is per game, so it holds `num_games * capacity` positions.
+    - `num_games`: the number of games that are played at once.
+    - `train_batch_size`: the number of samples of a gradient step.
+    - `moves_per_epoch`: the number of moves that an epoch plays in each game.
+    - `train_steps_per_epoch`: the number of gradient steps of an epoch.
+    - `warmup_moves`: the number of moves played in each game before the first epoch, to fill the buffer.
+    - `max_episode_moves`: an episode of this many moves is truncated and its value bootstrapped; None, the default,
+        lets every game end on its own.
+    - `loss`: the loss of one sample, such as [`tz.az_loss`][].
     - `augment`: `(sample, *, key) -> sample`, applied as samples are drawn, or None.
-    - `testers`: such as [`tz.TwoPlayerTester`][]; `epochs_per_test`: how often they play.
+    - `testers`: the testers that measure the network during training, such as [`tz.TwoPlayerTester`][].
+    - `epochs_per_test`: the number of epochs from one test to the next.
     - `test_mcts`: the agent's search in tests; by default `mcts` without noise and at temperature 0.
-    - `test_env`: the game as it is played in tests, by default that of self-play. For where that one's games begin
-        elsewhere, as those of [`tz.random_starts`][].
-    - `replay_window`: `moves -> rows`, how many of the newest known positions of a game to draw samples from, as a
-        function of the moves that were made in it; by default all that the buffer has. [`tz.train_loop`][] calls it
-        with an int, [`tz.learn.epoch`][] with an array, on which it must not use `max` or `int`.
-    - `average_decay`: of a running average of the weights, which then plays instead of the newest; None for none.
-    - `skip_nonfinite`: what is done about a gradient step whose loss or result is not finite: True leaves it out and
-        counts it (the metric `skipped_steps`), False stops the training with the state before that step.
-    - `record`, `record_end`: what each sample brings to the loss beside policy and value, see [`tz.collect`][].
-    - `evaluator`: `NetworkEvaluator -> evaluator`, what self-play and tests evaluate by, as a function of the
-        [`tz.NetworkEvaluator`][] of the network that plays; by default that itself. One that returns a
-        [`tz.mcts.ModelEvaluator`][] lets all searches step through its model, always with the newest weights. What it
-        returns holds the weights as arrays of modules, such as
-        `tz.mcts.ModelEvaluator(tz.mcts.Model(network.root, network.step), network.predict)`; not in a closure.
-    - `search_dtype`: what the network is cast to for self-play and tests, such as `jnp.bfloat16`; None leaves it.
+    - `test_env`: the game that is played in tests; by default the game of self-play. Use it where self-play begins at
+        other positions than tests should, as with [`tz.random_starts`][].
+    - `fast_mcts`: a search with fewer simulations for some of the moves of self-play, see [`tz.collect`][]; or None.
+    - `fast_fraction`: the probability that a move uses `fast_mcts`.
+    - `replay_window`: `moves -> rows`. Samples are drawn only from the newest `rows` known positions of each game, once
+        `moves` moves have been made in it; None, the default, for all. [`tz.train_loop`][] calls it with an int,
+        [`tz.learn.epoch`][] with an array, on which it must not use `max` or `int`.
+    - `average_decay`: the decay of a running average of the weights, which then plays instead of the newest weights;
+        None, the default, keeps no average.
+    - `skip_nonfinite`: decides what happens if the loss or the result of a gradient step is not finite. True skips the
+        step and counts it in the metric `skipped_steps`; False, the default, stops the training with the state before
+        the step.
+    - `search_dtype`: the network is cast to this dtype for self-play and tests, such as `jnp.bfloat16`; None, the
+        default, leaves it as it is.
+    - `record`, `record_end`: make additional data of a sample for the loss, see [`tz.collect`][].
+    - `evaluator`: `NetworkEvaluator -> evaluator`, makes the evaluator of self-play and tests from the
+        [`tz.NetworkEvaluator`][] of the network that plays. By default the latter is used as it is. If the result is a
+        [`tz.mcts.ModelEvaluator`][], all searches step through its model, always with the newest weights. The result
+        must hold the weights as arrays of modules and not in a closure, such as
+        `tz.mcts.ModelEvaluator(tz.mcts.Model(network.root, network.step), network.predict)`.
 
-    **Raises:** `ValueError` if a number is out of its range or two do not fit together.
+    **Raises:** `ValueError` if a number is out of its range or two numbers do not fit together.
     """
 
     mcts: MCTS
@@ -93,34 +100,51 @@ class TrainConfig(eqx.Module):
         for name in ("fast_fraction", "average_decay"):
             fraction = getattr(self, name)
             if isinstance(fraction, int | float) and not 0 <= fraction <= 1:
-                raise ValueError(f"TrainConfig: {name} must be from 0 to 1, found {fraction}.")
+                raise ValueError(f"TrainConfig: found {name}={fraction}, expected from 0 to 1; give a fraction.")
         per_epoch = ("moves_per_epoch", "train_steps_per_epoch", "epochs_per_test")
         for name in ("num_games", "train_batch_size", *per_epoch):
             if getattr(self, name) < 1:
-                raise ValueError(f"TrainConfig: {name} must be at least 1, found {getattr(self, name)}.")
+                raise ValueError(f"TrainConfig: found {name}={getattr(self, name)}, expected at least 1; raise it.")
         if self.warmup_moves < 0:
-            raise ValueError(f"TrainConfig: warmup_moves must be 0 or more, found {self.warmup_moves}.")
+            raise ValueError(
+                f"TrainConfig: found warmup_moves={self.warmup_moves}, expected 0 or more; give 0 for no warm-up."
+            )
         names = [name for tester in self.testers if (name := getattr(tester, "name", None)) is not None]
         if len(set(names)) < len(names):
             raise ValueError(
-                f"TrainConfig: testers need names of their own, which their metrics begin with, found {names}."
+                f"TrainConfig: found testers with the names {names}, expected different names, as their metrics begin "
+                "with them; give each tester its own."
             )
         longest = max(self.moves_per_epoch, self.max_episode_moves or 0)
         if self.replay.capacity < longest:
             raise ValueError(
-                f"TrainConfig: replay.capacity={self.replay.capacity} is less than an episode or a collection needs "
-                f"({longest} moves a game, the larger of moves_per_epoch and max_episode_moves). Positions "
-                "would be overwritten before their outcome is known; raise the capacity."
+                f"TrainConfig: found replay.capacity={self.replay.capacity}, expected at least {longest}, the larger "
+                "of moves_per_epoch and max_episode_moves, as positions would be overwritten before their outcome is "
+                "known; raise the capacity."
             )
         if self.max_episode_moves is not None and self.max_episode_moves < 1:
-            raise ValueError(f"TrainConfig: max_episode_moves must be at least 1, found {self.max_episode_moves}.")
+            raise ValueError(
+                f"TrainConfig: found max_episode_moves={self.max_episode_moves}, expected at least 1; raise it, or "
+                "give None to let every game end on its own."
+            )
+
+    def __repr__(self) -> str:
+        """Shows the settings that differ from their defaults."""
+        return shown_settings(self)
 
 
 class LoopState(eqx.Module):
-    """Everything that training carries from epoch to epoch.
+    """The state that training carries from epoch to epoch.
 
-    **Fields:** `train`; `games`, in progress, `[B, ...]`; `replay`, `[B, capacity, ...]`; `testers`, the state of each;
-    `epoch`, the number of epochs done; `key`.
+    **Fields:**
+
+    - `train`: the network and its optimiser.
+    - `games`: `[B, ...]`, the games in progress.
+    - `replay`: `[B, capacity, ...]`, the rings of all games.
+    - `testers`: the state of each tester.
+    - `epoch`: the number of epochs done.
+    - `key`: the random key of gradient steps, tests and fast moves. It stays the same; the number of the step, epoch
+        or move is folded into it.
     """
 
     train: TrainState
@@ -132,5 +156,9 @@ class LoopState(eqx.Module):
 
 
 def num_parts(config: TrainConfig, num_devices: int) -> int:
-    """Into how many parts the buffer is split for sampling: 8 where that fits, so that 1, 2, 4 and 8 devices agree."""
+    """Returns the number of parts that the buffer is split into for sampling.
+
+    If the numbers of games and samples are multiples of 8, it is 8 for 1, 2, 4 and 8 devices, so these all draw the
+    same samples.
+    """
     return math.gcd(config.num_games, config.train_batch_size, math.lcm(8, num_devices))

@@ -1,7 +1,7 @@
-"""Data augmentation: the same position seen in a mirror or from another side of the board.
+"""Data augmentation with the symmetries of a board: mirror images and rotations.
 
 An augmentation is a function `(sample, *, key) -> sample` of one sample. It turns the board, the action mask and the
-policy together and leaves the value, so it is right only for games whose rules have the symmetry.
+policy alike and keeps the value. So it is valid only for games whose rules have the symmetry.
 """
 
 import dataclasses
@@ -15,40 +15,46 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from tz.learn.trajectory import Sample, Unroll
 
 Turn = Callable[[Array], Array]
-"""Turns an array whose first axes are the rows and columns of the board as the observation was turned."""
+"""Turns an array as the observation was turned. Its first two axes are the rows and columns of the board."""
 
 TurnRecords = Callable[[Sample, Turn], Sample]
-"""`(sample, turn) -> sample`, which turns `extra` and `end.final` of a sample that is turned otherwise."""
+"""`(sample, turn) -> sample`: turns `extra` and `end.final` of a sample whose other fields are turned already."""
 
 
 def _with_records(name: str, sample: Sample, turn: Turn, turn_records: TurnRecords | None) -> Sample:
-    """The sample with its records turned too, as the user says how."""
+    """Turns the records of a sample with the function that the user gave for them."""
     if turn_records is not None:
         return turn_records(sample, turn)
     final = None if sample.end is None else sample.end.final
     if jax.tree.leaves((sample.extra, final)):
         raise ValueError(
-            f"{name}: found a sample with records, expected turn_records, which turns them with the board; pass "
-            f"functools.partial(tz.learn.{name}, turn_records=...), a function (sample, turn) -> sample. One that "
-            "returns the sample as it is says that they need no turning."
+            f"{name}: found a sample with records, expected turn_records, a function (sample, turn) -> sample that "
+            f"turns them with the board; pass functools.partial(tz.learn.{name}, turn_records=...). If the records "
+            "need no turning, let the function return the sample unchanged."
         )
     return sample
 
 
 def turn_unroll(augment: Callable[..., Sample], unroll: Unroll, *, key: PRNGKeyArray) -> Unroll:
-    """Turns all positions of an unroll alike, and its actions with them.
+    """Applies one symmetry to all positions and actions of an unroll.
 
-    **Arguments:** `augment`, such as [`tz.random_mirror`][], which moves the policy as it moves the actions; `unroll`,
-    one, without a batch axis; `key`, of the symmetry.
+    **Arguments:**
+
+    - `augment`: an augmentation of samples, such as [`tz.random_mirror`][]. It must move each entry of the policy to
+        the turned action.
+    - `unroll`: one unroll, without a batch axis.
+    - `key`: decides which symmetry is applied.
 
     **Returns:** the turned unroll, with the same values and rewards.
     """
 
+    # `augment` knows how to turn a policy, so the action is turned as a policy that is 1 there and 0 elsewhere.
     def moved(sample, action):
         chosen = jnp.arange(sample.policy.shape[0], dtype=jnp.int32) == action
         turned = augment(dataclasses.replace(sample, policy=chosen.astype(sample.policy.dtype)), key=key)
         return jnp.argmax(turned.policy).astype(action.dtype)
 
+    # All positions get one key, and with it the same symmetry.
     positions = jax.vmap(lambda sample: augment(sample, key=key))(unroll.positions)
     before = jax.tree.map(lambda x: x[:-1], unroll.positions)
     return dataclasses.replace(unroll, positions=positions, action=jax.vmap(moved)(before, unroll.action))
@@ -57,44 +63,49 @@ def turn_unroll(augment: Callable[..., Sample], unroll: Unroll, *, key: PRNGKeyA
 def _shape(sample: Sample) -> tuple[int, ...]:
     if isinstance(sample, Unroll):
         raise ValueError(
-            "found an Unroll, expected a Sample; turn its positions and actions alike by "
+            "mirror or dihedral: found an Unroll, expected a Sample; turn its positions and actions alike with "
             "tz.learn.turn_unroll(augment, unroll, key=key)."
         )
     if not hasattr(sample.observation, "shape"):
         raise ValueError(
-            f"found an observation that is a {type(sample.observation).__name__}, expected one array; write a function "
-            "(sample, *, key) -> sample that turns its parts."
+            f"mirror or dihedral: found an observation that is a {type(sample.observation).__name__}, expected one "
+            "array; write a function (sample, *, key) -> sample that turns its parts."
         )
     return sample.observation.shape
 
 
 def dihedral(sample: Sample, index: Int[Array, ""], *, turn_records: TurnRecords | None = None) -> Sample:
-    """Turns a square board, with one action for each cell, by one of the eight symmetries of the square.
+    """Applies one of the eight symmetries of the square to a sample of a square board with one action for each cell.
 
     **Arguments:**
 
-    - `sample`: `observation` is `[S, S, C]`; the first `S * S` of the `A` actions are the cells, row by row. Actions
-        after these, such as a pass, stay where they are.
-    - `index`: from 0 to 7. `index % 4` quarter turns, counter-clockwise, after a left-right mirror if `index >= 4`.
-    - `turn_records`: for samples with records, `(sample, turn) -> sample`, such as
+    - `sample`: its observation is `[S, S, C]`, and the first `S * S` of the `A` actions are the cells, row by row. The
+        actions after them, such as a pass, stay where they are.
+    - `index`: which symmetry, from 0 to 7: `index % 4` counter-clockwise quarter turns, after a left-right mirror if
+        `index >= 4`.
+    - `turn_records`: `(sample, turn) -> sample`, needed for samples with records, such as
         `lambda sample, turn: dataclasses.replace(sample, extra=turn(sample.extra))`. `turn` turns any array whose first
         two axes are the board, `[S, S, ...]`.
 
     **Returns:** the turned sample, with the same value.
 
-    **Raises:** `ValueError` if the board is not square, or has more cells than there are actions, or the sample has
-    records and it is not said how to turn them.
+    **Raises:** `ValueError` if the board is not square, if it has more cells than there are actions, or if the sample
+    has records and `turn_records` is missing.
     """
     shape = _shape(sample)
     num_actions = sample.policy.shape[0]
     if len(shape) != 3 or shape[0] != shape[1]:
-        raise ValueError(f"observation has shape {list(shape)}, expected a square board [S, S, C].")
+        raise ValueError(
+            f"dihedral: found an observation of shape {list(shape)}, expected a square board [S, S, C]; use another "
+            "augmentation for this game."
+        )
     num_cells = shape[0] * shape[1]
     if num_actions < num_cells:
         raise ValueError(
-            f"policy has {num_actions} actions, but a board of {shape[0]} x {shape[1]} needs one for each of its "
-            f"{num_cells} cells."
+            f"dihedral: found {num_actions} actions on a board of {shape[0]} x {shape[1]}, expected at least one for "
+            f"each of its {num_cells} cells; use another augmentation for this game."
         )
+    # `cells[index, cell]` is the cell of the original board that moves to `cell`.
     board = np.arange(num_cells).reshape(shape[:2])
     sides = [np.rot90(side, turns) for side in (board, board[:, ::-1]) for turns in range(4)]
     cells = np.stack(sides).reshape(8, num_cells)
@@ -114,39 +125,39 @@ def dihedral(sample: Sample, index: Int[Array, ""], *, turn_records: TurnRecords
 
 
 def random_dihedral(sample: Sample, *, key: PRNGKeyArray, turn_records: TurnRecords | None = None) -> Sample:
-    """Applies one of the eight symmetries of a square board, all equally likely; see [`tz.learn.dihedral`][].
+    """Applies one of the eight symmetries of a square board, each with the same probability.
 
     **Arguments:**
 
-    - `sample`, `turn_records`: as for `dihedral`.
-    - `key`: decides which symmetry.
+    - `sample`, `turn_records`: as in [`tz.learn.dihedral`][].
+    - `key`: decides which symmetry is applied.
 
     **Returns:** the turned sample, with the same value.
 
-    **Raises:** `ValueError` as `dihedral`.
+    **Raises:** `ValueError` in the same cases as `dihedral`.
     """
     return dihedral(sample, jax.random.randint(key, (), 0, 8, jnp.int32), turn_records=turn_records)
 
 
 def mirror(sample: Sample, *, turn_records: TurnRecords | None = None) -> Sample:
-    """Exchanges left and right on a board whose actions are its columns.
+    """Exchanges left and right on a board whose actions are its columns, as in Connect Four.
 
     **Arguments:**
 
-    - `sample`: `observation` is `[H, W, C]`, and the `A = W` actions are the columns from left to right.
-    - `turn_records`: as for [`tz.learn.dihedral`][]; `turn` mirrors any array `[H, W, ...]`.
+    - `sample`: its observation is `[H, W, C]`, and the `A = W` actions are the columns from left to right.
+    - `turn_records`: as in [`tz.learn.dihedral`][]; here `turn` mirrors any array `[H, W, ...]`.
 
     **Returns:** the mirrored sample, with the same value.
 
-    **Raises:** `ValueError` if the number of actions is not the number of columns, or the sample has records and it is
-    not said how to turn them.
+    **Raises:** `ValueError` if the number of actions is not the number of columns, or if the sample has records and
+    `turn_records` is missing.
     """
     shape = _shape(sample)
     num_actions = sample.policy.shape[0]
     if len(shape) != 3 or shape[1] != num_actions:
         raise ValueError(
-            f"observation has shape {list(shape)}, expected [H, {num_actions}, C]: one column for each of the "
-            f"{num_actions} actions."
+            f"mirror: found an observation of shape {list(shape)}, expected [H, {num_actions}, C], one column for each "
+            f"of the {num_actions} actions; use another augmentation for this game."
         )
     turned = dataclasses.replace(
         sample,
@@ -162,12 +173,12 @@ def random_mirror(sample: Sample, *, key: PRNGKeyArray, turn_records: TurnRecord
 
     **Arguments:**
 
-    - `sample`, `turn_records`: as for `mirror`.
-    - `key`: decides whether.
+    - `sample`, `turn_records`: as in `mirror`.
+    - `key`: decides whether the sample is mirrored.
 
     **Returns:** the sample or its mirror image, with the same value.
 
-    **Raises:** `ValueError` as `mirror`.
+    **Raises:** `ValueError` in the same cases as `mirror`.
     """
     flipped = jax.random.bernoulli(key)
     return jax.tree.map(

@@ -1,7 +1,9 @@
-"""What the value head is trained towards: returns of an episode, also of one that is not over yet.
+"""Value targets: the returns of an episode, including an episode that has not ended yet.
 
-The return of a step is an affine function of what follows the steps seen so far, and affine functions compose. So an
-episode may arrive in chunks: each stored step keeps two numbers, whatever the length of the episode.
+The return of a move depends on moves that may not have been played yet. It is an affine function of the value `x` that
+follows the newest move: `offset + coefficient * x`. When more moves arrive, `x` is in turn an affine function of what
+follows them, and affine functions compose. So an episode may arrive in chunks, and each stored move needs only two
+numbers, however long the episode is. The return is known once the coefficient is 0.
 """
 
 import equinox as eqx
@@ -11,11 +13,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 class Affine(eqx.Module):
-    """The function `x -> offset + coefficient * x` of a value `x`, or an array of such functions.
+    """Represents the function `x -> offset + coefficient * x` of a value `x`, or an array of such functions.
 
     **Fields:**
 
-    - `offset`, `coefficient`: of one shape, usually `[T]`, one function for each step.
+    - `offset`: the value of the function at 0. Its shape is usually `[T]`, one function for each move.
+    - `coefficient`: the slope, in the same shape; 0 for a constant.
     """
 
     offset: Float[Array, "*T"]
@@ -23,28 +26,30 @@ class Affine(eqx.Module):
 
 
 def compose(outer: Affine, inner: Affine) -> Affine:
-    """The function `x -> outer(inner(x))`, elementwise, with broadcasting; associative.
+    """Composes two functions elementwise into `x -> outer(inner(x))`. The operation is associative.
 
     **Arguments:**
 
     - `outer`: the function applied last.
-    - `inner`: the function applied first; its shape must broadcast to that of `outer`.
+    - `inner`: the function applied first; its shape must broadcast to the shape of `outer`.
 
-    **Returns:** their composition, in the shape of `outer`.
+    **Returns:** the composition, in the shape of `outer`.
     """
-    # A constant stays as it is, also where the argument is NaN: one bad chunk must not spoil what is settled.
+    # A constant stays as it is even if the argument is NaN (0 * NaN is NaN), so a bad chunk cannot spoil known targets.
     is_constant = outer.coefficient == 0
     offset = jnp.where(is_constant, outer.offset, outer.offset + outer.coefficient * inner.offset)
     return Affine(offset, jnp.where(is_constant, 0.0, outer.coefficient * inner.coefficient))
 
 
 def change_of_side(player: Int[Array, "*T"], next_player: Int[Array, "*T"]) -> Affine:
-    """Turns a value for `next_player` into the same value for `player`: unchanged if they are one, else negated.
+    """Returns the function that turns a value from the perspective of `next_player` to the perspective of `player`.
+
+    It negates the value where the two differ, since games are zero-sum.
 
     **Arguments:**
 
-    - `player`: whose view is wanted.
-    - `next_player`: whose view the value has. Same shape as `player`.
+    - `player`: the player whose perspective is wanted.
+    - `next_player`: the player whose perspective the value has, in the same shape.
 
     **Returns:** the function, in the shape of `player`.
     """
@@ -63,34 +68,44 @@ def lambda_returns(
     discount: float | Float[Array, ""],
     lambda_: float | Float[Array, ""] = 1.0,
 ) -> tuple[Affine, Affine]:
-    """The λ-return of each of `T` consecutive steps, in the view of its mover, as far as it is known.
+    """Computes the λ-return of each of `T` consecutive moves, from the perspective of the player who made it.
 
-    `G_t` is `reward_t` where the episode terminated, `action_value_t` where it was truncated, and otherwise
-    `reward_t + discount * M_{t+1}`, turned to the view of `player_t`, with
-    `M_t = (1 - lambda_) * value_t + lambda_ * G_t`. At `lambda_` 1 that is the return itself (Monte Carlo), at 0 it
-    looks one step ahead. What comes after step `T - 1` is the argument of the functions returned.
+    The return `G_t` of move `t` is
+
+    - `reward_t` if the move terminated the episode,
+    - `action_value_t` if the episode was truncated after the move,
+    - `reward_t + discount * M_{t+1}` otherwise, where `M_{t+1}` is turned to the perspective of `player_t`.
+
+    Here `M_t = (1 - lambda_) * value_t + lambda_ * G_t`. With `lambda_` 1, `G_t` is the return itself (Monte Carlo);
+    with 0, it looks one move ahead. The value `M_T` after the last move is not known yet, so the results are functions
+    of it.
 
     **Arguments:**
 
-    - `reward`: what the mover of each step received for it.
-    - `value`: the search's value of the position, for the mover.
-    - `action_value`: the search's estimate of the return from the move played, its reward included, for the mover.
-    - `player`: the mover of each step.
-    - `terminated`: the step ended its episode.
-    - `truncated`: the episode was cut off after the step. Never together with `terminated`.
-    - `discount`, `lambda_`: from 0 to 1.
+    - `reward`: the reward of each move, for the player who made it.
+    - `value`: the search's value of the position before the move, from the perspective of the player to move.
+    - `action_value`: the search's estimate of the return of the move played, including its reward, from the same
+        perspective.
+    - `player`: the player who made each move.
+    - `terminated`: True where the move ended the episode.
+    - `truncated`: True where the episode was cut off after the move; never together with `terminated`.
+    - `discount`: the discount of the return, from 0 to 1.
+    - `lambda_`: the λ of the return, from 0 to 1.
 
-    **Returns:** the `[T]` functions `G_t` of `M_T`, the latter in the view of the mover of step `T - 1`; where the
-    episode of step `t` closed, `coefficient` is 0 and `offset` is `G_t`. And the function `M_0` of the same.
+    **Returns:** two results, both functions of `M_T` from the perspective of `player[T - 1]`. The first is `[T]`, the
+    returns `G_t`: if the episode of move `t` has ended, `coefficient` is 0 and `offset` is `G_t`. The second is `M_0`,
+    which settles the moves before these.
 
-    Sutton and Barto, *Reinforcement Learning* (2018), chapter 12.
+    The λ-return is from Sutton and Barto, *Reinforcement Learning* (2018), chapter 12.
     """
     closed, lambda_ = terminated | truncated, jnp.float32(lambda_)
     reward, value, action_value = (x.astype(jnp.float32) for x in (reward, value, action_value))
+    # `step` is G_t as a function of the turned M_{t+1}, and `mix` is M_t as a function of G_t.
     step = Affine(jnp.where(truncated, action_value, reward), jnp.where(closed, 0.0, jnp.float32(discount)))
     mix = Affine((1 - lambda_) * value, jnp.full_like(value, lambda_))
     first, rest = (jax.tree.map(lambda leaf, part=part: leaf[part], mix) for part in (0, slice(1, None)))
     earlier = jax.tree.map(lambda leaf: leaf[:-1], step)
+    # `inner` is G_t as a function of G_{t+1}; the scan composes these from the back into functions of M_T.
     inner = compose(compose(earlier, change_of_side(player[:-1], player[1:])), rest)
     last = jax.tree.map(lambda leaf: leaf[-1], step)
 

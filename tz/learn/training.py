@@ -1,4 +1,4 @@
-"""Learning from samples: the state that training carries, AlphaZero's loss, and one gradient step."""
+"""Learning from samples: the state of training, AlphaZero's loss, and one gradient step."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -19,20 +19,25 @@ from tz.nn.outputs import apply, categorical_head, policy_and_value, takes_key, 
 
 Metrics = dict[str, Float[Array, ""]]
 Loss = Callable[[PyTree, Any, Sample], tuple[Float[Array, ""], Metrics]]
-"""`(network, output, sample) -> (loss, metrics)`, of one sample; `output` is all that the network returns."""
+"""`(network, output, sample) -> (loss, metrics)`, for one sample; `output` is everything that the network returns."""
 
 _ADVICE = (
-    "an optimiser is given one network, and gradients of the mean loss of a batch, so use none that needs a pair of "
-    "networks (optax.lookahead) or the gradient of each sample (optax.contrib.dpsgd)"
+    "use an optimiser that needs one network and the gradient of a mean loss; optax.lookahead needs a pair of "
+    "networks, and optax.contrib.dpsgd the gradient of each sample"
 )
 
 
 class TrainState(eqx.Module):
-    """What training carries from step to step.
+    """The state that training carries from one gradient step to the next.
 
-    **Fields:** `network`; `norm_state`, the `eqx.nn.State` of a stateful network, or None; `opt_state`, optax's;
-    `step`, gradient steps made; `average`, the network with the running average of its weights, in float32 at least,
-    or None; `average_norm_state`, the average of `norm_state` that belongs to it.
+    **Fields:**
+
+    - `network`: the network with its newest weights.
+    - `norm_state`: the `eqx.nn.State` of a stateful network, or None.
+    - `opt_state`: the state of the optax optimiser.
+    - `step`: the number of gradient steps made.
+    - `average`: the network with a running average of its weights, at least in float32; None without one.
+    - `average_norm_state`: the running average of `norm_state`; None without one.
     """
 
     network: PyTree
@@ -44,12 +49,12 @@ class TrainState(eqx.Module):
 
     @property
     def playing(self) -> PyTree:
-        """The network that plays: the average where there is one, else the newest."""
+        """The network that plays, in the dtypes of `network`: the running average if there is one, else the newest."""
         return self.network if self.average is None else jax.tree.map(_like, self.average, self.network)
 
     @property
     def playing_norm_state(self) -> eqx.nn.State | None:
-        """The norm statistics of the network that plays."""
+        """The `norm_state` of the network that plays."""
         if self.average is None:
             return self.norm_state
         return jax.tree.map(_like, self.average_norm_state, self.norm_state)
@@ -62,28 +67,32 @@ def init_train(
     *,
     average: bool = False,
 ) -> TrainState:
-    """The state before the first step.
+    """Returns the state before the first gradient step.
 
-    **Arguments:** `network`, any Equinox module `obs -> (logits, value)`, which may take a `key=`; with `norm_state`
-    (both from `eqx.nn.make_with_state`) the stateful form `(obs, norm_state) -> ((logits, value), norm_state)`;
-    `average`, whether to keep a running average of the weights.
+    **Arguments:**
 
-    **Returns:** the state, in memory of its own: the network given stays usable when the state is donated.
+    - `optimizer`: any optax optimiser.
+    - `network`: any Equinox module `obs -> (logits, value)`, which may take a `key=`. With `norm_state` it is the
+        stateful form `(obs, norm_state) -> ((logits, value), norm_state)`.
+    - `norm_state`: the state that `eqx.nn.make_with_state` returned with the network, or None.
+    - `average`: whether to keep a running average of the weights.
 
-    **Raises:** `ValueError` if the optimiser cannot begin with this network.
+    **Returns:** the state. Its arrays are copies, so `network` can still be used after the state is donated.
+
+    **Raises:** `ValueError` if the optimiser cannot be initialised with this network.
     """
-    with _calling("init_train: optimizer.init"):
+    with _calling("init_train: found an optimizer.init"):
         opt_state = optimizer.init(eqx.filter(network, eqx.is_inexact_array))
     averages = (None, None)
-    if average:  # in float32 at least: bfloat16 would round away all that a step adds
+    if average:  # at least in float32: bfloat16 would round away the small change of a step
         averages = jax.tree.map(lambda x: widened(x) if eqx.is_inexact_array(x) else x, (network, norm_state))
     return jax.tree.map(_owned, TrainState(network, norm_state, opt_state, jnp.int32(0), *averages))
 
 
 def _owned(x: Any) -> Any:
-    """An array in memory of its own, since no buffer can be donated twice, and many optimisers begin with the weights.
+    """Copies an array. Many optimisers keep the weights in their state, and no buffer can be donated twice.
 
-    It has no weak type: a gradient step would make it strong, and everything would be compiled again.
+    The copy has no weak type, which a gradient step would make strong, so that everything would be compiled again.
     """
     return jnp.array(x, x.dtype) if isinstance(x, jax.Array | np.ndarray) else x
 
@@ -95,16 +104,19 @@ def _like(x: Any, other: Any) -> Any:
 def az_loss(
     network: PyTree, output: Any, sample: Sample, *, l2_reg_lambda: float = 1e-4
 ) -> tuple[Float[Array, ""], Metrics]:
-    """AlphaZero's loss of one sample: policy cross-entropy over legal actions, value loss, L2 of the weights.
+    """Computes AlphaZero's loss of one sample: policy cross-entropy over legal actions, value loss and L2 penalty.
 
-    **Arguments:** `network`, for its weights; `output`, what it returned for this sample, see
-    [`tz.nn.policy_and_value`][]; `l2_reg_lambda`, the weight of the L2 term (the sum of all squared parameters).
+    **Arguments:**
 
-    **Returns:** the loss and the three parts that it is the sum of, `policy_loss` (0 after a fast search, whose policy
-    is no target), `value_loss` (that of the network's value head, see [`tz.nn.value_loss`][]: the squared error, unless
-    the head is categorical) and `l2_loss`.
+    - `network`: the network, for its weights.
+    - `output`: the output of the network for this sample, see [`tz.nn.policy_and_value`][].
+    - `sample`: the sample.
+    - `l2_reg_lambda`: the weight of the L2 penalty, which is the sum of all squared parameters.
 
-    Silver et al., *Mastering the game of Go without human knowledge*, Nature 2017.
+    **Returns:** the loss, and its three terms: `policy_loss`, which is 0 after a fast search, as its policy is no
+    target; `value_loss`, see [`tz.nn.value_loss`][]; and `l2_loss`.
+
+    The loss is from Silver et al., *Mastering the game of Go without human knowledge*, Nature 2017.
     """
     logits = policy_and_value(output)[0].astype(jnp.float32)
     log_policy = jax.nn.log_softmax(jnp.where(sample.action_mask, logits, jnp.finfo(logits.dtype).min))
@@ -119,23 +131,30 @@ def az_loss(
 def ownership_loss(
     network: PyTree, output: Any, sample: Sample, *, weight: float = 0.25, l2_reg_lambda: float = 1e-4
 ) -> tuple[Float[Array, ""], Metrics]:
-    """[`tz.az_loss`][], and the squared error of a prediction of the final board.
+    """Adds to [`tz.az_loss`][] the squared error of a prediction of who holds each point of the final board.
 
-    **Arguments:** `output`, `(logits, value, planes)`, such as that of [`tz.AZResNet`][] with `num_planes`; the
-    prediction is the tanh of the planes. `sample`, whose `end.final` says who holds each point of the final board, in
-    the shape of the planes: 1 for player 0, -1 for player 1, 0 for neither; it is turned to the player to move.
-    `weight`, of the mean over the board; an episode that was cut off has none.
+    **Arguments:**
 
-    **Returns:** the loss, and the parts of `az_loss` with `ownership_loss`.
+    - `network`, `l2_reg_lambda`: as in `az_loss`.
+    - `output`: `(logits, value, planes)`, as [`tz.AZResNet`][] with `num_planes` returns it. The prediction is the tanh
+        of the planes, from the perspective of the player to move.
+    - `sample`: a sample whose `end.final` has the shape of the planes, with 1 where player 0 holds the point, -1 where
+        player 1 does, and 0 where neither does.
+    - `weight`: the weight of the mean error over the board. Samples of truncated episodes have no such error.
 
-    Wu, *Accelerating self-play learning in Go*, 2019, section 4.1.
+    **Returns:** the loss, and the terms of `az_loss` along with `ownership_loss`.
+
+    The target is from Wu, *Accelerating self-play learning in Go*, 2019, section 4.1.
     """
     loss, parts = az_loss(network, output, sample, l2_reg_lambda=l2_reg_lambda)
     end, planes = sample.end, output[2]
-    if end is None:
-        raise AttributeError("sample.end is None")
+    if end is None:  # `train_step` adds to these errors a list of the outputs and records that there are
+        raise AttributeError("ownership_loss: found sample.end=None, expected an end; give self-play a record_end.")
     if planes.shape != end.final.shape:
-        raise TypeError(f"the planes have shape {planes.shape}, but end.final {end.final.shape}")
+        raise TypeError(
+            f"ownership_loss: found planes of shape {planes.shape}, expected {end.final.shape} as in end.final; change "
+            "num_planes or record_end."
+        )
     held = end.final.astype(jnp.float32) * jnp.where(end.player == 0, 1.0, -1.0)
     error = jnp.mean(jnp.square(jnp.tanh(planes.astype(jnp.float32)) - held))
     parts["ownership_loss"] = jnp.where(end.truncated, 0.0, jnp.float32(weight) * error)
@@ -143,18 +162,18 @@ def ownership_loss(
 
 
 def _of_targets(sample: Sample) -> Metrics:
-    """What the target of one sample alone says about the losses, before the mean over the batch."""
+    """Returns the terms of one sample from which the floors of the losses are computed."""
     entropy = jnp.sum(jax.scipy.special.entr(sample.policy))
     return {"policy_loss_floor": sample.policy_weight * entropy, "value": sample.value, "square": sample.value**2}
 
 
 def _with_floors(means: Metrics, outputs: PyTree, batch: Sample) -> Metrics:
-    """The floors of the losses, from the means of `_of_targets`."""
+    """Returns the floors of the losses, from the means of `_of_targets` over the batch."""
     value, square = means.pop("value"), means.pop("square")
     if (head := categorical_head(outputs)) is None:
         return means | {"value_loss_floor": jnp.maximum(square - jnp.square(value), 0.0)}
     fraction = (batch.weight / jnp.sum(batch.weight)).astype(jnp.float32)
-    best = jnp.sum(fraction[:, None] * jax.vmap(head.two_hot)(batch.value), 0)  # the best distribution for all alike
+    best = jnp.sum(fraction[:, None] * jax.vmap(head.two_hot)(batch.value), 0)  # the best single distribution
     outside = jnp.sum(fraction * head.is_outside(batch.value))
     return means | {"value_loss_floor": jnp.sum(jax.scipy.special.entr(best)), "value_outside": outside}
 
@@ -168,21 +187,27 @@ def train_step(
     key: PRNGKeyArray | None = None,
     average_decay: float | Float[Array, ""] = 0.999,
 ) -> tuple[TrainState, Metrics]:
-    """One gradient step on the mean loss of a batch, in which each sample has its weight.
+    """Makes one gradient step on the weighted mean loss of a batch.
 
-    **Arguments:** `loss`, of one sample, such as [`tz.az_loss`][]; `batch`, samples with a leading batch axis; `key`,
-    for a network that takes one, such as one with dropout: each sample gets a key of its own;
-    `average_decay`, of the running average of the weights and norm statistics, where the state has one: how much of it
-    a step keeps, less in the first steps, so that the initial weights are soon forgotten.
+    **Arguments:**
 
-    **Returns:** the next state and the mean of the loss's metrics, with `loss` itself, and with two numbers to compare
-    the losses with, which the targets alone decide. `policy_loss_floor` is the entropy of the policy targets: no
-    network has a smaller policy loss. `value_loss_floor` is the least value loss of a network that gives every position
-    the same value: the variance of the value targets, or for a categorical value head the entropy of the mean of the
-    two-hot targets. Such a head adds `value_outside`, the fraction of value targets outside of its support.
+    - `optimizer`: the optax optimiser that the state was made with.
+    - `loss`: the loss of one sample, such as [`tz.az_loss`][].
+    - `state`: from [`tz.init_train`][] or an earlier step.
+    - `batch`: samples with a leading batch axis.
+    - `key`: needed for a network that takes a key, such as one with dropout. Each sample gets its own key.
+    - `average_decay`: the fraction of the running average that a step keeps, if the state has an average. It is smaller
+        in the first steps, so that the initial weights are soon forgotten.
 
-    **Raises:** `ValueError` if the optimiser needs more than gradients, parameters and the mean loss of a batch, the
-    network takes a key and there is none, or the loss asks for what neither network nor sample has.
+    **Returns:** the next state, and weighted means over the batch of `loss`, of the metrics of the loss, and of
+
+    - `policy_loss_floor`: the entropy of the policy targets. No network has a smaller policy loss.
+    - `value_loss_floor`: the smallest value loss of a network that gives every position the same value. It is the
+        variance of the value targets, or for a categorical value head the entropy of the mean two-hot target.
+    - `value_outside`: for a categorical value head, the fraction of value targets outside its support.
+
+    **Raises:** `ValueError` if the optimiser needs more than gradients, parameters and the mean loss of a batch, if the
+    network takes a key and there is none, or if the loss needs something that neither network nor sample has.
     """
 
     parameters, static = eqx.partition(state.network, eqx.is_inexact_array)
@@ -190,13 +215,14 @@ def train_step(
     if takes_key(state.network):
         if key is None:
             raise ValueError(
-                f"train_step: found no key, but {type(state.network).__name__} takes one, expected a random key; pass "
-                "another in each step, key=jax.random.fold_in(key, state.step)."
+                f"train_step: found no key, expected one, as {type(state.network).__name__} takes a key; pass another "
+                "one in each step, such as key=jax.random.fold_in(key, state.step)."
             )
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(batch.weight)))
 
     def mean_loss(parameters: PyTree):
         network = eqx.combine(parameters, static)
+        # Batch norm averages over the axis "batch", so its next state is one for all samples.
         call = jax.vmap(
             lambda observation, key, norm_state: apply(network, observation, norm_state, key=key),
             in_axes=(0, 0, None),
@@ -235,18 +261,18 @@ def train_step(
 def losses_of(
     loss: Loss, network: PyTree, outputs: PyTree, batch: Sample
 ) -> tuple[Float[Array, " B"], dict[str, Float[Array, " B"]]]:
-    """The loss of each sample. An output or a record that a loss asks for and does not find is named."""
+    """Computes the loss of each sample. If it needs something that is missing, the error lists what there is."""
     try:
         return jax.vmap(loss, in_axes=(None, 0, 0))(network, outputs, batch)
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         shapes = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape[1:])}", (outputs, batch.extra, batch.end))
         shapes = [" ".join(str(x).split()) for x in shapes]
         is_number = categorical_head(outputs) is None
-        advice = "" if is_number else " A categorical value is no number: tz.nn.value_loss(output, target) is its loss."
+        advice = "" if is_number else " A categorical value is no number; its loss is tz.nn.value_loss(output, target)."
         raise ValueError(
-            f"train_step: the loss raised {error!r:.300}. It is given what the network returns, found {shapes[0]}, and "
-            f"a sample, whose extra is {shapes[1]} and whose end is {shapes[2]}; let the network return what the loss "
-            f"asks for, and give self-play the `record` or `record_end` that makes the rest.{advice}"
+            f"train_step: found a loss that raised {error!r:.300}, for a network that returns {shapes[0]}, and a "
+            f"sample whose extra is {shapes[1]} and whose end is {shapes[2]}, expected a loss that uses only these; "
+            f"make the network return the missing output, or let `record` or `record_end` add the missing data.{advice}"
         ) from error
 
 
@@ -258,23 +284,23 @@ def _update(
     value: Float[Array, ""],
     value_fn: Callable[[PyTree], Float[Array, ""]],
 ) -> tuple[PyTree, PyTree]:
-    """The optimiser's updates and new state. Some ask for more than gradients, under the names that optax has for it.
+    """Returns the optimiser's updates and its new state. Some optimisers need more than the gradients.
 
-    **Arguments:** `value`, the mean loss of the batch; `value_fn`, the same as a function of the parameters.
+    **Arguments:** `value`, the mean loss of the batch; `value_fn`, the mean loss as a function of the parameters.
     """
 
-    def again(
-        parameters, *, grad_fn=None, obj_fn=None
-    ):  # a line search refuses keywords that its function does not take
+    # optax's line searches refuse extra arguments that this function does not take.
+    def again(parameters, *, grad_fn=None, obj_fn=None):
         del grad_fn, obj_fn
         return value_fn(parameters)
 
+    # The names that optax and optax.contrib have for them; an `update` without `**extra` gets only those it knows.
     extra = {"value": value, "grad": gradients, "value_fn": again, "obj_fn": value_fn}
     extra["grad_fn"] = lambda parameters, _: jax.grad(value_fn)(parameters)
     known = inspect.signature(optimizer.update).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
         extra = {name: x for name, x in extra.items() if name in known}
-    with _calling("train_step: optimizer.update"):
+    with _calling("train_step: found an optimizer.update"):
         return optimizer.update(gradients, opt_state, parameters, **extra)
 
 
@@ -289,9 +315,11 @@ def _moved(x: Array, update: Array) -> Array:
 
 @contextmanager
 def _calling(where: str) -> Iterator[None]:
-    """Promotes types and ranks as optax expects, and says in an error whose it is."""
+    """Promotes types and ranks as optax expects, and adds to its errors where they come from."""
     try:
         with standard_promotion():
             yield
     except Exception as error:
-        raise ValueError(f"{where} raised {type(error).__name__}: {error}; {_ADVICE}.") from error
+        raise ValueError(
+            f"{where} that raised {type(error).__name__}: {error}, expected one that runs on this network; {_ADVICE}."
+        ) from error

@@ -1,4 +1,4 @@
-"""What self-play records, and what training learns from."""
+"""The records of self-play, and the samples that training learns from."""
 
 import equinox as eqx
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
@@ -7,29 +7,29 @@ from tz._arrays import named_arrays
 
 
 class Trajectory(eqx.Module):
-    """Consecutive steps of one game, oldest first, as self-play records them.
+    """Consecutive moves of one game, oldest first, as self-play records them.
 
-    Every field has the leading axis `T`; a single step has none, so that `jax.lax.scan` may stack steps. The steps may
-    span several episodes: the step after one that `terminated` or was `truncated` belongs to a new episode.
+    Every field has the leading axis `T`. A single move has no such axis, so that `jax.lax.scan` can stack moves. The
+    moves may span several episodes: the move after one that is `terminated` or `truncated` belongs to a new episode.
 
     **Fields:**
 
-    - `observation`: `[T, ...]`, what the network saw before the move, in the view of the mover: an array, or a PyTree
-        of arrays.
+    - `observation`: `[T, ...]`, the input of the network before the move, from the perspective of the player to move:
+        an array, or a PyTree of arrays.
     - `action_mask`: `[T, A]`, True where an action was legal.
-    - `policy`: `[T, A]`, the policy target of the search; probabilities.
-    - `value`: `[T]`, the search's value of the position, for the mover.
+    - `policy`: `[T, A]`, the policy target, the probabilities that the search gave the actions.
+    - `value`: `[T]`, the search's value of the position, from the perspective of the player to move.
     - `action`: `[T]`, the action played.
-    - `action_value`: `[T]`, the search's estimate of the return from the action played, the reward of this move
-        included, for the mover.
-    - `rewards`: `[T, P]`, what each player received for this move.
-    - `player`: `[T]`, the mover.
-    - `terminated`: `[T]`, the move ended the episode.
-    - `truncated`: `[T]`, the episode was cut off after this move without an end. Never together with `terminated`.
-    - `policy_weight`: `[T]`, how much the policy target counts: 1, or 0 after a fast search, see [`tz.collect`][].
-    - `extra`: arrays `[T, ...]`, what the `record` of [`tz.collect`][] returned for each position; None without one.
-    - `final`: arrays `[T, ...]`, what its `record_end` returned for the state after each move, the one that ended an
-        episode included; None without one.
+    - `action_value`: `[T]`, the search's estimate of the return of the action played, including the reward of this
+        move, from the perspective of the player who played it.
+    - `rewards`: `[T, P]`, the reward of each player for this move.
+    - `player`: `[T]`, the player who made the move.
+    - `terminated`: `[T]`, True where the move ended the episode.
+    - `truncated`: `[T]`, True where the episode was cut off after the move; never together with `terminated`.
+    - `policy_weight`: `[T]`, the weight of the policy target: 1, or 0 after a fast search, see [`tz.collect`][].
+    - `extra`: arrays `[T, ...]`, the results of `record` of [`tz.collect`][] for each position; None without it.
+    - `final`: arrays `[T, ...]`, the results of `record_end` for the state after each move, which may be the end of an
+        episode; None without it.
     """
 
     observation: PyTree[Shaped[Array, "..."]]
@@ -48,16 +48,17 @@ class Trajectory(eqx.Module):
 
 
 class EpisodeEnd(eqx.Module):
-    """The rest of the episode of a sample, known only after its last move.
+    """The end of the episode that a sample is from, as targets for a loss. It is known only after the last move.
 
     **Fields:**
 
-    - `moves_left`: moves from this position to the last of its episode, both included; at least 1.
-    - `outcome`: the discounted return from this position to the end, from the perspective of the player to move in it.
-        Where the episode was truncated, the return is bootstrapped.
-    - `truncated`: whether the episode was cut off.
-    - `player`: the player to move in this position, to turn `final` to that player's perspective.
-    - `final`: what `record_end` returned for the last state of the episode.
+    - `moves_left`: the number of moves from this position to the end of the episode, including the move made in this
+        position; at least 1.
+    - `outcome`: the discounted return from this position to the end, from the perspective of the player to move. If the
+        episode was truncated, the return is bootstrapped.
+    - `truncated`: whether the episode was truncated.
+    - `player`: the player to move in this position. It can be used to turn `final` to that player's perspective.
+    - `final`: the result of `record_end` for the last state of the episode.
     """
 
     moves_left: Int[Array, ""]
@@ -72,15 +73,15 @@ class Sample(eqx.Module):
 
     **Fields:**
 
-    - `observation`: `[...]`, the position, in the view of the player to move.
+    - `observation`: `[...]`, the position, from the perspective of the player to move.
     - `action_mask`: `[A]`, True where an action is legal.
-    - `policy`: `[A]`, the policy target; probabilities.
-    - `value`: the value target, for the player to move.
-    - `weight`: how much the sample counts in the mean loss of its batch. Where all samples are drawn from all games it
-        is the same for all; see [`tz.EpisodeReplayBuffer.sample_parts`][].
-    - `policy_weight`: how much its policy counts beside its value; 1 but for fast searches, see [`tz.collect`][].
-    - `extra`: what `record` returned for this position; None without one.
-    - `end`: a [`tz.learn.EpisodeEnd`][], where moves were collected with `record_end`; None otherwise.
+    - `policy`: `[A]`, the policy target, which is probabilities.
+    - `value`: the value target, from the perspective of the player to move.
+    - `weight`: the weight of the sample in the mean loss of its batch. It is the same for all samples, unless they are
+        drawn from parts of the buffer; see [`tz.EpisodeReplayBuffer.sample_parts`][].
+    - `policy_weight`: the weight of the policy target: 1, or 0 after a fast search, see [`tz.collect`][].
+    - `extra`: the result of `record` for this position; None without it.
+    - `end`: a [`tz.learn.EpisodeEnd`][] if the moves were collected with `record_end`; None otherwise.
     """
 
     observation: PyTree[Shaped[Array, "..."]]
@@ -94,25 +95,25 @@ class Sample(eqx.Module):
 
 
 class Unroll(eqx.Module):
-    """`K` consecutive steps of one episode: the actions, and the positions before, between and after them.
+    """`K` consecutive moves of one episode, and the `K + 1` positions before, between and after them.
 
-    It begins at any position whose value target is known. Where the episode ends before `K` steps, its last position is
-    repeated, with a policy of zeros, a value of 0 and a weight of 0; the actions and rewards of these steps are 0. It
-    never runs into another episode.
+    An unroll is a sample for losses that train a model over several moves. It starts at any position whose value target
+    is known and never continues into another episode. If the episode ends before `K` moves, its last position is
+    repeated with a policy of zeros, a value of 0 and a weight of 0, and the actions and rewards after the end are 0.
 
     **Fields:**
 
-    - `positions`: a [`tz.Sample`][] of `K + 1` positions, `[K + 1, ...]`: the values, each for the player to move
-        there, the policies and the rest. Their `weight` is that of the unroll, and 0 after the end.
+    - `positions`: a [`tz.Sample`][] of the positions, `[K + 1, ...]`. The value of each is from the perspective of the
+        player to move in it. Its `weight` is the weight of the unroll, and 0 after the end.
     - `action`: `[K]`, the action played in each position but the last.
-    - `reward`: `[K]`, what the player who moved received for it, from that player's perspective. Of two players, the
-        other received the negative.
+    - `reward`: `[K]`, the reward of each move, from the perspective of the player who made it. In a game of two players
+        the other player received the negative.
     - `player`: `[K + 1]`, the player to move in each position.
-    - `is_in_episode`: `[K + 1]`, False after the end: step `k` was made if it is True for `k`, and led to a position
-        that was played on if it is True for `k + 1`.
-    - `has_terminated`: `[K + 1]`, True after the end of an episode that terminated: there the value of 0 is a
-        fact. After an episode that was cut off, nothing is known.
-    - `weight`: how much the unroll counts in the mean loss of its batch.
+    - `is_in_episode`: `[K + 1]`, False after the end. Move `k` was made if entry `k` is True. It led to a position from
+        which play continued if entry `k + 1` is True too.
+    - `has_terminated`: `[K + 1]`, True after the end of an episode that terminated, where the value is really 0. After
+        the end of a truncated episode it is False, as the value there is not known.
+    - `weight`: the weight of the unroll in the mean loss of its batch.
     """
 
     positions: Sample
@@ -125,10 +126,10 @@ class Unroll(eqx.Module):
 
 
 def check_trajectory(trajectory: Trajectory) -> None:
-    """Raises `ValueError` where the shapes of one game's trajectory contradict each other."""
+    """Raises `ValueError` if the shapes of the fields of one game's trajectory do not fit together."""
     if trajectory.player.ndim != 1 or trajectory.player.shape[0] < 1:
         raise ValueError(
-            f"trajectory: found `player` of shape {trajectory.player.shape}, expected [T] with T at least 1, the steps "
+            f"trajectory: found `player` of shape {trajectory.player.shape}, expected [T] with T at least 1: the moves "
             "of one game, no batch axis; jax.vmap the call."
         )
     num_steps = trajectory.player.shape[0]
@@ -144,24 +145,25 @@ def check_trajectory(trajectory: Trajectory) -> None:
         found = getattr(trajectory, name).shape
         if found != shape:
             raise ValueError(
-                f"trajectory.{name} has shape {list(found)}, but {list(shape)} fits its {num_steps} steps (by "
-                f"`player`) and {num_actions} actions (by `action_mask`)."
+                f"trajectory.{name}: found the shape {list(found)}, expected {list(shape)}, as there are {num_steps} "
+                f"moves (by `player`) and {num_actions} actions (by `action_mask`); make all fields of the same moves."
             )
     for name in ("observation", "extra", "final"):
         for path, x in named_arrays(getattr(trajectory, name)):
             if x.shape[:1] != (num_steps,):
                 raise ValueError(
-                    f"trajectory.{name}{path} has shape {list(x.shape)}, but [{num_steps}, ...] fits its {num_steps} "
-                    "steps (by `player`)."
+                    f"trajectory.{name}{path}: found the shape {list(x.shape)}, expected [{num_steps}, ...], as there "
+                    f"are {num_steps} moves (by `player`); make all fields of the same moves."
                 )
     if num_players > 2:
         raise ValueError(
-            f"trajectory.rewards has {num_players} players, but a value that changes sign with the side needs 1 or 2."
+            f"trajectory.rewards: found {num_players} players, expected 1 or 2, as a value is negated when the player "
+            "to move changes; take a game of one or two players."
         )
 
 
 def check_rows(name: str, rows: PyTree, columns: PyTree, advice: str) -> None:
-    """Raises `ValueError` unless the rows of new moves have the shapes and dtypes of those in a ring."""
+    """Raises `ValueError` unless the rows of new moves have the same shapes and dtypes as the rows of the ring."""
     found, expected = (
         {path: f"{x.dtype}{list(x.shape[1:])}" for path, x in named_arrays({name: tree})} for tree in (rows, columns)
     )

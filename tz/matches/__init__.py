@@ -1,4 +1,4 @@
-"""Matches between players, engines among them, leagues, Elo ratings, and the testers of a training run.
+"""Matches and tournaments between agents, engines and Python functions, Elo ratings, and the testers of training.
 
 Imports from `tz.games`, `tz.mcts` and `tz.sharding`."""
 

@@ -1,4 +1,4 @@
-"""A running engine that speaks GTP: one command, one answer, and a clear word about an engine that fails."""
+"""Runs an engine that speaks GTP as a subprocess, sends it commands one at a time, and describes its failures."""
 
 import collections
 import contextlib
@@ -12,24 +12,25 @@ import subprocess
 import threading
 import time
 
-_PACKAGES = {"gtp-rhino": "grhino"}  # Debian packages that are not called like their program
-_EXTRA_FOLDERS = "/usr/games"  # where Debian puts engines, which is not on the PATH of every process
+_PACKAGES = {"gtp-rhino": "grhino"}  # Debian packages whose name differs from their program
+_EXTRA_FOLDERS = "/usr/games"  # Debian installs engines there, and not every PATH has it
 _NUM_LAST_LINES = 6
-_LONGEST_LINE = 65_536
+_LONGEST_LINE = 65_536  # bytes, so that an engine that never ends its line cannot fill the memory
 
 
 class EngineError(Exception):
-    """An engine that cannot go on: it ended, gave no answer in time, or said something that is not GTP."""
+    """Raised when an engine cannot continue: it ended, gave no answer in time, or wrote something that is not GTP."""
 
 
 class RefusedError(Exception):
-    """An engine that answered `?`, with the reason it gave."""
+    """Raised when an engine answers `?`; the message is the reason that it gave."""
 
 
 def words_of(command: str) -> list[str]:
-    """The program and the arguments of a command line, the program by its path.
+    """Splits a command line into the path of the program and its arguments.
 
-    **Raises:** `ValueError` if the line cannot be read, or there is no such program; it names the Debian package.
+    **Raises:** `ValueError` if the line cannot be parsed, or if there is no such program. The message then names the
+    Debian package that probably has it.
     """
     try:
         program, *arguments = shlex.split(command)
@@ -48,7 +49,10 @@ def words_of(command: str) -> list[str]:
 
 
 class GtpProcess:
-    """A process of an engine. `close` ends and reaps it, whatever state it is in; it is a context manager too."""
+    """Runs one engine process. `close` ends and reaps it in any state, and so does leaving a `with` block.
+
+    Two threads read its standard output and standard error, since an engine that writes to a full pipe would block.
+    """
 
     def __init__(self, command: str, timeout: float):
         self.command, self.timeout = command, timeout
@@ -60,7 +64,7 @@ class GtpProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            start_new_session=True,  # so that its own children end with it, and Ctrl+C reaches Python alone
+            start_new_session=True,  # `close` can kill its children too, and Ctrl+C reaches only Python
         )
         pipes = (self._process.stdout, True), (self._process.stderr, False)
         self._readers = [threading.Thread(target=self._read, args=pipe, daemon=True) for pipe in pipes]
@@ -68,26 +72,27 @@ class GtpProcess:
             reader.start()
 
     def _read(self, pipe, is_answer: bool) -> None:
-        """Passes on the lines of one pipe, until it ends."""
+        """Reads the lines of one pipe until it ends; lines of standard output are queued for `ask`."""
         while line := pipe.readline(_LONGEST_LINE):
             text = line.decode("utf-8", "replace").rstrip("\r\n")
-            if text.strip(" ="):
+            if text.strip(" ="):  # an empty answer, `=`, says nothing in a message
                 self._last_lines.append(text[:200])
             if is_answer:
                 self._put(text)
         if is_answer:
-            self._put(None)
+            self._put(None)  # tells `ask` that no answer will come
 
     def _put(self, text: str | None) -> None:
+        """Queues a line, and gives up once the process is closed, when nobody empties a full queue."""
         while not self._closed.is_set():
             with contextlib.suppress(queue.Full):
                 return self._answers.put(text, timeout=0.2)
 
     def ask(self, command: str) -> str:
-        """The answer to a command, without `=` and the spaces around it.
+        """Sends a command and returns the answer, without `=` and the spaces around it.
 
-        **Raises:** `RefusedError` for the answer `?`; `EngineError` if the engine ended, gave no whole answer within
-        `timeout` seconds, or does not speak GTP.
+        **Raises:** `RefusedError` if the answer begins with `?`. `EngineError` if the engine ended, gave no complete
+        answer within `timeout` seconds, or wrote something that is not GTP; the process is closed then.
         """
         assert self._process.stdin is not None
         try:
@@ -105,26 +110,27 @@ class GtpProcess:
                 raise self._failure(f"it ended when it was asked {command!r}", ended=True)
             if line.strip():
                 lines.append(line)
-            elif lines:
+            elif lines:  # in GTP, an empty line ends an answer
                 break
         text = "\n".join(lines).lstrip()
         if text[0] not in "=?":
-            raise self._failure(f"the answer to {command!r} does not begin with = or ?, as GTP has it")
+            raise self._failure(f"the answer to {command!r} does not begin with = or ?, as GTP requires")
         if text[0] == "?":
             raise RefusedError(text[1:].strip())
         return text[1:].strip()
 
     def _failure(self, what: str, *, ended: bool = False) -> EngineError:
-        self.close(politely=False)  # so that its last words are all there
+        """Closes the process and returns an error that says what went wrong."""
+        self.close(politely=False)  # first, so that the message has all that the engine wrote
         code = f" (exit code {self._process.returncode})" if ended else ""
         return EngineError(f"{self.command}: {what}{code}; {self.last_words()}")
 
     def last_words(self) -> str:
-        """The last lines that the engine wrote, for a message."""
+        """Returns the last lines that the engine wrote, for a message."""
         return f"its last lines: {' | '.join(self._last_lines) or 'none'}"
 
     def close(self, *, politely: bool = True) -> None:
-        """Ends the process, with `quit` if it listens, and waits until it is gone."""
+        """Ends the process and waits until it is gone. `politely` sends `quit` first and gives it two seconds."""
         if self._closed.is_set():
             return
         assert self._process.stdin is not None
@@ -134,7 +140,7 @@ class GtpProcess:
             self._process.stdin.close()
             self._process.wait(2.0 if politely else 0.2)
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+            os.killpg(self._process.pid, signal.SIGKILL)  # also ends children of an engine that has ended
         self._process.wait()
         self._closed.set()
         for reader, pipe in zip(self._readers, (self._process.stdout, self._process.stderr), strict=True):

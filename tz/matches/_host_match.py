@@ -1,6 +1,7 @@
-"""A match with a player that is not JAX: the host makes one move after the other, in all games together.
+"""Plays a match with a player that is not JAX: the host makes one move at a time, in all games together.
 
-Agents search all games of a half at once, as they do in a compiled match, with the same keys.
+The two halves of a match are the games in which the first player moves first after the opening, and the others. Agents
+search all games of a half at once, as in a compiled match and with the same keys.
 """
 
 import warnings
@@ -33,7 +34,7 @@ def play_on_host(
     openings: tuple[PyTree, StepMetadata] | None,
     max_moves: int,
 ) -> MatchResult:
-    """Plays a match as [`tz.play_match`][] says, from the openings that it would have with that key."""
+    """Plays a match on the host, with the openings that [`tz.play_match`][] makes from the same key."""
     _check(env, players, key, openings)
     first, second = (player if isinstance(player, Player) else None for player in players)
     agents = first, second
@@ -49,11 +50,11 @@ def play_on_host(
         match.close()
     if match.failures:
         warnings.warn(
-            f"play_match: {len(match.failures)} of {num_games} games were spoilt and count as not finished; the first: "
-            f"{match.failures[0]}",
+            f"play_match: found {len(match.failures)} of {num_games} games spoilt by an engine or a function, expected "
+            f"none; they count as not finished, see `failures` of the result. The first: {match.failures[0]}",
             stacklevel=3,
         )
-    begun = ~np.asarray(start.metadata.terminated)
+    begun = ~np.asarray(start.metadata.terminated)  # a game that is over before its first move does not count
     return MatchResult(
         returns=interleaved(jnp.asarray(match.returns(), jnp.float32)),
         finished=interleaved(jnp.asarray(match.finished() & begun)),
@@ -66,28 +67,32 @@ def play_on_host(
 
 
 def _check(env: Env, players: tuple[AnyPlayer, AnyPlayer], key: Any, openings: Any) -> None:
+    """Raises `ValueError` if the match cannot be played on the host, or an engine cannot play this game."""
     if isinstance(key, Tracer):
         raise ValueError(
-            "play_match: found a player that is not JAX in a traced call, expected one on the host; call it outside of "
-            "jax.jit and jax.vmap."
+            "play_match: found a player that is not JAX in a traced call, expected a call on the host; make it outside "
+            "of jax.jit and jax.vmap."
         )
     if jax.process_count() > 1:
         raise ValueError(
             f"play_match: found a player that is not JAX and {jax.process_count()} processes, expected one process; "
-            "play this match in a run of its own."
+            "play the match in a program that has one process."
         )
     for player in players:
         check_engine("play_match", env, player)
         if isinstance(player, GtpEngine) and openings is not None:
             raise ValueError(
                 "play_match: found openings for an engine, which has to be told the moves from the beginning of the "
-                "game; leave openings out and choose opening_moves and key."
+                "game, expected none; leave `openings` out, and vary the games with `opening_moves` and `key`."
             )
 
 
 @eqx.filter_jit
 def _begin(env: Env, agents: tuple[Any, Any], key: PRNGKeyArray, openings, sizes: tuple[int, int]):
-    """The two halves before their first move, the first player's ids, and how the openings came about."""
+    """Returns the two halves before their first move, the ids of the first player, and how the openings came about.
+
+    The last is the result of `opening_with_moves`, or None where the openings were given.
+    """
     for agent in agents:
         if agent is not None:
             check_player(env, agent)
@@ -105,7 +110,11 @@ _search = eqx.filter_jit(search_side)
 
 @eqx.filter_jit
 def _make(env: Env, agents: tuple[Any, Any], games: Games, trees, action: Array, player_id: Array, over: Array):
-    """The games of one half after a move; those that are `over` by resignation or failure stay out of it."""
+    """Returns the games of one half after a move, and whether the rules end each of them.
+
+    Games that are `over` by resignation or failure are marked as terminated before the move, so that its rewards do not
+    count, and again after it, since the rules would let them continue.
+    """
 
     def ended(games: Games, over: Array) -> Games:
         return eqx.tree_at(lambda games: games.metadata.terminated, games, games.metadata.terminated | over)
@@ -115,13 +124,16 @@ def _make(env: Env, agents: tuple[Any, Any], games: Games, trees, action: Array,
 
 
 class _Match:
-    """A match in progress; `[2, G / 2]` arrays of NumPy say how each game ended."""
+    """Holds a match in progress.
+
+    NumPy arrays, `[2, G / 2]`, say how each game ended: `by_rules`, `resigned` or `spoilt`.
+    """
 
     def __init__(self, env: Env, players, agents, start: Games, player_ids: np.ndarray, opening_moves: Any):
         self.env, self.players, self.agents, self.player_ids = env, players, agents, player_ids
         self.halves: list[Games] = [_row(start, half) for half in (0, 1)]
         self.by_rules = np.array(start.metadata.terminated)
-        self.resigned = np.zeros(player_ids.shape, np.float32)  # the first player's result where somebody resigned
+        self.resigned = np.zeros(player_ids.shape, np.float32)  # the first player's result if a player resigned, else 0
         self.spoilt = np.zeros(player_ids.shape, bool)
         self.failures: list[str] = []
         engines = any(isinstance(player, GtpEngine) for player in players)
@@ -129,31 +141,37 @@ class _Match:
         self.seats = [self._seat(player) for player in players]
 
     def _seat(self, player: AnyPlayer) -> FunctionSeat | EngineSeat | None:
+        """Makes the seat of a player on the host, or None for an agent, which is searched on the device."""
         if isinstance(player, GtpEngine):
             return EngineSeat(self.env, player, self.player_ids.size)
         return FunctionSeat(self.env, player) if isinstance(player, HostPlayer) else None
 
     def close(self) -> None:
+        """Ends the processes of engines."""
         for seat in self.seats:
             if seat is not None:
                 seat.close()
 
     def over(self) -> np.ndarray:
-        """The games that are over otherwise than by the rules."""
+        """Returns which games are over by failure or resignation, `[2, G / 2]`."""
         return self.spoilt | (self.resigned != 0)
 
     def is_over(self) -> bool:
+        """Returns whether all games are over."""
         return bool((self.by_rules | self.over()).all())
 
     def finished(self) -> np.ndarray:
+        """Returns which games have a result, `[2, G / 2]`, be it by the rules or by resignation."""
         return (self.by_rules | (self.resigned != 0)) & ~self.spoilt
 
     def returns(self) -> np.ndarray:
+        """Returns the sums of the first player's rewards, `[2, G / 2]`, with -1 or 1 added for a resignation."""
         return np.stack([np.asarray(games.returns) for games in self.halves]) + self.resigned
 
     def play_move(self, step: int) -> np.ndarray:
-        """Makes one move in every game that goes on; returns the actions, -1 elsewhere."""
-        searched = [self._search(half, step) for half in (0, 1)]  # begun now, awaited after the others have moved
+        """Makes one move in every game that is not over; returns the actions, `[2, G / 2]`, with -1 elsewhere."""
+        # JAX dispatches the searches and returns at once, so engines and functions think while the device searches.
+        searched = [self._search(half, step) for half in (0, 1)]
         positions = [_on_host((games.env_state, games.metadata)) for games in self.halves]
         to_move = np.stack([np.asarray(metadata.cur_player_id) for _, metadata in positions]) != self.player_ids
         live = ~(self.by_rules | self.over())
@@ -181,16 +199,18 @@ class _Match:
         return made
 
     def _search(self, half: int, step: int) -> dict[int, tuple[Array, Any]]:
+        """Starts the searches of the agents in one half; returns moves and trees by side."""
         ids, sides = jnp.asarray(self.player_ids[half]), [side for side in (0, 1) if self.agents[side] is not None]
         return {side: _search(self.env, self.agents, self.halves[half], ids, jnp.int32(step), side) for side in sides}
 
     def _question(self, position: tuple[PyTree, StepMetadata], half: int, game: int) -> Question:
+        """Makes the question for one game of a half; its number is the index of the game in the result."""
         (state, metadata), number = _row(position, game), 2 * game + half
         line, colour = ([], "") if self.lines is None else self.lines.of(number, metadata)
         return Question(number, state, metadata.action_mask, line, colour)
 
     def _take(self, place: tuple[int, int], side: int, answer: Answer) -> int:
-        """The action of an answer; where it is none, notes how the game ended."""
+        """Returns the action of an answer. If there is none, notes how the game ended, and returns 0."""
         if answer.failure is not None:
             self.spoilt[place] = True
             self.failures.append(f"game {2 * place[1] + place[0]}: {answer.failure}")
@@ -200,13 +220,14 @@ class _Match:
 
 
 class _Lines:
-    """The moves of each game from its beginning, opening included, as engines are told of them."""
+    """Keeps the moves of each game from its beginning, opening included, in the form in which engines are told them."""
 
     def __init__(self, env: Env, after: StepMetadata, moves: Any):
         self.env = env
         states, metadata, actions = _on_host(moves)
+        # Without opening moves, the positions that the match begins from are the beginnings of the games.
         begins = metadata.cur_player_id[:, 0] if actions.shape[1] else np.asarray(after.cur_player_id)[0]
-        self.begins = np.repeat(begins, 2)  # the player who moves first, of each game
+        self.begins = np.repeat(begins, 2)  # the id of the player who moves first in each game
         self.moves: list[list[Move]] = [[] for _ in self.begins]
         for opening, move in np.argwhere(actions >= 0).tolist():
             state, before = _row(_row((states, metadata), opening), move)
@@ -214,20 +235,23 @@ class _Lines:
                 self.add(number, state, before, int(actions[opening, move]))
 
     def _colour(self, number: int, metadata: StepMetadata) -> str:
+        """Returns the GTP letter of the player to move."""
         return colours(self.env)[int(metadata.cur_player_id != self.begins[number])]
 
     def add(self, number: int, state: PyTree, metadata: StepMetadata, action: int) -> None:
-        """Adds a move that is made in a position."""
+        """Adds a move, and the position in which it is made, to a game."""
         self.moves[number].append((self._colour(number, metadata), name_of(self.env, state, action)))
 
     def of(self, number: int, metadata: StepMetadata) -> tuple[list[Move], str]:
-        """A game up to a position, and whose move it is there."""
+        """Returns the moves of a game so far, and the GTP letter of the player to move."""
         return list(self.moves[number]), self._colour(number, metadata)
 
 
 def _on_host(tree: PyTree) -> PyTree:
+    """Copies arrays to NumPy. Typed random keys, which NumPy does not have, stay JAX arrays."""
     return jax.tree.map(lambda x: x if is_key(x) else np.asarray(x), tree)
 
 
 def _row(tree: PyTree, index: Any) -> PyTree:
+    """Returns row `index` of every array."""
     return jax.tree.map(lambda x: x[index], tree)

@@ -1,4 +1,4 @@
-"""The moves of a match: two players, many games at once, each opening played from both sides."""
+"""Plays the moves of a match: two agents, many games at once, each opening from both sides."""
 
 import statistics
 from typing import Any
@@ -21,20 +21,24 @@ Number = float | Float[Array, ""]
 
 
 class MatchResult(eqx.Module):
-    """The games of a match, `G` of them; game `2 i` and game `2 i + 1` share an opening with the sides swapped.
+    """Holds the `G` games of a match, from the perspective of the first player.
+
+    Games `2 i` and `2 i + 1` have the same opening, with the sides swapped. `print(match)` shows wins, draws and
+    losses, and the score with its 95 % interval.
 
     **Fields:**
 
-    - `returns`: `[G]`, the sum of the first player's rewards.
-    - `finished`: `[G]`, False where a game was cut off at `max_moves`, or over before a move was made in it; it counts
-        in none of wins, draws and losses.
-    - `player_id`: `[G]`, the id that the first player had.
-    - `opening`: the environment's states and metadata, a pair, after the opening, `[G, ...]`.
-    - `actions`: `[G, max_moves]`, the moves from there, -1 after the end.
-    - `chance_keys`: `[G]`, of nature's draws in a game with chance, the same for the two games of an opening; None in
-        others.
-    - `failures`: what went wrong with an engine, one text for each game that it spoilt, which is not finished. Empty
-        in matches without engines.
+    - `returns`: `[G]`, the sum of the first player's rewards in each game. A resignation adds 1 if it was the
+        opponent's, and -1 if it was the first player's.
+    - `finished`: `[G]`, False if a game was cut off at `max_moves`, was over before its first move, or was spoilt. Such
+        a game is neither a win, a draw nor a loss.
+    - `player_id`: `[G]`, the id of the first player in each game.
+    - `opening`: a pair, the environment's states and metadata after the opening, `[G, ...]`.
+    - `actions`: `[G, max_moves]`, the moves after the opening, and -1 after the end.
+    - `chance_keys`: `[G]`, the keys of nature's draws in a game with chance, the same for both games of an opening.
+        None in other games.
+    - `failures`: one text for each game that an engine or a function spoilt, with the number of the game and the
+        reason. Empty in a match between agents.
     """
 
     returns: Float[Array, " G"]
@@ -46,31 +50,32 @@ class MatchResult(eqx.Module):
     failures: tuple[str, ...] = eqx.field(static=True, default=())
 
     def _count(self, games: Bool[Array, " G"]) -> Int[Array, ""]:
+        """Returns how many of the games are finished."""
         return jnp.sum(games & self.finished, dtype=jnp.int32)
 
     @property
     def wins(self) -> Int[Array, ""]:
-        """Finished games that the first player won."""
+        """Returns the number of finished games that the first player won."""
         return self._count(self.returns > 0)
 
     @property
     def draws(self) -> Int[Array, ""]:
-        """Finished games without a winner."""
+        """Returns the number of finished games without a winner."""
         return self._count(self.returns == 0)
 
     @property
     def losses(self) -> Int[Array, ""]:
-        """Finished games that the second player won."""
+        """Returns the number of finished games that the second player won."""
         return self._count(self.returns < 0)
 
     @property
     def score(self) -> Float[Array, ""]:
-        """Wins and half the draws, of all finished games; 0.5, the middle of its interval, where there are none."""
+        """Returns the points (1 for a win, 0.5 for a draw) per finished game; 0.5 if no game is finished."""
         points, num_finished = self._points().sum(), self.finished.sum(dtype=jnp.float32)
         return jnp.where(num_finished == 0, 0.5, points / jnp.maximum(num_finished, 1))
 
     def _points(self) -> Float[Array, " G"]:
-        """1 for a win, half for a draw, 0 for a loss and for a game that was not finished."""
+        """Returns 1 for a win, 0.5 for a draw, and 0 for a loss or a game that was not finished."""
         return jnp.where(self.finished, 0.5 + 0.5 * jnp.sign(self.returns), 0.0)
 
     def __str__(self) -> str:
@@ -84,11 +89,18 @@ class MatchResult(eqx.Module):
         return f"{wins} won, {draws} drawn, {losses} lost{cut}: {score:.2f} ({low:.2f} to {high:.2f})"
 
     def interval(self, confidence: float = 0.95) -> tuple[Number, Number]:
-        """Return a confidence interval of the score, the openings being a sample of all that there are.
+        """Returns a confidence interval of the score, in which the openings are a random sample of all openings.
 
-        The two games of an opening depend on one another, so an opening counts as one observation. To be right also
-        where all games are won, two openings are added, one won twice and one lost twice: what Agresti and Coull,
-        *Approximate is better than "exact"* (1998), do for proportions.
+        The two games of an opening depend on each other, so an opening counts as one observation. Two openings are
+        added, one won twice and one lost twice, so that the interval has a width even if all games are won. Agresti and
+        Coull, *Approximate is better than "exact" for interval estimation of binomial proportions* (1998), do the same
+        for proportions.
+
+        **Arguments:**
+
+        - `confidence`: the probability with which such an interval holds the true score.
+
+        **Returns:** the lower and the upper end, from 0 to 1: Python floats, or arrays under `jax.jit` and `jax.vmap`.
         """
         points = jnp.append(self._points().reshape(-1, 2).sum(1), jnp.array([0, 2], jnp.float32))
         games = jnp.append(self.finished.reshape(-1, 2).sum(1, dtype=jnp.float32), jnp.array([2, 2], jnp.float32))
@@ -99,7 +111,7 @@ class MatchResult(eqx.Module):
 
 
 def plain_interval(low: Float[Array, ""], high: Float[Array, ""]) -> tuple[Number, Number]:
-    """Return the two ends as plain numbers, which under `jax.jit` and `jax.vmap` there are none of yet."""
+    """Returns the ends as Python floats, or unchanged under `jax.jit` and `jax.vmap`, where they have no value yet."""
     try:
         return float(low), float(high)
     except jax.errors.ConcretizationTypeError:
@@ -107,9 +119,11 @@ def plain_interval(low: Float[Array, ""], high: Float[Array, ""]) -> tuple[Numbe
 
 
 class Games(eqx.Module):
-    """One side's half of a match in progress, `[G / 2, ...]`.
+    """Holds one half of a match in progress, `[G / 2, ...]`: the games in which the first player has the same side.
 
-    `trees` are the two players', each of its own model; None for a player that is not JAX.
+    `trees` has the search of each player, or None for a player that is not JAX. `returns` are sums of the first
+    player's rewards, and `keys` are the keys of the searches. `chance_keys` and `num_draws`, the number of draws so
+    far, decide nature's outcomes; they are None in a game without chance.
     """
 
     env_state: PyTree
@@ -124,9 +138,10 @@ class Games(eqx.Module):
 def _search_if_to_move(
     env: Env, player: Player, tree: SearchState, to_move: Array, keys: Array, step: Array
 ) -> tuple[Array, SearchState]:
-    """The moves and trees of a player who searches where it is to move; no search at all if that is nowhere."""
+    """Searches the games in which a player is to move, if there are any; returns its moves and trees."""
 
     def run(tree):
+        # Under vmap every game is searched, so the trees of the games of the other player are put back.
         def one(tree, to_move, key):
             search_key, action_key = jax.random.split(key)
             searched = search(player.mcts, model_of(player.evaluator, env), player.evaluator, tree, key=search_key)
@@ -139,7 +154,7 @@ def _search_if_to_move(
 
 
 def _play_move(env: Env, players: tuple[Player, Player], games: Games, player_id, step) -> tuple[Games, Array]:
-    """One move in every unfinished game of one half; `step` is the move's number, from after the opening."""
+    """Makes one move in every unfinished game of one half; `step` is the number of moves since the opening."""
     first_to_move = games.metadata.cur_player_id == player_id
     (action_0, tree_0), (action_1, tree_1) = (search_side(env, players, games, player_id, step, i) for i in (0, 1))
     action = jnp.where(first_to_move, action_0, action_1)
@@ -149,7 +164,10 @@ def _play_move(env: Env, players: tuple[Player, Player], games: Games, player_id
 def search_side(
     env: Env, players: tuple[Any, Any], games: Games, player_id: Array, step: Array, side: int
 ) -> tuple[Array, SearchState]:
-    """The moves and trees of one of the two players in one half, where it is to move."""
+    """Searches with one of the two players in the games of one half in which it is to move.
+
+    `side` is 0 for the first player and 1 for the second. Returns its moves and trees; other trees are unchanged.
+    """
     live, tree = ~games.metadata.terminated, games.trees[side]
     assert tree is not None
     to_move = live & ((games.metadata.cur_player_id == player_id) == (side == 0))
@@ -165,11 +183,12 @@ def make_moves(
     action: Array,
     player_id: Array,
 ) -> tuple[Games, Array]:
-    """The games of one half after a move in each that goes on; and the moves, -1 where the game was over."""
+    """Makes a move in every unfinished game of one half; returns the games, and the moves, -1 where a game was over."""
     live = ~games.metadata.terminated
     make = jax.vmap(lambda *move: make_numbered_move(env, *move[:3], key=move[3]))
     env_state, metadata, num_draws = make(games.env_state, action, games.num_draws, games.chance_keys)
 
+    # Each player keeps its own tree, and follows the moves of both.
     def follow(player: Any, tree: SearchState | None) -> SearchState | None:
         def one(tree, action, *after):
             return advance(player.mcts, tree, action, *after, model=model_of(player.evaluator, env))
@@ -184,6 +203,7 @@ def make_moves(
 
 
 def _new_trees(env: Env, player: Any, env_state: PyTree, metadata: StepMetadata) -> SearchState | None:
+    """Makes a tree for each game, `[2, G / 2]`, or None for a player that is not JAX."""
     if not isinstance(player, Player):
         return None
 
@@ -201,14 +221,18 @@ def both_sides(
     chance_key: PRNGKeyArray | None,
     numbers: Int[Array, " G"],
 ) -> tuple[Games, Int[Array, "2 G"]]:
-    """The two halves of a match before their first move, and the first player's ids: it moves first in one of them."""
+    """Returns the two halves of a match before their first move, and the first player's ids.
+
+    The first player moves first in half 0. `numbers` has the number of each opening; together with the keys, it decides
+    all randomness in the two games.
+    """
     env_state, metadata = jax.tree.map(lambda x: jnp.stack([x, x]), openings)
     trees = _new_trees(env, players[0], env_state, metadata), _new_trees(env, players[1], env_state, metadata)
     keys = jnp.stack([jax.vmap(jax.random.fold_in, (None, 0))(key, 2 * numbers + side) for side in (0, 1)])
     mover, dice, no_draws = metadata.cur_player_id[0], None, None
     if chance_key is not None:
         dice = jax.vmap(jax.random.fold_in, (None, 0))(chance_key, numbers)
-        dice, no_draws = jnp.stack([dice, dice]), jnp.zeros((2, *numbers.shape), jnp.int32)  # both sides get the same
+        dice, no_draws = jnp.stack([dice, dice]), jnp.zeros((2, *numbers.shape), jnp.int32)  # the same in both halves
     returns = jnp.zeros((2, *numbers.shape), jnp.float32)
     games = Games(env_state, metadata, trees, returns, keys, dice, no_draws)
     return games, jnp.stack([mover, 1 - mover])
@@ -226,13 +250,18 @@ def play_openings(
     max_moves: int,
     first_opening: int | Int[Array, ""] = 0,
 ) -> MatchResult:
-    """Plays a match, or a part of one, as [`tz.play_match`][] says. All games advance together, and a player's search
-    runs only when it is to move in some game of the half in question.
+    """Plays a match between two agents, or a part of one.
 
-    **Arguments:** `first_opening`, the number of the first opening. With `key`, it decides the randomness of the games,
-    so that a match may be split into several of consecutive openings.
+    All games advance together. A player's search runs only if the player is to move in at least one game of the half.
+
+    **Arguments:**
+
+    - `first_opening`: the number of the first opening. Number and `key` decide the randomness of a game, so a match may
+        be played in parts with consecutive openings.
+
+    The other arguments are as in [`tz.play_match`][].
     """
-    for player in (first, second):  # here, where it is done once for each program
+    for player in (first, second):  # this is traced code, so the check runs once for each compiled program
         check_player(env, player)
     opening_key, play_key, chance_key = split_with_chance(env, key, 2)
     numbers = first_opening + jnp.arange(num_games // 2, dtype=jnp.int32)
@@ -268,5 +297,5 @@ def play_openings(
 
 
 def interleaved(x: Array) -> Array:
-    """The games of the two halves, `[2, G / 2, ...]`, with those of an opening side by side, `[G, ...]`."""
+    """Turns `[2, G / 2, ...]`, the two halves, into `[G, ...]`, in which the two games of an opening are neighbours."""
     return jnp.swapaxes(x, 0, 1).reshape(2 * x.shape[1], *x.shape[2:])

@@ -1,4 +1,4 @@
-"""Who is asked for moves in a match on the host: a function of Python, or the processes of an engine."""
+"""Asks the players of a match on the host for moves: a Python function, or the processes of an engine."""
 
 import concurrent.futures
 from typing import NamedTuple
@@ -12,16 +12,17 @@ from tz.matches._gtp_process import EngineError, GtpProcess, RefusedError
 from tz.matches.engines import GtpEngine, HostPlayer, legal_action, name_of, setup_commands
 
 _PASS = "pass"
-_FAILURES_IN_A_ROW = 3  # a process that fails so often without making a move is not started again
+_FAILURES_IN_A_ROW = 3  # after so many failures without a move in between, a process is not started again
 
 Move = tuple[str, str]
-"""Colour and name of a move, as engines are told of it."""
+"""The colour and the name of a move, as GTP commands have them."""
 
 
 class Question(NamedTuple):
-    """A position in which somebody is to move: one game of a match.
+    """Asks for a move in one game of a match.
 
-    `line` are the moves from the beginning of the game, for engines; `colour` is to move.
+    `game` is the number of the game, `line` has the moves from its beginning, and `colour` is the GTP letter of the
+    player to move. In a match without engines, `line` and `colour` are empty.
     """
 
     game: int
@@ -32,7 +33,7 @@ class Question(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A move; or why there is none, and the game is spoilt; or that the player resigns."""
+    """Answers a question: by an `action`, by the reason of a `failure`, which spoils the game, or by resigning."""
 
     action: int = -1
     failure: str | None = None
@@ -40,16 +41,17 @@ class Answer(NamedTuple):
 
 
 class FunctionSeat:
-    """A function of Python, asked for one game after the other."""
+    """Asks a Python function for one game after another."""
 
     def __init__(self, env: Env, player: HostPlayer):
         self.env, self.function = env, player.function
 
     def answer(self, questions: list[Question]) -> list[Answer]:
-        """One answer for each question."""
+        """Returns an answer to each question."""
         return [self._answer(question) for question in questions]
 
     def _answer(self, question: Question) -> Answer:
+        """Calls the function. An exception in it ends the match, since errors in Python code should be seen at once."""
         found = self.function(question.state)
         try:
             return Answer(legal_action(self.env, found, question.action_mask))
@@ -58,11 +60,11 @@ class FunctionSeat:
             return Answer(failure=f"the function {name}: {error}.")
 
     def close(self) -> None:
-        """A function has nothing to be closed."""
+        """Does nothing, as a function has nothing to close."""
 
 
 class EngineSeat:
-    """The processes of an engine, each with games of its own."""
+    """Asks the processes of an engine, each of which plays its own games."""
 
     def __init__(self, env: Env, engine: GtpEngine, num_games: int):
         num_processes = min(engine.num_processes, num_games)
@@ -70,7 +72,7 @@ class EngineSeat:
         self._threads = concurrent.futures.ThreadPoolExecutor(num_processes, "tz-engine")
 
     def answer(self, questions: list[Question]) -> list[Answer]:
-        """One answer for each question, the processes working side by side."""
+        """Returns an answer to each question. The processes think at the same time, each in a thread."""
         shares = [[q for q in questions if q.game % len(self._slots) == i] for i in range(len(self._slots))]
         parts = self._threads.map(_Slot.answers, self._slots, shares)
         found = {q.game: a for share, part in zip(shares, parts, strict=True) for q, a in zip(share, part, strict=True)}
@@ -84,7 +86,11 @@ class EngineSeat:
 
 
 class _Slot:
-    """One process, begun when it is needed and again after a failure, and the moves that it has been told."""
+    """Keeps one process of an engine, and the moves that its board has.
+
+    The process starts at its first question, and again at the next question after a failure. `told` is None if the
+    board of the engine is not known.
+    """
 
     def __init__(self, env: Env, engine: GtpEngine):
         self.env, self.engine = env, engine
@@ -93,17 +99,20 @@ class _Slot:
         self.failures: list[str] = []  # since the last move
 
     def close(self) -> None:
+        """Ends the process."""
         if self.process is not None:
             self.process.close()
         self.process, self.told = None, None
 
     def answers(self, questions: list[Question]) -> list[Answer]:
+        """Returns an answer to each question, one after another."""
         return [self._answer(question) for question in questions]
 
     def _answer(self, question: Question) -> Answer:
+        """Answers a question, and turns the errors of the engine into failures."""
         legal = np.flatnonzero(question.action_mask).tolist()
         if len(legal) == 1 and self._name(question, legal[0]).lower() == _PASS:
-            return Answer(legal[0])  # forced: many engines pass by themselves, and are not to be asked
+            return Answer(legal[0])  # forced; many engines skip such a player by themselves
         if len(self.failures) >= _FAILURES_IN_A_ROW:
             return Answer(failure=f"not asked any more, after {_FAILURES_IN_A_ROW} failures: {self.failures[-1]}")
         try:
@@ -117,6 +126,10 @@ class _Slot:
         return answer
 
     def _ask(self, question: Question) -> Answer:
+        """Starts the process if there is none, tells it the position, and asks it for a move.
+
+        **Raises:** `EngineError` if the process has to be started again.
+        """
         if self.process is None:
             self.process = GtpProcess(self.engine.command, self.engine.timeout)
             for command in setup_commands(self.engine, self.env):
@@ -135,12 +148,12 @@ class _Slot:
             action = find_move(self.env, question.state, question.action_mask, text)
         except ValueError as error:
             self.told = None
-            return Answer(failure=f"{self._who()}: {error} {process.last_words()}")
+            return Answer(failure=f"{self._who()}: {error} ({process.last_words()})")
         self.told = [*question.line, (question.colour, self._name(question, action))]
         return Answer(action)
 
     def _tell(self, question: Question) -> None:
-        """Brings the engine's board to the position, by the moves that it does not know yet."""
+        """Brings the engine's board to the position: by the moves that are new to it, or else from an empty board."""
         assert self.process is not None
         line = question.line
         if self.told is None or self.told != line[: len(self.told)]:
@@ -150,7 +163,7 @@ class _Slot:
             try:
                 self.process.ask(f"play {colour} {name}")
             except RefusedError as error:
-                if name.lower() != _PASS:  # some engines pass by themselves, and know no such move
+                if name.lower() != _PASS:  # an engine that skips players by itself may refuse a forced pass
                     self.told = None
                     raise EngineError(
                         f"{self._who()}: it refused the move {name}, which is legal in {self.env.name}: {error}; "
@@ -159,6 +172,10 @@ class _Slot:
         self.told = line
 
     def _must(self, command: str) -> None:
+        """Sends a command that the engine may not refuse.
+
+        **Raises:** `EngineError` if it does.
+        """
         assert self.process is not None
         try:
             self.process.ask(command)
@@ -166,7 +183,9 @@ class _Slot:
             raise EngineError(f"{self._who()}: it refused {command!r}: {error}; {self.process.last_words()}") from error
 
     def _who(self) -> str:
+        """Returns the name of the engine in messages."""
         return self.engine.command
 
     def _name(self, question: Question, action: int) -> str:
+        """Returns the name of a move in the position of a question."""
         return name_of(self.env, question.state, action)

@@ -1,4 +1,4 @@
-"""Players that are not JAX: engines that speak GTP, and functions of Python. Their matches are played on the host."""
+"""Players that are not JAX: engines that speak GTP, and Python functions. Their matches are played on the host."""
 
 import re
 from collections.abc import Callable
@@ -13,31 +13,38 @@ from tz.games.env import Env
 from tz.matches._gtp_process import words_of
 from tz.matches.players import Player, check_is_player
 
-GO_KOMI = 7.5  # of the Go games that pgx makes by name
-_WHITE_BEGINS = ("chess", "gardner_chess")
+GO_KOMI = 7.5  # the komi of the Go games that pgx makes by name
+_WHITE_BEGINS = ("chess", "gardner_chess")  # elsewhere black begins, as in Go, for which GTP was made
 
 
 class GtpEngine(eqx.Module):
-    """A program that speaks GTP, the Go Text Protocol, as a player of matches and testers.
+    """Lets a program that speaks GTP, the Go Text Protocol, play in matches and testers.
 
-    `tz.play_match(env, agent, tz.matches.GtpEngine("gtp-rhino --level 1"), num_games=100, key=key)` is a match against
-    one. It works for the games whose moves have names, see [`tz.games.move_label`][]: Go and Othello by the names
-    that engines expect. The rules of tz decide: each move is looked up among the legal ones. A pass that is the only
-    legal move is made without asking the engine, and an engine that passes by itself may refuse to be told of one.
-    `resign` loses the game. An engine that ends, gives no answer in time or makes an illegal move spoils that game
-    alone, see `failures` of [`tz.matches.MatchResult`][].
+    The game must name its moves, see [`tz.games.move_label`][]; Go and Othello use the names that engines expect. The
+    game's rules decide: each answer of the engine is looked up among the legal moves. If a pass is the only legal move,
+    it is made without asking the engine, and an engine that skips players by itself may refuse to be told of the pass.
+    An engine that answers `resign` loses the game. If an engine ends, gives no answer in time, or makes an illegal
+    move, only that game is spoilt, see `failures` of [`tz.matches.MatchResult`][].
 
     **Fields:**
 
     - `command`: the program and its arguments, as in a shell.
-    - `num_processes`: how many run side by side. Each plays its part of the games, one move here and one there. With as
-        many processes as games, none is ever told a game anew, which matters to engines that keep what they thought.
-    - `timeout`: seconds for one answer.
-    - `setup`: GTP commands for a new process. None, the default, for `boardsize` and `komi` in Go, with pgx's komi of
-        7.5, and for none in other games.
+    - `num_processes`: the number of processes that run at the same time, at most one for each game. Each plays a fixed
+        part of the games. A process with several games is told a game from its beginning whenever it changes to it.
+        With as many processes as games that never happens, which helps engines that keep their search between moves.
+    - `timeout`: the time in seconds for one answer.
+    - `setup`: GTP commands for each new process. By default, `boardsize` and `komi` in Go, with the komi of pgx, 7.5,
+        and nothing in other games.
 
-    **Raises:** `ValueError` if a number is out of its range. Whether there is such a program is found out when a match
-    begins.
+    **Raises:** `ValueError` if `command` is empty or a number is out of range. A program that is not installed is found
+    out when a match begins.
+
+    **Example:**
+
+    ```python
+    engine = tz.matches.GtpEngine("gtp-rhino --level 1")
+    match = tz.play_match(env, agent, engine, num_games=100, key=key)
+    ```
     """
 
     command: str = eqx.field(static=True)
@@ -53,17 +60,24 @@ class GtpEngine(eqx.Module):
                 'such as "gnugo --mode gtp".'
             )
         if self.num_processes < 1:
-            raise ValueError(f"GtpEngine: num_processes must be at least 1, found {self.num_processes}.")
+            raise ValueError(f"GtpEngine: found num_processes={self.num_processes}, expected at least 1; raise it.")
         if not self.timeout > 0:
-            raise ValueError(f"GtpEngine: timeout must be above 0 seconds, found {self.timeout}.")
+            raise ValueError(f"GtpEngine: found timeout={self.timeout}, expected more than 0 seconds; raise it.")
 
 
 class HostPlayer(eqx.Module):
-    """A function of Python as a player of matches and testers: `state -> action`, called for one game at a time.
+    """Lets a Python function play in matches and testers.
 
-    The state is the game's, with NumPy's arrays, and the action is an int. A function that JAX can trace is far faster
-    as a [`tz.Player`][]; this is for the others, such as a player that asks a program or a table. An illegal action
-    spoils the game, as that of a [`tz.matches.GtpEngine`][]; an exception ends the match.
+    Use it for a function that JAX cannot trace, such as one that asks another program or looks moves up in a file. A
+    function that JAX can trace is far faster as a [`tz.Player`][]. An illegal action spoils only its game, see
+    `failures` of [`tz.matches.MatchResult`][]; an exception ends the match.
+
+    **Fields:**
+
+    - `function`: `state -> action`, called for one game at a time. The arrays of the environment's state are NumPy
+        arrays, except for typed random keys, and the action is an int.
+
+    **Raises:** `ValueError` if `function` cannot be called with one argument.
     """
 
     function: Callable[[PyTree], Any] = eqx.field(static=True)
@@ -80,46 +94,47 @@ AnyPlayer = Player | GtpEngine | HostPlayer
 
 
 def check_any_player(where: str, name: str, player: Any) -> None:
-    """Raises `ValueError` for something else in the place of a player, be it JAX or not."""
+    """Raises `ValueError` unless the value is a player, on the device or on the host."""
     if not isinstance(player, GtpEngine | HostPlayer):
         check_is_player(where, name, player)
 
 
 def check_engine(where: str, env: Env, player: Any) -> None:
-    """Raises `ValueError` if an engine is not installed, or cannot be told the moves of this game."""
+    """Raises `ValueError` if a player is an engine that is not installed, or that cannot play this game."""
     if not isinstance(player, GtpEngine):
         return
     words_of(player.command)
     if env.label is None:
         raise ValueError(
-            f"{where}: found an engine for {env.name}, whose moves have no names, expected a game with `label`; give "
-            "the Env one."
+            f"{where}: found an engine for {env.name}, whose moves have no names, expected a game with `label`; add "
+            "it to the tz.Env."
         )
     if env.outcome is not None:
         raise ValueError(
-            f"{where}: found an engine for {env.name}, a game with chance, expected one without; GTP has no dice."
+            f"{where}: found an engine for {env.name}, a game with chance, expected one without, as GTP has no dice; "
+            "play against a tz.Player or a tz.matches.HostPlayer."
         )
 
 
 def name_of(env: Env, state: PyTree, action: Any) -> str:
-    """The name of a legal move, as an engine is told of it."""
+    """Returns the name of a legal move, in the form in which engines are told it."""
     assert env.label is not None
     return env.label(state, int(action))
 
 
 def colours(env: Env) -> tuple[str, str]:
-    """The letters of GTP for who moves first in the game and who moves second."""
+    """Returns the GTP letters of the player who moves first in the game and of the other player."""
     return ("w", "b") if env.name in _WHITE_BEGINS else ("b", "w")
 
 
 def go_size(env: Env) -> int | None:
-    """The size of the board in Go, None for another game."""
+    """Returns the size of the board in Go, and None for other games."""
     found = re.fullmatch(r"go_(\d+)x\1", env.name)
     return None if found is None else int(found[1])
 
 
 def setup_commands(engine: GtpEngine, env: Env) -> tuple[str, ...]:
-    """What a new process of an engine is told before its first game."""
+    """Returns the commands for a new process of an engine, before its first game."""
     if engine.setup is not None:
         return engine.setup
     size = go_size(env)
@@ -127,9 +142,9 @@ def setup_commands(engine: GtpEngine, env: Env) -> tuple[str, ...]:
 
 
 def legal_action(env: Env, found: Any, action_mask: np.ndarray) -> int:
-    """What a function of Python returned, as the number of a legal action.
+    """Converts the result of a Python function to the number of a legal action.
 
-    **Raises:** `ValueError` if it is none.
+    **Raises:** `ValueError` if it is not a legal action. The caller adds the full stop to the message.
     """
     is_int = isinstance(found, int | np.integer) or (hasattr(found, "dtype") and found.dtype.kind in "iu")
     action = int(found) if is_int and np.ndim(found) == 0 and not isinstance(found, bool) else -1
@@ -137,6 +152,6 @@ def legal_action(env: Env, found: Any, action_mask: np.ndarray) -> int:
         legal = np.flatnonzero(action_mask)
         raise ValueError(
             f"{env.name}: found {found!r:.80} as the action, expected one of the {len(legal)} legal ones, such as "
-            f"{legal[0] if len(legal) else 'none'}"
+            f"{legal[0] if len(legal) else 'none'}; return one of them"
         )
     return action

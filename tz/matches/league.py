@@ -1,4 +1,4 @@
-"""Tournaments: every player against every other."""
+"""Plays tournaments, every player against every other."""
 
 from collections.abc import Sequence
 
@@ -14,16 +14,24 @@ from tz.matches.match import play_match
 
 
 class RoundRobin(eqx.Module):
-    """The results of `n` players against each other.
+    """Holds the results of a tournament of `n` players.
 
-    **Fields:** `wins`, `[n, n]`, games that row won against column; `draws`, `[n, n]`, symmetric.
+    **Fields:**
+
+    - `wins`: `[n, n]`, the number of games that the row's player won against the column's player.
+    - `draws`: `[n, n]`, the number of drawn games, symmetric. Games that were not finished are in neither.
     """
 
     wins: Int[np.ndarray, "n n"]
     draws: Int[np.ndarray, "n n"]
 
     def ratings(self, confidence: float = 0.95) -> Ratings:
-        """Returns Elo ratings, with the first player at 0; see [`tz.matches.fit_elo`][]."""
+        """Fits Elo ratings to the results, with the first player at 0; see [`tz.matches.fit_elo`][].
+
+        **Arguments:**
+
+        - `confidence`: the probability with which an interval holds the true difference to the first player.
+        """
         return fit_elo(self.wins, self.draws, confidence=confidence)
 
 
@@ -38,15 +46,25 @@ def round_robin(
     max_moves: int = 1024,
     mesh: Mesh | None = None,
 ) -> RoundRobin:
-    """Lets every player play every other, `num_games` each, all pairs from the same openings.
+    """Plays a match between every two players, all from the same openings.
 
-    Players of one make, such as networks of one shape with the same search, share a compiled match.
+    Pairs of players with the same shapes and static settings, such as two networks of one architecture with the same
+    search, share one compiled match.
 
-    **Raises:** `ValueError` for fewer than two players, and as [`tz.play_match`][]; or if the games cannot be split
-    evenly over the devices.
+    **Arguments:**
+
+    - `env`: the game, of two players.
+    - `players`: at least two [`tz.Player`][]s, engines or Python functions.
+    - `num_games`: the number of games of each pair, even.
+    - `key`: decides the openings and the searches. All matches use the same key.
+    - `opening_moves`, `openings`, `max_moves`, `mesh`: as in [`tz.play_match`][].
+
+    **Returns:** a [`tz.matches.RoundRobin`][]; its `ratings()` are Elo ratings.
+
+    **Raises:** `ValueError` if there are fewer than two players, and where [`tz.play_match`][] does.
     """
     if len(players) < 2:
-        raise ValueError(f"round_robin: a tournament needs at least 2 players, found {len(players)}.")
+        raise ValueError(f"round_robin: found len(players)={len(players)}, expected at least 2; add players.")
     wins, draws = np.zeros((2, len(players), len(players)), int)
     options = {"num_games": num_games, "opening_moves": opening_moves, "openings": openings, "max_moves": max_moves}
     for i, first in enumerate(players):

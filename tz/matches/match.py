@@ -1,4 +1,4 @@
-"""Matches: two players, many games, from varied openings, each opening played from both sides."""
+"""Plays matches: two players and many games, from varied openings, each played from both sides."""
 
 from typing import Any
 
@@ -33,44 +33,56 @@ def play_match(
     max_moves: int = 1024,
     mesh: Mesh | None = None,
 ) -> MatchResult:
-    """Plays `first` against `second`, each opening twice with the sides swapped, each player with a tree of its own.
+    """Plays `first` against `second`, from each opening twice, with the sides swapped.
 
-    In a game with chance, the two games of an opening get the same dice: nature's n-th draw is made with the same
-    random number in both. In races of backgammon, that brings the variance of the score down to a quarter; in whole
-    games of weak players, where the same throw soon meets other positions, it saves nothing that can be measured
+    Each player has a search tree of its own. The match is compiled once for all players with the same shapes and static
+    settings, and can be called under `jax.jit`.
+
+    If a player is a [`tz.matches.GtpEngine`][] or a [`tz.matches.HostPlayer`][], the match is played on the host, move
+    by move, with the same openings. Agents still search all games together. A function, or each process of an engine,
+    is asked for one game at a time. Such a call cannot be traced, and `mesh` is not used.
+
+    In a game with chance, the two games of an opening get the same dice: nature's n-th draw uses the same random number
+    in both. In races of backgammon this lowers the variance of the score to about a quarter. In whole games of weak
+    players it saves nothing that can be measured, since the same throw soon meets different positions
     (`experiments/results/equal_dice.md`).
-
-    The match is compiled once for players of one make, and may be called under `jax.jit`.
-
-    With a [`tz.matches.GtpEngine`][] or a [`tz.matches.HostPlayer`][] the match is played on the host, move by move,
-    from the same openings: agents search all games together, and the others are asked for one game at a time. It cannot
-    be traced, and `mesh` is not used.
 
     **Arguments:**
 
-    - `first`, `second`: [`tz.Player`][]s, engines or functions of Python.
-    - `num_games`: even, two for each opening.
-    - `key`: of the openings and of all searches. The games do not depend on the mesh.
-    - `opening_moves`: random legal moves at the start, so that games differ. Without them, two players without
-        randomness play the same two games over and over, unless they have a temperature in their first moves.
-    - `openings`: positions to begin from in place of random ones, `[num_games / 2, ...]`, such as
-        `jax.vmap(lambda moves: tz.play_moves(env, moves))(lists)`. An engine cannot begin there.
-    - `max_moves`: moves after the opening, at which a game is cut off.
-    - `mesh`: devices to split the games over, such as [`tz.data_mesh`][]`()`. By default all are played on one.
+    - `env`: the game, of two players.
+    - `first`, `second`: each a [`tz.Player`][], an engine or a Python function.
+    - `num_games`: the number of games, even, as each opening is played twice.
+    - `key`: decides the openings, the searches and nature's outcomes. The games do not depend on the mesh.
+    - `opening_moves`: the number of random legal moves that make an opening; moves that would end the game are
+        skipped. Without openings, two players without randomness play the same two games again and again, unless they
+        draw their first moves at a temperature.
+    - `openings`: states and metadata to begin from instead, `[num_games / 2, ...]`, such as
+        `jax.vmap(lambda moves: tz.play_moves(env, moves))(lists)`. Engines do not accept them.
+    - `max_moves`: the number of moves after the opening at which a game is cut off.
+    - `mesh`: the devices over which the games are split, such as [`tz.data_mesh`][]`()`. By default, all games are
+        played on one device.
 
     **Returns:** a [`tz.matches.MatchResult`][], from the perspective of `first`.
 
-    **Raises:** `ValueError` if the game has not exactly two players, `num_games` is odd or not positive, the openings
-    cannot be split evenly over the devices, or one of the players cannot be asked about this game; for an engine that
-    is not installed, with the package that has it. A warning says that an engine spoilt games.
+    **Raises:** `ValueError` if the game does not have exactly two players, `num_games` is odd or not positive,
+    `openings` has another number of positions, the games cannot be split evenly over the devices, a player is not made
+    for this game, or an engine is not installed; the message then names its Debian package. A warning reports games
+    that an engine or a function spoilt.
+
+    **Example:**
+
+    ```python
+    match = tz.play_match(env, agent, tz.random_player(), num_games=100, key=jax.random.key(0))
+    print(match.score, match.interval())
+    ```
     """
     check_ints("play_match", num_games=num_games, opening_moves=opening_moves, max_moves=max_moves)
     check_one_key("play_match", key)
     check_even("play_match", num_games)
     if env.num_players != 2:
         raise ValueError(
-            f"play_match: found {env.name}, a game of {env.num_players} player, expected one of two players; for one, "
-            "compare returns: tz.matches.play_episodes."
+            f"play_match: found {env.name}, a game of {env.num_players} player, expected one of two players; for one "
+            "player, compare returns with tz.matches.play_episodes."
         )
     for name, player in {"first": first, "second": second}.items():
         check_any_player("play_match", name, player)
@@ -93,6 +105,7 @@ def play_match(
 def _play(
     env: Env, first: Player, second: Player, key: PRNGKeyArray, openings, sizes: tuple[int, ...], mesh: Mesh | None
 ) -> MatchResult:
+    """Plays a match between two agents, compiled once for each set of shapes, static settings and `sizes`."""
     num_games, opening_moves, max_moves = sizes
     options: dict[str, Any] = {"opening_moves": opening_moves, "max_moves": max_moves}
     if mesh is None:
@@ -101,6 +114,7 @@ def _play(
 
     def play(shared, split):
         (env, first, second, key), (numbers, openings) = shared, split
+        # The numbers of the openings decide the randomness, so the games are the same on any number of devices.
         part: dict[str, Any] = {"num_games": per_device, "openings": openings, "first_opening": numbers[0]}
         return play_openings(env, first, second, key=key, **part, **options)
 
@@ -108,29 +122,42 @@ def _play(
 
 
 def check_even(where: str, num_games: int, name: str = "num_games") -> None:
-    """Raises `ValueError` unless there is at least one opening, two games each."""
+    """Raises `ValueError` unless the number of games is even and at least 2, as each opening is played twice."""
     check_ints(where, **{name: num_games})
     if num_games < 2 or num_games % 2:
         raise ValueError(
             f"{where}: found {name}={num_games}, expected an even number of at least 2, so that each opening is "
-            "played from both sides; change it."
+            "played from both sides; add or leave out a game."
         )
 
 
 def check_split(where: str, num_games: int, mesh: Mesh, name: str = "num_games") -> None:
-    """Raises `ValueError` unless whole openings, two games each, can be split evenly over the devices."""
+    """Checks that a match can be split evenly over devices, for example before a long training that ends with one.
+
+    Both games of an opening are played on the same device.
+
+    **Arguments:**
+
+    - `where`: the name of the caller, with which the message begins.
+    - `num_games`: the number of games.
+    - `mesh`: the devices, such as [`tz.data_mesh`][]`()`.
+    - `name`: the name of the number in the message.
+
+    **Raises:** `ValueError` unless `num_games` is a positive multiple of twice the number of devices.
+    """
     check_even(where, num_games, name)
     size = mesh.shape[DATA]
     if num_games % (2 * size):
         nearest = 2 * size * max(1, round(num_games / (2 * size)))
         raise ValueError(
-            f"{where}: {name}={num_games} cannot be split evenly over {size} devices, with both sides of each opening "
-            f"on one; the nearest that can is {nearest}."
+            f"{where}: found {name}={num_games}, which cannot be split evenly over {size} devices, expected a multiple "
+            f"of {2 * size}, as both games of an opening are played on one device; write {name}={nearest}, or pass a "
+            "mesh of fewer devices: mesh=tz.data_mesh(jax.devices()[:n])."
         )
 
 
 def _check_openings(openings: tuple[PyTree, StepMetadata], num_games: int) -> None:
-    """Raises `ValueError` unless there is an opening for every two games."""
+    """Raises `ValueError` unless there is one opening for every two games."""
     found = openings[1].terminated.shape
     if found != (num_games // 2,):
         raise ValueError(
@@ -140,7 +167,16 @@ def _check_openings(openings: tuple[PyTree, StepMetadata], num_games: int) -> No
 
 
 def replay_game(env: Env, match: MatchResult, game: int) -> PyTree:
-    """The environment's states of one game of a match, from after the opening to the end, `[moves + 1, ...]`."""
+    """Returns the positions of one game of a match, for example to draw them with [`tz.plot.render_game`][].
+
+    **Arguments:**
+
+    - `env`: the game.
+    - `match`: the result of [`tz.play_match`][].
+    - `game`: the index of the game, from 0 to `num_games - 1`.
+
+    **Returns:** the environment's states, `[moves + 1, ...]`, from the end of the opening to the last position.
+    """
     return _replay(env, match, game)[0]
 
 
@@ -148,15 +184,19 @@ _follow = eqx.filter_jit(follow_moves)
 
 
 def _replay(env: Env, match: MatchResult, game: int) -> tuple[PyTree, StepMetadata]:
+    """Returns states and metadata of one game, `[moves + 1, ...]`."""
     start = jax.tree.map(lambda x: x[game], match.opening)
     num_moves = int(jnp.sum(match.actions[game] >= 0))
     chance_key = None if match.chance_keys is None else match.chance_keys[game]
+    # All `max_moves` actions are followed, and cut afterwards, so that games of any length share one program.
     positions = _follow(env, start, match.actions[game], chance_key=chance_key)
     return jax.tree.map(lambda x: x[: num_moves + 1], positions)
 
 
 @eqx.filter_jit
 def _think(env: Env, player: Player, env_state: PyTree, metadata: StepMetadata, keys: Array) -> Array:
+    """Searches each position with a new tree; returns values from the perspective of the player to move."""
+
     def value(env_state, metadata, key):
         model = model_of(player.evaluator, env)
         start = init_search(player.mcts, env_state, metadata, model=model)
@@ -166,12 +206,18 @@ def _think(env: Env, player: Player, env_state: PyTree, metadata: StepMetadata, 
 
 
 def replay_values(env: Env, match: MatchResult, game: int, player: Player, *, key: PRNGKeyArray) -> Float[Array, " T"]:
-    """Values that a player's search gives the positions of a game, from the perspective of the match's *first* player.
+    """Evaluates every position of a game by a search, for example to see where a player noticed that it was losing.
 
-    **Arguments:** those of [`tz.replay_game`][]; `player`, who need not have played; `key`, of its searches.
+    **Arguments:**
 
-    **Returns:** one value for each position that `replay_game` returns; of the last, if the game was finished, the
-    outcome.
+    - `env`, `match`, `game`: as in [`tz.replay_game`][].
+    - `player`: the [`tz.Player`][] that searches. It need not have played in the match.
+    - `key`: decides its searches. Each position is searched with a new tree.
+
+    **Returns:** `[moves + 1]`, one value for each position that [`tz.replay_game`][] returns, from the perspective of
+    the *first* player of the match. If the game was finished, the last one is its return.
+
+    **Raises:** `ValueError` if `player` is not a [`tz.Player`][].
     """
     check_is_player("replay_values", "player", player)
     check_one_key("replay_values", key)

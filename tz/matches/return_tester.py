@@ -1,4 +1,4 @@
-"""Games for one: episodes played by an agent, their mean return with an interval, and the tester that measures it."""
+"""Measures agents in games for one player: plays episodes, and reports the mean return with an interval."""
 
 import equinox as eqx
 import jax
@@ -22,14 +22,16 @@ from tz.sharding import check_mesh, over_games, place, usable_mesh
 
 
 class EpisodeResult(eqx.Module):
-    """Episodes of a game for one, `G` of them.
+    """Holds `G` episodes of a game for one player.
+
+    `print(result)` shows the mean return with its 95 % interval, and how many episodes were cut off.
 
     **Fields:**
 
-    - `returns`: `[G]`, the sum of the rewards of each, without any discount.
-    - `finished`: `[G]`, False where an episode was cut off at `max_moves`; its return is what it had brought by then.
-    - `num_moves`: `[G]`, moves made.
-    - `final_state`: the environment's last states, `[G, ...]`.
+    - `returns`: `[G]`, the sum of the rewards of each episode, without a discount.
+    - `finished`: `[G]`, False if an episode was cut off at `max_moves`. Its return is the sum up to there.
+    - `num_moves`: `[G]`, the number of moves of each episode.
+    - `final_state`: `[G, ...]`, the environment's last state in each episode.
     """
 
     returns: Float[Array, " G"]
@@ -39,7 +41,7 @@ class EpisodeResult(eqx.Module):
 
     @property
     def mean(self) -> Float[Array, ""]:
-        """The mean return."""
+        """Returns the mean return of all episodes, those that were cut off included."""
         return jnp.mean(self.returns)
 
     def __str__(self) -> str:
@@ -52,11 +54,16 @@ class EpisodeResult(eqx.Module):
         return f"mean return {mean:,.4g} ({low:,.4g} to {high:,.4g}) of {len(self.returns)} episodes{cut}"
 
     def interval(self, confidence: float = 0.95) -> tuple[Number, Number]:
-        """Return a confidence interval of the expected return, the episodes being a sample of all that there are.
+        """Returns a confidence interval of the expected return, by Student's t distribution.
 
-        It is Student's: the mean and so many standard errors of it to both sides, by the t distribution. Where all
-        returns are equal, as those of an agent without randomness in a game that always begins alike, the interval is
-        a point.
+        The interval is a single point if all returns are equal, as with an agent without randomness in a game that
+        always begins in the same position.
+
+        **Arguments:**
+
+        - `confidence`: the probability with which such an interval holds the expected return.
+
+        **Returns:** the lower and the upper end: Python floats, or arrays under `jax.jit` and `jax.vmap`.
         """
         num_games = len(self.returns)
         quantile = float(stats.t.ppf((1 + confidence) / 2, num_games - 1))
@@ -68,8 +75,8 @@ def check_one_player(where: str, env: Env) -> None:
     """Raises `ValueError` unless the game is for one player."""
     if env.num_players != 1:
         raise ValueError(
-            f"{where}: found {env.name}, a game of {env.num_players} players, expected one of one player; for two, "
-            "play matches: tz.play_match, tz.OpponentTester."
+            f"{where}: found {env.name}, a game of {env.num_players} players, expected a game for one player; for "
+            "two players, play matches with tz.play_match or tz.OpponentTester."
         )
 
 
@@ -82,20 +89,25 @@ def play_episodes(
     max_moves: int = 1024,
     mesh: Mesh | None = None,
 ) -> EpisodeResult:
-    """Plays episodes of a game for one, all at the same time. It is compiled once for players of one make.
+    """Plays episodes of a game for one player, all at the same time.
+
+    It is compiled once for all players with the same shapes and static settings.
 
     **Arguments:**
 
-    - `num_games`: episodes; at least 2, for an interval.
-    - `key`: of how the games begin, of all searches and of nature's outcomes. Two players with the same key meet the
-        same beginnings and the same dice. The episodes do not depend on the mesh.
-    - `max_moves`: after which an episode is cut off.
-    - `mesh`: devices to split the games over, such as [`tz.data_mesh`][]`()`. By default all are played on one.
+    - `env`: the game, for one player.
+    - `player`: the [`tz.Player`][] to measure.
+    - `num_games`: the number of episodes; at least 2, since an interval needs them.
+    - `key`: decides the first positions, the searches and nature's outcomes. Two players with the same key get the same
+        first positions and the same dice. The episodes do not depend on the mesh.
+    - `max_moves`: the number of moves after which an episode is cut off.
+    - `mesh`: the devices over which the episodes are split, such as [`tz.data_mesh`][]`()`. By default, all episodes
+        are played on one device.
 
     **Returns:** a [`tz.matches.EpisodeResult`][].
 
     **Raises:** `ValueError` if the game is not for one player, there are fewer than 2 episodes, they cannot be split
-    evenly over the devices, or the player cannot be asked about this game.
+    evenly over the devices, or the player is not made for this game.
     """
     _check_numbers("play_episodes", num_games, max_moves)
     check_one_key("play_episodes", key)
@@ -109,16 +121,18 @@ def play_episodes(
 
 
 def _check_numbers(where: str, num_games: int, max_moves: int) -> None:
+    """Raises `ValueError` unless there are at least two episodes, of at least one move."""
     check_ints(where, num_games=num_games, max_moves=max_moves)
     if num_games < 2 or max_moves < 1:
         raise ValueError(
-            f"{where}: found num_games={num_games} and max_moves={max_moves}, expected at least 2 games, for an "
-            "interval, and 1 move; raise what is less."
+            f"{where}: found num_games={num_games} and max_moves={max_moves}, expected at least 2 games, which an "
+            "interval needs, and at least 1 move; raise the number that is too small."
         )
 
 
 @eqx.filter_jit
 def _play(env: Env, player: Player, key: PRNGKeyArray, sizes: tuple[int, int], mesh: Mesh | None) -> EpisodeResult:
+    """Plays episodes, compiled once for each set of shapes, static settings and `sizes`."""
     num_games, max_moves = sizes
     check_player(env, player)
 
@@ -132,7 +146,7 @@ def _play(env: Env, player: Player, key: PRNGKeyArray, sizes: tuple[int, int], m
 
 
 class _Episodes(eqx.Module):
-    """Episodes in progress, `[G, ...]`."""
+    """Holds episodes in progress, `[G, ...]`. `num_draws` counts nature's draws, and is None without chance."""
 
     env_state: PyTree
     metadata: StepMetadata
@@ -143,7 +157,11 @@ class _Episodes(eqx.Module):
 
 
 def _episodes(env: Env, player: Player, keys: Array, max_moves: int) -> EpisodeResult:
-    """Episodes with a key for each. The loop is over moves, outside of any `vmap`, so its carry is not copied."""
+    """Plays episodes, one for each key.
+
+    The loop over moves is outside of any `vmap`. Under `vmap`, each iteration would copy its whole carry to leave
+    finished games unchanged.
+    """
     init_keys, keys, chance_keys = jax.vmap(lambda key: split_with_chance(env, key, 2))(keys)
     env_state, metadata = jax.vmap(env.init)(init_keys)
     model = model_of(player.evaluator, env)
@@ -163,7 +181,7 @@ def _episodes(env: Env, player: Player, keys: Array, max_moves: int) -> EpisodeR
         live = ~games.metadata.terminated
         inputs = games.env_state, games.trees, games.num_draws, keys, chance_keys
         env_state, metadata, num_draws, trees = jax.vmap(one, (0, 0, 0, 0, 0, None))(*inputs, move)
-        # A finished game stays as it is: a terminal state absorbs and its rewards are zero.
+        # Finished games step along: a terminated state stays terminated, and its rewards do not count.
         reward = jnp.where(live, metadata.rewards[:, 0].astype(jnp.float32), 0.0)
         num_moves = games.num_moves + live.astype(jnp.int32)
         return _Episodes(env_state, metadata, trees, num_draws, games.returns + reward, num_moves), move + 1
@@ -177,16 +195,26 @@ def _episodes(env: Env, player: Player, keys: Array, max_moves: int) -> EpisodeR
 
 
 class ReturnTester(eqx.Module):
-    """Plays episodes of a game for one with the newest network and without exploration.
+    """Plays episodes of a game for one player with the newest network, and reports the mean return.
 
-    **Fields:** `name`, which the metrics begin with; `num_games`, episodes a test, at least 2; `max_moves`, after which
-    an episode is cut off; `baseline`, a [`tz.Player`][] to compare with, such as [`tz.random_player`][]`()`, that plays
-    from the same beginnings, or None.
+    Training tests with `test_mcts` of [`tz.TrainConfig`][], by default a search without exploration.
 
-    **Metrics:** `{name}_return`, the mean return, with `{name}_return_low` and `{name}_return_high`, its 95 % interval,
-    and `{name}_unfinished`, episodes that were cut off, whose return is what they had brought by then; with a
-    baseline also its `{name}_baseline_return`, `{name}_baseline_return_low` and `{name}_baseline_return_high`. Returns
-    are sums of rewards, without any discount.
+    **Fields:**
+
+    - `name`: the beginning of the names of the metrics.
+    - `num_games`: the number of episodes of a test, at least 2.
+    - `max_moves`: the number of moves after which an episode is cut off.
+    - `baseline`: a [`tz.Player`][] to compare with, such as [`tz.random_player`][]`()`, which plays in every test from
+        the same first positions. None, the default, for no comparison.
+
+    **Metrics:** returns are sums of rewards, without a discount.
+
+    - `{name}_return`: the mean return, with its 95 % interval from `{name}_return_low` to `{name}_return_high`.
+    - `{name}_unfinished`: the number of episodes that were cut off. Their return is the sum up to there.
+    - `{name}_baseline_return`, `{name}_baseline_return_low`, `{name}_baseline_return_high`: the same for the baseline,
+        if there is one.
+
+    **Raises:** `ValueError` if a number is too small, or `baseline` is not a [`tz.Player`][].
     """
 
     name: str = eqx.field(static=True, default="test")
@@ -201,14 +229,17 @@ class ReturnTester(eqx.Module):
             check_is_player("ReturnTester", "baseline", self.baseline)
 
     def init(self, evaluator: Evaluator, *, mesh: Mesh) -> None:
-        """It has no state."""
+        """Returns None, as this tester has no state.
+
+        **Raises:** `ValueError` if the episodes cannot be split evenly over the mesh.
+        """
         del evaluator
         check_mesh(mesh, num_games=self.num_games)
 
     def test(
         self, mcts: MCTS, env: Env, evaluator: Evaluator, state: PyTree, *, key: PRNGKeyArray, mesh: Mesh
     ) -> tuple[PyTree, TesterMetrics]:
-        """Plays the episodes and returns the state and the metrics."""
+        """Plays the episodes; returns the state, None, and the metrics."""
         options = {"num_games": self.num_games, "max_moves": self.max_moves, "key": key, "mesh": mesh}
         result = play_episodes(env, Player(mcts, evaluator), **options)
         metrics = _metrics(f"{self.name}_return", result)
@@ -219,5 +250,6 @@ class ReturnTester(eqx.Module):
 
 
 def _metrics(name: str, result: EpisodeResult) -> TesterMetrics:
+    """Returns the mean return and the ends of its interval as floats."""
     low, high = result.interval()
     return {name: float(result.mean), f"{name}_low": float(low), f"{name}_high": float(high)}

@@ -1,4 +1,4 @@
-"""Testers: what the training loop plays against to see whether it learns."""
+"""Measures the newest network during training, by matches against opponents."""
 
 import warnings
 from collections.abc import Sequence
@@ -25,24 +25,48 @@ TesterMetrics = dict[str, float]
 
 @runtime_checkable
 class Tester(Protocol):
-    """What the training loop asks of a tester; its state is any PyTree, the same on all devices."""
+    """Defines the interface between the training loop and a tester.
+
+    A tester may carry a state from one test to the next: any PyTree, the same on all devices. Checkpoints save it.
+    """
 
     def init(self, evaluator: Evaluator, *, mesh: Mesh) -> PyTree:
-        """The state before training; raises `ValueError` if its games cannot be split over the mesh."""
+        """Returns the state before training.
+
+        **Arguments:**
+
+        - `evaluator`: the network before training, as an evaluator.
+        - `mesh`: the devices of the training loop.
+
+        **Raises:** `ValueError` if the games of a test cannot be split evenly over the mesh.
+        """
         ...
 
     def test(
         self, mcts: MCTS, env: Env, evaluator: Evaluator, state: PyTree, *, key: PRNGKeyArray, mesh: Mesh
     ) -> tuple[PyTree, TesterMetrics]:
-        """Plays the agent (`mcts` and `evaluator`) and returns the next state and the metrics."""
+        """Measures an agent.
+
+        **Arguments:**
+
+        - `mcts`: the settings of the agent's search.
+        - `env`: the game of the tests.
+        - `evaluator`: the newest network, as an evaluator.
+        - `state`: the state that `init` or the previous test returned.
+        - `key`: decides everything random in the test.
+        - `mesh`: the devices of the training loop.
+
+        **Returns:** the next state, and the metrics by name, as floats.
+        """
         ...
 
 
-# Compiled, since its constants would else be moved to the devices of the match one by one.
+# Compiled, since each of its constants would otherwise be moved to the devices of the match by a transfer of its own.
 _interval = eqx.filter_jit(MatchResult.interval)
 
 
 def _metrics(name: str, match: MatchResult) -> TesterMetrics:
+    """Returns the metrics of a match, whose names begin with `name`."""
     counts: dict[str, Any] = {"score": match.score, "wins": match.wins, "draws": match.draws, "losses": match.losses}
     counts["unfinished"] = jnp.sum(~match.finished)
     counts["score_low"], counts["score_high"] = _interval(match)
@@ -50,28 +74,39 @@ def _metrics(name: str, match: MatchResult) -> TesterMetrics:
 
 
 def _check_players(where: str, name: str, players: Sequence[AnyPlayer]) -> None:
+    """Raises `ValueError` unless the value is a tuple or list of players."""
     if not isinstance(players, tuple | list):
         raise ValueError(
-            f"{where}: found {name} to be {shown(players)}, expected a tuple of players; write ({name}, )."
+            f"{where}: found {name} to be {shown(players)}, expected a tuple of players; write {name}=(..., )."
         )
     for index, player in enumerate(players):
         check_any_player(where, f"{name}[{index}]", player)
 
 
 def _match_options(tester: Any) -> dict[str, Any]:
+    """Returns the arguments of `play_match` that are fields of a tester."""
     return {"num_games": tester.num_games, "opening_moves": tester.opening_moves, "max_moves": tester.max_moves}
 
 
 class OpponentTester(eqx.Module):
     """Plays the newest network against a fixed opponent.
 
-    **Fields:** `opponent`, a [`tz.Player`][] with its own search, or a [`tz.matches.GtpEngine`][] or
-    [`tz.matches.HostPlayer`][], for which training waits; `name`, which the metrics begin with; `num_games`, even;
-    `opening_moves` and `max_moves`, of [`tz.play_match`][].
+    **Fields:**
 
-    **Metrics:** `{name}_score` (wins and half the draws, of the finished games), with `{name}_score_low` and
-    `{name}_score_high`, its 95 % interval; `{name}_wins`, `{name}_draws`, `{name}_losses`, `{name}_unfinished` (games
-    that count in none of the others, see [`tz.matches.MatchResult`][]).
+    - `opponent`: a [`tz.Player`][] with its own search, or a [`tz.matches.GtpEngine`][] or
+        [`tz.matches.HostPlayer`][], for which training waits.
+    - `name`: the beginning of the names of the metrics.
+    - `num_games`: the number of games of a test, even.
+    - `opening_moves`, `max_moves`: as in [`tz.play_match`][].
+
+    **Metrics:**
+
+    - `{name}_score`: the points (1 for a win, 0.5 for a draw) per finished game, with its 95 % interval from
+        `{name}_score_low` to `{name}_score_high`.
+    - `{name}_wins`, `{name}_draws`, `{name}_losses`: numbers of finished games, for the newest network.
+    - `{name}_unfinished`: the number of games that are not finished, see [`tz.matches.MatchResult`][].
+
+    **Raises:** `ValueError` if `opponent` is not a player, or `num_games` is odd or not positive.
     """
 
     opponent: AnyPlayer
@@ -86,31 +121,42 @@ class OpponentTester(eqx.Module):
         check_even(type(self).__name__, self.num_games)
 
     def init(self, evaluator: Evaluator, *, mesh: Mesh) -> None:
-        """A fixed opponent has no state."""
+        """Returns None, as this tester has no state. Raises `ValueError` if the games cannot be split over the mesh."""
         del evaluator
         check_split(type(self).__name__, self.num_games, mesh)
 
     def match(
         self, mcts: MCTS, env: Env, evaluator: Evaluator, *, key: PRNGKeyArray, mesh: Mesh | None = None
     ) -> MatchResult:
-        """The match itself, from the agent's point of view; compiled once."""
+        """Plays the match of a test, for use without a training loop; all networks of one shape share its program.
+
+        **Returns:** a [`tz.matches.MatchResult`][], from the perspective of the agent (`mcts` and `evaluator`).
+        """
         options = _match_options(self)
         return play_match(env, Player(mcts, evaluator), self.opponent, key=key, mesh=mesh, **options)
 
     def test(
         self, mcts: MCTS, env: Env, evaluator: Evaluator, state: PyTree, *, key: PRNGKeyArray, mesh: Mesh
     ) -> tuple[PyTree, TesterMetrics]:
-        """Plays the match and returns the state and the metrics."""
+        """Plays the match; returns the state, None, and the metrics."""
         return state, _metrics(self.name, self.match(mcts, env, evaluator, key=key, mesh=mesh))
 
 
 class TwoPlayerTester(eqx.Module):
-    """Plays the newest network against the best so far, and replaces it where the newest scores more than half.
+    """Plays the newest network against the best network so far, which it replaces if it scores above 0.5.
 
-    **Fields:** `num_games`, even; `opening_moves` and `max_moves`, of [`tz.play_match`][]; `name`, which the metrics
-    begin with.
+    The first best network is the untrained one. Both search with the settings of the test.
 
-    **Metrics:** as [`tz.OpponentTester`][], and `{name}_replaced` (0 or 1).
+    **Fields:**
+
+    - `num_games`: the number of games of a test, even.
+    - `opening_moves`, `max_moves`: as in [`tz.play_match`][].
+    - `name`: the beginning of the names of the metrics.
+
+    **Metrics:** the same as for [`tz.OpponentTester`][], and `{name}_replaced`, 1 if the newest network became the best
+    one, and 0 if not.
+
+    **Raises:** `ValueError` if `num_games` is odd or not positive.
     """
 
     num_games: int = eqx.field(static=True)
@@ -123,14 +169,14 @@ class TwoPlayerTester(eqx.Module):
         check_even(type(self).__name__, self.num_games)
 
     def init(self, evaluator: Evaluator, *, mesh: Mesh) -> Evaluator:
-        """The first network is the best so far."""
+        """Returns a copy of the network. Raises `ValueError` if the games cannot be split over the mesh."""
         check_split(type(self).__name__, self.num_games, mesh)
         return _copy(evaluator)
 
     def test(
         self, mcts: MCTS, env: Env, evaluator: Evaluator, state: PyTree, *, key: PRNGKeyArray, mesh: Mesh
     ) -> tuple[PyTree, TesterMetrics]:
-        """Plays the match and returns the best evaluator so far and the metrics."""
+        """Plays the match; returns the best evaluator so far and the metrics."""
         options = _match_options(self)
         match = play_match(env, Player(mcts, evaluator), Player(mcts, state), key=key, mesh=mesh, **options)
         better = bool(match.score > 0.5)
@@ -139,10 +185,15 @@ class TwoPlayerTester(eqx.Module):
 
 
 class EloState(eqx.Module):
-    """The league of an [`tz.ApproxEloTester`][]: anchors come first in `wins` and `draws`, then the networks.
+    """Holds the pool of networks of an [`tz.ApproxEloTester`][] and all results so far.
 
-    **Fields:** `pool`, evaluators, `[capacity, ...]`; `size`, how many there are; `wins` and `draws`, `[n, n]`, with
-    `n` the number of anchors and `capacity`.
+    The rows and columns of `wins` and `draws` are the anchors first, and then the networks of the pool.
+
+    **Fields:**
+
+    - `pool`: the evaluators, `[capacity, ...]`.
+    - `size`: the number of evaluators in the pool; the slots behind them are not read.
+    - `wins`, `draws`: `[n, n]`, the numbers of games, where `n` is the number of anchors plus `capacity`.
     """
 
     pool: Evaluator
@@ -152,22 +203,33 @@ class EloState(eqx.Module):
 
 
 class ApproxEloTester(eqx.Module):
-    """Rates every network by matches against earlier ones, the untrained one at 0.
+    """Rates the newest network by matches against earlier networks, with the untrained network at Elo 0.
 
-    Each test adds the newest network to a pool, lets it play some of the others, spread evenly from the first to the
-    latest, and all anchors, and rates all anew by everything that was played so far. A scale that rests on the pool
-    alone inflates: a network that has learned to beat its forebears need not play that much better against others.
-    The anchored scale rests on games against fixed `anchors` alone, so it does not; it says little once an agent wins
-    nearly all of these.
+    Each test adds the newest network to a pool. The network plays against some networks of the pool, evenly spread from
+    the oldest to the latest, and against all anchors. Then all networks of the pool are rated anew, from all games
+    between them, see [`tz.matches.fit_elo`][].
 
-    **Fields:** `total_epochs`, for how many networks the pool has room; then the oldest but the untrained one is left
-    out; `games_per_opponent`, even; `num_opponents`, earlier networks a test; `anchors`, fixed players, the first of
-    which is the zero of the anchored scale; `opening_moves` and `max_moves`, of [`tz.play_match`][]; `name`, which the
-    metrics begin with.
+    Ratings from games within the pool inflate: a network that has learned to beat earlier ones may have a smaller lead
+    over other opponents. The anchored ratings use only games against the fixed `anchors`, so they do not inflate. They
+    say little once the agent wins nearly all of these games.
 
-    **Metrics:** `{name}`, `{name}_low` and `{name}_high`: the rating of the newest network among networks and its 95 %
-    interval; with anchors also `{name}_anchored`, `{name}_anchored_low` and `{name}_anchored_high`. Where no game that
-    connects the newest network to the zero of a scale was finished, there is a warning in the place of its rating.
+    **Fields:**
+
+    - `total_epochs`: the number of trained networks that the pool can hold, beside the untrained one. If it is full,
+        the oldest trained network is dropped.
+    - `games_per_opponent`: the number of games against each opponent, even.
+    - `num_opponents`: the number of earlier networks to play against in each test.
+    - `anchors`: fixed players. The first one is the zero of the anchored ratings.
+    - `opening_moves`, `max_moves`: as in [`tz.play_match`][].
+    - `name`: the beginning of the names of the metrics.
+
+    **Metrics:** a rating is missing, with a warning, if no finished games connect the newest network to its zero.
+
+    - `{name}`: the rating among networks, with its 95 % interval from `{name}_low` to `{name}_high`.
+    - `{name}_anchored`: with anchors, the anchored rating, with its 95 % interval from `{name}_anchored_low` to
+        `{name}_anchored_high`.
+
+    **Raises:** `ValueError` if a number is too small, `games_per_opponent` is odd, or an anchor is not a player.
     """
 
     total_epochs: int = eqx.field(static=True)
@@ -184,10 +246,10 @@ class ApproxEloTester(eqx.Module):
         check_even(type(self).__name__, self.games_per_opponent, "games_per_opponent")
         for name in ("total_epochs", "num_opponents"):
             if getattr(self, name) < 1:
-                raise ValueError(f"ApproxEloTester: {name} must be at least 1, found {getattr(self, name)}.")
+                raise ValueError(f"ApproxEloTester: found {name}={getattr(self, name)}, expected at least 1; raise it.")
 
     def init(self, evaluator: Evaluator, *, mesh: Mesh) -> EloState:
-        """The pool with the untrained network alone."""
+        """Returns a pool of this network alone. Raises `ValueError` if the games cannot be split over the mesh."""
         check_split(type(self).__name__, self.games_per_opponent, mesh, "games_per_opponent")
         capacity = self.total_epochs + 1
         pool = jax.tree.map(lambda x: jnp.repeat(x[None], capacity, axis=0) if eqx.is_array(x) else x, evaluator)
@@ -197,7 +259,7 @@ class ApproxEloTester(eqx.Module):
     def test(
         self, mcts: MCTS, env: Env, evaluator: Evaluator, state: EloState, *, key: PRNGKeyArray, mesh: Mesh
     ) -> tuple[EloState, TesterMetrics]:
-        """Adds the network to the pool and returns the league and the newest rating."""
+        """Adds the network to the pool and plays its matches; returns the state and the ratings of the network."""
         state = self._make_room(state)
         size, num_anchors = int(state.size), len(self.anchors)
         pool = jax.tree.map(lambda all, x: all.at[size].set(x) if eqx.is_array(x) else x, state.pool, evaluator)
@@ -214,14 +276,18 @@ class ApproxEloTester(eqx.Module):
             draws[newest, index] = draws[index, newest] = int(match.draws)
         networks = slice(num_anchors, newest + 1)
         metrics, leagues = {}, {self.name: [x[networks, networks] for x in (wins, draws)]}
-        if self.anchors:  # and the networks that met them: all but the untrained one
+        if self.anchors:  # the untrained network has played against no anchor, so it is left out
             rows = np.r_[:num_anchors, num_anchors + 1 : newest + 1]
             counts = np.logical_or.outer(rows < num_anchors, rows < num_anchors)
             leagues[f"{self.name}_anchored"] = [counts * x[np.ix_(rows, rows)] for x in (wins, draws)]
         for name, results in leagues.items():
             met = connected(*results)
             if not met[-1]:
-                warnings.warn(f"{name}: no rating, for too few games end in max_moves={self.max_moves}.", stacklevel=2)
+                warnings.warn(
+                    f"ApproxEloTester: found no finished games that connect the newest network to the zero of {name}, "
+                    f"expected some to rate it by; raise max_moves above {self.max_moves}, so that games end.",
+                    stacklevel=2,
+                )
                 continue
             ratings = fit_elo(*(x[met][:, met] for x in results))
             metrics |= {name: ratings.elo[-1], f"{name}_low": ratings.low[-1], f"{name}_high": ratings.high[-1]}
@@ -229,10 +295,10 @@ class ApproxEloTester(eqx.Module):
         return state, {name: float(value) for name, value in metrics.items()}
 
     def _make_room(self, state: EloState) -> EloState:
-        """Leaves out the second oldest network of a full pool."""
+        """Drops the oldest trained network of a full pool; the untrained one, the zero of the ratings, stays."""
         if int(state.size) <= self.total_epochs:
             return state
-        kept = np.r_[0, 2 : self.total_epochs + 1, 1]  # what is moved to the end is overwritten
+        kept = np.r_[0, 2 : self.total_epochs + 1, 1]  # the dropped one moves to the end, where the newest replaces it
         rows = np.r_[: len(self.anchors), len(self.anchors) + kept]
         pool = jax.tree.map(lambda x: x[kept] if eqx.is_array(x) else x, state.pool)
         wins, draws = (x[rows][:, rows].at[-1].set(0).at[:, -1].set(0) for x in (state.wins, state.draws))
@@ -240,20 +306,34 @@ class ApproxEloTester(eqx.Module):
 
 
 def _pick(pool: Evaluator, index: int) -> Evaluator:
+    """Returns one evaluator of a pool."""
     return jax.tree.map(lambda x: x[index] if eqx.is_array(x) else x, pool)
 
 
 class LadderTester(eqx.Module):
-    """Plays the newest network against ever stronger opponents: where it wins, it climbs to the next.
+    """Plays the newest network against stronger and stronger opponents, the rungs of a ladder.
 
-    Above the last rung the opponent is the network that climbed last, so that the ladder has no end.
+    Each test begins at the rung that was reached before. A network that scores above `threshold` climbs to the next
+    rung and plays its opponent too. Above the last rung, the opponent is the network that climbed last, so the ladder
+    has no end. There, a test climbs one rung at most.
 
-    **Fields:** `rungs`, players from weak to strong, such as [`tz.random_player`][] and searches with rollouts;
-    `num_games`, even; `threshold`, the score above which it climbs; `opening_moves` and `max_moves`, of
-    [`tz.play_match`][]; `name`, which the metrics begin with.
+    **Fields:**
 
-    **Metrics:** `{name}_rung`, how many were climbed; `{name}_height`, these and the score against the next, a half if
-    that is the network itself; and `{name}_score` and so on of the last match, as [`tz.OpponentTester`][].
+    - `rungs`: players from weak to strong, such as [`tz.random_player`][]`()` and searches with a
+        [`tz.RolloutEvaluator`][].
+    - `num_games`: the number of games against each opponent, even.
+    - `threshold`: the score above which the network climbs, at least 0.5 and below 1.
+    - `opening_moves`, `max_moves`: as in [`tz.play_match`][].
+    - `name`: the beginning of the names of the metrics.
+
+    **Metrics:** the same as for [`tz.OpponentTester`][], of the last match of the test, and
+
+    - `{name}_rung`: the number of rungs climbed so far.
+    - `{name}_height`: that number plus the score against the next opponent, or plus 0.5 if the next opponent is the
+        network itself.
+
+    **Raises:** `ValueError` if `rungs` is empty or holds anything but players, `num_games` is odd or not positive, or
+    `threshold` is out of range.
     """
 
     rungs: tuple[AnyPlayer, ...]
@@ -268,19 +348,25 @@ class LadderTester(eqx.Module):
         _check_players("LadderTester", "rungs", self.rungs)
         check_even(type(self).__name__, self.num_games)
         if not self.rungs:
-            raise ValueError("LadderTester: rungs is empty, expected at least one player.")
+            raise ValueError("LadderTester: found rungs to be empty, expected at least one player; add one.")
         if not 0.5 <= self.threshold < 1:
-            raise ValueError(f"LadderTester: threshold must be from 0.5 to below 1, found {self.threshold}.")
+            raise ValueError(
+                f"LadderTester: found threshold={self.threshold}, expected at least 0.5 and below 1; give the score "
+                "above which the network climbs, such as 0.55."
+            )
 
     def init(self, evaluator: Evaluator, *, mesh: Mesh) -> tuple[Int[Array, ""], Evaluator]:
-        """At the foot of the ladder."""
+        """Returns rung 0 and the network. Raises `ValueError` if the games cannot be split over the mesh."""
         check_split(type(self).__name__, self.num_games, mesh)
         return jnp.int32(0), _copy(evaluator)
 
     def test(
         self, mcts: MCTS, env: Env, evaluator: Evaluator, state: PyTree, *, key: PRNGKeyArray, mesh: Mesh
     ) -> tuple[PyTree, TesterMetrics]:
-        """Climbs as far as it goes, past the last rung by one, and returns the rung and the metrics."""
+        """Climbs as far as the network wins.
+
+        Returns the state, which is the rung and the opponent above the last rung, and the metrics.
+        """
         rung, best = int(state[0]), state[1]
         options = _match_options(self)
         climbs = True
@@ -300,5 +386,5 @@ class LadderTester(eqx.Module):
 
 
 def _copy(evaluator: Evaluator) -> Evaluator:
-    """Arrays of its own, which outlive those that training gives up with every step."""
+    """Copies the arrays of an evaluator, since the loop donates the network's own arrays to its next step."""
     return jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, evaluator)

@@ -1,6 +1,7 @@
-"""The search of one game: its settings and plug-ins, the tree, evaluators, and how a result is read.
+"""Monte Carlo tree search of one game: its settings and plug-ins, the tree, evaluators, and results.
 
-Imports from `tz.games` and `tz.nn`."""
+Of the other packages, it imports only `tz.games` and `tz.nn`.
+"""
 
 from tz.mcts.backups import MaxBackup as MaxBackup
 from tz.mcts.backups import MeanBackup as MeanBackup

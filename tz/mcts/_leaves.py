@@ -1,4 +1,4 @@
-"""The parts of one simulation: choose an edge, step through it and evaluate, add the node and back up."""
+"""The three parts of a simulation: choose an edge, step along it and evaluate, add the node and back up."""
 
 from typing import Any
 
@@ -19,7 +19,10 @@ from tz.mcts.tree import Tree, append, backup, descend
 
 
 class Leaf(eqx.Module):
-    """The edge that a simulation ends with, the position it leads to, and the return on the edge."""
+    """The edge where a simulation ends, the evaluated position that it leads to, and the return on the edge.
+
+    `value` is for the player to move in that position, and `q` for the player to move before it.
+    """
 
     node: Int[Array, ""]
     action: Int[Array, ""]
@@ -33,10 +36,11 @@ class Leaf(eqx.Module):
 
 
 def choose_edge(mcts: MCTS, tree: Tree, notes: PyTree) -> tuple[Int[Array, ""], Int[Array, ""], Int[Array, ""] | None]:
-    """The edge that a simulation ends with: its node and action; in a game with chance, also its visits before."""
+    """Returns the edge where a simulation ends: its node, its action and, in a game with chance, its visits so far."""
     selector = solving_selector(mcts.selector) if mcts.solve else mcts.selector
     with jax.named_scope("root"):
         root = tree.node(jnp.int32(0))
+        # `hopeful` hides lost moves from the root policy, so the selector that it may call needs no wrapper.
         root_action = mcts.root.select(hopeful(root) if mcts.solve else root, notes, mcts.selector)
     node, action = descend(tree, root_action, selector)
     return node, action, None if tree.chance is None else tree.visits[node, action]
@@ -45,15 +49,19 @@ def choose_edge(mcts: MCTS, tree: Tree, notes: PyTree) -> tuple[Int[Array, ""], 
 def choose_edges(
     mcts: MCTS, tree: Tree, notes: PyTree
 ) -> tuple[Int[Array, " K"], Int[Array, " K"], Int[Array, " K"] | None]:
-    """The edges of `mcts.num_leaves` simulations, each chosen as if the ones before it had been expected."""
+    """Returns the edges of `mcts.num_leaves` simulations, each chosen as if the earlier ones had returned as expected.
 
+    The tree itself is not changed: the virtual visits are dropped, and `add_leaf` later backs up the real returns.
+    """
+
+    # The fields that a virtual visit changes. The rest of the tree, with its large states, stays outside of the scan.
     def changing(tree):
         return tree.visits, tree.q, tree.q_low, tree.q_high
 
     def choose(statistics, _):
         marked = eqx.tree_at(changing, tree, statistics)
         edge = choose_edge(mcts, marked, notes)
-        marked = backup(marked, *edge[:2], jnp.float32(0), 1.0, virtual_visit)
+        marked = backup(marked, *edge[:2], jnp.float32(0), 1.0, virtual_visit)  # its return, 0, is ignored
         return changing(marked), edge
 
     return lax.scan(choose, changing(tree), length=mcts.num_leaves)[1]
@@ -62,17 +70,19 @@ def choose_edges(
 def expand_edge(
     mcts: MCTS, model: Env | Model, evaluator: Any, tree: Tree, root: StepMetadata, edge, key, chance_key
 ) -> Leaf:
-    """Steps through an edge and evaluates the position that it leads to; `root` is the metadata of the root."""
+    """Steps along an edge and evaluates the position that it leads to; `root` is the metadata of the root."""
     (node, action, visit), discount, chance = edge, jnp.float32(mcts.discount), None
     before = jax.tree.map(lambda x: x[node], tree.state)
     env_state, metadata = stepped(model, before, tree.env_action(node, action), root)
     if tree.chance is not None and metadata.chance is not None:
-        # The key is the edge's, so that several simulations which find it new at the same time agree on its offset.
+        # The key is made from the number of the edge, its index in the flattened `[N, A]`. So several simulations that
+        # reach a new edge in the same step draw the same offset for it.
         edge_key = jax.random.fold_in(chance_key, node * tree.children.shape[1] + action)
         chance = tree.chance.edge(tree.children[node, action], visit, metadata.chance, key=edge_key)
         env_state, metadata = answered(model, env_state, metadata, chance, root)
     logits, value = evaluate(mcts, evaluator, env_state, metadata, key)
     actions = largest(mcts, logits)
+    # The value is for the player to move in the new position, and `q` for the player who moves along the edge.
     mover = tree.player[node]
     sign = jnp.where(metadata.cur_player_id.astype(jnp.int32) == mover, jnp.float32(1), jnp.float32(-1))
     if metadata.discount is not None:
@@ -82,7 +92,8 @@ def expand_edge(
 
 
 def add_leaf(mcts: MCTS, tree: Tree, leaf: Leaf) -> Tree:
-    """Adds the position of a leaf to the tree, and its return to the edges above."""
+    """Adds the position of a leaf to the tree, and backs its return up to the root."""
+    # If several leaves of a step are the same position, only the first is added, but every return counts.
     edge, position = (leaf.node, leaf.action), (leaf.env_state, leaf.metadata)
     tree = append(tree, *edge, *position, leaf.log_prior, leaf.actions, leaf.value, leaf.chance)
     update = solving_backup(mcts.backup) if mcts.solve else mcts.backup

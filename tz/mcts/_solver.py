@@ -1,7 +1,9 @@
-"""Wins and losses that a tree has proven: what `MCTS(solve=True)` wraps around the other settings of a search.
+"""Proven wins and losses: the functions that `MCTS(solve=True)` wraps around the other settings of a search.
 
-A `q` of exactly 1 or -1 is a proof, so no array is needed for it: a move that ends the game begins one, and whatever is
-only estimated is kept short of 1. A position with a won move is won, one with nothing but lost moves is lost.
+A `q` of exactly 1 or -1 is a proof, so that proofs need no array of their own. A move that ends the game begins a
+proof; estimates are clipped so that they never reach 1 or -1. A position with a won move is won, and a position whose
+legal moves are all lost is lost. This assumes that games end with a reward of 1 or -1, or 0 for a draw, and that all
+rewards before are zero.
 
 Winands, Björnsson and Saito, *Monte-Carlo tree search solver*, Computers and Games 2008.
 """
@@ -14,44 +16,46 @@ from jaxtyping import Array, Bool, Float, Int
 from tz.mcts.root_policies import RootResult
 from tz.mcts.tree import Node
 
-LARGEST_ESTIMATE = 1 - 2.0**-12
+LARGEST_ESTIMATE = 1 - 2.0**-12  # an estimate with a larger absolute value would count as a proof
 
 
 def estimate(value: Float[Array, ""]) -> Float[Array, ""]:
-    """The value, short of a proof."""
+    """Clips an estimated value, so that it is not taken for a proof."""
     return jnp.clip(value, -LARGEST_ESTIMATE, LARGEST_ESTIMATE)
 
 
 def proven(node: Node) -> tuple[Bool[Array, " A"], Bool[Array, " A"]]:
-    """Which moves are known to win and which to lose."""
+    """Returns two masks: the moves that are proven to win, and the moves that are proven to lose."""
     seen = node.visits > 0
     return seen & (node.q >= 1), seen & (node.q <= -1)
 
 
 def _without_lost(node: Node) -> tuple[Float[Array, " A"], Bool[Array, " A"]]:
-    """The log prior in which lost moves are illegal as long as there are others, and which moves that concerns."""
+    """Returns the log prior with lost moves made illegal, and their mask; if all moves are lost, none is changed."""
     lost = proven(node)[1]
     lost &= jnp.any((node.logits > -jnp.inf) & ~lost)
     return jnp.where(lost, -jnp.inf, node.logits), lost
 
 
 def hopeful(node: Node) -> Node:
-    """The node to select from: lost moves are illegal as long as there are others."""
+    """Returns the node as a selector should see it: lost moves are illegal, unless all moves are lost."""
     return Node(_without_lost(node)[0], node.visits, node.q, node.raw_value, node.q_low, node.q_high)
 
 
 def solving_selector(selector: Callable[[Node], Int[Array, ""]]) -> Callable[[Node], Int[Array, ""]]:
-    """The same selector, which sees lost moves as illegal as long as there are others."""
+    """Wraps a selector so that it sees lost moves as illegal, unless all moves are lost."""
     return lambda node: selector(hopeful(node))
 
 
 def solving_backup(backup: Callable) -> Callable:
-    """The same backup, except that a proof stays what it is and goes on to the parent once the node is proven."""
+    """Wraps a backup so that proofs are kept, and passed up to the parent once the node is proven."""
 
     def update(node: Node, action: Int[Array, ""], q: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
         new_q, value = backup(node, action, q)
+        # The edge keeps a proof that it has. A return of 1 or -1 is a new proof. Any other result is an estimate.
         won, lost = proven(node)
         new_q = jnp.where((won | lost)[action], node.q[action], jnp.where(jnp.abs(q) >= 1, q, estimate(new_q)))
+        # `node` is from before this visit, so a proof of the edge just taken is added to the masks.
         taken = jnp.arange(len(node.q), dtype=jnp.int32) == action
         won, lost = won | taken & (new_q >= 1), lost | taken & (new_q <= -1)
         value = jnp.where(jnp.all(lost | (node.logits == -jnp.inf)), -1.0, estimate(value))
@@ -61,16 +65,18 @@ def solving_backup(backup: Callable) -> Callable:
 
 
 def solved_result(node: Node, read: Callable[[Node], RootResult]) -> RootResult:
-    """The conclusions at a root with proven moves: a won move is the whole policy, a lost one is none of it.
+    """Returns the result at a root with proven moves: won moves have the whole policy, and lost moves have none of it.
 
-    **Arguments:** `node`, the root; `read`, of its root policy, which is shown the lost moves as illegal and unvisited.
+    **Arguments:** `node`, the root; `read`, of the root policy, which sees lost moves as illegal and unvisited.
 
-    **Returns:** the conclusions; their log weights are left to `solved_weights`, which comes last.
+    **Returns:** the result of `read` with another policy and value. The log weights are left to `solved_weights`, since
+    `mcts.final_move` changes them first.
     """
     logits, lost = _without_lost(node)
     visits = jnp.where(lost, 0, node.visits)
     result = read(Node(logits, visits, node.q, node.raw_value, node.q_low, node.q_high))
     won, all_lost = proven(node)[0], jnp.all(proven(node)[1] | (node.logits == -jnp.inf))
+    # Several won moves share the policy as `read` has it, or equally if it gives them nothing.
     kept = jnp.where(won, result.policy, 0.0)
     kept = jnp.where(jnp.sum(kept) > 0, kept, won.astype(kept.dtype))
     policy = jnp.where(jnp.any(won), kept / jnp.maximum(jnp.sum(kept), jnp.finfo(kept.dtype).tiny), result.policy)
@@ -80,9 +86,9 @@ def solved_result(node: Node, read: Callable[[Node], RootResult]) -> RootResult:
 
 
 def solved_weights(node: Node, log_weights: Float[Array, " A"]) -> Float[Array, " A"]:
-    """The log weights of the moves at the root, without those that lose, and without others where one wins.
+    """Returns the log weights of the root's moves without lost moves; if a move is won, only won moves are left.
 
-    Where that leaves no weight, the visits decide among the moves that are left.
+    If the moves that are left have no weight, their visits decide. If no move is left, nothing is changed.
     """
     won, lost = proven(node)
     allowed = jnp.where(jnp.any(won), won, (node.logits > -jnp.inf) & ~lost)

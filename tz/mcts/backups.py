@@ -1,4 +1,4 @@
-"""How the return of a simulation changes the edges above it: a backup is any `(Node, action, q) -> (new q, value)`."""
+"""Backups, which carry the return of a simulation up the tree: any function `(Node, action, q) -> (new q, value)`."""
 
 import equinox as eqx
 import jax
@@ -9,27 +9,38 @@ from tz.mcts.tree import Node
 
 
 class MeanBackup(eqx.Module):
-    """AlphaZero's backup: an edge's `q` is the mean of the returns seen through it."""
+    """AlphaZero's backup: the `q` of an edge is the mean of the returns seen through it."""
 
     def __call__(
         self, node: Node, action: Int[Array, ""], q: Float[Array, ""]
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """The edge's new `q`, and the value that its node passes on to its own parent.
+        """Updates the edge `action` of `node` with a return.
 
-        **Arguments:** `node` before this visit is counted; `q`, the return seen on the edge `action`, for the player to
-        move at `node`.
+        **Arguments:**
+
+        - `node`: the node, before this visit is counted.
+        - `action`: the edge that the simulation followed.
+        - `q`: the return seen on this edge, for the player to move at `node`.
+
+        **Returns:** the new `q` of the edge, and the value that the node passes up to its parent; here this is the
+        return itself.
         """
         old = node.q[action]
         return old + (q - old) / (node.visits[action] + 1).astype(jnp.float32), q
 
 
 class SoftmaxBackup(eqx.Module):
-    """A node is worth a softmax-weighted mean of its edges, so the good ones count for more than their visits.
+    """A backup by a softmax-weighted mean, in which good edges count for more than their fraction of the visits.
 
-    An edge's `q` is what its child is worth now, and a node's value `(raw value + visits * mean) / (1 + visits)`, where
-    the mean is that of `q` weighted by `softmax(q / temperature)` over the visited edges.
+    The `q` of an edge is the return last seen on it, so it is the current value of its child. The value of a node is
+    `(raw value + visits * mean) / (1 + visits)`, where `mean` averages the `q` of the visited edges with the weights
+    `softmax(q / temperature)`.
 
-    **Fields:** `temperature`, above 0: towards 0 the best edge alone counts, as in minimax.
+    **Fields:**
+
+    - `temperature`: above 0. Towards 0, only the best edge counts, as in minimax.
+
+    **Raises:** `ValueError` if `temperature` is not above 0.
 
     The weighted search of [turbozero](https://github.com/lowrollr/turbozero); the softmax operator: Asadi and Littman,
     *An alternative softmax operator for reinforcement learning*, ICML 2017.
@@ -39,12 +50,17 @@ class SoftmaxBackup(eqx.Module):
 
     def __check_init__(self):
         if isinstance(self.temperature, int | float) and not self.temperature > 0:
-            raise ValueError(f"SoftmaxBackup: temperature must be above 0, found {self.temperature}.")
+            raise ValueError(
+                f"SoftmaxBackup: found temperature={self.temperature}, expected a number above 0; the default is 0.1."
+            )
 
     def __call__(
         self, node: Node, action: Int[Array, ""], q: Float[Array, ""]
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """The edge's new `q`, which is the one seen, and the value of its node."""
+        """Returns the new `q` of the edge, which is the return seen, and the value of the node.
+
+        **Arguments:** `node`, `action` and `q`, as of [`tz.mcts.MeanBackup`][].
+        """
         taken = jnp.arange(len(node.q), dtype=jnp.int32) == action
         values, visits = jnp.where(taken, q, node.q), node.visits + taken.astype(jnp.int32)
         weights = jax.nn.softmax(jnp.where(visits > 0, values / jnp.float32(self.temperature), -jnp.inf))
@@ -53,10 +69,16 @@ class SoftmaxBackup(eqx.Module):
 
 
 class MaxBackup(eqx.Module):
-    """MaxMCTS(lambda): a node passes on a mixture of the return seen and of its best edge.
+    """MaxMCTS(lambda): a node passes up a mixture of the return seen and the `q` of its best edge.
 
-    **Fields:** `lambda_`, from 0 to 1: at 1 it is [`tz.mcts.MeanBackup`][], at 0 every return is cut off at the best
-    edge.
+    The `q` of an edge is the mean of what is passed up to it, as with [`tz.mcts.MeanBackup`][].
+
+    **Fields:**
+
+    - `lambda_`: the weight of the return, from 0 to 1. With 1 this is [`tz.mcts.MeanBackup`][]; with 0 a node passes up
+        only the `q` of its best edge.
+
+    **Raises:** `ValueError` if `lambda_` is out of its range.
 
     Khandelwal et al., *On the analysis of complex backup strategies in Monte Carlo tree search*, ICML 2016.
     """
@@ -65,12 +87,17 @@ class MaxBackup(eqx.Module):
 
     def __check_init__(self):
         if isinstance(self.lambda_, int | float) and not 0 <= self.lambda_ <= 1:
-            raise ValueError(f"MaxBackup: lambda_ must be from 0 to 1, found {self.lambda_}.")
+            raise ValueError(
+                f"MaxBackup: found lambda_={self.lambda_}, expected a number from 0 to 1; the default is 0.8."
+            )
 
     def __call__(
         self, node: Node, action: Int[Array, ""], q: Float[Array, ""]
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """The edge's new `q`, the mean of the returns seen, and the value of its node."""
+        """Returns the new `q` of the edge, which is the mean of the returns seen, and the value of the node.
+
+        **Arguments:** `node`, `action` and `q`, as of [`tz.mcts.MeanBackup`][].
+        """
         taken = jnp.arange(len(node.q), dtype=jnp.int32) == action
         new_q = node.q[action] + (q - node.q[action]) / (node.visits[action] + 1).astype(jnp.float32)
         best = jnp.max(jnp.where(taken, new_q, jnp.where(node.visits > 0, node.q, -jnp.inf)))
@@ -79,9 +106,10 @@ class MaxBackup(eqx.Module):
 
 
 def virtual_visit(node: Node, action: Int[Array, ""], q: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The mark of a simulation under way, so that the next goes elsewhere: a visit that returned what was expected.
+    """Marks a simulation that is still under way, as a visit that returned the expected value.
 
-    An edge keeps its `q`, and one without visits gets the value of its node; only the visits grow.
+    A visited edge keeps its `q`, and an unvisited one gets the value of its node. Only the visits grow, which draws the
+    next simulation to other edges.
 
     Liu et al., *Watch the unobserved: a simple approach to parallelizing Monte Carlo tree search*, ICLR 2020.
     """

@@ -1,6 +1,7 @@
-"""What a search believes of a position: an evaluator is any `(env_state, metadata, key) -> (logits [A], value [])`.
+"""Evaluators, which judge a position for the search.
 
-Logits, not probabilities, and in any range; the search masks the illegal actions. The value is for the player to move.
+An evaluator is any function `(env_state, metadata, key) -> (logits [A], value [])`. The logits may have any range, but
+must not be probabilities; the search masks the illegal actions. The value is for the player to move.
 """
 
 from collections.abc import Callable
@@ -19,17 +20,24 @@ from tz.nn.outputs import apply, policy_and_value
 
 
 class NetworkEvaluator(eqx.Module):
-    """Evaluates a position with a network, which it carries as a PyTree: new weights need no new compilation.
+    """Evaluates a position with a network.
 
-    **Fields:**
+    The network is a field, so its parameters are arrays of the evaluator: a compiled search runs with new parameters
+    without compiling again.
+
+    **Arguments:**
 
     - `network`: `obs -> (logits [A], value [])`, or with `norm_state` the stateful form
         `(obs, norm_state) -> ((logits, value), norm_state)`. It is put in inference mode. It may return more, see
         [`tz.nn.policy_and_value`][], and may take a `key=`.
     - `observe`: `env_state -> obs`, usually `env.observe`.
     - `norm_state`: the `eqx.nn.State` of a stateful network, or None.
+    - `dtype`: a dtype for the network, such as `jnp.bfloat16`, to which its floating-point parameters are cast. None,
+        the default, leaves them as they are.
 
-    **Arguments:** `dtype`, to run the network in, such as `jnp.bfloat16`: its floating-point parameters are cast.
+    All arguments but `dtype` are also fields.
+
+    **Raises:** `ValueError` if `network` is a class instead of an instance.
     """
 
     network: PyTree
@@ -55,32 +63,59 @@ class NetworkEvaluator(eqx.Module):
     def __call__(
         self, env_state: PyTree, metadata: StepMetadata, key: PRNGKeyArray
     ) -> tuple[Float[Array, " A"], Float[Array, ""]]:
-        """The network's logits and value for the player to move."""
+        """Returns the network's logits and value for the player to move.
+
+        **Arguments:**
+
+        - `env_state`, `metadata`: the position, of one game.
+        - `key`: a random key, for networks that take one.
+        """
         check_one_game("NetworkEvaluator", metadata)
         return self.predict(self.observe(env_state), key=key)
 
     def predict(
         self, observation: PyTree, *, key: PRNGKeyArray | None = None
     ) -> tuple[Float[Array, " A"], Float[Array, ""]]:
-        """The network's logits and value for an observation."""
-        key = jax.random.key(0) if key is None else key  # in inference mode it decides nothing
+        """Returns the network's logits and value for an observation.
+
+        **Arguments:**
+
+        - `observation`: the network's input, of one game.
+        - `key`: a random key, for networks that take one. It may be None, since in inference mode it decides nothing.
+        """
+        key = jax.random.key(0) if key is None else key
         return policy_and_value(apply(self.network, observation, self.norm_state, key=key)[0])
 
 
 def uniform_evaluator(
     env_state: PyTree, metadata: StepMetadata, key: PRNGKeyArray
 ) -> tuple[Float[Array, " A"], Float[Array, ""]]:
-    """Knows nothing: every action is as good as another, every position is worth 0."""
+    """Evaluates without any knowledge: all actions have the same logit, and every position has the value 0.
+
+    It is an evaluator itself: pass it to a search as it is. The search then finds good moves by the rewards alone.
+
+    **Arguments:** `env_state`, `metadata` and `key`, of which only the number of actions is used.
+
+    **Returns:** zeros, `[A]`, and 0.
+    """
     del env_state, key
     check_one_game("uniform_evaluator", metadata)
     return jnp.zeros(metadata.action_mask.shape, jnp.float32), jnp.float32(0)
 
 
 class RolloutEvaluator(eqx.Module):
-    """Values a position by the mean result of games played on at random; every action is as likely as another.
+    """Evaluates a position by rollouts: the value is the mean return of games played to the end with random moves.
 
-    **Fields:** `env`; `num_rollouts`, games a position; `max_moves`, after which a game counts as what it has brought
-    so far; `discount`, of the return, a step.
+    All actions have the same logit. With it, a search is plain Monte Carlo tree search, without a network.
+
+    **Fields:**
+
+    - `env`: the game.
+    - `num_rollouts`: the number of rollouts per position.
+    - `max_moves`: the number of moves after which a rollout is cut off; its return is then the rewards so far.
+    - `discount`: the discount of the return, per move; usually the same as in [`tz.MCTS`][].
+
+    **Raises:** `ValueError` if `num_rollouts` or `max_moves` is below 1.
     """
 
     env: Env
@@ -94,26 +129,33 @@ class RolloutEvaluator(eqx.Module):
     def __check_init__(self):
         if self.num_rollouts < 1 or self.max_moves < 1:
             raise ValueError(
-                f"RolloutEvaluator: num_rollouts and max_moves must be at least 1, found {self.num_rollouts} and "
-                f"{self.max_moves}."
+                f"RolloutEvaluator: found num_rollouts={self.num_rollouts} and max_moves={self.max_moves}, expected at "
+                "least 1 for both; raise them."
             )
 
     def __call__(
         self, env_state: PyTree, metadata: StepMetadata, key: PRNGKeyArray
     ) -> tuple[Float[Array, " A"], Float[Array, ""]]:
-        """Equal logits and the mean return of the rollouts for the player to move."""
+        """Returns equal logits, and the mean return of the rollouts for the player to move.
+
+        **Arguments:**
+
+        - `env_state`, `metadata`: the position, of one game.
+        - `key`: a random key, for the moves and, in a game with chance, for nature.
+        """
         check_one_game("RolloutEvaluator", metadata)
         check_one_key("RolloutEvaluator", key)
         player = metadata.cur_player_id
 
         def rollout(key):
             def body(carry):
-                # A finished game stays as it is: a terminal state absorbs and its rewards are zero.
+                # A game that is over stays as it is while others finish: a terminal state leads only to itself. Its
+                # rewards are masked, and its moves do not matter.
                 env_state, metadata, total, weight, step = carry
                 legal = jnp.where(metadata.action_mask, jnp.float32(0), -jnp.inf)
                 step_key, over = jax.random.fold_in(key, step), metadata.terminated
                 action = jax.random.categorical(step_key, legal).astype(jnp.int32)
-                chance_key = jax.random.fold_in(step_key, 1)  # without chance it is not used
+                chance_key = jax.random.fold_in(step_key, 1)  # not used without chance
                 env_state, metadata = make_move(self.env, env_state, action, key=chance_key)
                 total = total + jnp.where(over, 0.0, weight * metadata.rewards[player].astype(jnp.float32))
                 return env_state, metadata, total, weight * jnp.float32(self.discount), step + 1

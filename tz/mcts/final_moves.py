@@ -1,4 +1,7 @@
-"""How the move is chosen in the end: any `(tree, discount, log_weights) -> log_weights`, before the temperature."""
+"""Final moves, which change the weights of the moves after a search: `(tree, discount, log_weights) -> log_weights`.
+
+The temperature is applied to their result.
+"""
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -11,7 +14,7 @@ from tz.mcts.tree import Tree
 
 
 def by_weights(tree: Tree, discount: float | Float[Array, ""], log_weights: Float[Array, " A"]) -> Float[Array, " A"]:
-    """As the root policy has it: by the visits, mostly."""
+    """Returns the weights of the root policy unchanged, which for most root policies are the visits."""
     del tree, discount
     return log_weights
 
@@ -19,17 +22,25 @@ def by_weights(tree: Tree, discount: float | Float[Array, ""], log_weights: Floa
 def root_returns(
     tree: Tree, discount: float | Float[Array, ""]
 ) -> tuple[Int[Array, " A"], Float[Array, " A"], Float[Array, " A"]]:
-    """What the evaluations in the tree say of each move at the root: their number, mean and variance.
+    """Returns the number, mean and variance of the returns of each move at the root, from the evaluations in the tree.
 
-    Every node stands for one simulation that ended with it, a terminal one for all that did. Simulations that found the
-    tree full have no node and are missing.
+    A node stands for the simulation that added it, and a terminal node for all simulations that ended there.
+    Simulations that found the tree full left no node and are not counted. In a game with chance, a terminal node would
+    stand for all visits of its edge, whatever their outcome.
 
-    **Returns:** `count`, `mean` and `variance` (unbiased; 0 for fewer than two) of the returns, `[A]` each, for the
-    player to move at the root.
+    **Arguments:**
+
+    - `tree`: the tree of a search, of one game.
+    - `discount`: the discount of the search.
+
+    **Returns:** `count`, `mean` and `variance` of the returns, `[A]` each, for the player to move at the root. The
+    variance is unbiased, and 0 for fewer than two returns.
     """
 
     discount = jnp.asarray(discount, jnp.float32)
 
+    # All nodes climb together, one level per iteration, until each is at its ancestor just below the root. On the way,
+    # the value gains the reward and the discount of each edge, and is for the player to move at the current node.
     def climb(carry):
         node, value = carry
         parent = tree.parent[node]
@@ -56,14 +67,18 @@ def root_returns(
 
 
 class LowerConfidenceBound(eqx.Module):
-    """Chooses the move with the largest `q - z * sqrt(variance / visits)`: good, and surely so.
+    """Chooses the move with the largest lower confidence bound, `mean - z * sqrt(variance / count)`.
 
-    Only moves with `min_fraction` of the most visits, and at least two, are looked at; if there is none, the weights
-    decide.
+    Such a move is good with some certainty, which the number of its visits alone does not show. The three numbers come
+    from [`tz.mcts.root_returns`][]. A move is eligible if it has at least two returns, and at least `min_fraction` of
+    the largest count. If no move is eligible, the weights of the root policy decide.
 
-    **Fields:** `z`, standard errors to subtract; `min_fraction`, from 0 to 1.
+    **Fields:**
 
-    The final move of KataGo, whose settings are the defaults, and of Leela Zero, where it comes from.
+    - `z`: the number of standard errors that are subtracted.
+    - `min_fraction`: the fraction of the largest count that a move needs, from 0 to 1.
+
+    The final move of Leela Zero, where it comes from, and of KataGo, whose settings are the defaults.
     """
 
     z: float | Float[Array, ""] = 5.0
@@ -72,7 +87,13 @@ class LowerConfidenceBound(eqx.Module):
     def __call__(
         self, tree: Tree, discount: float | Float[Array, ""], log_weights: Float[Array, " A"]
     ) -> Float[Array, " A"]:
-        """0 for the move chosen and -inf for the others."""
+        """Returns log weights of 0 for the chosen move and -inf for the others.
+
+        **Arguments:**
+
+        - `tree`, `discount`: the tree and the discount of the search.
+        - `log_weights`: `[A]`, the weights of the root policy, returned unchanged if no move is eligible.
+        """
         count, mean, variance = root_returns(tree, discount)
         count = count.astype(jnp.float32)
         bound = mean - jnp.float32(self.z) * jnp.sqrt(variance / jnp.maximum(count, 1))

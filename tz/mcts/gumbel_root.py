@@ -1,4 +1,4 @@
-"""Gumbel AlphaZero's root: sequential halving over actions that are drawn without replacement."""
+"""Gumbel AlphaZero's root policy: sequential halving over actions that are drawn without replacement."""
 
 import math
 from typing import Any
@@ -16,7 +16,7 @@ from tz.mcts.tree import Node
 
 
 class GumbelNotes(eqx.Module):
-    """The notes of [`tz.Gumbel`][] for one search: its noise, the visits at its start, and its halving schedule."""
+    """The notes of [`tz.Gumbel`][] for one search: its noise, the visits at its start, and its schedule."""
 
     gumbel: Float[Array, " A"]
     visits: Int[Array, " A"]
@@ -26,13 +26,22 @@ class GumbelNotes(eqx.Module):
 class Gumbel(RootPolicy):
     """Gumbel AlphaZero's root, for few simulations: sequential halving over actions drawn without replacement.
 
-    The actions with the largest `gumbel + logits` are considered and get equally many simulations; the better half by
-    `gumbel + logits + completed q` goes on, until two are left. The policy is the softmax of `logits + completed q`,
-    and the move is the best of the most visited actions, whatever the temperature. On a reused root the halving counts
-    the visits of this search alone, while `q` has all of them.
+    The search considers the actions with the largest `gumbel + logits`, which are a sample from the prior without
+    replacement, and gives each equally many simulations. The better half, by `gumbel + logits + completed q`, stays,
+    and so on until two are left. The policy is the softmax of `logits + completed q`: actions that were never visited
+    keep a probability, so that the policy is a good target after a few simulations. The move is the best of the most
+    visited actions, at any temperature. On a root that was kept from an earlier search, the halving counts only the
+    visits of this search, while `q` includes all.
 
-    **Fields:** `max_num_considered_actions`; `scale` of the noise, 0 for none; `completed_q`, a
-    [`tz.mcts.CompletedQ`][]. Below the root belongs [`tz.ImprovedPolicy`][], see [`tz.gumbel_mcts`][].
+    Use [`tz.ImprovedPolicy`][] below this root, as [`tz.gumbel_mcts`][] does.
+
+    **Fields:**
+
+    - `max_num_considered_actions`: the number of actions to begin with; all legal ones if there are fewer.
+    - `scale`: the factor of the Gumbel noise; 0 for no noise.
+    - `completed_q`: a [`tz.mcts.CompletedQ`][], the bonus of `q`. Give [`tz.ImprovedPolicy`][] the same.
+
+    **Raises:** `ValueError` if `max_num_considered_actions` is below 1.
 
     Danihelka et al., *Policy improvement by planning with Gumbel*, ICLR 2022.
     """
@@ -47,11 +56,14 @@ class Gumbel(RootPolicy):
     def __check_init__(self):
         if self.max_num_considered_actions < 1:
             raise ValueError(
-                f"Gumbel: max_num_considered_actions must be at least 1, found {self.max_num_considered_actions}."
+                f"Gumbel: found max_num_considered_actions={self.max_num_considered_actions}, expected at least 1; "
+                "raise it."
             )
 
     def start(self, node: Node, num_simulations: int, *, key: PRNGKeyArray) -> tuple[Float[Array, " A"], GumbelNotes]:
-        """The same log prior; the notes have the noise and the schedule."""
+        """Returns the log prior unchanged; the notes hold the noise and the schedule."""
+        # The number of legal actions is known only at run time. So NumPy makes the schedules of all possible numbers
+        # while the search is compiled, and the search looks up its own.
         most = self.max_num_considered_actions
         schedules = np.stack([halving_schedule(number, num_simulations) for number in range(most + 1)])
         num_considered = jnp.minimum(jnp.sum(node.logits > -jnp.inf, dtype=jnp.int32), most)
@@ -59,25 +71,30 @@ class Gumbel(RootPolicy):
         return node.logits, GumbelNotes(gumbel, node.visits, jnp.asarray(schedules)[num_considered])
 
     def _score(self, node: Node, notes: GumbelNotes, considered: Any) -> Float[Array, " A"]:
-        """`gumbel + logits + completed q` of the legal actions that are considered, -inf of the others."""
+        """Returns `gumbel + logits + completed q` for the legal actions that are considered, -inf for the others."""
+        # Subtracting the largest logit changes no comparison, and the clip keeps legal actions above -inf.
         score = notes.gumbel + node.logits - jnp.max(node.logits) + self.completed_q(node)
         return jnp.where((node.logits > -jnp.inf) & considered, jnp.maximum(score, -1e9), -jnp.inf)
 
     def select(self, node: Node, notes: GumbelNotes, selector: Selector) -> Int[Array, ""]:
-        """The best of the actions whose turn it is: those with as many new visits as the schedule says."""
+        """Returns the best of the actions whose turn it is: those with as many new visits as the schedule says."""
+        # The halving keeps no list of candidates. The schedule names a number of visits, and the candidates are the
+        # actions with exactly that many. At first these are all actions, with 0. An action that is dropped stays behind
+        # at its number, which the schedule does not name again.
         del selector
         visits = node.visits - notes.visits
         index, last = jnp.sum(visits, dtype=jnp.int32), len(notes.schedule)
         turn = jnp.where(index < last, notes.schedule[jnp.minimum(index, last - 1)], jnp.max(visits))
-        # All moves whose turn it is may have been proven to lose: then it is the turn of those with the nearest number.
+        # Actions can become illegal during the search, if `solve` proves that they lose. If that leaves none with the
+        # number of the schedule, it is the turn of those with the nearest number.
         distance = jnp.where(node.logits > -jnp.inf, jnp.abs(visits - turn).astype(jnp.float32), jnp.inf)
         return best_action(self._score(node, notes, distance == jnp.min(distance)))
 
     def read(self, node: Node, notes: GumbelNotes) -> RootResult:
-        """The improved policy, its value, and the one move: the best of those with the most new visits.
+        """Returns the improved policy, its value, and all weight on one move: the best of those with most new visits.
 
-        The value is the mean of the completed `q` under the improved policy. The mean of all visits would be a poor
-        one, since half of them go to moves that the halving drops.
+        The value is the mean of the completed `q` under the improved policy. The mean of all returns would be a poor
+        estimate, since half of the visits go to moves that the halving drops.
         """
         visits = jnp.where(node.logits > -jnp.inf, node.visits - notes.visits, -1)
         move = best_action(self._score(node, notes, visits == jnp.max(visits)))
@@ -88,18 +105,28 @@ class Gumbel(RootPolicy):
         )
 
     def quiet(self) -> "Gumbel":
-        """The same with noise of scale 0."""
+        """Returns the same root policy with noise of scale 0."""
         return Gumbel(self.max_num_considered_actions, 0.0, self.completed_q)
 
 
 def halving_schedule(num_considered: int, num_simulations: int) -> np.ndarray:
-    """Returns, for each simulation, the number of visits of the actions that sequential halving considers in it.
+    """Returns the schedule of sequential halving: for each simulation, the visits of the actions whose turn it is.
 
-    Every phase has an equal part of the simulations, and half the actions of the one before, but two at least.
+    A phase gives all its actions equally many visits, one round after the other; the next phase continues with half of
+    them, but at least two. Phases have about equally many simulations. For example, 8 actions and 16 simulations give
+    `[0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 3, 3]`: all 8 actions get their first visit, the best 4 their second,
+    and the best 2 their third and fourth.
+
+    **Arguments:**
+
+    - `num_considered`: the number of actions to begin with.
+    - `num_simulations`: the number of simulations of the search.
+
+    **Returns:** `[num_simulations]`, int32.
 
     Karnin et al., *Almost optimal exploration in multi-armed bandits*, ICML 2013.
     """
-    if num_considered <= 1:
+    if num_considered <= 1:  # nothing to halve: every simulation goes to the same action
         return np.arange(num_simulations, dtype=np.int32)
     num_phases, schedule, visits = math.ceil(math.log2(num_considered)), [], 0
     while len(schedule) < num_simulations:

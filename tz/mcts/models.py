@@ -1,7 +1,7 @@
 """Models that a search steps through instead of the game.
 
-The real game is played by its environment. A search of it may step through something else: a learned model, or simpler
-rules. Wherever a search needs a model, the environment will do, and is the default.
+The environment plays the real game. A search of it may step through something else: a learned model, or simpler rules.
+Wherever a search takes a model, it also takes the environment.
 """
 
 import dataclasses
@@ -24,24 +24,25 @@ from tz.mcts.tree import Tree
 class Model(eqx.Module):
     """A model that the search steps through instead of the game: learned dynamics, or simpler rules.
 
-    Its states are any PyTree of arrays, and need not be those of the game. The evaluator of the search sees them; pair
-    the two as a [`tz.mcts.ModelEvaluator`][] for self-play and matches.
+    Its states are any PyTree of arrays, and may differ from the states of the game. The evaluator of the search sees
+    the model's states, so pair the two in a [`tz.mcts.ModelEvaluator`][] for self-play and matches.
 
     **Fields:**
 
-    - `root`: `(env_state, metadata) -> (model_state, StepMetadata)`, the model's state of a real position, and what the
-        search is told about it. The player to move there is the one who moves in the game. Actions may be forbidden;
-        those that the game forbids are never searched at the root. A model that has nothing to add returns the metadata
-        of the game. The rewards are not looked at.
-    - `step`: `(model_state, action) -> (model_state, StepMetadata)`, as `step` of a [`tz.Env`][]. The metadata may have
-        a `discount`; then those of the root have one too, which is not looked at.
-    - `name`: for messages.
+    - `root`: `(env_state, metadata) -> (model_state, StepMetadata)`, the model's state of a real position, and the
+        metadata that the search uses there. The player to move must be the same as in the game. The model may forbid
+        actions; actions that the game forbids are never searched at the root. A model that has nothing to add returns
+        the metadata of the game. The rewards are ignored.
+    - `step`: `(model_state, action) -> (model_state, StepMetadata)`, like `step` of a [`tz.Env`][]. If the metadata has
+        a `discount`, the metadata of `root` needs one too, which is ignored.
+    - `name`: the name of the model in messages.
     - `outcome`: `(model_state, outcome, key) -> (model_state, StepMetadata)`, nature's move as in [`tz.Env`][], for a
-        model whose metadata have `chance`. A model without it takes the game to be one without chance. Its state and
-        metadata have the shapes of those of `step`, and a `discount` where those have one; the two are multiplied.
+        model whose metadata has `chance`. A model without it treats the game as one without chance. The state and the
+        metadata have the same shapes as after `step`. If `step` gives a `discount`, so must `outcome`, and the two
+        are multiplied.
 
-    A model with parameters holds them as arrays of its fields, so that new parameters need no new compilation. The
-    methods of an Equinox module do: `tz.mcts.Model(network.root, network.step)`; or `eqx.Partial(step, parameters)`.
+    A model with parameters must hold them as arrays in its fields, so that new parameters need no new compilation. Pass
+    the methods of an Equinox module, `tz.mcts.Model(network.root, network.step)`, or `eqx.Partial(step, parameters)`.
     """
 
     root: Callable[[PyTree, StepMetadata], tuple[PyTree, StepMetadata]]
@@ -51,11 +52,17 @@ class Model(eqx.Module):
 
 
 class ModelEvaluator(eqx.Module):
-    """An evaluator of the states of a model, together with the model: what plans with it in self-play and matches.
+    """A model together with an evaluator of its states, for self-play and matches.
 
-    [`tz.collect`][] and a [`tz.Player`][] that are given it search the model, while the real game goes on beside.
+    With one of these as the evaluator, [`tz.collect`][] and a [`tz.Player`][] search in the model and play the moves in
+    the real game.
 
-    **Fields:** `model`; `evaluator`, `(model_state, metadata, key) -> (logits [A], value [])`.
+    **Fields:**
+
+    - `model`: the [`tz.mcts.Model`][] that searches step through.
+    - `evaluator`: `(model_state, metadata, key) -> (logits [A], value [])`, the value for the player to move.
+
+    **Raises:** `ValueError` if `model` is not a [`tz.mcts.Model`][], or `evaluator` cannot be called in this way.
     """
 
     model: Model
@@ -65,26 +72,32 @@ class ModelEvaluator(eqx.Module):
         if not isinstance(self.model, Model):
             raise ValueError(
                 f"ModelEvaluator: found model={shown(self.model)}, expected a tz.mcts.Model; a search of the game "
-                "itself needs only the evaluator."
+                "itself needs only the evaluator, so pass that alone."
             )
         check_evaluator("ModelEvaluator", self.evaluator)
 
     def __call__(
         self, model_state: PyTree, metadata: StepMetadata, key: PRNGKeyArray
     ) -> tuple[Float[Array, " A"], Float[Array, ""]]:
-        """The evaluator's logits and value for the player to move."""
+        """Returns the evaluator's logits and value for the player to move.
+
+        **Arguments:**
+
+        - `model_state`, `metadata`: a position of the model.
+        - `key`: a random key, for the evaluator.
+        """
         return self.evaluator(model_state, metadata, key)
 
 
 def model_of(evaluator: Any, env: Env) -> Env | Model:
-    """What a search with this evaluator steps through: its model, or else the game."""
+    """Returns what a search with this evaluator steps through: the evaluator's model if it has one, else the game."""
     return evaluator.model if isinstance(evaluator, ModelEvaluator) else env
 
 
 def root_of(model: Env | Model | None, env_state: PyTree, metadata: StepMetadata) -> tuple[PyTree, StepMetadata]:
-    """Where the search of a real position begins: at the position itself, or at the model's root of it.
+    """Returns the position where a search begins: the real position, or the model's root for it.
 
-    Where the model forbids all actions that the game allows, those that the game allows are searched.
+    If the model forbids all actions that the game allows, the actions that the game allows are searched.
 
     **Raises:** `ValueError` if the root of a model does not fit the game.
     """
@@ -97,7 +110,7 @@ def root_of(model: Env | Model | None, env_state: PyTree, metadata: StepMetadata
     if root.action_mask.shape != metadata.action_mask.shape:
         raise ValueError(
             f"{model.name}: found an action mask of shape {root.action_mask.shape} from `root`, expected "
-            f"{metadata.action_mask.shape}, that of the game; give the model all actions of the game."
+            f"{metadata.action_mask.shape} as in the game; give the model all actions of the game."
         )
     both = root.action_mask & metadata.action_mask
     mask = jnp.where(jnp.any(both), both, metadata.action_mask)
@@ -105,13 +118,13 @@ def root_of(model: Env | Model | None, env_state: PyTree, metadata: StepMetadata
 
 
 def without_forbidden(tree: Tree, child: Int[Array, ""], root: StepMetadata) -> tuple[Tree, Int[Array, ""]]:
-    """The tree that is about to be moved to node `child`, without the edges of that node that are not allowed there.
+    """Removes from node `child`, which is about to become the root, the edges that the real position forbids.
 
-    A model may have allowed them. What is below them hangs on the old root instead, and is given up with it.
+    A model may have allowed them. The nodes below them become children of the old root, so rerooting drops them.
 
-    **Arguments:** `root`, the metadata of the new root, which may differ from what the model expected.
+    **Arguments:** `root`, the metadata of the new root, which may differ from what the model predicted.
 
-    **Returns:** the tree, and `child`, or -1 where no edge is left or another player is to move.
+    **Returns:** the tree, and `child`, or -1 if no edge is left or the model predicted another player to move.
     """
     allowed = root.action_mask if tree.actions is None else root.action_mask[tree.actions[child]]
     cut = (tree.parent == child) & ~allowed[tree.action]
@@ -125,20 +138,20 @@ def without_forbidden(tree: Tree, child: Int[Array, ""], root: StepMetadata) -> 
 
 
 def check_position(tree: Tree, env_state: PyTree) -> None:
-    """Raises `ValueError` for a position that is not of the kind that the tree holds."""
+    """Raises `ValueError` for a position whose shapes or dtypes differ from the states in the tree."""
     root = jax.eval_shape(lambda: jax.tree.map(lambda row: row[0], tree.state))
     found, expected = (
         {name: f"{x.dtype}{list(x.shape)}" for name, x in named_arrays(state)} for state in (strong(env_state), root)
     )
     if found != expected:
         raise ValueError(
-            f"advance: found a position of {found}, expected one of {expected}, as the tree has them; if the search "
-            "stepped through a model, pass model=."
+            f"advance: found a position of {found}, expected {expected} as in the tree; if the search stepped through "
+            "a model, pass model=."
         )
 
 
 def check_is_model(model: Any) -> None:
-    """Raises `ValueError` for something that no search can step through."""
+    """Raises `ValueError` unless `model` is a game or a `Model`."""
     if not isinstance(model, Env | Model):
         raise ValueError(
             f"search: found {shown(model)} as its second argument, expected a game or a tz.mcts.Model; for a "
@@ -149,11 +162,11 @@ def check_is_model(model: Any) -> None:
 def stepped(
     model: Env | Model, model_state: PyTree, action: Int[Array, ""], root: StepMetadata
 ) -> tuple[PyTree, StepMetadata]:
-    """The state and metadata after a step of a search.
+    """Returns the state and metadata after an action.
 
     **Arguments:** `root`, the metadata of the root of the search.
 
-    **Raises:** `ValueError` if their shapes or dtypes are not those of the root, so that one tree cannot hold both.
+    **Raises:** `ValueError` if their shapes or dtypes differ from the root's, so that one tree cannot hold both.
     """
     check_is_model(model)
     return _fitting(model, "step", model.step(model_state, action), model_state, root)
@@ -162,18 +175,17 @@ def stepped(
 def answered(
     model: Env | Model, model_state: PyTree, metadata: StepMetadata, edge: EdgeChance, root: StepMetadata
 ) -> tuple[PyTree, StepMetadata]:
-    """Returns the position after the outcome of an edge, or the same position where a player is to move.
+    """Returns the position after the outcome of an edge, or the same position if a player is to move.
 
-    The key of sampled chance depends on the edge and the outcome alone, so a search that comes back finds the state
-    that it left.
+    The key of `outcome` depends only on the edge and the outcome, so that later visits reach the same state again.
 
     **Arguments:** `model_state` and `metadata`, from `stepped`; `root`, the metadata of the root of the search.
 
-    **Raises:** `ValueError` if the shapes or dtypes of the outcome are not those of the root.
+    **Raises:** `ValueError` if the shapes or dtypes of the outcome differ from the root's.
     """
 
     def nature(model_state: PyTree, outcome: Int[Array, ""], key: PRNGKeyArray) -> tuple[PyTree, StepMetadata]:
-        assert model.outcome is not None  # `search` says so by name
+        assert model.outcome is not None  # `check_nature` raises a proper error before
         return _fitting(model, "outcome", model.outcome(model_state, outcome, key), model_state, root)
 
     key = jax.random.fold_in(jax.random.key(edge.offset), edge.outcome)
@@ -183,10 +195,10 @@ def answered(
 def _fitting(
     model: Env | Model, name: str, result: Any, model_state: PyTree, root: StepMetadata
 ) -> tuple[PyTree, StepMetadata]:
-    """What a function of a model returned; raises `ValueError` unless it could be at the root as well."""
+    """Returns the result of a function of a model, after a check that its shapes and dtypes are the root's."""
     after, metadata = strong(_checked(model, name, result))
     rows = {"state": (after, model_state), "metadata": (metadata, root)}
-    for part, trees in rows.items():  # the dtypes of metadata may be any
+    for part, trees in rows.items():  # the tree casts metadata, so their dtypes may differ
         found, expected = (_described(part, tree, with_dtypes=part == "state") for tree in trees)
         for path in found | expected:
             if found.get(path) != expected.get(path):
@@ -199,7 +211,7 @@ def _fitting(
 
 
 def check_model(model: Model, env: Env) -> None:
-    """Raises `ValueError` if a model does not fit a game, or its `step` its `root`. Compiles nothing."""
+    """Raises `ValueError` if a model does not fit a game, or its functions do not fit each other. Compiles nothing."""
 
     def trace(key):
         model_state, root = root_of(model, *env.init(key))
@@ -216,21 +228,24 @@ def check_model(model: Model, env: Env) -> None:
     except Exception as error:
         raise ValueError(
             f"{model.name}: found a model that raised {type(error).__name__} on a first position of {env.name}, "
-            f"expected a state and metadata from `root` and `step`; it is likely to be one of another game. {error}"
+            "expected a state and metadata from `root` and `step`; give the model of this game, as this one is likely "
+            f"to be for another. The error was: {error}"
         ) from error
 
 
 def check_same_model(where: str, model: Any, evaluator: Any) -> None:
-    """Raises `ValueError` for the evaluator of a model's states in a search that steps through the game."""
+    """Raises `ValueError` if the evaluator judges the states of a model, but the search steps through the game."""
     if isinstance(evaluator, ModelEvaluator) and isinstance(model, Env):
         raise ValueError(
-            f"{where}: found a ModelEvaluator, of the states of {evaluator.model.name}, in a search of {model.name}, "
-            f"expected the model itself; write tz.{where}(mcts, evaluator.model, evaluator, state, ...), where the "
-            "state begins at the model's root: tz.init_search(mcts, env_state, metadata, model=evaluator.model)."
+            f"{where}: found a ModelEvaluator for states of {evaluator.model.name} in a search that steps through "
+            f"{model.name}, expected its model as the second argument; write tz.{where}(mcts, evaluator.model, "
+            "evaluator, state, ...), where the state comes from tz.init_search(mcts, env_state, metadata, "
+            "model=evaluator.model)."
         )
 
 
 def _checked(model: Env | Model, name: str, result: Any) -> tuple[PyTree, StepMetadata]:
+    """Returns a model's result, after a check that it is a state and its metadata."""
     if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], StepMetadata):
         kinds = [type(x).__name__ for x in result] if isinstance(result, tuple) else shown(result)
         raise ValueError(
@@ -241,5 +256,6 @@ def _checked(model: Env | Model, name: str, result: Any) -> tuple[PyTree, StepMe
 
 
 def _described(part: str, tree: PyTree, *, with_dtypes: bool) -> dict[str, str]:
+    """Returns the shapes, and the dtypes if asked, of the arrays in a tree, by their names."""
     arrays = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, tree))
     return {part + name: f"{x.dtype if with_dtypes else ''}{list(x.shape)}" for name, x in named_arrays(arrays)}

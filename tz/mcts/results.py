@@ -13,7 +13,7 @@ from tz.mcts.simulation import SearchState, check_notes
 
 
 def _read_root(mcts: MCTS, state: SearchState) -> RootResult:
-    """The conclusions of the search, for the actions that the root keeps; before a simulation, those of the prior."""
+    """Returns the result of a search, over the actions that the root keeps."""
     check_notes(mcts, state)
     root = state.tree.node(jnp.int32(0))
 
@@ -24,21 +24,40 @@ def _read_root(mcts: MCTS, state: SearchState) -> RootResult:
 
 
 def action_weights(mcts: MCTS, state: SearchState) -> Float[Array, " A"]:
-    """The search's policy, `[A]`, as its root policy has it: for most, the fractions of the visits. It sums to 1.
+    """Returns the policy that a search found, the policy target of training.
 
-    The temperature does not enter: this is the policy target of training, [`tz.choose_action`][] chooses a move. Before
-    any simulation it is the prior; before [`tz.start_search`][] all legal actions are equally likely.
+    The root policy decides how it is read; for most root policies it is the fractions of the visits. It does not depend
+    on the temperature. To choose a move, use [`tz.choose_action`][]. Before any simulation, the policy is the prior;
+    before [`tz.start_search`][], all legal actions are equally likely.
+
+    **Arguments:**
+
+    - `mcts`: the settings of the search.
+    - `state`: the search state, of one game.
+
+    **Returns:** `[A]`, a probability for each action of the game; they sum to 1.
+
+    **Raises:** `ValueError` if the state was made with other settings.
     """
     check_one_game("action_weights", state.metadata)
     return state.spread(_read_root(mcts, state).policy, 0.0)
 
 
 def root_value(mcts: MCTS, state: SearchState) -> Float[Array, ""]:
-    """The search's value of the position, from the perspective of the player to move.
+    """Returns the value that a search found for its root, from the perspective of the player to move.
 
-    It is the value of the policy that [`tz.action_weights`][] returns, and is what self-play records. Each root policy
-    has its own; `state.root.value`, the mean of all returns, is only that of a policy of visits. Before any simulation
-    it is the evaluator's value.
+    This is the value of the policy that [`tz.action_weights`][] returns, and the value that self-play records. The root
+    policy decides how it is read, so it can differ from `state.root.value`, the mean of all returns. Before any
+    simulation, it is the evaluator's value.
+
+    **Arguments:**
+
+    - `mcts`: the settings of the search.
+    - `state`: the search state, of one game.
+
+    **Returns:** the expected discounted return, a scalar.
+
+    **Raises:** `ValueError` if the state was made with other settings.
     """
     check_one_game("root_value", state.metadata)
     return _read_root(mcts, state).value
@@ -47,12 +66,22 @@ def root_value(mcts: MCTS, state: SearchState) -> Float[Array, ""]:
 def choose_action(
     mcts: MCTS, state: SearchState, *, key: PRNGKeyArray, num_moves: int | Int[Array, ""] = 0
 ) -> Int[Array, ""]:
-    """Draws a move from `weights ** (1 / temperature)`; at temperature 0, from the best (ties at random).
+    """Draws a move with probabilities proportional to `weights ** (1 / temperature)`.
 
-    The weights are those of the root policy, for most the fractions of the visits, as changed by `mcts.final_move`.
-    Before any simulation they are the prior.
+    The weights come from the root policy (for most root policies, they are the fractions of the visits), and
+    `mcts.final_move` may change them. At temperature 0, a move with the largest weight is chosen, and ties are broken
+    at random. Before any simulation, the weights follow from the prior.
 
-    **Arguments:** `num_moves`, made in the game before this one, for a temperature that depends on it.
+    **Arguments:**
+
+    - `mcts`: the settings of the search.
+    - `state`: the search state, of one game.
+    - `key`: a random key, for the draw.
+    - `num_moves`: the number of moves made in the game so far, for a temperature that depends on it.
+
+    **Returns:** the action of the game, an int32 scalar.
+
+    **Raises:** `ValueError` if the state was made with other settings.
     """
     check_one_game("choose_action", state.metadata)
     check_one_key("choose_action", key)
@@ -63,9 +92,10 @@ def choose_action(
     log_weights = log_weights - jnp.max(log_weights)
     temperature = mcts.temperature
     if callable(temperature):
-        with standard_promotion():  # a schedule of optax
+        with standard_promotion():  # schedules of optax need it
             temperature = temperature(jnp.asarray(num_moves, jnp.int32))
     temperature = jnp.asarray(temperature, jnp.float32)
+    # The best log weights are 0 now. At temperature 0, which must not divide, all others become -inf.
     warm = log_weights / jnp.where(temperature > 0, temperature, 1.0)
-    tempered = jnp.where((temperature > 0) | (log_weights == 0), warm, -jnp.inf)  # at 0 only the best are left
+    tempered = jnp.where((temperature > 0) | (log_weights == 0), warm, -jnp.inf)
     return jax.random.choice(key, jnp.arange(len(tempered), dtype=jnp.int32), p=jnp.exp(tempered))

@@ -1,7 +1,7 @@
-"""What is special at the root of a search: noise, which edge a simulation begins with, and what the visits mean.
+"""Root policies: the noise at the root, the edge that each simulation begins with, and the result of a search.
 
-A root policy has four methods, see [`tz.mcts.RootPolicy`][]. Those that only change the prior leave the rest
-to `visit_fractions`.
+A root policy has four methods, see [`tz.mcts.RootPolicy`][]. Policies that only change the prior let `visit_fractions`
+read the result.
 """
 
 import abc
@@ -21,13 +21,13 @@ Selector = Callable[[Node], Int[Array, ""]]
 
 
 class RootResult(eqx.Module):
-    """The conclusions of a search at its root.
+    """The result of a search, as a root policy reads it from the root.
 
     **Fields:**
 
-    - `policy`: `[A]`, the policy target of training; probabilities.
-    - `value`: the value of the position if it is played on by that policy, from the perspective of the player to move.
-    - `log_weights`: `[A]`, the logarithm of the weights that moves are drawn by.
+    - `policy`: `[A]`, the probabilities that training takes as the policy target.
+    - `value`: the value of the position under `policy`, from the perspective of the player to move.
+    - `log_weights`: `[A]`, the logarithms of the weights by which a move is drawn, before the temperature.
     """
 
     policy: Float[Array, " A"]
@@ -36,40 +36,61 @@ class RootResult(eqx.Module):
 
 
 class RootPolicy(eqx.Module):
-    """The interface of a root policy."""
+    """The interface of a root policy: the part of a search that treats the root unlike other nodes.
+
+    A search calls `start` once, `select` in every simulation, and `read` when its result is asked for. To write a root
+    policy, subclass this class and implement all four methods.
+    """
 
     @abc.abstractmethod
     def start(self, node: Node, num_simulations: int, *, key: PRNGKeyArray) -> tuple[Float[Array, " A"], PyTree]:
-        """Called once a search, before its first simulation.
+        """Prepares the root; called once per search, before its first simulation.
 
-        **Arguments:** `node`, the evaluated root, with what was kept of an earlier search.
+        **Arguments:**
 
-        **Returns:** the log prior to search with, -inf where illegal, and notes (any arrays) that go to the other two.
+        - `node`: the evaluated root, with the visits and `q` that an earlier search left in a subtree that was kept.
+        - `num_simulations`: the number of simulations of the search.
+        - `key`: a random key, for noise.
+
+        **Returns:** the log prior to search with, `[A]`, -inf where illegal; and notes, any PyTree of arrays, which
+        `select` and `read` receive.
         """
 
     @abc.abstractmethod
     def select(self, node: Node, notes: PyTree, selector: Selector) -> Int[Array, ""]:
-        """The edge that a simulation begins with; `selector` is the search's, for the nodes below."""
+        """Chooses the edge that a simulation begins with.
+
+        **Arguments:**
+
+        - `node`: the root, as the simulations so far have left it.
+        - `notes`: from `start`.
+        - `selector`: the selector of the search, `Node -> action`, which chooses at all other nodes.
+
+        **Returns:** the action, as an index into the arrays of `node`; it must be legal.
+        """
 
     @abc.abstractmethod
     def read(self, node: Node, notes: PyTree) -> RootResult:
-        """Called after the search, or before any simulation of it.
+        """Reads the result of a search; also called before any simulation.
 
-        With `MCTS(solve=True)`, moves that are proven to lose are illegal and unvisited in `node`.
+        **Arguments:**
 
-        **Returns:** the policy, the value that belongs to it, and the log weights that moves are drawn by. Without any
-        visits these are the answer of the prior.
+        - `node`: the root. With `MCTS(solve=True)`, moves that are proven to lose are shown as illegal and unvisited.
+        - `notes`: from `start`; zeros if it has not been called.
+
+        **Returns:** the policy, its value, and the log weights for drawing a move. Without any visits, they must follow
+        from the prior and the evaluator's value.
         """
 
     @abc.abstractmethod
     def quiet(self) -> "RootPolicy":
-        """The same without noise, for matches and analysis."""
+        """Returns this root policy without its noise, for matches and analysis."""
 
 
 def visit_fractions(node: Node) -> RootResult:
-    """The fraction of the visits that each action has, and the mean of all returns; the prior where nothing is visited.
+    """Reads a root by its visits: the policy is each action's fraction of the visits, or the prior without visits.
 
-    Moves are drawn by the same fractions.
+    The value is the mean of all returns. Moves are drawn by the same fractions.
     """
     prior = jnp.exp(node.logits)
     weights = jnp.where(jnp.any(node.visits > 0), node.visits.astype(prior.dtype), prior)
@@ -78,35 +99,40 @@ def visit_fractions(node: Node) -> RootResult:
 
 
 class PlainRoot(RootPolicy):
-    """A root like any other node: for matches and analysis."""
+    """Treats the root like any other node, without noise; for matches and analysis.
+
+    The policy is the fractions of the visits, and the value is the mean of all returns.
+    """
 
     def start(self, node: Node, num_simulations: int, *, key: PRNGKeyArray) -> tuple[Float[Array, " A"], None]:
-        """The same log prior."""
+        """Returns the log prior unchanged, and no notes."""
         del num_simulations, key
         return node.logits, None
 
     def select(self, node: Node, notes: PyTree, selector: Selector) -> Int[Array, ""]:
-        """What the selector says."""
+        """Returns the choice of the selector."""
         del notes
         return selector(node)
 
     def read(self, node: Node, notes: PyTree) -> RootResult:
-        """The fractions of the visits and the mean of all returns."""
+        """Returns the fractions of the visits and the mean of all returns."""
         del notes
         return visit_fractions(node)
 
     def quiet(self) -> "PlainRoot":
-        """Itself."""
+        """Returns this policy, which has no noise."""
         return self
 
 
 def _log_gamma(key: PRNGKeyArray, alpha: Float[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
-    """Logarithms of gamma variates: all of a round are drawn at once, and kept where they are accepted.
+    """Draws logarithms of gamma variates, by rejection: each round draws all variates and keeps the accepted ones.
 
     `jax.random.loggamma` gives each variate a key and a loop of its own, which takes four times as long.
 
     Marsaglia and Tsang, *A simple method for generating gamma variables*, ACM TOMS 2000, with the boost of section 6.
     """
+    # The method needs an alpha of at least 1. So it draws with alpha + 1, for which its d is alpha + 1 - 1/3. Then the
+    # boost, a factor of uniform ** (1 / alpha), makes this a draw with alpha. Logs do not underflow if alpha is small.
     key, boost_key = jax.random.split(key)
     boost = jnp.log(jax.random.uniform(boost_key, shape, alpha.dtype, jnp.finfo(alpha.dtype).tiny)) / alpha
     d = alpha + 2 / 3
@@ -129,11 +155,17 @@ def _log_gamma(key: PRNGKeyArray, alpha: Float[Array, ""], shape: tuple[int, ...
 class Dirichlet(RootPolicy):
     """Mixes Dirichlet noise into the root's prior, `(1 - epsilon) * prior + epsilon * noise`, on legal actions only.
 
-    Noise makes the search try moves that it thinks little of, which is its purpose, but their returns lower the mean.
-    In the value they count by `prior / noisy prior` where the noise has raised the prior, as if it had not.
+    Noise makes self-play try moves whose prior is low. The policy is the fractions of the visits. For the value, the
+    mean of all returns would be too low, since noise spends visits on poor moves. So a visit counts in it by
+    `prior / noisy prior` if noise has raised the prior of its move, and fully if not.
 
-    **Fields:** `alpha`, the concentration, above 0 (the paper: 0.3 in chess, 0.03 in Go, about 10 divided by the usual
-    number of legal moves); `epsilon`, the fraction of the noise, from 0 to 1.
+    **Fields:**
+
+    - `alpha`: the concentration, above 0. The paper takes 0.3 in chess and 0.03 in Go, about 10 divided by the usual
+        number of legal moves.
+    - `epsilon`: the fraction of the noise, from 0 to 1.
+
+    **Raises:** `ValueError` if a number is out of its range.
 
     Silver et al., *A general reinforcement learning algorithm that masters chess, shogi, and Go through self-play*,
     Science 2018.
@@ -144,48 +176,56 @@ class Dirichlet(RootPolicy):
 
     def __check_init__(self):
         if isinstance(self.alpha, int | float) and not self.alpha > 0:
-            raise ValueError(f"Dirichlet: alpha must be above 0, found {self.alpha}.")
+            raise ValueError(f"Dirichlet: found alpha={self.alpha}, expected a number above 0; the default is 0.3.")
         if isinstance(self.epsilon, int | float) and not 0 <= self.epsilon <= 1:
-            raise ValueError(f"Dirichlet: epsilon must be from 0 to 1, found {self.epsilon}.")
+            raise ValueError(
+                f"Dirichlet: found epsilon={self.epsilon}, expected a number from 0 to 1; the default is 0.25."
+            )
 
     def start(
         self, node: Node, num_simulations: int, *, key: PRNGKeyArray
     ) -> tuple[Float[Array, " A"], Float[Array, " A"]]:
-        """The noisy log prior, in which illegal actions (-inf) stay illegal, and how much a visit of each counts."""
+        """Returns the log prior with noise; the notes are the weight of a visit of each action in the value."""
         del num_simulations
         logits, epsilon = node.logits, jnp.float32(self.epsilon)
         legal = logits > -jnp.inf
-        gamma = _log_gamma(key, jnp.asarray(self.alpha, logits.dtype), logits.shape)  # in logs: no underflow
+        # Gamma variates divided by their sum are a Dirichlet draw, so the softmax of their logs is one. Illegal actions
+        # have no part in it.
+        gamma = _log_gamma(key, jnp.asarray(self.alpha, logits.dtype), logits.shape)
         noise = jax.nn.softmax(jnp.where(legal, gamma, -jnp.inf))
         mixed = (1 - epsilon) * jnp.exp(logits) + epsilon * noise
-        mixed = jnp.maximum(mixed, jnp.finfo(logits.dtype).tiny)
+        mixed = jnp.maximum(mixed, jnp.finfo(logits.dtype).tiny)  # a legal action has a log prior above -inf
         return jnp.where(legal, jnp.log(mixed), -jnp.inf), jnp.minimum(jnp.exp(logits) / mixed, 1.0)
 
     def select(self, node: Node, notes: Float[Array, " A"], selector: Selector) -> Int[Array, ""]:
-        """What the selector says."""
+        """Returns the choice of the selector."""
         del notes
         return selector(node)
 
     def read(self, node: Node, notes: Float[Array, " A"]) -> RootResult:
-        """The fractions of the visits, and the mean of all returns, of which those due to noise count for less."""
+        """Returns the fractions of the visits, and the mean of all returns with less weight on those due to noise."""
         result, weights = visit_fractions(node), node.visits.astype(notes.dtype) * notes
         value = (node.raw_value + jnp.sum(weights * node.q)) / (1 + jnp.sum(weights))
         return RootResult(result.policy, value, result.log_weights)
 
     def quiet(self) -> PlainRoot:
-        """A plain root."""
+        """Returns a plain root."""
         return PlainRoot()
 
 
 class ForcedPlayouts(RootPolicy):
-    """KataGo's root: noise may claim visits, but what it claimed in vain is taken out of the policy.
+    """KataGo's root: forces visits of moves that the noise favours, and takes wasted ones out of the policy.
 
-    An edge that has visits is given at least `sqrt(k * prior * all visits)` of them. Afterwards up to as many are taken
-    from every edge but the most visited, as long as its PUCT score stays below that one's; what then has a single visit
-    loses it.
+    During the search, an edge that has visits gets at least `sqrt(k * prior * all visits)` of them. Afterwards, up to
+    that number is taken from each edge except the most visited one, as long as the edge's PUCT score stays no higher
+    than the score of the most visited edge. An edge that is left with a single visit loses it too. The policy and the
+    value are read from the visits that remain.
 
-    **Fields:** `k`; `c`, the weight of exploration in PUCT, the same as the selector's; `noise`, the root policy that
-    changes the prior.
+    **Fields:**
+
+    - `k`: the strength of forcing, in the formula above.
+    - `c`: the weight of exploration in the PUCT scores; give it the value of the selector's `c`.
+    - `noise`: the root policy that changes the prior, and selects if no visit is forced.
 
     Wu, *Accelerating self-play learning in Go*, 2019, section 3.2.
     """
@@ -198,24 +238,25 @@ class ForcedPlayouts(RootPolicy):
         return jnp.sqrt(jnp.float32(self.k) * jnp.exp(node.logits) * jnp.sum(node.visits.astype(jnp.float32)))
 
     def start(self, node: Node, num_simulations: int, *, key: PRNGKeyArray) -> tuple[Float[Array, " A"], PyTree]:
-        """What `noise` makes of the log prior."""
+        """Returns the log prior and the notes of `noise`."""
         return self.noise.start(node, num_simulations, key=key)
 
     def select(self, node: Node, notes: PyTree, selector: Selector) -> Int[Array, ""]:
-        """The edge that is furthest below what it is owed; if there is none, what the selector says."""
+        """Returns the edge that lacks the most forced visits; if none lacks any, the choice of `noise`."""
         visits = node.visits.astype(jnp.float32)
         owed = jnp.where(visits > 0, self._num_forced(node) - visits, 0.0)
         otherwise = jnp.asarray(self.noise.select(node, notes, selector), jnp.int32)
         return jnp.where(jnp.max(owed) > 0, best_action(owed), otherwise)
 
     def read(self, node: Node, notes: PyTree) -> RootResult:
-        """The fractions of the visits that are left after pruning, and the mean of the returns that belong to them."""
+        """Returns the fractions of the visits that are left after pruning, and the mean of their returns."""
         del notes
         visits = node.visits.astype(jnp.float32)
         explore = jnp.float32(self.c) * jnp.exp(node.logits) * jnp.sqrt(node.num_visits.astype(jnp.float32))
         best = best_action(visits)
         target = node.q[best] + explore[best] / (1 + visits[best])
-        # The fewest visits with which an edge's score is no more than the target; none if its q alone is above it.
+        # `q + explore / (1 + visits) <= target`, solved for the visits, gives the fewest that an edge can be left with.
+        # If q alone reaches the target, no number is enough, and the edge keeps all its visits.
         gap = target - node.q
         fewest = jnp.where(gap > 0, explore / jnp.maximum(gap, 1e-9) - 1, visits)
         pruned = jnp.clip(jnp.maximum(jnp.ceil(fewest), visits - jnp.floor(self._num_forced(node))), 0.0, visits)
@@ -225,5 +266,5 @@ class ForcedPlayouts(RootPolicy):
         return visit_fractions(left)
 
     def quiet(self) -> RootPolicy:
-        """Nothing to force without noise."""
+        """Returns `noise` without its noise: nothing needs to be forced then."""
         return self.noise.quiet()

@@ -1,4 +1,4 @@
-"""Which edge a simulation follows from a node: a selector is any `Node -> action`."""
+"""Selectors, which choose the edge that a simulation follows from a node: any function `Node -> action`."""
 
 from typing import Literal
 
@@ -12,22 +12,28 @@ from tz.mcts.tree import Node
 
 
 def best_action(scores: Float[Array, " A"]) -> Int[Array, ""]:
-    """The index of the largest score, the first of equals; the last where all are NaN.
+    """Returns the index of the largest score, the first among equals; the last index if all scores are NaN.
 
-    In floats, which a CPU reduces several times faster than integers; `jnp.argmax` is slower still.
+    It works in floats, which a CPU reduces several times faster than integers. `jnp.argmax` is slower still.
     """
+    # Each index counts the actions from it to the end, so the first of the best has the largest count, and the number
+    # of actions less that count is its index.
     num_left = jnp.arange(scores.shape[0], 0, -1, dtype=jnp.float32)  # exact up to 2**24 actions
     most_left = jnp.max(jnp.where(scores == jnp.max(scores), num_left, 1.0))
     return scores.shape[0] - most_left.astype(jnp.int32)
 
 
 class PUCT(eqx.Module):
-    """AlphaZero's selection: the largest `q + c * prior * sqrt(node visits) / (1 + edge visits)`.
+    """AlphaZero's selector: chooses the largest `q + c * prior * sqrt(node visits) / (1 + edge visits)`.
 
-    Node visits count the node's own evaluation, so the first choice at a node follows the prior. An edge without
-    visits is given the node's value less `fpu_reduction` ("first-play urgency").
+    The visits of a node include its own evaluation, so the first choice at a node follows the prior. The `q` of an edge
+    without visits is the node's value minus `fpu_reduction` ("first-play urgency").
 
-    **Fields:** `c`, the weight of exploration; `fpu_reduction`, at least 0.
+    **Fields:**
+
+    - `c`: the weight of exploration.
+    - `fpu_reduction`: the amount by which an unvisited edge is worth less than its node; at least 0. With 0, the
+        default, a move that has not been tried counts as neither better nor worse than the node.
 
     Silver et al., *A general reinforcement learning algorithm that masters chess, shogi, and Go through self-play*,
     Science 2018.
@@ -37,7 +43,7 @@ class PUCT(eqx.Module):
     fpu_reduction: float | Float[Array, ""] = 0.0
 
     def __call__(self, node: Node) -> Int[Array, ""]:
-        """The action to follow from `node`; never an illegal one."""
+        """Returns the action to follow from `node`; it is always legal."""
         prior, visits = jnp.exp(node.logits), node.visits.astype(jnp.float32)
         q = jnp.where(node.visits > 0, node.q, node.value - jnp.float32(self.fpu_reduction))
         explore = jnp.float32(self.c) * jnp.sqrt(node.num_visits.astype(jnp.float32)) * prior / (1 + visits)
@@ -45,18 +51,22 @@ class PUCT(eqx.Module):
 
 
 class MuZeroPUCT(eqx.Module):
-    """MuZero's selection: PUCT whose weight grows with the visits and whose `q` can be scaled to [0, 1].
+    """MuZero's selector: PUCT with a weight that grows with the visits, and with `q` scaled to [0, 1].
+
+    With a scale, which adapts to the values that the search finds, rewards may have any size.
 
     **Fields:**
 
-    - `c_init`, `c_base`: of the weight `c_init + log((1 + c_base + node visits) / c_base)`.
-    - `scale`: what `q` is scaled by: the least and greatest among the node's own value and its visited edges
-        ("siblings"), or among all that this tree has seen ("tree"), so that rewards need not be bounded; or "none".
-    - `fpu_reduction`: an edge without visits is given the node's value, scaled, less this; by default (None) the least
-        value there is: 0 on the scale, -1 without one.
+    - `c_init`, `c_base`: numbers in the weight of exploration, `c_init + log((1 + c_base + node visits) / c_base)`.
+    - `scale`: the values whose minimum and maximum become 0 and 1: "siblings" for the node's value and the `q` of its
+        visited edges, "tree" for the node's value and every `q` that the tree has had, or "none" for `q` as it is.
+    - `fpu_reduction`: if given, an edge without visits counts as the node's scaled value minus this number. By default
+        (None), it has the least value: 0 on the scale, or -1 without one.
 
-    Schrittwieser et al., *Mastering Atari, Go, chess and shogi by planning with a learned model*, Nature 2020, whose
-    scale is "tree"; "siblings" is that of mctx.
+    **Raises:** `ValueError` if `scale` is none of the three.
+
+    Schrittwieser et al., *Mastering Atari, Go, chess and shogi by planning with a learned model*, Nature 2020, which
+    uses "tree"; mctx uses "siblings".
     """
 
     c_init: float | Float[Array, ""] = 1.25
@@ -66,10 +76,12 @@ class MuZeroPUCT(eqx.Module):
 
     def __check_init__(self):
         if self.scale not in ("siblings", "tree", "none"):
-            raise ValueError(f'MuZeroPUCT: scale must be "siblings", "tree" or "none", found {self.scale!r}.')
+            raise ValueError(
+                f'MuZeroPUCT: found scale={self.scale!r}, expected "siblings", "tree" or "none"; choose one of them.'
+            )
 
     def __call__(self, node: Node) -> Int[Array, ""]:
-        """The action to follow from `node`; never an illegal one."""
+        """Returns the action to follow from `node`; it is always legal."""
         visited, value, num_visits = node.visits > 0, node.value, node.num_visits.astype(jnp.float32)
         if self.scale == "none":
             low, width = jnp.float32(0), jnp.float32(1)
@@ -94,10 +106,16 @@ class MuZeroPUCT(eqx.Module):
 class CompletedQ(eqx.Module):
     """The bonus that `q` adds to the logits of an improved policy, `(c_visit + most visits) * c_scale * q`.
 
-    An edge without visits is given the node's mixed value: of the evaluator's value and, with the weight of all visits,
-    the prior-weighted mean of the visited edges.
+    An edge without visits has no `q`. It is completed by the node's mixed value, which estimates the value of
+    playing by the prior: the mean of the evaluator's value, with weight 1, and of the prior-weighted mean `q` of the
+    visited edges, with the weight of all their visits. So a move that was not tried is neither preferred nor punished.
 
-    **Fields:** `c_visit`, `c_scale`; `rescale`, whether `q` is first scaled to [0, 1] at the node.
+    **Fields:**
+
+    - `c_visit`: the weight of `q` before any visit, as a number of visits.
+    - `c_scale`: the factor of the bonus. A larger one follows `q` more, and the prior less.
+    - `rescale`: True to scale the completed `q` of a node to [0, 1] first. Then the bonus of the best action is always
+        the full weight above the bonus of the worst, even if their `q` hardly differ.
 
     Danihelka et al., *Policy improvement by planning with Gumbel*, ICLR 2022: equation 8 and appendix D.
     """
@@ -107,8 +125,9 @@ class CompletedQ(eqx.Module):
     rescale: bool = eqx.field(static=True, default=True)
 
     def complete(self, node: Node) -> Float[Array, " A"]:
-        """The `q` of each action of `node`, with the mixed value in the place of those without visits."""
+        """Returns the `q` of each action of `node`, `[A]`; it is the mixed value for actions without visits."""
         visited, num_edge_visits = node.visits > 0, jnp.sum(node.visits.astype(jnp.float32))
+        # A visited action has a weight, even if its prior underflows: their sum is the divisor of the mean.
         prior = jnp.maximum(jnp.exp(node.logits), jnp.finfo(jnp.float32).tiny)
         prior = jnp.where(visited, prior, 0.0)
         mean = jnp.sum(prior * node.q) / jnp.maximum(jnp.sum(prior), jnp.finfo(jnp.float32).tiny)
@@ -116,7 +135,7 @@ class CompletedQ(eqx.Module):
         return jnp.where(visited, node.q, mixed)
 
     def __call__(self, node: Node) -> Float[Array, " A"]:
-        """The bonus of each action of `node`."""
+        """Returns the bonus of each action of `node`, `[A]`."""
         q = self.complete(node)
         if self.rescale:
             low, high = jnp.min(q), jnp.max(q)
@@ -126,12 +145,14 @@ class CompletedQ(eqx.Module):
 
 
 class ImprovedPolicy(eqx.Module):
-    """Gumbel AlphaZero's selection below the root: brings the visits into the proportions of the improved policy.
+    """Gumbel AlphaZero's selector below the root: brings the visits into the proportions of the improved policy.
 
-    The improved policy is the softmax of `logits + completed q`; the action chosen is the one whose fraction of the
-    visits falls furthest short of it. Nothing is random.
+    The improved policy is the softmax of `logits + completed q`. The selector chooses the action whose fraction of the
+    visits falls short of it the most. Nothing is random.
 
-    **Fields:** `completed_q`, a [`tz.mcts.CompletedQ`][].
+    **Fields:**
+
+    - `completed_q`: a [`tz.mcts.CompletedQ`][], the bonus of `q`.
 
     Danihelka et al., *Policy improvement by planning with Gumbel*, ICLR 2022, section 5.
     """
@@ -142,7 +163,7 @@ class ImprovedPolicy(eqx.Module):
         check_fields(self)
 
     def __call__(self, node: Node) -> Int[Array, ""]:
-        """The action to follow from `node`; never an illegal one."""
+        """Returns the action to follow from `node`; it is always legal."""
         policy = jax.nn.softmax(node.logits + self.completed_q(node))
         visits = node.visits.astype(jnp.float32)
         shortfall = policy - visits / (1 + jnp.sum(visits))

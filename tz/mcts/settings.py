@@ -1,4 +1,4 @@
-"""The settings of a search, and two ready-made ones."""
+"""The settings of a search, and functions that make them."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ import equinox as eqx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from tz._arguments import check_fields
+from tz._arguments import check_fields, shown_settings
 from tz.games.env import StepMetadata
 from tz.mcts.backups import MeanBackup, SoftmaxBackup
 from tz.mcts.final_moves import LowerConfidenceBound, by_weights
@@ -25,30 +25,34 @@ class MCTS(eqx.Module):
 
     **Fields:**
 
-    - `num_simulations`: simulations a search; each evaluates one position.
-    - `max_nodes`: node slots of the tree, the root included. None, the default, derives `num_nodes` from the other
-        settings, also after `dataclasses.replace`: enough for one search, or for two with `persist_tree`. A full tree
-        keeps searching and updating its statistics but adds no nodes.
-    - `max_actions`: how many actions a node keeps, those with the largest prior; all by default. A game of many actions
-        of which few are legal takes far less memory that way, and with room for all legal ones nothing else changes.
+    - `num_simulations`: the number of simulations of a search; each evaluates one position.
+    - `max_nodes`: the number of node slots of the tree, including the root. With None, the default, `num_nodes` follows
+        from the other settings, also after `dataclasses.replace`: enough for one search, or for two with
+        `persist_tree`. In a full tree, simulations still update the statistics but add no nodes.
+    - `max_actions`: the number of actions that a node keeps, those with the largest prior; None, the default, keeps
+        all. In a game with many actions, few of them legal, the tree then takes far less memory, and nothing else
+        changes as long as there is room for all legal actions.
     - `selector`: `Node -> action`, such as [`tz.PUCT`][] or [`tz.mcts.MuZeroPUCT`][].
-    - `root`: what is special at the root, such as [`tz.Dirichlet`][] or [`tz.Gumbel`][].
+    - `root`: the root policy, such as [`tz.Dirichlet`][] or [`tz.Gumbel`][].
     - `backup`: `(Node, action, q) -> (new q, value)`, such as [`tz.mcts.MeanBackup`][].
-    - `discount`: of the return, a step.
-    - `temperature`: of the choice of the move, `weights ** (1 / temperature)`; 0 takes the best. Or a function of the
-        number of moves made in the game (in a match, since its opening), such as
-        `optax.piecewise_constant_schedule(1.0, {30: 0.0})`.
+    - `discount`: the discount of the return, per move.
+    - `temperature`: the temperature of the choice of a move, which is drawn by `weights ** (1 / temperature)`; 0 takes
+        the best move. It may be a function of the number of moves made in the game (in a match, since its opening),
+        such as `optax.piecewise_constant_schedule(1.0, {30: 0.0})`.
     - `final_move`: `(tree, discount, log_weights) -> log_weights`, such as [`tz.mcts.LowerConfidenceBound`][].
-    - `persist_tree`: whether [`tz.advance`][] keeps the subtree of the move played.
-    - `num_leaves`: positions evaluated together; above 1, the simulations of a step choose their edges before any of
-        them is evaluated, each seeing the others as visits that returned what was expected. For one game or a few and
-        a large network: faster, and a little weaker at equally many simulations.
-    - `solve`: whether wins and losses that the tree has proven count as such: lost moves are tried no more, a won one
-        is played. For games that end with a reward of 1 or -1 and bring none before; see `tz/mcts/_solver.py`.
+    - `persist_tree`: True if [`tz.advance`][] keeps the subtree of the move played.
+    - `num_leaves`: the number of positions that are evaluated together. Above 1, the simulations of a step choose their
+        edges before any position is evaluated, and each sees the others as visits that returned the expected value.
+        Use it for one or a few games with a large network: it is faster, but a little weaker at the same number of
+        simulations.
+    - `solve`: True if wins and losses that the tree has proven are used: lost moves are no longer tried, and a won move
+        is played. It assumes that games end with a reward of 1 or -1, and that all rewards before the last are zero;
+        see `tz/mcts/_solver.py`.
 
-    The floats may be JAX arrays, to sweep them with `vmap`.
+    Settings that are floats may be JAX arrays, to sweep them with `jax.vmap`.
 
-    **Raises:** `ValueError` if a number is out of its range.
+    **Raises:** `ValueError` if a number is out of its range, or `solve` does not fit the other settings. It warns if
+    the tree has too little room for one search.
     """
 
     num_simulations: int = eqx.field(static=True)
@@ -67,35 +71,52 @@ class MCTS(eqx.Module):
     def __post_init__(self):
         check_fields(self)
         if self.num_simulations < 1:
-            raise ValueError(f"MCTS: num_simulations must be at least 1, found {self.num_simulations}.")
+            raise ValueError(f"MCTS: found num_simulations={self.num_simulations}, expected at least 1; raise it.")
         if self.max_nodes is not None and self.max_nodes < 2:
-            raise ValueError(f"MCTS: max_nodes must be at least 2 (the root and one child), found {self.max_nodes}.")
+            raise ValueError(
+                f"MCTS: found max_nodes={self.max_nodes}, expected at least 2, for the root and a child; raise it."
+            )
         if self.num_nodes <= self.num_simulations:
             warnings.warn(
-                f"MCTS: {self.num_simulations} simulations can add as many nodes, but max_nodes={self.max_nodes} has "
-                f"room for {self.num_nodes - 1} below the root. Once the tree is full, simulations go on to improve "
-                "its statistics but add no nodes. Raise max_nodes or lower num_simulations to avoid this.",
+                f"MCTS: found max_nodes={self.max_nodes}, with room for {self.num_nodes - 1} nodes below the root, "
+                f"expected room for the nodes that {self.num_simulations} simulations can add; raise max_nodes or "
+                "lower num_simulations. In a full tree, simulations still update the statistics but add no nodes.",
                 stacklevel=2,
             )
         if self.max_actions is not None and not 1 <= self.max_actions < 2**15:
-            raise ValueError(f"MCTS: max_actions must be from 1 to 32767, found {self.max_actions}.")
+            raise ValueError(
+                f"MCTS: found max_actions={self.max_actions}, expected from 1 to 32767; leave it None to keep all."
+            )
         if self.num_leaves < 1 or self.num_simulations % self.num_leaves:
             raise ValueError(
-                "MCTS: num_leaves must be at least 1 and divide num_simulations, found "
-                f"num_leaves={self.num_leaves} and num_simulations={self.num_simulations}."
+                f"MCTS: found num_leaves={self.num_leaves} and num_simulations={self.num_simulations}, expected "
+                "num_leaves to be at least 1 and to divide num_simulations; change one of them."
             )
         if isinstance(self.temperature, int | float) and not 0 <= self.temperature < math.inf:
-            raise ValueError(f"MCTS: temperature must be 0 or more and finite, found {self.temperature}.")
+            raise ValueError(
+                f"MCTS: found temperature={self.temperature}, expected a finite number of at least 0; 0 takes the best "
+                "move."
+            )
         if isinstance(self.discount, int | float) and not 0 <= self.discount <= 1:
-            raise ValueError(f"MCTS: discount must be from 0 to 1, found {self.discount}.")
+            raise ValueError(f"MCTS: found discount={self.discount}, expected from 0 to 1; give 1 for none.")
         if self.solve and self.max_actions is not None:
-            raise ValueError("MCTS: solve needs all actions of a node to prove a loss; leave max_actions None.")
+            raise ValueError(
+                f"MCTS: found solve=True and max_actions={self.max_actions}, expected None, since a proof of a loss "
+                "needs all actions of a node; leave max_actions None."
+            )
         if self.solve and not (isinstance(self.discount, int | float) and self.discount == 1):
-            raise ValueError(f"MCTS: solve needs results that keep their worth, discount=1, found {self.discount}.")
+            raise ValueError(
+                f"MCTS: found solve=True and discount={self.discount}, expected 1, since only a value of exactly 1 or "
+                "-1 is a proof; leave solve False, or the discount 1."
+            )
+
+    def __repr__(self) -> str:
+        """Shows the settings that differ from their defaults."""
+        return shown_settings(self)
 
     @property
     def num_nodes(self) -> int:
-        """The node slots of a tree: `max_nodes`, or the number derived where that is None."""
+        """The number of node slots of a tree: `max_nodes`, or if that is None, the number derived from the settings."""
         if self.max_nodes is not None:
             return self.max_nodes
         return self.num_simulations * (2 if self.persist_tree else 1) + 1
@@ -104,39 +125,63 @@ class MCTS(eqx.Module):
 def check_settings(mcts: MCTS, metadata: StepMetadata) -> None:
     """Raises `ValueError` for settings that do not fit a game with chance.
 
-    There the edge that a simulation follows leads to one outcome of several, whose return is not the edge's worth.
+    In such a game, one simulation sees one of several outcomes of an edge, and its return is not the value of the edge.
     """
     if metadata.chance is None:
         return
     advice = None
     if mcts.solve:
-        advice = "solve=True, which takes what one outcome proves for proven; leave it False"
+        advice = "solve=True, expected False, since one outcome of a move proves nothing; leave it False"
     elif isinstance(mcts.backup, SoftmaxBackup):
-        advice = "SoftmaxBackup, which takes an edge to be worth what its last outcome is; choose tz.mcts.MeanBackup()"
+        advice = (
+            "SoftmaxBackup, expected a backup that averages the outcomes of an edge, while this one keeps the last; "
+            "choose tz.mcts.MeanBackup()"
+        )
     elif isinstance(mcts.final_move, LowerConfidenceBound):
-        advice = "LowerConfidenceBound, which counts an outcome as often as its whole edge; leave final_move as it is"
+        advice = (
+            "LowerConfidenceBound, expected another final move, since this one counts an outcome as often as its whole "
+            "edge; leave final_move at its default"
+        )
     if advice is not None:
         raise ValueError(f"MCTS: found a game with chance and {advice}.")
 
 
 def without_exploration(mcts: MCTS) -> MCTS:
-    """The same search for matches and analysis: no noise at the root, and the best move taken (temperature 0)."""
+    """Returns the settings for matches and analysis: without noise at the root, and with the best move (temperature 0).
+
+    **Arguments:**
+
+    - `mcts`: the settings, such as the ones for self-play; they are not changed.
+
+    **Returns:** the new settings. All others are unchanged.
+    """
     return dataclasses.replace(mcts, root=mcts.root.quiet(), temperature=0.0)
 
 
 def gumbel_mcts(
     num_simulations: int, max_num_considered_actions: int = 16, completed_q: CompletedQ = CompletedQ(), **settings: Any
 ) -> MCTS:
-    """The search of Gumbel AlphaZero: [`tz.Gumbel`][] at the root and [`tz.ImprovedPolicy`][] below.
+    """Makes the settings of Gumbel AlphaZero: [`tz.Gumbel`][] at the root and [`tz.ImprovedPolicy`][] below.
 
-    **Arguments:** `completed_q`, of both; `settings`, of [`tz.MCTS`][].
+    Use it for few simulations, after which the visits of a search with PUCT make a poor policy target.
+
+    **Arguments:**
+
+    - `num_simulations`: the number of simulations of a search.
+    - `max_num_considered_actions`: the number of actions that the root considers, see [`tz.Gumbel`][].
+    - `completed_q`: the bonus of `q`, for the root and below.
+    - `settings`: other fields of [`tz.MCTS`][].
+
+    **Returns:** a [`tz.MCTS`][].
+
+    Danihelka et al., *Policy improvement by planning with Gumbel*, ICLR 2022.
     """
     root = Gumbel(max_num_considered_actions, completed_q=completed_q)
     return MCTS(num_simulations, root=root, selector=ImprovedPolicy(completed_q), **settings)
 
 
 def on_trees_of(mcts: MCTS, fast_mcts: MCTS) -> MCTS:
-    """The fast search on the trees of the other: where its `max_nodes` is None, it takes theirs.
+    """Checks that two searches can share a tree, and returns the fast one; it takes over `max_nodes` if it has none.
 
     **Raises:** `ValueError` if the two searches need different trees.
     """
@@ -147,7 +192,7 @@ def on_trees_of(mcts: MCTS, fast_mcts: MCTS) -> MCTS:
         name = "max_nodes" if name == "num_nodes" else name
         if found != expected:
             raise ValueError(
-                f"fast_mcts: found {name}={found}, expected {expected}, since it searches the trees of mcts. Make one "
-                "from the other: dataclasses.replace(mcts, num_simulations=8)."
+                f"fast_mcts: found {name}={found}, expected {expected}, since it searches the same trees as mcts; make "
+                "it from mcts, such as dataclasses.replace(mcts, num_simulations=8)."
             )
     return fast_mcts

@@ -1,4 +1,7 @@
-"""Monte Carlo tree search over one game, as functions: start, simulate, read the result, move on with the subtree."""
+"""Monte Carlo tree search of one game, as functions: start a search, run simulations, keep the subtree of a move.
+
+`jax.vmap` searches many games at once. `tz/mcts/results.py` reads the policy, the value and the move from a search.
+"""
 
 import functools
 from collections.abc import Callable
@@ -21,14 +24,18 @@ from tz.mcts.settings import MCTS, check_settings
 from tz.mcts.tree import Node, Tree, init_tree, reroot
 
 Evaluator = Callable[[PyTree, StepMetadata, PRNGKeyArray], tuple[Float[Array, " A"], Float[Array, ""]]]
-"""`(env_state, metadata, key) -> (logits [A], value [])`; the value is for the player to move. Where a search steps
-through a [`tz.mcts.Model`][], the state is the model's."""
+"""A function `(env_state, metadata, key) -> (logits [A], value [])` that judges a position for the search. The value is
+for the player to move. If the search steps through a [`tz.mcts.Model`][], the state is the model's."""
 
 
 class SearchState(eqx.Module):
-    """A search in progress.
+    """The state of a search: its tree, and the data of its root.
 
-    **Fields:** `tree`, whose node 0 is the position searched; `metadata` of that position; `notes` of the root policy.
+    **Fields:**
+
+    - `tree`: the [`tz.mcts.Tree`][]. Its node 0, the root, is the position that is searched.
+    - `metadata`: the metadata of that position.
+    - `notes`: the arrays that the root policy keeps for this search, see [`tz.mcts.RootPolicy`][].
     """
 
     tree: Tree
@@ -37,13 +44,19 @@ class SearchState(eqx.Module):
 
     @property
     def root(self) -> Node:
-        """The root's statistics, of all actions of the game."""
+        """The root's statistics, over all actions of the game."""
         node = self.tree.node(jnp.int32(0))
         logits, visits, q = self.spread(node.logits, -jnp.inf), self.spread(node.visits, 0), self.spread(node.q, 0.0)
         return Node(logits, visits, q, node.raw_value, node.q_low, node.q_high)
 
     def spread(self, x: Shaped[Array, " K"], fill: int | float) -> Shaped[Array, " A"]:
-        """What is known of the root's kept actions as an array of all, `fill` where an action is not kept."""
+        """Returns an array over the root's kept actions as an array over all actions.
+
+        **Arguments:**
+
+        - `x`: `[K]`, an entry for each action that the root keeps.
+        - `fill`: the entry of the other actions.
+        """
         if self.tree.actions is None:
             return x
         return jnp.full(self.metadata.action_mask.shape, fill, x.dtype).at[self.tree.actions[0]].set(x)
@@ -52,34 +65,43 @@ class SearchState(eqx.Module):
 def init_search(
     mcts: MCTS, env_state: PyTree, metadata: StepMetadata, *, model: Env | Model | None = None
 ) -> SearchState:
-    """A search state that knows only its root, not yet evaluated.
+    """Creates a search state that has only a root, which is not evaluated yet.
 
-    **Arguments:** `env_state` and `metadata`, as [`tz.Env`][]'s `init` and `step` return them, one game; `model`, what
-    the search is to step through, by default the game.
+    **Arguments:**
 
-    **Raises:** `ValueError` for games of more than two players, or fewer actions than `max_actions`, for a model whose
-    root does not fit the game, for `solve` with a model that discounts, and for settings that a game with chance does
-    not allow.
+    - `mcts`: the settings of the search.
+    - `env_state`, `metadata`: the position to search, of one game, as `init` and `step` of [`tz.Env`][] return it.
+    - `model`: the model that the search steps through; None, the default, if it steps through the game.
+
+    **Returns:** the search state, ready for [`tz.search`][].
+
+    **Raises:** `ValueError` for a game of more than two players or with fewer actions than `max_actions`, for a model
+    whose root does not fit the game, for `solve` with a model that discounts, and for settings that a game with chance
+    does not allow.
     """
     check_one_game("init_search", metadata)
     env_state, metadata = root_of(model, env_state, metadata)
     if metadata.rewards.shape[0] > 2:
         raise ValueError(
-            f"tz searches games of one or two players, but the rewards of this one have {metadata.rewards.shape[0]} "
-            "entries. Values are negated between two opponents, which means nothing among three."
+            f"init_search: found a game whose rewards have {metadata.rewards.shape[0]} entries, expected one or two "
+            "players, since values are negated between two opponents; this game cannot be searched."
         )
     if mcts.solve and metadata.discount is not None:
         raise ValueError(
-            "MCTS: found solve=True and a model with a discount, expected results that keep their worth; leave solve "
-            "False, or the discount None."
+            "MCTS: found solve=True and a model with a discount, expected no discount, since only a value of exactly "
+            "1 or -1 is a proof; leave solve False, or the discount None."
         )
     check_settings(mcts, metadata)
     num_actions = metadata.action_mask.shape[0]
     if mcts.max_actions is not None and mcts.max_actions > num_actions:
-        raise ValueError(f"MCTS: max_actions={mcts.max_actions}, but the game has no more than {num_actions} actions.")
-    if mcts.max_actions is not None and num_actions > 2**15:
         raise ValueError(
-            f"MCTS: max_actions needs a game of at most 32768 actions, found {num_actions}; leave it None."
+            f"MCTS: found max_actions={mcts.max_actions}, expected at most {num_actions}, the number of actions of the "
+            "game; lower it, or leave it None."
+        )
+    if mcts.max_actions is not None and num_actions > 2**15:  # the tree stores kept actions as int16
+        raise ValueError(
+            f"MCTS: found max_actions={mcts.max_actions} and a game of {num_actions} actions, expected a game of at "
+            "most 32768 actions; leave max_actions None."
         )
     env_state, metadata = strong((env_state, metadata))
     tree = init_tree(env_state, metadata, mcts.num_nodes, mcts.max_actions)
@@ -92,16 +114,17 @@ def _no_preference(metadata: StepMetadata) -> Float[Array, " A"]:
 
 
 def _with_root_prior(mcts: MCTS, tree: Tree, logits: Float[Array, " A"]) -> Tree:
-    """The tree with a prior at its root, and with the actions that the root keeps."""
+    """Returns the tree with a new prior at its root, and with the actions that the root keeps."""
     actions = largest(mcts, logits)
     if actions is not None and tree.actions is not None:
-        actions = jnp.where(tree.size > 1, tree.actions[0], actions)  # what was kept is about the actions it had
+        # A root with children keeps its actions, since its statistics and children are stored by their order.
+        actions = jnp.where(tree.size > 1, tree.actions[0], actions)
         tree = eqx.tree_at(lambda tree: tree.actions, tree, tree.actions.at[0].set(actions))
     return eqx.tree_at(lambda tree: tree.logits, tree, tree.logits.at[0].set(log_prior(logits, actions)))
 
 
 def check_trees(mcts: MCTS, state: SearchState) -> None:
-    """Raises `ValueError` if a search state was made with settings that need other trees."""
+    """Raises `ValueError` if the tree of a search state has other shapes than these settings need."""
     num_actions = state.metadata.action_mask.shape[-1]
     found = state.tree.parent.shape[-1], state.tree.logits.shape[-1], state.tree.actions is None
     expected = mcts.num_nodes, mcts.max_actions or num_actions, mcts.max_actions is None
@@ -109,24 +132,24 @@ def check_trees(mcts: MCTS, state: SearchState) -> None:
         nodes, actions, _ = found
         raise ValueError(
             f"search: found a tree of {nodes} nodes that keep {actions} actions each, expected {expected[0]} nodes "
-            f"(max_nodes) and {expected[1]} actions (max_actions) by the MCTS given. Make the state with "
-            f"tz.init_search and these settings, or search on with settings of max_nodes={nodes}."
+            f"(max_nodes) and {expected[1]} actions (max_actions) for the given MCTS; make the state with "
+            f"tz.init_search and these settings, or search it with settings of max_nodes={nodes}."
         )
 
 
 def check_notes(mcts: MCTS, state: SearchState) -> None:
-    """Raises `ValueError` if a state has other trees, or notes of another root policy, than these settings have."""
+    """Raises `ValueError` if a search state has a tree of other shapes, or the notes of another root policy."""
     check_trees(mcts, state)
     found, expected = jax.tree.structure(state.notes), jax.tree.structure(_no_notes(mcts, state.tree))
     if found != expected and expected.num_leaves > 0:  # a root policy without notes can read any search
         raise ValueError(
-            f"search: found a state whose root policy left the notes {found}, expected {expected} by the MCTS given "
-            f"({type(mcts.root).__name__}). Call tz.start_search or tz.search with these settings first."
+            f"search: found a state whose root policy left the notes {found}, expected {expected}, the notes of the "
+            f"given MCTS ({type(mcts.root).__name__}); call tz.start_search or tz.search with these settings first."
         )
 
 
 def _no_notes(mcts: MCTS, tree: Tree) -> PyTree:
-    """Zeros in the place of what the root policy will note."""
+    """Returns zeros of the shapes of the root policy's notes, so that a state has the same types before a search."""
 
     def start(tree, key):
         return mcts.root.start(tree.node(jnp.int32(0)), mcts.num_simulations, key=key)
@@ -136,11 +159,20 @@ def _no_notes(mcts: MCTS, tree: Tree) -> PyTree:
 
 
 def start_search(mcts: MCTS, evaluator: Evaluator, state: SearchState, *, key: PRNGKeyArray) -> SearchState:
-    """Evaluates the root and lets the root policy change its prior: what [`tz.search`][] does before its simulations.
+    """Evaluates the root and lets the root policy change its prior, as [`tz.search`][] does before its simulations.
 
-    The root is evaluated anew at each search, so noise never piles up on a subtree that was kept.
+    The root is evaluated again in each search. Otherwise, noise would add up on a subtree that was kept.
 
-    **Arguments:** `state`, of one game; `key`, for noise and evaluator.
+    **Arguments:**
+
+    - `mcts`: the settings that the state was made with.
+    - `evaluator`: a [`tz.mcts.Evaluator`][].
+    - `state`: from [`tz.init_search`][] or [`tz.advance`][], of one game.
+    - `key`: a random key, for the evaluator and the noise of the root policy.
+
+    **Returns:** the search state, ready for [`tz.search_step`][].
+
+    **Raises:** `ValueError` if the state was made with other settings, or the evaluator's arrays do not fit the game.
     """
     check_one_game("start_search", state.metadata)
     check_one_key("start_search", key)
@@ -156,7 +188,7 @@ def start_search(mcts: MCTS, evaluator: Evaluator, state: SearchState, *, key: P
 
 
 def _check_model(where: str, model: Any, evaluator: Evaluator, state: SearchState) -> None:
-    """Raises `ValueError` for a model of another kind, and for one that does not fit the evaluator or the state."""
+    """Raises `ValueError` if the model is neither a game nor a `Model`, or does not fit the evaluator or the state."""
     check_is_model(model)
     check_same_model(where, model, evaluator)
     check_nature(f"{where} of ", model, state.metadata)
@@ -165,12 +197,22 @@ def _check_model(where: str, model: Any, evaluator: Evaluator, state: SearchStat
 def search_step(
     mcts: MCTS, model: Env | Model, evaluator: Evaluator, state: SearchState, *, key: PRNGKeyArray
 ) -> SearchState:
-    """One simulation: go down to an edge without a child, step the game, evaluate, add the node, back up.
+    """Runs one simulation and returns the grown tree. If `mcts.num_leaves` is above 1, it runs that many.
 
-    With `mcts.num_leaves` above 1, that many simulations.
+    A simulation goes down the tree to an edge without a child, steps the game along that edge, evaluates the position
+    that it reaches, adds it as a node, and backs its value up to the root.
 
-    **Arguments:** `model`, the game or a [`tz.mcts.Model`][]; `state`, from [`tz.start_search`][] or an earlier step;
-    `key`, for the evaluator.
+    **Arguments:**
+
+    - `mcts`: the settings that the state was made with.
+    - `model`: the game, or the [`tz.mcts.Model`][] that the search steps through.
+    - `evaluator`: a [`tz.mcts.Evaluator`][] of the states of `model`.
+    - `state`: from [`tz.start_search`][] or an earlier step, of one game.
+    - `key`: a random key, for the evaluator and, in a game with chance, for nature.
+
+    **Returns:** the search state after the simulation.
+
+    **Raises:** `ValueError` as [`tz.search`][] does, and if the state has the notes of another root policy.
     """
     check_one_game("search_step", state.metadata)
     _check_model("search_step", model, evaluator, state)
@@ -182,6 +224,8 @@ def search_step(
     if mcts.num_leaves == 1:
         tree = add_leaf(mcts, tree, expanded(choose_edge(mcts, tree, state.notes), key, chance_key))
     else:
+        # The positions are evaluated together, as one batch. Their nodes are added one after the other, since each
+        # changes the tree.
         edges = choose_edges(mcts, tree, state.notes)
         keys = jax.random.split(key, mcts.num_leaves)
         leaves = jax.vmap(expanded, (0, 0, None))(edges, keys, chance_key)
@@ -192,13 +236,22 @@ def search_step(
 def search(
     mcts: MCTS, model: Env | Model, evaluator: Evaluator, state: SearchState, *, key: PRNGKeyArray
 ) -> SearchState:
-    """Evaluates the root, lets the root policy prepare it, and runs `mcts.num_simulations` simulations.
+    """Searches a position: calls [`tz.start_search`][], then runs `mcts.num_simulations` simulations.
 
-    **Arguments:** `model`, what the search steps through: the game, or a [`tz.mcts.Model`][] of it; `evaluator`, of the
-    states of that; `state`, of one game; `jax.vmap` this function for many. `key`, for noise and evaluator.
+    It searches one game; `jax.vmap` it for many.
 
-    **Raises:** `ValueError` if the state was made with other settings, or its root and `step` of the model differ in
-    shapes or dtypes.
+    **Arguments:**
+
+    - `mcts`: the settings that the state was made with.
+    - `model`: the game, or the [`tz.mcts.Model`][] that the search steps through.
+    - `evaluator`: a [`tz.mcts.Evaluator`][] of the states of `model`.
+    - `state`: from [`tz.init_search`][] or [`tz.advance`][], of one game.
+    - `key`: a random key, for the evaluator, the noise of the root policy and, in a game with chance, for nature.
+
+    **Returns:** the search state. Read it with [`tz.action_weights`][], [`tz.root_value`][] and [`tz.choose_action`][].
+
+    **Raises:** `ValueError` if the state was made with other settings, if the evaluator's arrays do not fit the game,
+    or if `step` of the model returns other shapes or dtypes than the root of the search has.
     """
     check_one_game("search", state.metadata)
     _check_model("search", model, evaluator, state)
@@ -207,6 +260,8 @@ def search(
     root_key, key = jax.random.split(key)
     state = start_search(mcts, evaluator, state, key=root_key)
 
+    # Unlike a `while_loop`, a `scan` may carry the tree: all games run the same number of iterations, so `vmap` adds no
+    # select between old and new trees.
     def body(state, key):
         return search_step(mcts, model, evaluator, state, key=key), None
 
@@ -223,13 +278,26 @@ def advance(
     reset: bool | Bool[Array, ""] = False,
     model: Env | Model | None = None,
 ) -> SearchState:
-    """The search state after a move: the played subtree if `mcts.persist_tree`, a new tree otherwise.
+    """Moves a search on to the position after a move: keeps the subtree of that move, or begins a new tree.
 
-    **Arguments:** `action`, the move played at the root; `env_state` and `metadata`, the position it led to; `reset`,
-    whether that position belongs to a new game, so that nothing may be kept; `model`, what the search steps through, by
-    default the game. The state of the new root is the model's of the real position. Nothing is kept below it that the
-    game forbids, nor anything where the model expected another player to move. In a game with chance, the position is
-    the one after nature's outcome, and what is kept is the subtree of the outcome that led to the very same state.
+    With `mcts.persist_tree` it keeps the subtree, so that the next search continues with the statistics found so far.
+    In a game with chance, it keeps the subtree of the outcome that led to exactly this state. With a model, the state
+    of the new root is the model's state of the real position, and edges of the root that the game forbids are dropped.
+    Nothing is kept if no edge is left, or if the model predicted another player to move.
+
+    **Arguments:**
+
+    - `mcts`: the settings that the state was made with.
+    - `state`: the search state before the move, of one game.
+    - `action`: the move that was played at the root.
+    - `env_state`, `metadata`: the position after the move and, in a game with chance, after nature's outcome.
+    - `reset`: True if this position belongs to a new game, so that nothing may be kept.
+    - `model`: the model that the search steps through; None, the default, if it steps through the game.
+
+    **Returns:** a search state whose root is the new position, ready for [`tz.search`][].
+
+    **Raises:** `ValueError` if the state was made with other settings, or if the position does not have the shapes and
+    dtypes of the states in the tree.
     """
     check_one_game("advance", metadata)
     if not mcts.persist_tree:
@@ -245,6 +313,8 @@ def advance(
     if isinstance(model, Model):
         tree, child = without_forbidden(tree, child, metadata)
     tree = reroot(tree, child, env_state, metadata)
+    # A kept root has a prior. A new one gets a uniform prior until it is evaluated. Only its row is selected: a
+    # `jnp.where` or `lax.cond` over whole trees would copy them.
     blank = _with_root_prior(mcts, tree, _no_preference(metadata))
 
     def prior(tree):

@@ -1,4 +1,4 @@
-"""The memory that searches take, from shapes alone."""
+"""The memory of searches, computed from shapes without allocating any."""
 
 import jax
 
@@ -8,9 +8,17 @@ from tz.mcts.simulation import init_search
 
 
 def search_bytes(mcts: MCTS, env: Env, num_games: int = 1) -> int:
-    """The bytes that the search states of `num_games` games take: their trees, mostly.
+    """Returns the number of bytes that the search states of `num_games` games take, most of them for the trees.
 
-    A program needs more while it runs: [`tz.advance`][] writes a second tree before it gives up the first.
+    A running program needs more: [`tz.advance`][] writes a second tree before the first is freed.
+
+    **Arguments:**
+
+    - `mcts`: the settings of the search.
+    - `env`: the game.
+    - `num_games`: the number of games that are searched at the same time.
+
+    **Returns:** the number of bytes.
     """
     state = jax.eval_shape(lambda key: init_search(mcts, *env.init(key)), jax.random.key(0))
     return num_games * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))

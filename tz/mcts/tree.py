@@ -1,9 +1,14 @@
-"""The search tree of one game: fixed arrays that grow by one node a simulation, and the loops that walk it.
+"""The search tree of one game, as arrays of a fixed size, and the loops that walk it.
 
-Nodes are numbered in the order in which they were added, so a parent's index is smaller than its children's; the root
-is node 0. Statistics live on edges, where selection reads them in one row. Two rules keep the tree fast under `vmap`: a
-loop ends when *every* game is done (`any_game`), and the body leaves finished games alone by writing out of bounds, so
-nothing is ever copied to be selected from.
+Nodes are numbered in the order in which they are added, so a parent has a smaller index than its children. The root is
+node 0. Statistics are stored on edges, so that selection finds all moves of a node in one row.
+
+No `while_loop` carries a tree. Under `vmap`, the games of a batch need different numbers of iterations. JAX then runs
+the loop until all are done, and in every iteration selects between the old and the new carry of each game, which copies
+everything that is carried. So `descend` carries three integers and reads the tree from outside the loop, and `backup`
+carries only the arrays that it writes. `any_game` removes the select as well, by a condition that is the same for all
+games. In return, the body itself must leave finished games alone: it keeps scalars by `jnp.where`, and writes to arrays
+out of bounds, where `mode="drop"` discards the write.
 """
 
 from collections.abc import Callable
@@ -21,19 +26,29 @@ from tz.mcts._chance import ChanceColumns, EdgeChance, no_chance
 
 
 class Tree(eqx.Module):
-    """The search tree of one game, `N` node slots of which the first `size` are in use.
+    """The search tree of one game, with `N` node slots. The first `size` of them are in use.
 
-    Node fields, `[N]`: `state` (the game's or the model's), `player` (to move), `terminated`, `raw_value` (the
-    evaluator's, for the player to move), `reward` (received by the player who moved here), `discount` (of a model, or
-    None), `parent` and `action` (the edge that leads here; -1 at the root).
+    If a node keeps only some of the actions (`max_actions` of [`tz.MCTS`][]), `A` is the number that it keeps. Each
+    action in the tree is then an index into the row of its node in `actions`.
 
-    Edge fields, `[N, A]`: `logits` (log prior, -inf where illegal), `children` (node index, -1 where there is none),
-    `visits`, and `q` (expected discounted return of the edge for the player to move at its node). An edge can have
-    visits and no child: the tree was full when it was first tried. Where a node keeps only some of the actions, `A` is
-    their number, `actions` says which they are, and every action in this module is a place among them. `q_low` and
-    `q_high` are the least and greatest value that any `q` has had; infinity and minus infinity at first. `chance` is
-    nature's part in a game with chance, and None in others; there, an edge of several outcomes has a node for each, and
-    `children` has the first of them.
+    **Fields:**
+
+    - `state`: the states of the game, or of the model: a PyTree whose arrays have a leading axis `N`.
+    - `player`: `[N]`, the player to move.
+    - `terminated`: `[N]`, True where the game is over.
+    - `raw_value`: `[N]`, the evaluator's value for the player to move; 0 where the game is over.
+    - `reward`: `[N]`, the reward of the move that leads to the node, for the player who made it.
+    - `parent`, `action`: `[N]`, the edge that leads to the node; -1 at the root.
+    - `logits`: `[N, A]`, the log prior; -inf where illegal.
+    - `children`: `[N, A]`, the node that an edge leads to; -1 if there is none. An edge that was first tried when the
+        tree was full has visits but no child. With chance, an edge has a node for each outcome, and this is the first.
+    - `visits`: `[N, A]`, the number of simulations that went through an edge.
+    - `q`: `[N, A]`, the expected discounted return of an edge, for the player to move at its node; 0 if unvisited.
+    - `actions`: `[N, A]`, the actions that each node keeps; None if nodes keep all actions.
+    - `q_low`, `q_high`: the smallest and largest `q` that any edge has had; infinity and minus infinity at first.
+    - `size`: the number of nodes.
+    - `discount`: `[N]`, the discount that a model gives the edge that leads to the node; None without such a model.
+    - `chance`: the arrays of nature's outcomes in a game with chance; None in other games.
     """
 
     state: PyTree
@@ -56,28 +71,33 @@ class Tree(eqx.Module):
 
     @property
     def max_nodes(self) -> int:
-        """`N`, the number of node slots."""
+        """The number of node slots, `N`."""
         return self.parent.shape[-1]
 
     def env_action(self, node: Int[Array, ""], action: Int[Array, ""]) -> Int[Array, ""]:
-        """What the game calls the action of an edge."""
+        """Returns the game's action for an edge; it differs from `action` only if nodes keep some of the actions."""
         return action if self.actions is None else self.actions[node, action].astype(jnp.int32)
 
     def discount_of(self, node: Int[Array, "..."], discount: Float[Array, ""]) -> Float[Array, "..."]:
-        """The discount of the edge that leads to a node: that of the search, times that of the model."""
+        """Returns the discount of the edge that leads to a node: `discount`, of the search, times the model's."""
         return discount if self.discount is None else discount * self.discount[node]
 
     def node(self, index: Int[Array, ""]) -> "Node":
-        """What selectors and backups see of node `index`."""
+        """Returns the statistics of node `index`, as selectors and backups see them."""
         rows = self.logits[index], self.visits[index], self.q[index], self.raw_value[index]
         return Node(*rows, self.q_low, self.q_high)
 
 
 class Node(eqx.Module):
-    """One node as selectors and backups see it; values are for the player to move there.
+    """The statistics of one node, as selectors and backups see them. All values are for the player to move there.
 
-    **Fields:** `logits` (`[A]`, log prior, -inf where illegal), `visits` (`[A]`), `q` (`[A]`, 0 where unvisited),
-    `raw_value` (the evaluator's), and `q_low` and `q_high` of the whole tree.
+    **Fields:**
+
+    - `logits`: `[A]`, the log prior; -inf where illegal.
+    - `visits`: `[A]`, the number of simulations that went through each edge.
+    - `q`: `[A]`, the expected discounted return of each edge; 0 if unvisited.
+    - `raw_value`: the evaluator's value.
+    - `q_low`, `q_high`: the smallest and largest `q` in the whole tree so far, each from the perspective of its mover.
     """
 
     logits: Float[Array, " A"]
@@ -89,22 +109,19 @@ class Node(eqx.Module):
 
     @property
     def num_visits(self) -> Int[Array, "..."]:
-        """How often the search came here: once to evaluate the node and once for each visit of an edge."""
-        return 1 + jnp.sum(self.visits.astype(jnp.float32), axis=-1).astype(jnp.int32)  # exact up to 2**24, and faster
+        """The number of visits of the node: one to evaluate it, and one for each visit of its edges."""
+        # A sum in floats is faster than in integers, and exact up to 2**24.
+        return 1 + jnp.sum(self.visits.astype(jnp.float32), axis=-1).astype(jnp.int32)
 
     @property
     def value(self) -> Float[Array, "..."]:
-        """The mean of the evaluator's value and all returns seen from here."""
+        """The mean of the evaluator's value and of all returns seen from this node."""
         returns = jnp.sum(self.visits.astype(jnp.float32) * self.q, axis=-1)
         return (self.raw_value + returns) / self.num_visits.astype(jnp.float32)
 
 
 def init_tree(state: PyTree, metadata: StepMetadata, max_nodes: int, max_actions: int | None = None) -> Tree:
-    """A tree with only a root, not yet evaluated.
-
-    **Arguments:** `state` and `metadata` of the root, one game; `max_nodes`, the number of slots `N`; `max_actions`,
-    how many actions a node keeps, all of them by default.
-    """
+    """Returns a tree of `max_nodes` slots that has only a root, not evaluated yet, from the position of one game."""
     num_actions = metadata.action_mask.shape[0] if max_actions is None else max_actions
     state = strong(state)
 
@@ -136,11 +153,11 @@ def init_tree(state: PyTree, metadata: StepMetadata, max_nodes: int, max_actions
 def descend(
     tree: Tree, root_action: Int[Array, ""], select: Callable[[Node], Int[Array, ""]]
 ) -> tuple[Int[Array, ""], Int[Array, ""]]:
-    """Follows `select` from the root until the edge has no child (for the outcome of this visit), or a terminal one.
+    """Goes down from the root to the first edge without a child, or with a terminal child, and returns that edge.
 
-    **Arguments:** `root_action`, already chosen at the root; `select`, `Node -> action`, for every node below.
+    With chance, the child is the node of the outcome that this visit of the edge takes.
 
-    **Returns:** the edge that the simulation ends with: its node and its action.
+    **Arguments:** `root_action`, the action chosen at the root; `select`, `Node -> action`, chooses at all nodes below.
     """
 
     def next_node(node, action):
@@ -151,7 +168,7 @@ def descend(
 
     def body(carry):
         node, action, child = carry
-        inside = child >= 0
+        inside = child >= 0  # False once this game has found its edge and waits for the others of the batch
         node = jnp.where(inside, child, node)
         action = jnp.where(inside, jnp.asarray(select(tree.node(node)), jnp.int32), action)
         return node, action, jnp.where(inside, next_node(node, action), -1)
@@ -174,18 +191,19 @@ def append(
     value: Float[Array, ""],
     chance: EdgeChance | None = None,
 ) -> Tree:
-    """Adds the child that edge `(node, action)` leads to; does nothing where it exists or the tree is full.
+    """Adds the child of edge `(node, action)`; changes nothing if the child exists or the tree is full.
 
-    **Arguments:** `state`, `metadata`, `logits` (log prior, -inf where illegal), `actions` (those kept, unless all) and
-    `value` (for its own player to move, 0 if terminal) of the child; `chance`, that led to it.
+    **Arguments:** the child's `state`, `metadata`, `logits` (log prior, -inf where illegal), `actions` (the ones it
+    keeps; None for all) and `value` (for the player to move there, 0 if the game is over); `chance`, of the edge.
     """
+    # `first` is the first node of the edge, `known` the node of this outcome. Without chance there is no difference.
     first = known = tree.children[node, action]
     if tree.chance is not None and chance is not None:
         known = tree.chance.known_child(first, chance.outcome)
     is_new = is_first = (known < 0) & (tree.size < tree.max_nodes)
     if tree.chance is not None:
         is_first = is_new & (first < 0)
-    slot = jnp.where(is_new, tree.size, tree.max_nodes)  # out of bounds: the write is dropped
+    slot = jnp.where(is_new, tree.size, tree.max_nodes)  # `max_nodes` is out of bounds, so nothing is written
 
     def put(column, x):
         return column.at[slot].set(x, mode="drop")
@@ -220,10 +238,10 @@ def backup(
     discount: float | Float[Array, ""],
     update: Callable[[Node, Int[Array, ""], Float[Array, ""]], tuple[Float[Array, ""], Float[Array, ""]]],
 ) -> Tree:
-    """Carries the result of a simulation from edge `(node, action)` up to the root.
+    """Backs up the return of a simulation from edge `(node, action)` to the root, and counts a visit of each edge.
 
-    **Arguments:** `q`, the return seen on that edge, for the player to move at `node`; `update`,
-    `(Node, action, q) -> (new q of the edge, value of the node to carry up)`.
+    **Arguments:** `q`, the return seen on that edge, for the player to move at `node`; `update`, the backup,
+    `(Node, action, q) -> (new q of the edge, value of the node, which is carried up)`.
     """
     discount = jnp.asarray(discount, jnp.float32)
 
@@ -233,15 +251,18 @@ def backup(
         return jnp.asarray(new_q, jnp.float32), jnp.asarray(value, jnp.float32)
 
     def body(carry):
-        # An edge is read one turn before it is written: read and written in one turn, XLA copies both arrays each time.
+        # Each iteration writes its edge and then reads the next one up. If it read an edge and then wrote to it, XLA
+        # could not write in place and would copy `visits` and `edge_q` every time.
         node, action, (new_q, value), visits, edge_q, low, high = carry
         low = jnp.where(node >= 0, jnp.minimum(low, new_q), low)
         high = jnp.where(node >= 0, jnp.maximum(high, new_q), high)
-        row = jnp.where(node >= 0, node, tree.max_nodes)  # a finished game writes out of bounds
+        # Above the root, `node` is -1. As an index to read, -1 means the last row, whose values are not used; to write,
+        # it must be out of bounds.
+        row = jnp.where(node >= 0, node, tree.max_nodes)
         visits = visits.at[row, action].add(1, mode="drop")
         edge_q = edge_q.at[row, action].set(new_q, mode="drop")
         parent, action = jnp.where(node >= 0, tree.parent[node], -1), tree.action[node]
-        sign = jnp.where(tree.player[parent] == tree.player[node], 1.0, -1.0)
+        sign = jnp.where(tree.player[parent] == tree.player[node], 1.0, -1.0)  # a player may move twice
         q = tree.reward[node] + tree.discount_of(node, discount) * sign * value
         return parent, action, seen(parent, action, q, visits, edge_q), visits, edge_q, low, high
 
@@ -252,16 +273,21 @@ def backup(
 
 @jax.named_scope("reroot")
 def reroot(tree: Tree, child: Int[Array, ""], state: PyTree, metadata: StepMetadata) -> Tree:
-    """The subtree of node `child` as a tree of its own, its statistics unchanged and its nodes in the same order.
+    """Returns the subtree of node `child` as a tree of its own: same statistics, nodes in the same order.
 
-    **Arguments:** `child`, the node to keep, or -1 for only the new root; `state` and `metadata` of that root.
+    **Arguments:** `child`, or -1 for a tree that has only a new root; `state` and `metadata`, of the new root.
     """
     slots = jnp.arange(tree.max_nodes, dtype=jnp.int32)
-    # Pointer doubling: after k rounds every node points 2**k steps up, stopping at `child` or the old root.
+    # Pointer doubling finds the nodes below `child`, all at once. At first each node points to its parent, except that
+    # `child` and the old root point to themselves. In each round, a node takes over the pointer of the node that it
+    # points to. So after k rounds it points 2**k levels up, or to `child` or the old root, where all pointers end. More
+    # rounds than a game needs change nothing.
     child = jnp.asarray(child, jnp.int32)
     up = jnp.where((slots == child) | (slots == 0), slots, tree.parent)
     up = lax.while_loop(lambda up: any_game(jnp.any(up != up[up])), lambda up: up[up], up)
-    keep = (up == child) & (slots < tree.size)
+    keep = (up == child) & (slots < tree.size)  # unused slots point to -1, which may be `child`
+    # A kept node moves to `position`, the number of kept nodes before it, so parents stay before their children.
+    # `source` is the inverse: the old slot that each new slot is filled from.
     position = jnp.cumsum(keep, dtype=jnp.int32) - 1
     source = jnp.zeros_like(slots).at[jnp.where(keep, position, tree.max_nodes)].set(slots, mode="drop")
     used = slots <= position[-1]
@@ -270,16 +296,19 @@ def reroot(tree: Tree, child: Int[Array, ""], state: PyTree, metadata: StepMetad
         used_rows = used.reshape(-1, *(1,) * (column.ndim - 1))
         return jnp.where(used_rows, column.at[source].get(mode="promise_in_bounds"), empty)
 
-    parent = moved(tree.parent, -1)
+    parent = moved(tree.parent, -1)  # in old slots; the next line translates them to new ones
     parent = jnp.where((parent >= 0) & (slots > 0), position[parent], -1)
     action = jnp.where(slots > 0, moved(tree.action, -1), -1)
     row, chance = jnp.where(parent >= 0, parent, tree.max_nodes), tree.chance
     if chance is not None:
+        # The first node of the edge that leads to each node, in old slots; the edge to the new root is gone.
         first = jnp.where(slots == child, tree.max_nodes, tree.children[tree.parent, tree.action])
         chance = chance.reroot(source, used, position, first)
-        row = jnp.where(first[source] == source, row, tree.max_nodes)  # the others are children of outcomes alone
+        row = jnp.where(first[source] == source, row, tree.max_nodes)  # only the first node of an edge is in `children`
+    # Each node writes its new slot into the row of its parent. Edges to nodes that are gone stay at -1.
     children = jnp.full_like(tree.children, -1).at[row, action].set(slots, mode="drop")
     return Tree(
+        # Unused slots hold a copy of the old root's state, which nothing reads.
         state=jax.tree.map(lambda column, x: column[source].at[0].set(x), tree.state, state),
         player=moved(tree.player, 0).at[0].set(metadata.cur_player_id.astype(jnp.int32)),
         terminated=moved(tree.terminated, False).at[0].set(metadata.terminated),

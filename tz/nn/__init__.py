@@ -1,6 +1,7 @@
 """Layers, networks and value heads.
 
-Imports only the private modules of `tz`."""
+This package imports only the private modules of `tz`.
+"""
 
 from tz.nn.networks import MLP as MLP
 from tz.nn.networks import AZResNet as AZResNet

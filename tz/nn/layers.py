@@ -1,4 +1,4 @@
-"""The layers of [`tz.AZResNet`][]: a channels-last convolution that is fast both ways, and three norms."""
+"""The layers of [`tz.AZResNet`][]: a channels-last convolution that is fast forwards and backwards, and three norms."""
 
 import math
 
@@ -15,7 +15,7 @@ NORMS = ("none", "layer", "batch")
 
 
 def widened(x: Array) -> Array:
-    """The same numbers in float32, or what they are in if that is wider."""
+    """Casts an array to float32, unless its dtype is at least as wide."""
     return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
 
 
@@ -25,7 +25,7 @@ def _block(key: PRNGKeyArray, index: Int[Array, ""]) -> Array:
 
 
 def _uniform(key: PRNGKeyArray, shape: tuple[int, ...], bound: float) -> Array:
-    """Draws uniformly from -bound to bound, in blocks of one size: every other size would take 0.3 s to compile."""
+    """Draws uniformly from -bound to bound, in blocks of one size, since each new size would take 0.3 s to compile."""
     size = math.prod(shape)
     blocks = [_block(key, index) for index in range(math.ceil(size / _BLOCK))]
     return (bound * jnp.concatenate(blocks)[:size]).reshape(shape)
@@ -38,19 +38,19 @@ def _convolve(inputs: Array, weight: Array, *order: str) -> Array:
 
 @jax.custom_jvp
 def conv3x3(x: Float[Array, "H W C"], weight: Float[Array, "3 3 C D"]) -> Float[Array, "H W D"]:
-    """Convolves one channels-last image with a 3x3 kernel, padding with zeros so that the size stays.
+    """Convolves one channels-last image with a 3x3 kernel, padded with zeros so that its size stays the same.
 
-    The derivative is spelled out for the sake of XLA: on a CPU a convolution is fast if its dimensions are in the order
-    `NHWC, HWIO -> NHWC`. XLA itself brings others into that order, but not inside a loop, and the gradients that JAX
-    derives for a convolution have others: inside a `lax.scan` they ran 14 times (for `x`) and 57 times (for `weight`)
-    slower than outside, on 512 boards of 8x8x32. These run as fast inside as outside.
+    The derivative is written out because of XLA. On a CPU, a convolution is fast if its dimensions have the order
+    `NHWC, HWIO -> NHWC`. XLA brings other orders into this one, but not inside a loop, and the gradients that JAX
+    derives for a convolution have other orders. On 512 boards of 8x8x32, they ran 14 times (for `x`) and 57 times (for
+    `weight`) slower inside a `lax.scan` than outside. With this derivative they run equally fast in both.
 
     **Arguments:**
 
-    - `x`: `[H, W, C]`.
-    - `weight`: `[3, 3, C, D]`.
+    - `x`: `[H, W, C]`, the image.
+    - `weight`: `[3, 3, C, D]`, the kernel.
 
-    **Returns:** `[H, W, D]`.
+    **Returns:** the convolved image, `[H, W, D]`.
     """
     return _convolve(x[None], weight, "NHWC", "HWIO", "NHWC")[0]
 
@@ -59,8 +59,8 @@ def conv3x3(x: Float[Array, "H W C"], weight: Float[Array, "3 3 C D"]) -> Float[
 def _conv3x3_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     (x, weight), (x_dot, weight_dot) = primals, tangents
     y = conv3x3(x, weight)
-    # Two ways to write the same convolution, each with its dimensions permuted such that its transpose comes out in
-    # the fast order: that is what the backward pass runs. Under `vmap` the games join N.
+    # The backward pass runs the transposes of these two convolutions. Each is the convolution above, with dimensions
+    # permuted so that its transpose has the fast order. Under `vmap` the batch becomes part of N.
     from_x = _convolve(x_dot[None], weight.swapaxes(2, 3), "NHWC", "HWOI", "NHWC")[0]
     x, weight_dot = x.transpose(2, 0, 1)[..., None], weight_dot.transpose(2, 0, 1, 3)
     from_weight = _convolve(x, weight_dot, "CHWN", "IHWO", "HWNC")[:, :, 0]
@@ -68,7 +68,7 @@ def _conv3x3_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) ->
 
 
 class _Bias(eqx.Module):
-    """No normalisation: adds a bias a channel."""
+    """Adds a bias to each channel, without any normalisation."""
 
     bias: Float[Array, " C"]
 
@@ -77,7 +77,7 @@ class _Bias(eqx.Module):
 
 
 class _LayerNorm(eqx.Module):
-    """Normalises over the whole board and all channels of one sample; scale and bias a channel."""
+    """Normalises one sample over the board and all channels, then scales and shifts each channel."""
 
     weight: Float[Array, " C"]
     bias: Float[Array, " C"]
@@ -88,11 +88,12 @@ class _LayerNorm(eqx.Module):
 
 
 class _BatchNorm(eqx.Module):
-    """Normalises a channel over the board and the axis that `vmap` names "batch"; at inference by running statistics.
+    """Normalises each channel over the board and the `vmap` axis "batch", or at inference by running statistics.
 
-    `eqx.nn.BatchNorm` is channels-first, and with `mode="batch"` its variance at inference is wrong for the first
-    hundreds of steps: 99 too much after one, as it starts from 1 and is then divided by `1 - momentum**count`. Here
-    the running statistics are the plain average of the first 100 batches and an exponential one from then on.
+    It replaces `eqx.nn.BatchNorm`, which is channels-first. With `mode="batch"`, the variance of that layer at
+    inference is also wrong for the first hundreds of steps: 99 too large after one step, as it starts from 1 and is
+    then divided by `1 - momentum**count`. Here the running statistics are the plain average of the first 100 batches,
+    and an exponential average from then on.
     """
 
     weight: Float[Array, " C"]
@@ -103,8 +104,9 @@ class _BatchNorm(eqx.Module):
     def __call__(self, x: Array, state: eqx.nn.State | None) -> tuple[Array, eqx.nn.State | None]:
         if state is None:
             raise ValueError(
-                "found a call without a state, but a network with norm='batch' keeps running statistics in one; build "
-                "it with network, state = eqx.nn.make_with_state(AZResNet)(...) and call network(observation, state)"
+                "AZResNet: found a call without a state, expected one, as norm='batch' keeps running statistics in it; "
+                "build it with network, state = eqx.nn.make_with_state(AZResNet)(...) and call network(observation, "
+                "state)."
             )
         count, *running = state.get(self.index)
         if self.inference:
@@ -114,11 +116,11 @@ class _BatchNorm(eqx.Module):
                 mean, square = lax.pmean(_moments(x, (0, 1)), "batch")
             except NameError as error:
                 raise ValueError(
-                    "found no axis named 'batch', but batch norm in training averages over one; call "
-                    "jax.vmap(network, in_axes=(0, None), out_axes=(0, None), axis_name='batch')(observations, state), "
-                    "or use eqx.nn.inference_mode(network)"
+                    "AZResNet: found no axis named 'batch', expected one, as batch norm in training averages over it; "
+                    "call jax.vmap(network, in_axes=(0, None), out_axes=(0, None), axis_name='batch')(observations, "
+                    "state), or use eqx.nn.inference_mode(network)."
                 ) from error
-            variance = jnp.maximum(square - mean**2, 0)
+            variance = jnp.maximum(square - mean**2, 0)  # rounding may make it negative
             rate = jnp.maximum(1 / (count + 1), 1 - _MOMENTUM)
             mixed = [
                 old + rate * (lax.stop_gradient(new).astype(old.dtype) - old)
@@ -129,12 +131,13 @@ class _BatchNorm(eqx.Module):
 
 
 def _moments(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    """Mean and mean square, in float32 at least: two sums that one pass over `x` can take."""
+    """Returns the mean and the mean square, at least in float32. XLA can compute both in one pass over `x`."""
     x = widened(x)
     return jnp.mean(x, axes), jnp.mean(x**2, axes)
 
 
 def _normalise(x: Array, mean: Array, variance: Array, weight: Array, bias: Array) -> Array:
+    """Normalises at least in float32, and returns the dtype of `x`."""
     wide = widened(x)
     mean, variance, weight, bias = (array.astype(wide.dtype) for array in (mean, variance, weight, bias))
     scale = lax.rsqrt(variance + _EPSILON) * weight
@@ -142,7 +145,7 @@ def _normalise(x: Array, mean: Array, variance: Array, weight: Array, bias: Arra
 
 
 class ConvNorm(eqx.Module):
-    """A convolution, 3x3 or 1x1, and the norm after it; with `scale` 0, one that gives only zeros at first."""
+    """Applies a convolution, 3x3 or 1x1, and then a norm. With `scale` 0, its output is zero before training."""
 
     weight: Float[Array, "size size C D"]
     norm: _Bias | _LayerNorm | _BatchNorm
@@ -162,13 +165,13 @@ class ConvNorm(eqx.Module):
             self.norm = _BatchNorm(scales, zeros, eqx.nn.StateIndex(statistics), inference=False)
 
     def __call__(self, x: Array, state: eqx.nn.State | None) -> tuple[Array, eqx.nn.State | None]:
-        """`[H, W, C] -> [H, W, D]`, and the running statistics."""
+        """Maps `[H, W, C]` to `[H, W, D]`, and returns the new running statistics with it."""
         convolved = conv3x3(x, self.weight) if self.weight.shape[0] == 3 else x @ self.weight[0, 0]
         return self.norm(convolved, state)
 
 
 class Linear(eqx.Module):
-    """A dense layer, `[C] -> [D]`."""
+    """A dense layer with a bias, from `[C]` to `[D]`."""
 
     weight: Float[Array, "D C"]
     bias: Float[Array, " D"]
@@ -178,7 +181,8 @@ class Linear(eqx.Module):
         self.bias = jnp.zeros(num_out, jnp.float32)
 
     def __call__(self, x: Float[Array, " C"]) -> Float[Array, " D"]:
-        """`[C] -> [D]`."""
-        if self.bias.shape == (1,):  # a product of a matrix and one column is rounded otherwise at other batch sizes
+        """Applies the layer to one vector."""
+        # With one output, XLA would round the matrix product differently for other batch sizes.
+        if self.bias.shape == (1,):
             return jnp.sum(self.weight * x[None], axis=-1) + self.bias
         return self.weight @ x + self.bias

@@ -1,4 +1,4 @@
-"""Networks: from one observation to a policy's logits and a value, both from the viewpoint of the player to move."""
+"""Networks: each maps one observation to logits and a value, from the perspective of the player to move."""
 
 import itertools
 import math
@@ -20,38 +20,39 @@ Prediction = tuple[Float[Array, " A"], Value] | tuple[Float[Array, " A"], Value,
 def _check(observation: Any, shape: tuple[int, ...]) -> None:
     if not hasattr(observation, "shape"):
         raise ValueError(
-            f"found an observation that is a {type(observation).__name__}, but expected one array {shape}; join its "
-            "parts in env.observe, or write a network that takes them"
+            f"network: found an observation that is a {type(observation).__name__}, expected one array of shape "
+            f"{shape}; join its parts in env.observe, or write a network that takes them."
         )
     if observation.shape != shape:
         if observation.shape[1:] == shape:
-            fix = "a network sees one observation: for a batch, call jax.vmap(network)(observations)"
+            fix = "a network takes one observation; for a batch, call jax.vmap(network)(observations)"
         else:
-            fix = "pass what env.observe returns, or build the network with env.observation.shape"
-        raise ValueError(f"found an observation of shape {observation.shape}, but expected {shape}; {fix}")
+            fix = "pass the output of env.observe, or build the network with env.observation.shape"
+        raise ValueError(f"network: found an observation of shape {observation.shape}, expected {shape}; {fix}.")
 
 
 def _check_at_least(least: int, **sizes: int) -> None:
     check_ints("network", **sizes)
     for name, size in sizes.items():
         if size < least:
-            raise ValueError(f"found {name}={size}, but expected at least {least}")
+            raise ValueError(f"network: found {name}={size}, expected at least {least}; raise it.")
 
 
 class AZResNet(eqx.Module):
     """AlphaZero's residual network: a stem, `num_blocks` blocks of two 3x3 convolutions, a policy and a value head.
 
-    It sees one observation; `jax.vmap` makes the batch. It computes in the dtype of its parameters, to which it casts
-    the observation, and returns float32: cast the parameters to bfloat16 and it is a bfloat16 network. Every residual
-    branch is zero at first (its last scale, or its last kernel where there is no norm), so that deep networks train.
+    It takes one observation; `jax.vmap` makes the batch. It casts the observation to the dtype of its parameters,
+    computes in that dtype and returns float32, so casting the parameters to bfloat16 makes a bfloat16 network. Every
+    residual branch is zero before training (through its last scale, or its last kernel if there is no norm), so that
+    deep networks train.
 
-    With `norm="batch"` it keeps running statistics: make it with
-    `network, state = eqx.nn.make_with_state(AZResNet)(..., norm="batch", key=key)`. In training call it under
-    `jax.vmap(network, in_axes=(0, None), out_axes=(0, None), axis_name="batch")`, which gives the statistics of that
-    batch and updates `state`; for search use `eqx.nn.inference_mode(network)`, under any `vmap` or none.
+    With `norm="batch"` it keeps running statistics in a state. Make it with
+    `network, state = eqx.nn.make_with_state(AZResNet)(..., norm="batch", key=key)`. In training, call it under
+    `jax.vmap(network, in_axes=(0, None), out_axes=(0, None), axis_name="batch")`, which uses the statistics of the
+    batch and updates `state`. For search, use `eqx.nn.inference_mode(network)`, with or without `vmap`.
 
-    The architecture is that of Silver et al., "Mastering the game of Go without human knowledge" (2017), which "A
-    general reinforcement learning algorithm that masters chess, shogi, and Go through self-play" (2018) keeps.
+    The architecture is from Silver et al., *Mastering the game of Go without human knowledge*, 2017, and is also used
+    in *A general reinforcement learning algorithm that masters chess, shogi, and Go through self-play*, 2018.
     """
 
     stem: ConvNorm
@@ -82,30 +83,31 @@ class AZResNet(eqx.Module):
     ) -> None:
         """**Arguments:**
 
-        - `observation_shape`: `(H, W, C)`, channels last: `env.observation.shape`.
-        - `num_actions`: `A`, the number of logits: `env.num_actions`.
-        - `num_blocks`: residual blocks; 0 leaves the stem and the heads.
-        - `num_channels`: channels of the stem and the blocks, and hidden units of the value head.
-        - `norm`: what follows each convolution: "none" (a bias), "layer" (over board and channels) or "batch". At two
-            blocks no norm played as well as the others (`experiments/results/normalisation_cpu.md`) and is the fastest.
-        - `num_policy_channels`, `num_value_channels`: channels that the heads' 1x1 convolutions leave; as few
-            as in the paper by default.
-        - `num_planes`: channels of a third output, one number for each point of the board, for what else there is to
-            learn, such as who will hold it in the end; see [`tz.learn.ownership_loss`][].
-        - `value_head`: what makes the value: [`tz.nn.TanhValue`][] for returns from -1 to 1, [`tz.nn.LinearValue`][],
-            or [`tz.nn.CategoricalValue`][] for returns of any size.
-        - `key`: for the initial parameters.
+        - `observation_shape`: `(H, W, C)` with channels last, usually `env.observation.shape`.
+        - `num_actions`: `A`, the number of logits, usually `env.num_actions`.
+        - `num_blocks`: the number of residual blocks; with 0, only the stem and the heads are left.
+        - `num_channels`: the number of channels of the stem and the blocks, and of hidden units of the value head.
+        - `norm`: the layer after each convolution: "none" (a bias), "layer" (over board and channels) or "batch". With
+            two blocks, "none" played as well as the others and is the fastest, so it is the default; see
+            `experiments/results/normalisation_cpu.md`.
+        - `num_policy_channels`, `num_value_channels`: the number of output channels of the 1x1 convolution of each
+            head. The defaults are from the paper.
+        - `num_planes`: the number of channels of a third output, with one number for each point of the board. It is for
+            an additional target, such as who holds each point in the end; see [`tz.learn.ownership_loss`][].
+        - `value_head`: makes the value from the last layer: [`tz.nn.TanhValue`][] for returns from -1 to 1,
+            [`tz.nn.LinearValue`][], or [`tz.nn.CategoricalValue`][] for returns of any size.
+        - `key`: decides the initial parameters.
 
-        **Raises:** `ValueError` if a size is too small, the observation is not of rank 3, the norm is unknown, or
-        `value_head` is not a value head.
+        **Raises:** `ValueError` if a size is too small, the observation does not have three axes, the norm is unknown,
+        or `value_head` is not a value head.
         """
         if len(observation_shape) != 3:
             raise ValueError(
-                f"found an observation shape {tuple(observation_shape)}, but expected (H, W, C); add an axis for the "
-                "channels in env.observe, or use tz.MLP, which takes any shape"
+                f"AZResNet: found observation_shape={tuple(observation_shape)}, expected (H, W, C); add an axis for "
+                "the channels in env.observe, or use tz.MLP, which takes any shape."
             )
         if norm not in NORMS:
-            raise ValueError(f"found norm={norm!r}, but expected one of {', '.join(map(repr, NORMS))}")
+            raise ValueError(f"AZResNet: found norm={norm!r}, expected one of {', '.join(map(repr, NORMS))}; use one.")
         _check_at_least(0, num_blocks=num_blocks, num_planes=num_planes)
         _check_at_least(1, num_channels=num_channels, num_actions=num_actions)
         _check_at_least(1, num_policy_channels=num_policy_channels, num_value_channels=num_value_channels)
@@ -132,7 +134,7 @@ class AZResNet(eqx.Module):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The arguments, but for the key, that make a network of this architecture."""
+        """The arguments, except for `key`, that make a network of the same architecture."""
         return {
             "observation_shape": self.observation_shape,
             "num_actions": self.policy_linear.bias.size,
@@ -153,15 +155,15 @@ class AZResNet(eqx.Module):
         **Arguments:**
 
         - `observation`: `[H, W, C]`, of any dtype.
-        - `state`: the running statistics of batch norm; other norms pass it through.
+        - `state`: the running statistics of batch norm; other norms return it unchanged.
 
-        **Returns:** `(logits, value)`: float32 logits `[A]`, not masked, and what the value head makes of the position
-        for the player to move: a float32 scalar, by default in (-1, 1), or a [`tz.nn.CategoricalPrediction`][]. With
-        `num_planes`, `(logits, value, planes)`, the last float32 `[H, W, num_planes]` in any range. Called with a
-        state, the pair of this and the state.
+        **Returns:** `(logits, value)`. The logits are `[A]`, float32 and not masked. The value is from the perspective
+        of the player to move: a float32 scalar, by default in (-1, 1), or a [`tz.nn.CategoricalPrediction`][]. With
+        `num_planes`, the output is `(logits, value, planes)`, where `planes` is float32, `[H, W, num_planes]` and not
+        bounded. If called with a state, it returns the pair of the output and the new state.
 
-        **Raises:** `ValueError` if the observation has another shape than the network was built for; and with batch
-        norm, if there is no state, or in training no axis named "batch".
+        **Raises:** `ValueError` if the observation has another shape than the network was built for, or, with batch
+        norm, if there is no state, or no axis named "batch" in training.
         """
         _check(observation, self.observation_shape)
         x, new_state = self.stem(observation.astype(self.stem.weight.dtype), state)
@@ -182,9 +184,9 @@ class AZResNet(eqx.Module):
 
 
 class MLP(eqx.Module):
-    """A multilayer perceptron with a policy and a value output, for observations of any shape, which it flattens.
+    """A multilayer perceptron with a policy and a value output. It flattens observations, which may have any shape.
 
-    Like [`tz.AZResNet`][] it sees one observation, computes in the dtype of its parameters and returns float32.
+    Like [`tz.AZResNet`][] it takes one observation, computes in the dtype of its parameters and returns float32.
     """
 
     hidden: tuple[Linear, ...]
@@ -205,11 +207,12 @@ class MLP(eqx.Module):
     ) -> None:
         """**Arguments:**
 
-        - `observation_shape`: any shape: `env.observation.shape`.
-        - `num_actions`: `A`, the number of logits: `env.num_actions`.
-        - `width`, `depth`: units of a hidden layer, and number of hidden layers.
-        - `value_head`: what makes the value, as of [`tz.AZResNet`][].
-        - `key`: for the initial parameters.
+        - `observation_shape`: any shape, usually `env.observation.shape`.
+        - `num_actions`: `A`, the number of logits, usually `env.num_actions`.
+        - `width`: the number of units of each hidden layer.
+        - `depth`: the number of hidden layers.
+        - `value_head`: makes the value from the last layer, as in [`tz.AZResNet`][].
+        - `key`: decides the initial parameters.
 
         **Raises:** `ValueError` if a size is too small, or `value_head` is not a value head.
         """
@@ -226,7 +229,7 @@ class MLP(eqx.Module):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The arguments, but for the key, that make a network of this architecture."""
+        """The arguments, except for `key`, that make a network of the same architecture."""
         return {
             "observation_shape": self.observation_shape,
             "num_actions": self.policy_linear.bias.size,
@@ -240,10 +243,10 @@ class MLP(eqx.Module):
 
         **Arguments:**
 
-        - `observation`: of the shape that the network was built for and any dtype.
+        - `observation`: an array of the shape that the network was built for, of any dtype.
 
-        **Returns:** `(logits, value)`: float32 logits `[A]`, not masked, and what the value head makes of the position
-        for the player to move: a float32 scalar, by default in (-1, 1), or a [`tz.nn.CategoricalPrediction`][].
+        **Returns:** `(logits, value)`. The logits are `[A]`, float32 and not masked. The value is from the perspective
+        of the player to move: a float32 scalar, by default in (-1, 1), or a [`tz.nn.CategoricalPrediction`][].
 
         **Raises:** `ValueError` if the observation has another shape.
         """

@@ -1,4 +1,4 @@
-"""Calling a network, and reading its output: logits and a value, and whatever else its loss asks for."""
+"""Functions that call a network and read its output, which has logits, a value and anything else its loss needs."""
 
 import inspect
 from collections.abc import Mapping
@@ -12,12 +12,14 @@ from tz.nn.value_heads import CategoricalPrediction, CategoricalValue
 
 
 def policy_and_value(output: Any) -> tuple[Float[Array, " A"], Float[Array, ""]]:
-    """Returns the logits and the value of a network's output.
+    """Returns the logits and the value from the output of a network.
 
-    **Arguments:** `output`, a tuple whose first two entries they are, or anything with the two under the names `logits`
-    and `value`: a dict, or an object with these attributes.
+    **Arguments:**
 
-    **Returns:** the logits, and the value as a scalar: of a [`tz.nn.CategoricalPrediction`][] the mean.
+    - `output`: a tuple or list that begins with logits and value, or a dict or object that has them under the names
+        `logits` and `value`.
+
+    **Returns:** the logits, and the value as a scalar, which is the mean of a [`tz.nn.CategoricalPrediction`][].
 
     **Raises:** `ValueError` for any other output.
     """
@@ -26,12 +28,14 @@ def policy_and_value(output: Any) -> tuple[Float[Array, " A"], Float[Array, ""]]
 
 
 def value_loss(output: Any, target: Float[Array, ""]) -> Float[Array, ""]:
-    """Returns the loss of a network's value, for one sample: the one that belongs to its value head.
+    """Computes the loss of a network's value for one sample, as its value head defines it.
 
-    **Arguments:** `output`, as [`tz.nn.policy_and_value`][] takes it; `target`, the return that the value should have
-    been, for the player to move.
+    **Arguments:**
 
-    **Returns:** the squared error of a scalar value; the cross-entropy of a [`tz.nn.CategoricalPrediction`][].
+    - `output`: the output of the network, as in [`tz.nn.policy_and_value`][].
+    - `target`: the return that the value should predict, from the perspective of the player to move.
+
+    **Returns:** the squared error of a scalar value, or the cross-entropy of a [`tz.nn.CategoricalPrediction`][].
 
     **Raises:** `ValueError` for an output without logits and a value.
     """
@@ -42,7 +46,7 @@ def value_loss(output: Any, target: Float[Array, ""]) -> Float[Array, ""]:
 
 
 def categorical_head(output: Any) -> CategoricalValue | None:
-    """The head of a network whose value is categorical, known from its output; None for any other."""
+    """Returns the value head of a network with a categorical value, found in its output; None for other networks."""
     try:
         value = _first_two(output)[1]
     except ValueError:
@@ -51,7 +55,7 @@ def categorical_head(output: Any) -> CategoricalValue | None:
 
 
 def _first_two(output: Any) -> tuple[Any, Any]:
-    """The logits and the value of an output as they are."""
+    """Returns the logits and the value of an output unchanged."""
     if isinstance(output, Mapping):
         if "logits" in output and "value" in output:
             return output["logits"], output["value"]
@@ -64,15 +68,15 @@ def _first_two(output: Any) -> tuple[Any, Any]:
         found = f"a {type(output).__name__}"
     raise ValueError(
         f"network: found an output that is {found}, expected (logits, value, ...), or one with the names `logits` and "
-        "`value`; return these two first."
+        "`value`; return these two first, or under these names."
     )
 
 
 def takes_key(network: PyTree) -> bool:
-    """Whether a network is called with `key=`, as one with dropout is."""
+    """Checks whether a network takes `key=`, such as one with dropout."""
     try:
         parameters = inspect.signature(network).parameters
-    except (TypeError, ValueError):  # it has no signature to be found
+    except (TypeError, ValueError):  # some callables have no signature
         return False
     return "key" in parameters
 
@@ -80,9 +84,9 @@ def takes_key(network: PyTree) -> bool:
 def apply(
     network: PyTree, observation: PyTree, norm_state: eqx.nn.State | None = None, *, key: PRNGKeyArray | None
 ) -> tuple[Any, eqx.nn.State | None]:
-    """Calls a network on one observation, with a state or a key where it takes them.
+    """Calls a network on one observation, with a state and a key if it takes them.
 
-    **Returns:** its output, and its next state, or None.
+    **Returns:** the output, and the next state or None.
     """
     keys = {"key": key} if takes_key(network) else {}
     if norm_state is None:

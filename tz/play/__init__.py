@@ -1,4 +1,4 @@
-"""A person or a program against an agent: games on the host, one move at a time."""
+"""Games on the host, one move at a time, between people, programs and agents; agents analyse positions."""
 
 from tz.play.analysis import Analysis as Analysis
 from tz.play.analysis import MoveAnalysis as MoveAnalysis

@@ -1,19 +1,22 @@
-"""The clocks of two players, by the rules of GTP: main time, and then so many moves in each period (Canadian)."""
+"""The clocks of two players under the rules of GTP.
+
+After the main time, a player has to make a number of moves in each period (Canadian byo-yomi).
+"""
 
 import dataclasses
 
-_MOVES_AHEAD = 20  # main time is spent as if there were always so many moves to come
-_LATENCY = 0.05  # seconds kept back for what is between the clock and the search
+_MOVES_AHEAD = 20  # a move may take a twentieth of the main time left, as if 20 more moves were always to come
+_LATENCY = 0.05  # seconds kept back for the delay between the clock and the search
 
 
 @dataclasses.dataclass
 class _Side:
     seconds: float
-    moves: int  # to be made in the seconds; 0 in main time
+    moves: int  # that must still be made within `seconds`; 0 during main time
 
 
 class Clock:
-    """Whose time it is, and how much of it a move may take. Without settings there is no limit."""
+    """Tracks the time of both sides. There is no limit until `set` or `tell` is called."""
 
     def __init__(self):
         self._period: tuple[float, int] | None = None
@@ -21,7 +24,11 @@ class Clock:
         self._sides: list[_Side] | None = None
 
     def set(self, main: float, period: float, moves: int) -> None:
-        """The settings of `time_settings`: a period without moves means no limit at all."""
+        """Applies the command `time_settings`.
+
+        **Arguments:** `main` and `period`, in seconds; `moves`, that must be made in each period. A period with no
+        moves means that there is no limit.
+        """
         self._period = (period, moves) if moves else None
         if period > 0 and moves == 0:
             self._sides = None
@@ -30,30 +37,31 @@ class Clock:
         self._sides = [_Side(*self._begin), _Side(*self._begin)]
 
     def restart(self) -> None:
-        """Sets both clocks to where they began."""
+        """Resets both clocks to their settings."""
         if self._sides is not None:
             self._sides = [_Side(*self._begin), _Side(*self._begin)]
 
     def tell(self, side: int, seconds: float, moves: int) -> None:
-        """What an interface says is left."""
+        """Sets the time of a side to what the interface reports by `time_left`; `moves` is 0 during main time."""
         if self._sides is None:
             self._sides = [_Side(seconds, moves), _Side(seconds, moves)]
         self._sides[side] = _Side(seconds, moves)
 
     def budget(self, side: int) -> float | None:
-        """Seconds that the next move may take, or None for no limit."""
+        """Returns the seconds that the next move of a side may take, or None if there is no limit."""
         if self._sides is None:
             return None
         clock = self._sides[side]
         if clock.moves:
             seconds = clock.seconds / clock.moves
         else:
+            # Moves in a period will have that much time each, so this one may add it, up to half of what is left.
             period = 0.0 if self._period is None else self._period[0] / self._period[1]
             seconds = clock.seconds / _MOVES_AHEAD + min(period, clock.seconds / 2)
         return max(0.0, 0.9 * seconds - _LATENCY)
 
     def spend(self, side: int, seconds: float) -> None:
-        """Takes the time of a move off, and goes on to the next period where one is over."""
+        """Subtracts the time of a move; starts the next period if main time, or the moves of a period, are used up."""
         if self._sides is None:
             return
         clock = self._sides[side]

@@ -1,4 +1,4 @@
-"""The lines that a GTP interface sends: read beside the search, of limited length, and cleaned as GTP says."""
+"""Reads the lines of a GTP interface: in a thread beside the search, of limited length, cleaned as GTP prescribes."""
 
 import io
 import queue
@@ -9,11 +9,11 @@ MAX_LINE = 65_536
 
 
 class TooLongError(Exception):
-    """A line of more than `MAX_LINE` bytes."""
+    """A line is longer than `MAX_LINE` bytes."""
 
 
 class LineReader:
-    """Reads lines in a thread of its own, so that whoever thinks can see that there is something to be done."""
+    """Reads lines in a thread of its own, so that a running search can notice that a command is waiting."""
 
     def __init__(self, stream: io.BufferedIOBase):
         self._stream, self._lines = stream, queue.Queue(maxsize=10_000)
@@ -23,7 +23,7 @@ class LineReader:
         too_long = False
         while part := self._stream.readline(MAX_LINE + 1):
             whole = part.endswith(b"\n")
-            if too_long:  # the rest of a line that was refused
+            if too_long:  # still the rest of a line that was refused
                 too_long = not whole
             elif len(part) > MAX_LINE:
                 self._lines.put(TooLongError())
@@ -33,13 +33,13 @@ class LineReader:
         self._lines.put(None)
 
     def is_waiting(self) -> bool:
-        """Whether there is a line, or the end."""
+        """Returns True if a line, or the end of the input, is waiting."""
         return not self._lines.empty()
 
     def next(self) -> str | None:
-        """The next line, None at the end.
+        """Waits for the next line and returns it; returns None at the end of the input.
 
-        **Raises:** `TooLongError` for a line that is too long, of which nothing is kept.
+        **Raises:** `TooLongError` for a line that is too long. Nothing of it is kept.
         """
         line = self._lines.get()
         if isinstance(line, TooLongError):
@@ -48,9 +48,9 @@ class LineReader:
 
 
 def split_command(line: str) -> tuple[str, str, list[str]]:
-    """The id (or nothing), the command (or nothing) and the arguments of a line.
+    """Splits a line into its id, its command and its arguments. The id and the command may be empty.
 
-    Control characters are dropped, a tab is a space, and what follows `#` is a comment.
+    As GTP prescribes, control characters are dropped, a tab counts as a space, and `#` begins a comment.
     """
     line = line.split("#", 1)[0].replace("\t", " ")
     line = "".join(letter for letter in line if ord(letter) >= 32 and ord(letter) != 127)

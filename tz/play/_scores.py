@@ -1,4 +1,4 @@
-"""The score of a position as GTP writes it: `B+3.5`, `W+12`, `0`."""
+"""Scores a position in the notation of GTP: `B+3.5`, `W+12`, `0`."""
 
 import numpy as np
 from jaxtyping import PyTree
@@ -8,17 +8,17 @@ from tz.play.game import Game
 
 
 def final_score(game: Game) -> str:
-    """The score: by area in Go, by discs in Othello, and by what the players received in other games.
+    """Returns the score: by area in Go, by discs in Othello, and by the rewards of the players in other games.
 
-    In Go, a game need not be over; all stones count as alive.
+    In Go, the game need not be over, and all stones count as alive.
 
-    **Raises:** `ValueError` for another game that is not over.
+    **Raises:** `ValueError` if a game other than Go is not over.
     """
     state, size = game.turns[-1].host, go_size(game.env)
     if size is not None:
         return _text("b", "w", _area(np.sign(state._x.board).reshape(size, size)) - GO_KOMI)
     if not game.is_over:
-        raise ValueError("the game is not over, so that nobody has won it")
+        raise ValueError("the game is not over, so it has no score yet")
     first, second = colours(game.env)
     lead = _discs(state) if game.env.name == "othello" else game.returns[0]
     return _text(first, second, lead)
@@ -29,12 +29,16 @@ def _text(first: str, second: str, lead: float) -> str:
 
 
 def _discs(state: PyTree) -> float:
-    """By how many discs the first player leads; the board is seen by the player to move."""
+    """Returns the first player's lead in discs."""
+    # The board has 1 for discs of the player to move and -1 for the other's.
     return float(np.sum(state._x.board)) * (1 if int(state._x.turn) == 0 else -1)
 
 
 def _area(board: np.ndarray) -> float:
-    """By how many points black, 1, leads: stones, and empty regions that touch one colour alone."""
+    """Returns black's lead in points. A colour owns its stones and the empty regions that touch no other colour.
+
+    **Arguments:** `board`, `[size, size]`: 1 for black, -1 for white, 0 for an empty point.
+    """
     score, seen = float(board.sum()), board != 0
     for start in np.argwhere(board == 0).tolist():
         if seen[tuple(start)]:
@@ -52,5 +56,5 @@ def _area(board: np.ndarray) -> float:
                 elif not seen[near]:
                     seen[near] = True
                     frontier.append(near)
-        score += region * sum(borders)  # both colours: nobody's
+        score += region * sum(borders)  # 0 if it touches both colours
     return score

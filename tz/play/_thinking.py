@@ -1,4 +1,4 @@
-"""A search that can be stopped after any number of simulations, and follows a game with its tree."""
+"""A search that can be stopped after any number of simulations and keeps its tree from move to move."""
 
 import dataclasses
 import time
@@ -29,7 +29,10 @@ _LONGEST_LINE = 12
 
 
 def anytime(mcts: MCTS, num_simulations: int) -> MCTS:
-    """The same search without noise, good after any number of simulations: where it was Gumbel's, PUCT."""
+    """Returns the same search without noise, such that it can be stopped after any number of simulations.
+
+    Gumbel's root policy plans all simulations in advance, so PUCT takes its place.
+    """
     plain = {"root": PlainRoot(), "selector": PUCT()} if isinstance(mcts.root, Gumbel) else {"root": mcts.root.quiet()}
     sizes = {"num_simulations": num_simulations, "max_nodes": None, "num_leaves": 1}
     return dataclasses.replace(mcts, **plain, **sizes, temperature=0.0, persist_tree=True)
@@ -37,7 +40,10 @@ def anytime(mcts: MCTS, num_simulations: int) -> MCTS:
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A move that the search has tried: `value` is for the player to move, `line` begins with the move itself."""
+    """A move that the search has tried.
+
+    `value` is from the perspective of the player to move. `line` is the expected continuation, the move itself first.
+    """
 
     name: str
     visits: int
@@ -65,7 +71,10 @@ def _prepare(mcts: MCTS, evaluator: Any, state: SearchState, key: PRNGKeyArray) 
 def _simulate(
     mcts: MCTS, env: Env, evaluator: Any, state: SearchState, key: PRNGKeyArray, number: Int[Array, ""]
 ) -> SearchState:
-    """So many simulations, a number that is not compiled in. One game has no batch, so that the loop copies nothing."""
+    """Runs `number` simulations, which is traced, so that another number compiles nothing again.
+
+    One game has no batch axis, so the loop does not copy the tree.
+    """
 
     def simulate(index, state):
         step_key = jax.random.fold_in(key, index)
@@ -88,15 +97,15 @@ def _read(mcts: MCTS, state: SearchState) -> dict[str, PyTree]:
 
 
 class Thinker:
-    """The agent's side of a game: it searches the position on the board, and keeps what it thought of it.
+    """The agent's side of a game: searches the current position and keeps the tree for the next one.
 
-    Everything is compiled, and its speed measured, before `__init__` returns.
+    `__init__` compiles everything and measures the speed of the search before it returns.
     """
 
     def __init__(self, env: Env, player: Player, num_simulations: int, key: PRNGKeyArray):
         self.env, self.evaluator, self.key = env, player.evaluator, key
         self.mcts = anytime(player.mcts, num_simulations)
-        self.seconds = 0.0  # of one simulation
+        self.seconds = 0.0  # that a simulation takes, as measured by the latest `run`
         self._search: SearchState | None = None
         self._actions: list[int | None] = []
         self._warm_up()
@@ -108,18 +117,18 @@ class Thinker:
         action = self.best()
         game.move(action)
         self.follow(game)
-        for number in (1, 8, 8):
+        for number in (1, 8, 8):  # the first may compile, the last one measures the speed
             self.run(number)
         self.forget()
 
     def forget(self) -> None:
-        """Drops the tree, for a new game."""
+        """Drops the tree, so that the next search starts afresh."""
         self._search, self._actions = None, []
 
     def follow(self, game: Game) -> None:
-        """Brings the search to the position on the board, with the tree where moves were only added."""
+        """Moves the search to the current position of a game. It keeps its tree if moves were only added."""
         actions, turns = [turn.action for turn in game.turns[:-1]], game.turns
-        if self._search is None or self._actions != actions[: len(self._actions)]:
+        if self._search is None or self._actions != actions[: len(self._actions)]:  # moves were taken back
             self._search = _begin(self.mcts, self.env, self.evaluator, game.position)
         elif self._actions == actions:
             return
@@ -133,12 +142,12 @@ class Thinker:
 
     @property
     def num_visits(self) -> int:
-        """How many simulations passed through the root."""
+        """Returns the number of simulations that passed through the root, those before the last move included."""
         assert self._search is not None
         return int(self._search.tree.visits[0].sum())
 
     def run(self, number: int) -> None:
-        """So many simulations more."""
+        """Runs `number` more simulations and measures their speed."""
         assert self._search is not None
         begun = time.perf_counter()
         key = jax.random.fold_in(jax.random.fold_in(self.key, len(self._actions)), 1 + self.num_visits)
@@ -147,7 +156,11 @@ class Thinker:
         self.seconds = (time.perf_counter() - begun) / number
 
     def run_for(self, seconds: float | None) -> None:
-        """The simulations of a move: as many as the settings say, or as fit into the time by the speed measured."""
+        """Runs the simulations of one move.
+
+        **Arguments:** `seconds`, the time limit. The number of simulations in the settings is run, or fewer if they do
+            not fit at the measured speed, but at least one. None for no limit.
+        """
         left, end = self.mcts.num_simulations, None if seconds is None else time.perf_counter() + seconds
         while left > 0:
             number = left if end is None else min(left, self._fitting(end))
@@ -157,26 +170,33 @@ class Thinker:
             left -= max(1, number)
 
     def run_until(self, seconds: float, stop: Callable[[], bool]) -> None:
-        """Simulations for that time, one at least, whatever the settings say; `stop` is asked ten times a second."""
+        """Runs simulations until the time is over or `stop()` is true: at least one, and no matter how many.
+
+        `stop` is called about ten times a second.
+        """
         end = time.perf_counter() + seconds
         self.run(1)
         while time.perf_counter() < end and not stop():
             self.run(max(1, min(self._fitting(end), int(0.1 / max(self.seconds, 1e-9)))))
 
     def _fitting(self, end: float) -> int:
-        """How many simulations fit in before a time: half of them where there are many, since the speed may change."""
+        """Returns how many simulations to run next, so that they end before a time.
+
+        If many fit, it is half of them: the speed may change, and it is measured again after these.
+        """
         number = int((end - time.perf_counter()) / max(self.seconds, 1e-9))
         return number // 2 if number > 8 else min(number, 1)
 
     def best(self) -> int:
-        """The action to play."""
+        """Returns the action to play."""
         assert self._search is not None
         return int(_read(self.mcts, self._search)["action"])
 
     def candidates(self, game: Game) -> list[Candidate]:
-        """The moves that were tried, the one that it would play first, then by visits."""
+        """Returns the moves that were tried: first the move to play, then the others, most visits first."""
         assert self._search is not None
         found = jax.device_get(_read(self.mcts, self._search))
+        # A root that keeps all actions (`max_actions=None`) has each one in the slot of its number.
         actions = np.arange(found["visits"].shape[1])[None] if found["actions"] is None else found["actions"]
         slots = [int(slot) for slot in np.flatnonzero(found["visits"][0] > 0)]
         slots.sort(key=lambda slot: (actions[0][slot] != found["action"], -found["visits"][0][slot]))
@@ -188,7 +208,10 @@ class Thinker:
         return moves
 
     def _line(self, game: Game, found: dict[str, Any], slot: int) -> tuple[str, ...]:
-        """A move and the most visited ones after it, made in the game itself, which knows their names."""
+        """Returns the names of a move and of the most visited moves after it.
+
+        Each move is made in the game, since its name depends on the position.
+        """
         (state, metadata), node, names = game.position, 0, []
         while len(names) < _LONGEST_LINE:
             action = slot if found["actions"] is None else int(found["actions"][node][slot])

@@ -1,4 +1,4 @@
-"""What a player thinks of a position, as plain Python: its move, visits, values and the line that it expects."""
+"""Analyses a position with a player's search and returns plain Python: its move, visits, values and expected line."""
 
 import dataclasses
 import math
@@ -25,10 +25,16 @@ _LONGEST_LINE = 12
 
 @dataclasses.dataclass(frozen=True)
 class MoveAnalysis:
-    """What a player thinks of one legal move.
+    """A player's judgement of one legal move.
 
-    **Fields:** `action` and its `name`; `prior` and `policy`, its probabilities before and after the search; `visits`;
-    `q`, the value of the move for the player who makes it, or None where the search did not try it.
+    **Fields:**
+
+    - `action`: the number of the action.
+    - `name`: the name of the move, as [`tz.games.move_label`][] gives it.
+    - `prior`: its probability before the search.
+    - `policy`: its probability after the search, see [`tz.action_weights`][].
+    - `visits`: the number of simulations that began with it.
+    - `q`: its value from the perspective of the player who makes it; None if the search did not try it.
     """
 
     action: int
@@ -41,11 +47,17 @@ class MoveAnalysis:
 
 @dataclasses.dataclass(frozen=True)
 class Analysis:
-    """What a player thinks of a position.
+    """A player's judgement of a position.
 
-    **Fields:** `action` that it would play and its `name`; `value` of the position for the player to move; `moves`,
-    every legal one, the most probable first; `line`, the names of the moves that it expects, its own first, up to where
-    chance decides or the search ends; `num_simulations`.
+    **Fields:**
+
+    - `action`: the action that the player would choose.
+    - `name`: the name of that move.
+    - `value`: the value of the position, from the perspective of the player to move.
+    - `moves`: a [`tz.play.MoveAnalysis`][] for every legal move, the highest `policy` first.
+    - `line`: the names of the moves that the player expects, its own move first. It has at most 12 moves and ends where
+        the search ends; in a game with chance it has only the first.
+    - `num_simulations`: the number of simulations of the search.
     """
 
     action: int
@@ -64,48 +76,54 @@ def analyse(
     num_simulations: int | None = None,
     key: PRNGKeyArray | None = None,
 ) -> Analysis:
-    """Ask a player about one position: `tz.play.analyse(env, player, position).name` is its move.
+    """Analyses one position with a player's search.
 
-    The search is compiled when a player is first asked, and again for another number of simulations.
+    `tz.play.analyse(env, player, position).name` is the move that the player would make. The search is compiled by the
+    first call with a player, and again for another number of simulations.
 
     **Arguments:**
 
     - `env`: the game.
-    - `player`: such as [`tz.load_agent`][] returns.
+    - `player`: a [`tz.Player`][] of this game, such as [`tz.load_agent`][] returns.
     - `position`: a state and its metadata, as `env.init`, `env.step` and [`tz.play_moves`][] return them.
-    - `num_simulations`: as many as the player's own settings say by default.
-    - `key`: of the search and the choice of the move; always the same one by default.
+    - `num_simulations`: the simulations of the search, by default as many as in the player's settings.
+    - `key`: the random key of the search and of the choice of the move. The default is always the same key, so the same
+        question has the same answer.
 
-    **Returns:** an [`tz.play.Analysis`][].
+    **Returns:** a [`tz.play.Analysis`][].
 
-    **Raises:** `ValueError` for a player of another game, a position without a legal move, and fewer simulations
-    than 1.
+    **Raises:** `ValueError` if the player is one of another game, if the position has no legal move, and if
+    `num_simulations` is less than 1.
     """
     check_is_player("analyse", "player", player)
     metadata = position[1]
     check_one_game("analyse", metadata)
     check_player(env, player)
     if bool(metadata.terminated) or not np.any(np.asarray(metadata.action_mask)):
-        raise ValueError("analyse: found a position without a legal move, expected one in which the game goes on.")
+        raise ValueError(
+            "analyse: found a position without a legal move, expected one in which the game is not over; analyse an "
+            "earlier position."
+        )
     return think(env, with_simulations(player, num_simulations), position, jax.random.key(0) if key is None else key)
 
 
 def with_simulations(player: Player, num_simulations: int | None) -> Player:
-    """The same player with another number of simulations, and trees that hold one search."""
+    """Returns the player with another number of simulations and a tree for one search alone."""
     mcts = player.mcts
     number = mcts.num_simulations
     if num_simulations is not None:
         check_ints("num_simulations", num_simulations=num_simulations)
         if num_simulations < 1:
-            raise ValueError(f"num_simulations: found {num_simulations}, expected at least 1; raise it.")
+            raise ValueError(f"num_simulations: found {num_simulations}, expected at least 1; ask for more.")
         number = int(num_simulations)
+    # The number of leaves has to divide the new number of simulations as well.
     leaves = math.gcd(number, mcts.num_leaves)
     changes: dict[str, Any] = {"num_simulations": number, "num_leaves": leaves, "persist_tree": False}
     return Player(dataclasses.replace(mcts, **changes, max_nodes=None), player.evaluator)
 
 
 class _Answer(eqx.Module):
-    """What is read on the host of a search."""
+    """The parts of a finished search that are read on the host."""
 
     action: Array
     value: Array
@@ -141,12 +159,12 @@ def _search(env: Env, mcts: MCTS, evaluator: Any, state: PyTree, metadata: StepM
 
 @eqx.filter_jit
 def next_position(env: Env, state: PyTree, action: Array, key: PRNGKeyArray) -> tuple[PyTree, StepMetadata]:
-    """The position after a move and nature's answer, compiled."""
+    """Returns the position after a move and nature's answer. This function is compiled."""
     return make_move(env, state, action, key=key)
 
 
 def think(env: Env, player: Player, position: tuple[PyTree, StepMetadata], key: PRNGKeyArray) -> Analysis:
-    """The analysis of a position that has legal moves by a player of this game."""
+    """Returns the analysis of a position; the caller has checked the player, and that there are legal moves."""
     state, metadata = position
     answer = jax.device_get(_search(env, player.mcts, player.evaluator, state, metadata, key))
     host = jax.device_get(state)
@@ -162,7 +180,10 @@ def think(env: Env, player: Player, position: tuple[PyTree, StepMetadata], key: 
 
 
 def _line(env: Env, position: tuple[PyTree, StepMetadata], answer: _Answer) -> tuple[str, ...]:
-    """The move chosen and the most visited ones after it, made in the game itself, which knows their names."""
+    """Returns the names of the chosen move and of the most visited moves after it.
+
+    Each move is made in the game, since its name depends on the position.
+    """
     (state, metadata), action, node, names = position, int(answer.action), 0, []
     while len(names) < _LONGEST_LINE and not metadata.terminated and metadata.action_mask[action]:
         names.append(label_of(env, jax.device_get(state), action))

@@ -1,5 +1,5 @@
-// The board of tz.play, for the page and for the notebook. It shows what Python sends and asks for what is clicked:
-// `ask(message)` returns a promise of the next view. Nothing here knows a game.
+// The board of tz.play, for the page and for the notebook. It draws the views that Python sends, and turns clicks into
+// messages: `ask(message)` returns a promise of the next view. No rule of any game is known here.
 
 const STYLE = `
 .tzp { --ink:#1f262c; --soft:#66717b; --line:#d9dee3; --card:#ffffff; --ground:#f4f6f8; --accent:#0b6bb5; --warn:#a23b12;
@@ -111,7 +111,7 @@ export function mount(root, ask) {
   const overlay = make(box, "input");
   overlay.type = "checkbox";
   overlay.dataset.do = "overlay";
-  box.append("Show what the agent thinks");
+  box.append("Show the analysis of the agent");
 
   const thoughts = make(side, "div", "card");
   const list = make(side, "div", "card");
@@ -121,7 +121,7 @@ export function mount(root, ask) {
   const back = button(steps, "◀", go(() => view.at - 1), "back");
   const on = button(steps, "▶", go(() => view.at + 1), "forward");
   const end = button(steps, "▶|", go(() => view.history.length), "end");
-  for (const [node, text] of [[begin, "first position"], [back, "one move back"], [on, "one move on"], [end, "last position"]]) {
+  for (const [node, text] of [[begin, "first position"], [back, "one move back"], [on, "one move forward"], [end, "last position"]]) {
     node.title = text;
     node.setAttribute("aria-label", text);
   }
@@ -167,7 +167,7 @@ export function mount(root, ask) {
     }
   }
 
-  // A click on a square goes on with the moves whose squares begin with those clicked so far.
+  // A click on a square keeps the moves whose squares begin with those clicked so far.
   function fits(move, path) {
     return path.every((square, n) => move.squares[n] === square);
   }
@@ -252,7 +252,7 @@ export function mount(root, ask) {
     fill.style.background = view.sides[0].color;
     fill.style.height = `${50 + 50 * value}%`;
     bar.style.opacity = view.value === null ? 0.35 : 1;
-    bar.title = view.value === null ? "no value yet" : `${signed(view.value)} for ${view.sides[0].name}, as the agent sees it`;
+    bar.title = view.value === null ? "no value yet" : `${signed(view.value)} for ${view.sides[0].name}, by the estimate of the agent`;
   }
 
   function showThoughts() {
@@ -265,7 +265,7 @@ export function mount(root, ask) {
       return;
     }
     thoughts.style.display = "";
-    make(thoughts, "div", "", `It would play ${found.move}. Value for the side to move: ${signed(found.value)}`);
+    make(thoughts, "div", "", `The agent would play ${found.move}. Value for the side to move: ${signed(found.value)}`);
     const table = make(thoughts, "table");
     const head = make(table, "tr");
     for (const name of ["move", "visits", "policy", "value"]) make(head, "th", "", name);
@@ -283,7 +283,7 @@ export function mount(root, ask) {
     moves.className = two ? "moves" : "moves one";
     moves.replaceChildren();
     let row = 0;
-    let place = 2; // in its row: each side has a column
+    let place = 2; // columns taken in the newest row, where each side has one; 2 begins a new row
     view.history.forEach((name, n) => {
       const seat = two ? view.seats[n] : 0;
       if (!two || seat < place) make(moves, "span", "", `${++row}.`).style.gridColumn = 1;

@@ -1,4 +1,4 @@
-"""`python -m tz play AGENT`: an agent in the browser, or in the terminal."""
+"""The command `python -m tz play AGENT`, for a game against an agent in the browser or in the terminal."""
 
 import argparse
 from collections.abc import Sequence
@@ -15,20 +15,28 @@ from tz.runs.agent_files import agent_env, load_agent
 
 
 def run_play(arguments: Sequence[str]) -> None:
-    """Reads the options and serves the board until Ctrl-C, or plays in the terminal.
+    """Serves the board until Ctrl-C, or plays in the terminal.
 
-    **Raises:** `ValueError` for what is wrong with the agent, the port or the numbers; `SystemExit` for options that
-    there are not.
+    **Arguments:** `arguments`, the words after `python -m tz play`.
+
+    **Raises:** `ValueError` if there is no such agent, the port cannot be used, or a number is out of its range;
+    `SystemExit` for unknown options.
     """
     parser = argparse.ArgumentParser(prog="python -m tz play", description="Play against an agent.")
-    parser.add_argument("agent", help="a file, a run's folder, or the name of an agent that comes with tz")
-    parser.add_argument("--env", help="the game, as package.module:make_env, where it is one of your own")
-    parser.add_argument("--terminal", action="store_true", help="in text, in the place of a page in the browser")
-    parser.add_argument("--port", type=int, default=0, help="of the page; any that is free by default")
+    parser.add_argument(
+        "agent", help="a file of an agent, the folder of a run, or the name of an agent that comes with tz"
+    )
+    parser.add_argument("--env", help="your own game, as package.module:make_env; not needed for the games of pgx")
+    parser.add_argument("--terminal", action="store_true", help="play in text, without a browser")
+    parser.add_argument("--port", type=int, default=0, help="the port of the page (default: any free one)")
     sides = ("first", "second", "both", "nobody")
-    parser.add_argument("--person", choices=sides, default="first", help="the side that you play")
-    parser.add_argument("--simulations", type=int, default=None, help="of the agent, by default its own")
-    parser.add_argument("--seed", type=int, default=0, help="of the first position and of chance")
+    parser.add_argument("--person", choices=sides, default="first", help="the side that you play (default: first)")
+    parser.add_argument(
+        "--simulations", type=int, default=None, help="simulations for a move of the agent (default: its own number)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="decides the first position and the chance of the game (default: 0)"
+    )
     options = parser.parse_args(list(arguments))
     env = agent_env(options.agent, env=named_game(options.env) if options.env else None)
     agent = with_simulations(load_agent(options.agent, env=env), options.simulations)
@@ -42,7 +50,7 @@ def run_play(arguments: Sequence[str]) -> None:
         return Session(env, agent, person=options.person, seed=options.seed + number)
 
     server = PageServer(new_session, title=env.name, port=options.port)
-    print(f"{env.name}: open {server.url} in a browser on this machine; Ctrl-C ends it", flush=True)
+    print(f"{env.name}: open {server.url} in a browser on this machine; Ctrl-C stops it", flush=True)
     try:
         server.serve_forever()
     except KeyboardInterrupt:

@@ -17,12 +17,16 @@ from tz.matches.players import Player, check_player
 from tz.play.analysis import Analysis, next_position, think, with_simulations
 
 Seat = Player | Callable[[PyTree], Any] | None
-"""Who moves: an agent, a function `state -> action`, or a person (None)."""
+"""The player of one side: an agent, a function `state -> action`, or None for a person."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """A position of a game, on the host and where it is computed with, and the move that was made in it."""
+    """A position of a game, and the move that was made in it.
+
+    `state` and `metadata` are on the device, `host` is a copy of the state on the host. Before a move is made, `action`
+    is None and `name` is empty.
+    """
 
     state: PyTree
     metadata: StepMetadata
@@ -32,24 +36,25 @@ class Turn:
 
 
 class Game:
-    """A game that is played one move at a time.
+    """A game that is played one move at a time, on the host.
+
+    People, agents and functions can play, in any combination. Use [`tz.play_match`][] to play many games at once.
 
     **Arguments:**
 
     - `env`: the game that is played.
-    - `players`: one for each side, the side that moves first in the first place: None for a person, a [`tz.Player`][]
-        such as [`tz.load_agent`][] returns, or any function `state -> action`, which may return the number of an action
-        or the name of a move. Two people by default.
-    - `key`: decides the first position where that is drawn, nature's outcomes, and what agents draw. A game with
-        the same key and the same moves is the same game.
-    - `position`: where to begin, a state and its metadata; a new game by default.
-    - `analyst`: who answers [`tz.play.Game.suggest`][]; by default the first agent among the players.
+    - `players`: a player for each side, in the order of moving. None is a person. A [`tz.Player`][], such as
+        [`tz.load_agent`][] returns, is an agent. A function `state -> action` may return the number of an action or the
+        name of a move. By default all players are people.
+    - `key`: the random key of the first position (where it is drawn), of nature's outcomes and of the agents. The same
+        key and the same moves make the same game. `jax.random.key(0)` by default.
+    - `position`: the first position, a state and its metadata; a new game by default.
+    - `analyst`: the agent that answers [`tz.play.Game.suggest`][]; by default the first agent among the players.
 
-    **Attributes:** `env`; `players`, in the order of `players`; `names`, of the moves made; `returns`, what each player
-    has received so far.
+    **Attributes:** `env` and `players`, as given.
 
-    **Raises:** `ValueError` for another number of players than the game has, something else than a player, and an agent
-    of another game.
+    **Raises:** `ValueError` if the number of players is not the game's, if a player is neither None, an agent nor a
+    function, and if an agent is one of another game.
 
     **Example:**
 
@@ -71,7 +76,7 @@ class Game:
         analyst: Player | None = None,
     ):
         if not isinstance(env, Env):
-            raise ValueError(f"Game: found {shown(env)}, expected a game; give a tz.Env, such as tz.from_pgx makes.")
+            raise ValueError(f"Game: found {shown(env)}, expected a tz.Env; make one, for example by tz.from_pgx.")
         self.env = env
         self._num_players = env.num_players
         self._key = jax.random.key(0) if key is None else key
@@ -99,15 +104,17 @@ class Game:
             self._checked.append(agent)
 
     def set_players(self, players: Sequence[Seat]) -> None:
-        """Give the sides to other players, who go on from the position that there is.
+        """Replaces the players; the game continues from the current position.
 
-        **Raises:** `ValueError` as [`tz.play.Game`][].
+        **Arguments:** `players`, as in [`tz.play.Game`][].
+
+        **Raises:** `ValueError` for players that [`tz.play.Game`][] does not accept.
         """
         players = [players] if isinstance(players, Player) or players is None or callable(players) else list(players)
         if len(players) != self._num_players:
             raise ValueError(
                 f"Game: found {len(players)} players, expected {self._num_players}, one for each side of "
-                f"{self.env.name}; None stands for a person."
+                f"{self.env.name}; give None for a person."
             )
         for player in players:
             if isinstance(player, Player):
@@ -115,7 +122,7 @@ class Game:
             elif player is not None and not callable(player):
                 raise ValueError(
                     f"Game: found {shown(player)} as a player, expected None for a person, a tz.Player or a function "
-                    "state -> action; tz.load_agent makes a player of a file."
+                    "state -> action; load an agent from a file by tz.load_agent."
                 )
         self.players = players
 
@@ -125,46 +132,49 @@ class Game:
 
     @property
     def position(self) -> tuple[PyTree, StepMetadata]:
-        """The state and the metadata of the position on the board."""
+        """Returns the current position: its state and its metadata."""
         return self._now.state, self._now.metadata
 
     @property
     def turns(self) -> tuple[Turn, ...]:
-        """All positions from the first to the one on the board, each with the move made in it, if there is one."""
+        """Returns all positions from the first to the current one, each with the move that was made in it, if any."""
         return tuple(self._turns)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the moves made."""
+        """Returns the names of the moves made so far."""
         return tuple(turn.name for turn in self._turns[:-1])
 
     @property
     def board(self) -> str:
-        """The position as text; see [`tz.games.text_board`][]."""
+        """Returns the current position as text, as [`tz.games.text_board`][] writes it."""
         return text_board(self.env, self._now.host)
 
     @property
     def is_over(self) -> bool:
-        """Whether the game has ended or somebody has resigned."""
+        """Returns True if the game has ended or a player has resigned."""
         return self._resigned is not None or bool(self._now.metadata.terminated)
 
     @property
     def to_move(self) -> int:
-        """The place among `players` of the one to move."""
+        """Returns the index in `players` of the player to move."""
         return self.seat_of(self._now.metadata)
 
     @property
     def has_resigned(self) -> bool:
-        """Whether the game ended since somebody resigned."""
+        """Returns True if a player has resigned."""
         return self._resigned is not None
 
     def seat_of(self, metadata: StepMetadata) -> int:
-        """The place among `players` of the one to move in a position of this game."""
+        """Returns the index in `players` of the player to move in a position of this game."""
         return (int(metadata.cur_player_id) - int(self._turns[0].metadata.cur_player_id)) % self._num_players
 
     @property
     def returns(self) -> tuple[float, ...]:
-        """What each player has received so far, in the order of `players`. Who resigns loses a game for two."""
+        """Returns the sum of the rewards of each player so far, in the order of `players`.
+
+        In a game for two, a player who resigns has -1 and the other player 1, whatever the rewards before.
+        """
         total = np.zeros(self._num_players)
         for turn in self._turns[1:]:
             total += np.asarray(turn.metadata.rewards, float)
@@ -175,21 +185,21 @@ class Game:
         return tuple(returns)
 
     def legal_moves(self) -> dict[str, int]:
-        """The actions that are legal now by their names; none where the game is over."""
+        """Returns a dict from the names of the legal moves to their actions. It is empty if the game is over."""
         if self.is_over:
             return {}
         legal = np.flatnonzero(np.asarray(self._now.metadata.action_mask))
         return {label_of(self.env, self._now.host, int(action)): int(action) for action in legal}
 
     def move(self, move: str | SupportsInt) -> str:
-        """Make a move for the player to move, and draw nature's answer.
+        """Makes a move for the player to move, and draws nature's answer.
 
-        **Arguments:** `move`, by its name or the number of its action.
+        **Arguments:** `move`, the name of the move or the number of its action.
 
         **Returns:** the name of the move.
 
-        **Raises:** `ValueError` for a move that is not legal or cannot be read, and where the game is over. The game
-        stays as it was.
+        **Raises:** `ValueError` if the move is not legal or cannot be read, and if the game is over. The game is
+        unchanged then.
         """
         return self._make("Game.move", self._read("Game.move", move))
 
@@ -207,12 +217,14 @@ class Game:
                 f"{where}: found {shown(move)}, expected a move; give its name or the number of its action."
             )
         if not (0 <= int(move) < len(mask) and mask[int(move)]):
-            return find_move(self.env, self._now.host, mask, f"action {int(move)}")  # says what is legal
+            return find_move(self.env, self._now.host, mask, f"action {int(move)}")  # raises, and lists the legal moves
         return int(move)
 
     def _check_going(self, where: str) -> None:
         if self.is_over:
-            raise ValueError(f"{where}: found a game that is over, expected one that goes on; undo or restart it.")
+            raise ValueError(
+                f"{where}: found a game that is over, expected one that is not; undo a move or restart it."
+            )
 
     def _make(self, where: str, action: int) -> str:
         now = self._now
@@ -224,12 +236,11 @@ class Game:
         return name
 
     def reply(self) -> str:
-        """Let the player to move, an agent or a function, make its move.
+        """Lets the player to move, an agent or a function, make one move.
 
         **Returns:** the name of the move.
 
-        **Raises:** `ValueError` where a person is to move, where the game is over, and for a function that returns no
-        legal move.
+        **Raises:** `ValueError` if a person is to move, if the game is over, and if a function returns no legal move.
         """
         self._check_going("Game.reply")
         player = self.players[self.to_move]
@@ -240,10 +251,10 @@ class Game:
         try:
             return self._make("Game.reply", self._read("Game.reply", player(self._now.state)))
         except ValueError as error:
-            raise ValueError(f"Game.reply: {shown(player)} gave no legal move; {error}") from error
+            raise ValueError(f"Game.reply: found no legal move from {shown(player)}, expected one; {error}") from error
 
     def play(self) -> tuple[str, ...]:
-        """Let agents and functions move until a person is to move or the game is over.
+        """Lets agents and functions move until a person is to move or the game is over.
 
         **Returns:** the names of the moves made.
         """
@@ -253,18 +264,18 @@ class Game:
         return tuple(made)
 
     def suggest(self, *, num_simulations: int | None = None) -> Analysis:
-        """Ask the analyst about the position on the board.
+        """Asks the analyst about the current position. The same question again has the same answer.
 
-        **Arguments:** `num_simulations`, as many as the analyst's settings say by default.
+        **Arguments:** `num_simulations`, by default as many as in the analyst's settings.
 
-        **Returns:** an [`tz.play.Analysis`][], whose `name` is the move that it would make.
+        **Returns:** a [`tz.play.Analysis`][], whose `name` is the suggested move.
 
-        **Raises:** `ValueError` where there is no agent to ask, and where the game is over.
+        **Raises:** `ValueError` if there is neither an analyst nor an agent among the players, and if the game is over.
         """
         self._check_going("Game.suggest")
         agents = [player for player in (self._analyst, *self.players) if isinstance(player, Player)]
         if not agents:
-            raise ValueError("Game.suggest: found no agent, expected one to ask; give Game(analyst=).")
+            raise ValueError("Game.suggest: found no agent, expected one to ask; give Game(..., analyst=agent).")
         place = len(self._turns), num_simulations
         if place not in self._analyses:
             self._analyses[place] = self._ask(agents[0], num_simulations)
@@ -275,9 +286,11 @@ class Game:
         return think(self.env, with_simulations(player, num_simulations), self.position, key)
 
     def undo(self) -> int:
-        """Take back the last move of a person and what was answered to it; where no person plays, one move.
+        """Takes back the last move of a person, with the moves after it. If no person plays, it takes back one move.
 
-        **Returns:** how many moves were taken back; 0 at the beginning.
+        After a resignation, only the resignation is taken back.
+
+        **Returns:** the number of moves taken back; 0 if there is none, or after a resignation.
         """
         if self._resigned is not None:
             self._resigned = None
@@ -291,13 +304,14 @@ class Game:
         return length - len(self._turns)
 
     def go_back(self, num_moves: int) -> None:
-        """Take back moves until `num_moves` are left.
+        """Takes back all moves after the first `num_moves`, and a resignation if there is one.
 
-        **Raises:** `ValueError` where fewer were made.
+        **Raises:** `ValueError` if fewer moves were made.
         """
         if not 0 <= num_moves < len(self._turns):
             raise ValueError(
-                f"Game.go_back: found {num_moves}, expected a number of moves from 0 to {len(self._turns) - 1}."
+                f"Game.go_back: found {num_moves}, expected a number of moves from 0 to {len(self._turns) - 1}; "
+                "give the number of moves to keep."
             )
         self._resigned = None
         last = self._turns[num_moves]
@@ -305,15 +319,15 @@ class Game:
         self._analyses = {place: found for place, found in self._analyses.items() if place[0] <= num_moves + 1}
 
     def resign(self) -> None:
-        """End the game as a loss of the player to move.
+        """Ends the game as a loss of the player to move.
 
-        **Raises:** `ValueError` where the game is over.
+        **Raises:** `ValueError` if the game is over.
         """
         self._check_going("Game.resign")
         self._resigned = self.to_move
 
     def restart(self) -> None:
-        """Begin a new game between the same players, in which chance decides anew."""
+        """Begins a new game between the same players, with new random outcomes."""
         self._key = jax.random.fold_in(self._key, 1)
         self._resigned, self._analyses = None, {}
         self._turns = [self._first_turn()]

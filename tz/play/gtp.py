@@ -1,4 +1,4 @@
-"""An agent that speaks GTP, version 2: https://www.lysator.liu.se/~gunnar/gtp/gtp2-spec-draft2/gtp2-spec.html"""
+"""Serves an agent by GTP, version 2: https://www.lysator.liu.se/~gunnar/gtp/gtp2-spec-draft2/gtp2-spec.html"""
 
 import importlib.metadata
 import io
@@ -25,37 +25,43 @@ _COLOURS = {"b": "b", "black": "b", "w": "w", "white": "w"}
 
 
 class GtpServer:
-    """An agent as a program that interfaces and tournaments know how to talk to: `python -m tz gtp AGENT`.
+    """Serves an agent as a GTP engine, for the interfaces and tournament programs that speak the Go Text Protocol.
 
-    It plays Go, Othello and every other game for two whose moves have names, see [`tz.games.move_label`][]. Who moves
-    first is black, but white in chess. A colour that plays twice makes the other pass, where that is legal. Its search
-    is the agent's without noise; where that is Gumbel's, PUCT, which can be stopped at any time. Its tree is kept from
-    move to move. Everything is compiled before the first command is read.
+    `python -m tz gtp AGENT` is such an engine. It plays Go, Othello and every other game for two without chance whose
+    moves have names, see [`tz.games.move_label`][]. The player who moves first is black, but white in chess. If a
+    colour plays twice in a row, the other colour passes between, where a pass is legal.
 
-    Beside the commands of the protocol it has `lz-analyze` and `kata-analyze`, which say what it thinks until the next
-    line comes. A command that cannot be understood or carried out is answered by `?` and the reason.
+    The search is the agent's without noise. Gumbel's root policy, which cannot be stopped early, is replaced by PUCT.
+    The tree is kept from move to move, and everything is compiled before the first command is read.
 
-    **Arguments:** `env`; `player`, such as [`tz.load_agent`][] returns; `num_simulations`, of a move without a clock,
-    and at most that many with one; `key`, of what the evaluator draws.
+    Two commands are not in the protocol: `lz-analyze` and `kata-analyze` report the agent's analysis of the position
+    until the next line arrives. A command that cannot be understood or carried out is answered by `?` and the reason.
 
-    **Raises:** `ValueError` for a game that is not for two, has chance, or has no names of moves, and for an agent of
-    another game.
+    **Arguments:**
+
+    - `env`: the game.
+    - `player`: the agent, such as [`tz.load_agent`][] returns.
+    - `num_simulations`: the simulations for a move without a clock; with a clock, the most that a move has.
+    - `key`: the random key of the search and of the evaluator. `jax.random.key(0)` by default.
+
+    **Raises:** `ValueError` if the game is not for two, has chance or has no names for its moves, and if the agent is
+    one of another game.
     """
 
     def __init__(self, env: Env, player: Player, *, num_simulations: int = 400, key: PRNGKeyArray | None = None):
         check_is_player("GtpServer", "player", player)
         check_ints("GtpServer", num_simulations=num_simulations)
         if num_simulations < 1:
-            raise ValueError(f"GtpServer: num_simulations must be at least 1, found {num_simulations}.")
+            raise ValueError(f"GtpServer: found num_simulations={num_simulations}, expected at least 1; ask for more.")
         if env.num_players != 2 or env.outcome is not None or env.label is None:
             raise ValueError(
-                f"GtpServer: found {env.name}, expected a game for two without chance, whose moves have names; GTP "
-                "knows no other."
+                f"GtpServer: found {env.name}, expected a game for two without chance, whose moves have names; play "
+                "other games with tz.play.Game."
             )
         key = jax.random.key(0) if key is None else key
         self.env, self.game, self.clock = env, Game(env, [player, player], key=key), Clock()
         self._thinker = Thinker(env, player, num_simulations, key)
-        self._marks: list[int] = []  # how many moves there were before each command that moved
+        self._marks: list[int] = []  # for `undo`: the number of moves before each command that made some
         self._commands: dict[str, Callable[..., str]] = {
             "protocol_version": self._fixed("2"),
             "name": self._fixed("tz"),
@@ -81,7 +87,10 @@ class GtpServer:
     # The protocol.
 
     def run(self, lines: io.BufferedIOBase, out: io.TextIOBase) -> None:
-        """Answers commands until `quit`, or the end of the lines."""
+        """Answers commands until `quit`, or until the input ends.
+
+        **Arguments:** `lines`, the binary stream of the commands; `out`, the text stream of the answers.
+        """
         reader = LineReader(lines)
         while True:
             try:
@@ -97,9 +106,10 @@ class GtpServer:
                 return
 
     def answer(self, line: str, is_waiting: Callable[[], bool] = lambda: True) -> Iterator[str]:
-        """The answer to one line, piece by piece; nothing for a line without a command.
+        """Yields the answer to one line, piece by piece; yields nothing for an empty line or a comment.
 
-        **Arguments:** `is_waiting`, whether another line has come, which ends an analysis. It says one thing at least.
+        **Arguments:** `line`; `is_waiting`, a function that returns True if another line has arrived. That ends an
+            analysis, but not before its first report.
         """
         number, command, arguments = split_command(line)
         if not number and not command:
@@ -118,7 +128,7 @@ class GtpServer:
             if not takes(self._commands[command], len(arguments)):
                 raise ValueError(f"wrong number of arguments for {command}")
             text = self._commands[command](*arguments)
-        except Exception as error:  # whatever it is, the program goes on
+        except Exception as error:  # an engine must not end in the middle of a game, whatever happens
             reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
             yield f"?{number} {_one_line(reason)}\n\n" if header else "\n"
         else:
@@ -168,7 +178,7 @@ class GtpServer:
         return ""
 
     def _to_move(self, colour: str) -> int:
-        """Makes a colour the one to move, and returns how many moves there were before."""
+        """Makes a colour the one to move, by a pass of the other if needed; returns the number of moves before that."""
         side, mark = self._side(colour), len(self.game.names)
         if self.game.is_over:
             raise ValueError("illegal move, the game is over")
@@ -212,14 +222,14 @@ class GtpServer:
 
     def _reg_genmove(self, colour: str) -> str:
         mark = self._to_move(colour)
-        self._thinker.forget()  # so that the same position gives the same move
+        self._thinker.forget()  # without a tree from before, the same position gives the same move
         action = self._think(mark, None)
         name = next(name for name, legal in self.game.legal_moves().items() if legal == action)
         self.game.go_back(mark)
         return self._shown(name)
 
     def _think(self, mark: int, seconds: float | None) -> int:
-        """The agent's move; where anything goes wrong, the game goes back to where it was."""
+        """Returns the agent's move. If the search fails, the game returns to the position after `mark` moves."""
         try:
             self._thinker.follow(self.game)
             self._thinker.run_for(seconds)
@@ -243,7 +253,7 @@ class GtpServer:
     # Analysis.
 
     def _analysis_arguments(self, arguments: list[str]) -> float:
-        """Seconds between two reports; other settings of analyses are for other engines."""
+        """Returns the seconds between two reports. Other arguments, which are for other engines, are ignored."""
         if self.game.is_over:
             raise ValueError("the game is over")
         if arguments and arguments[0].lower() in _COLOURS and self._side(arguments[0]) != self.game.to_move:
@@ -258,7 +268,7 @@ class GtpServer:
     def _analyse(
         self, line_of: Callable[[list[Candidate], Callable[[str], str]], str], interval: float, is_waiting
     ) -> Iterator[str]:
-        """A line about the moves after each interval, until another line comes."""
+        """Yields a report after each interval, until another line arrives."""
         self._thinker.follow(self.game)
         while True:
             self._thinker.run_until(interval, stop=is_waiting)
@@ -282,7 +292,7 @@ def _one_line(text: str) -> str:
 
 
 def _without_empty_lines(text: str) -> str:
-    """An empty line ends an answer, so that there can be none in it; a first one is the end of `=`'s own line."""
+    """Removes empty lines, which would end the answer. The first line may be empty, since it follows `=`."""
     first, *rest = text.split("\n")
     return "\n".join([first, *(line for line in rest if line.strip())])
 

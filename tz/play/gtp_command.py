@@ -12,15 +12,21 @@ from tz.runs.agent_files import agent_env, load_agent
 
 
 def serve_gtp(arguments: Sequence[str]) -> None:
-    """Speaks GTP on standard input and output until `quit`; whatever else is printed goes to standard error.
+    """Serves an agent by GTP on standard input and output until `quit`. All other output goes to standard error.
 
-    **Raises:** `ValueError` if there is no such agent, or its game cannot be played so; `SystemExit` for options that
-    there are not.
+    **Arguments:** `arguments`, the words after `python -m tz gtp`.
+
+    **Raises:** `ValueError` if there is no such agent, or if GTP does not support its game; `SystemExit` for unknown
+    options.
     """
-    parser = argparse.ArgumentParser(prog="python -m tz gtp", description="An agent that speaks GTP, version 2.")
-    parser.add_argument("agent", help="a file, a run's folder, or the name of an agent that comes with tz")
-    parser.add_argument("--env", help="the game, as package.module:make_env, where it is one of your own")
-    parser.add_argument("--simulations", type=int, default=400, help="of a move; with a clock, at most so many")
+    parser = argparse.ArgumentParser(prog="python -m tz gtp", description="Serve an agent as a GTP engine (version 2).")
+    parser.add_argument(
+        "agent", help="a file of an agent, the folder of a run, or the name of an agent that comes with tz"
+    )
+    parser.add_argument("--env", help="your own game, as package.module:make_env; not needed for the games of pgx")
+    parser.add_argument(
+        "--simulations", type=int, default=400, help="simulations for a move; with a clock, at most that many"
+    )
     options = parser.parse_args(arguments)
     out: Any = sys.stdout
     lines: Any = sys.stdin.buffer

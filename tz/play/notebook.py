@@ -1,4 +1,4 @@
-"""The board in a cell of a notebook."""
+"""Shows the board in a cell of a notebook."""
 
 import os
 from typing import Any
@@ -11,13 +11,13 @@ from tz.play.session import Session
 from tz.runs.agent_files import agent_env, load_agent
 
 _NO_WIDGETS = (
-    "This is a picture of the first position. To click on the board, open the notebook in Jupyter, VS Code or Colab, "
-    "run the cell again, and have the extra installed: pip install 'tz[play]'."
+    "This is only a picture of the position. To play on the board, install the extra (pip install 'tz[play]'), open "
+    "the notebook in Jupyter, VS Code or Colab, and run the cell again."
 )
 
 
 class _Picture:
-    """The board where it cannot be clicked on: a sentence that says why, and the position."""
+    """Takes the place of the board where widgets do not work: a picture of the position, and what to do about it."""
 
     def __init__(self, session: Session):
         self.session = session
@@ -38,20 +38,20 @@ def widget(
     num_simulations: int | None = None,
     seed: int = 0,
 ) -> Any:
-    """Show a board to click on in a notebook: `tz.play.widget("connect_four")` as the last line of a cell.
+    """Shows a board to click on in a notebook: `tz.play.widget("connect_four")` as the last line of a cell.
 
     **Arguments:**
 
-    - `agent`: the file of an agent, the name of one that comes with tz, or a [`tz.Player`][], which needs `env`.
-    - `env`: the game, where it is not one of pgx or the agent is a player.
-    - `person`: the side that you play: `"first"`, `"second"`, `"both"` or `"nobody"`; it can be changed on the board.
-    - `num_simulations`: of the agent, as many as its own settings say by default.
-    - `seed`: of the first position and of chance.
+    - `agent`: the file of an agent, the folder of a run, the name of an agent that comes with tz, or a [`tz.Player`][].
+    - `env`: the game; needed if it is not one of pgx, and if `agent` is a player.
+    - `person`: the side that you play: `"first"`, `"second"`, `"both"` or `"nobody"`. It can be changed on the board.
+    - `num_simulations`: the simulations for a move of the agent, by default as many as in its settings.
+    - `seed`: decides the first position, where it is drawn, and nature's outcomes.
 
     **Returns:** an object that a notebook shows, whose `session.game` is the [`tz.play.Game`][]. It needs anywidget
-    (the extra `play`); without it, or where a notebook cannot show widgets, it is a picture and a sentence.
+    (the extra `play`). Without it, and in notebooks that cannot show widgets, a picture of the position is shown.
 
-    **Raises:** `ValueError` for an agent of another game, and a player without a game.
+    **Raises:** `ValueError` if the agent is one of another game, and if `agent` is a player and `env` is missing.
     """
     session = new_session(agent, env=env, person=person, num_simulations=num_simulations, seed=seed)
     try:
@@ -84,10 +84,10 @@ def widget(
 def new_session(
     agent: str | os.PathLike | Player, *, env: Env | None, person: str, num_simulations: int | None, seed: int
 ) -> Session:
-    """A session with an agent, or the file of one, in its own game."""
+    """Returns a session with an agent that is given as a player, a file or a name."""
     if isinstance(agent, Player):
         if env is None:
-            raise ValueError("tz.play: found a player without its game, expected both; give env=.")
+            raise ValueError("widget: found a player without its game, expected both; give env= as well.")
     else:
         env = agent_env(agent, env=env)
         agent = load_agent(agent, env=env)

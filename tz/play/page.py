@@ -1,4 +1,4 @@
-"""The board as a page of the browser, served to this machine alone by the standard library."""
+"""Serves the board as a web page to browsers on this machine, by the standard library alone."""
 
 import collections
 import json
@@ -28,17 +28,20 @@ _POLICY = (
 
 
 class PageServer:
-    """Serves games to browsers on this machine, each tab its own.
+    """Serves games to browsers on this machine; each tab has a game of its own.
 
-    Only requests that were sent to the loopback address by a page from there are answered. Beyond 64 games the one
-    that was not played for the longest time is forgotten.
+    The server listens on the loopback address and answers no requests from pages of other sites. It keeps 64 games; a
+    further one replaces the game that has been idle for the longest time.
 
-    **Arguments:** `new_session`, which makes a [`tz.play.Session`][] of a new game from its number; `title`; `port`, 0
-    for any that is free.
+    **Arguments:**
 
-    **Attributes:** `url`, to open.
+    - `new_session`: a function that makes the [`tz.play.Session`][] of a new game from the number of the game.
+    - `title`: the title of the page.
+    - `port`: the port to listen on; 0, the default, for any free one.
 
-    **Raises:** `ValueError` if the port is in use or none at all.
+    **Attributes:** `url`, the address to open in a browser; `port`, the port in use.
+
+    **Raises:** `ValueError` if the port is in use, or if there is no port of that number.
     """
 
     def __init__(self, new_session: Callable[[int], Session], *, title: str = "game", port: int = 0):
@@ -49,44 +52,54 @@ class PageServer:
             self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
         except (OSError, OverflowError) as error:
             raise ValueError(
-                f"PageServer: found port {port}, which cannot be served on ({error}), expected a free one; leave it "
-                "out for any, or end the program that has it."
+                f"PageServer: found port {port}, which cannot be used ({error}), expected a free one; leave it out "
+                "to get any free port, or stop the program that uses this one."
             ) from error
         self._server.daemon_threads = True
         self.port = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}/"
 
     def serve_forever(self) -> None:
-        """Answers requests until `close` is called from another thread, or Ctrl-C."""
+        """Answers requests until another thread calls `close`, or until Ctrl-C."""
         self._server.serve_forever(poll_interval=0.1)
 
     def close(self) -> None:
-        """Ends `serve_forever`, which runs in another thread, and frees the port."""
+        """Stops `serve_forever`, which has to run in another thread, and frees the port."""
         self._server.shutdown()
         self.free()
 
     def free(self) -> None:
-        """Frees the port of a server that does not answer any more."""
+        """Frees the port of a server that has stopped; [`tz.play.PageServer.close`][] stops it and frees the port."""
         self._server.server_close()
 
     def page(self) -> str:
-        """The text of the page."""
+        """Returns the HTML of the page."""
         title = "".join(c for c in self._title if c.isalnum() or c in " _-.")
         return _HTML % title
 
     def is_from_here(self, host: str | None, origin: str | None) -> bool:
-        """Whether a request was meant for this server, and comes from its page or from no page at all."""
+        """Returns True if a request was sent to this server by its own page, or by no page at all.
+
+        **Arguments:** `host` and `origin`, the headers of the request, None if missing. `Host` shows if a foreign name
+            was resolved to this machine, and `Origin` if the page of another site made the browser send the request.
+        """
         hosts = {f"{name}:{self.port}" for name in ("127.0.0.1", "localhost")}
         return host in hosts and (origin is None or origin in {f"http://{name}" for name in hosts})
 
     def answer(self, body: bytes) -> tuple[int, dict[str, Any]]:
-        """The status and the answer to what a page asks."""
+        """Answers a request of a page.
+
+        **Arguments:** `body`, JSON with `session`, the name of a game (None for a new one), and `message`, for
+            [`tz.play.Session.ask`][].
+
+        **Returns:** the HTTP status, and the data to send back.
+        """
         try:
             asked = json.loads(body)
         except (ValueError, RecursionError):
             return 400, {"error": "play: found no JSON, expected an object with `session` and `message`."}
         if not isinstance(asked, dict) or not isinstance(asked.get("session"), str | None):
-            return 400, {"error": "play: found something else, expected an object with `session` and `message`."}
+            return 400, {"error": "play: found other JSON, expected an object with `session` and `message`."}
         name, session = self._session(asked.get("session"))
         view = session.ask(asked.get("message"))
         return 200, {"session": name, "view": view}
@@ -116,7 +129,7 @@ def _handler(pages: PageServer) -> type[BaseHTTPRequestHandler]:
                 "/board.js": ("text/javascript", lambda: FRONT_END.read_text("utf-8")),
             }
             if not pages.is_from_here(self.headers.get("Host"), self.headers.get("Origin")):
-                self._send(403, "text/plain", "tz: this page is served to its own machine only.")
+                self._send(403, "text/plain", "tz: this page is only for the machine that serves it.")
             elif self.path not in files:
                 self._send(404, "text/plain", "tz: there is no such page.")
             else:
@@ -133,7 +146,7 @@ def _handler(pages: PageServer) -> type[BaseHTTPRequestHandler]:
             elif kind != "application/json":
                 self._fail(415, f"play: found {kind[:40]!r}, expected application/json.")
             elif not (length.isascii() and length.isdigit() and len(length) < 10):
-                self._fail(411, "play: found no length of the request, expected one.")
+                self._fail(411, "play: found no length of the request, expected a number in Content-Length.")
             elif int(length) > _MOST_BYTES:
                 self._fail(413, f"play: found {length} bytes, expected at most {_MOST_BYTES}.")
             else:

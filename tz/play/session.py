@@ -1,4 +1,4 @@
-"""What a front end shows and asks: one game as plain data, the same for the page and the notebook."""
+"""One game as plain data, for the front ends: the page in the browser and the board in a notebook."""
 
 import threading
 from typing import Any
@@ -18,10 +18,20 @@ _WHO = "first", "second", "both", "nobody"
 
 
 class Session:
-    """A game between a person and an agent, as a front end sees it.
+    """A game between a person and an agent that a front end shows and controls by messages.
 
-    **Arguments:** `env`; `agent`; `person`, which side the person has: `"first"`, `"second"`, `"both"` or `"nobody"`;
-    `num_simulations` of the agent, as many as its own settings say by default; `seed` of the first game.
+    **Arguments:**
+
+    - `env`: the game.
+    - `agent`: the agent; it plays the sides that the person does not, and analyses positions.
+    - `person`: the side of the person: `"first"`, `"second"`, `"both"` or `"nobody"`.
+    - `num_simulations`: the simulations for a move of the agent, by default as many as in its settings.
+    - `seed`: decides the first position, where it is drawn, and nature's outcomes.
+
+    **Attributes:** `game`, the [`tz.play.Game`][]; `env`.
+
+    **Raises:** `ValueError` if `person` is none of these, if `num_simulations` is less than 1, and if the agent plays
+    a side and is one of another game.
     """
 
     def __init__(
@@ -43,21 +53,21 @@ class Session:
         return [None if seat in people else agent for seat in (0, 1)]
 
     def ask(self, message: Any) -> dict[str, Any]:
-        """Does what a front end asks, and returns what it should show.
+        """Carries out a message of a front end and returns what to show.
 
-        **Arguments:** `message`, a dict from a front end, of which nothing is taken for granted: `do` is one of `view`,
-        `move` (with `move`, a name), `reply`, `undo`, `resign`, `new` and `settings` (with `person` and
-        `simulations`); `at`, the position to show, after so many moves; `overlay`, whether to show what the agent
-        thinks of it.
+        **Arguments:** `message`, normally a dict; all of it is checked. Its entries are `do`, one of `view`, `move`
+            (with `move`, the name of a move), `reply`, `undo`, `resign`, `new` and `settings` (both with `person` and
+            `simulations`); `at`, the number of moves before the position to show, the current one by default; and
+            `overlay`, True to show the agent's analysis of that position.
 
-        **Returns:** the view, in values that JSON has; with `error`, a sentence, where something was wrong. The game
-        then is as it was.
+        **Returns:** the view, a dict that JSON can hold. Its entry `error` is a sentence if something was wrong, and
+            empty otherwise. After an error the game is unchanged.
         """
         with self._lock:
             error, at, overlay = "", None, False
             try:
                 if not isinstance(message, dict):
-                    raise ValueError(f"play: found {shown(message)}, expected an object with `do`.")
+                    raise ValueError(f"play: found {shown(message)}, expected an object; give it the entry `do`.")
                 at, overlay = _number(message, "at"), message.get("overlay") is True
                 self._do(message)
             except ValueError as reason:
@@ -70,10 +80,10 @@ class Session:
         do = message.get("do", "view")
         if do == "move":
             if not self.game.is_over and self.game.players[self.game.to_move] is not None:
-                raise ValueError("play: found a move for the agent's side, expected to wait for its answer.")
+                raise ValueError("play: found a move for the agent's side, expected none; wait for its answer.")
             move = message.get("move")
             if not isinstance(move, str):
-                raise ValueError(f"play: found {shown(move)} as a move, expected its name.")
+                raise ValueError(f"play: found {shown(move)} as a move, expected a text; give the name of the move.")
             self.game.move(move)
         elif do == "reply":
             if not self.game.is_over and self.game.players[self.game.to_move] is not None:
@@ -89,11 +99,13 @@ class Session:
         elif do != "view":
             choices = "view, move, reply, undo, resign, new or settings"
             raise ValueError(f"play: found do={str(do)[:40]!r}, expected {choices}.")
+        # Analyses of positions that were taken back, or with other settings, are out of date.
         self._analyses = {place: found for place, found in self._analyses.items() if place[0] <= len(self.game.names)}
         if do in ("new", "undo", "settings"):
             self._analyses = {}
 
     def _reply(self) -> None:
+        # By the analysis that the overlay shows, which `Game.reply` would not use.
         at = len(self.game.names)
         self.game.move(self._think(at).action)
 
@@ -107,7 +119,7 @@ class Session:
         self.game.set_players(self._players())
 
     def _think(self, at: int) -> Analysis:
-        """What the agent thinks of the position after `at` moves."""
+        """Returns the agent's analysis of the position after `at` moves, computed once for a number of simulations."""
         place = at, self._num_simulations
         if place not in self._analyses:
             turn = self.game.turns[at]
@@ -152,7 +164,7 @@ class Session:
         return [board.spot(square) for square in board.squares_of(before.name)]
 
     def _sides(self, board: Board, turn: Turn) -> list[dict[str, Any]]:
-        """The sides in the order of moving, with who plays them and which is to move."""
+        """Returns the sides in the order of moving: their names and colours, who plays them, and which is to move."""
         seat, num = self.game.seat_of(turn.metadata), self._num_sides
         names = ("first", "second") if num == 2 else ("player",)
         sides, colors, to_move = board.sides or names, board.colors or ("#23282d", "#fafaf5"), board.to_move
@@ -178,7 +190,10 @@ class Session:
         return f"{sides[best].capitalize()} wins" + (" by resignation" if game.has_resigned else "")
 
     def _value(self, at: int) -> float | None:
-        """The agent's newest value of the game up to a position, for the side that moves first."""
+        """Returns the latest known value up to a position, from the perspective of the side that moves first.
+
+        It is the result at the end of the game, and None before the agent has analysed a position.
+        """
         turns = self.game.turns
         if self.game.is_over and at == len(turns) - 1:
             return float(self.game.returns[0])
@@ -209,7 +224,7 @@ def _number(message: dict[str, Any], name: str) -> int | None:
 
 
 def _distinct(moves: dict[str, int]) -> list[str]:
-    """The names to choose from: of backgammon's passes, which are all alike, one."""
+    """Returns the names to choose from. Backgammon has several passes with the same effect, and only one is kept."""
     return [name for name in moves if not ("pass" in moves and name.startswith("pass("))]
 
 

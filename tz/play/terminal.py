@@ -1,4 +1,4 @@
-"""A game in the terminal: moves by name, with undo, hint and resign."""
+"""A game in the terminal: a person types moves by name, and commands such as undo, hint and resign."""
 
 from collections.abc import Callable
 
@@ -6,15 +6,21 @@ from tz.matches.players import Player
 from tz.play.game import Game
 
 _HELP = (
-    "A move by its name, or one of: moves (list the legal ones), hint (what the agent would play), undo, new, resign, "
-    "help, quit."
+    "Type a move by its name, or one of: moves (lists the legal moves), hint (shows the move that the agent would "
+    "play), undo, new, resign, help, quit."
 )
 
 
 def play_in_terminal(game: Game, *, read: Callable[[str], str] = input, write: Callable[[str], None] = print) -> None:
-    """Play a game in the terminal until the person quits; what cannot be read is answered, and the game goes on.
+    """Plays a game in the terminal until the person quits or the input ends.
 
-    **Arguments:** `game`, whose person is at the keyboard; `read`, a line with a prompt, and `write`, a text.
+    A line that is no legal move and no command is answered by a sentence, and the game continues.
+
+    **Arguments:**
+
+    - `game`: the game; the moves of its people are typed in the terminal.
+    - `read`: a function that shows a prompt and returns the next line, by default `input`.
+    - `write`: a function that shows a text, by default `print`.
     """
     write(f"{game.env.name}. {_HELP}")
     shown = False
@@ -40,7 +46,7 @@ def play_in_terminal(game: Game, *, read: Callable[[str], str] = input, write: C
 
 
 def _obey(game: Game, line: str, write: Callable[[str], None]) -> bool:
-    """Does what a line says, and returns whether the board is to be shown anew."""
+    """Carries out a line; returns True if the board should be shown again."""
     word = line.lower()
     if word in ("", "help", "?"):
         write(_HELP)

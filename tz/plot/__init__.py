@@ -1,4 +1,4 @@
-"""Pictures of searches, runs and games. Matplotlib is imported only when something is drawn."""
+"""Pictures of searches, runs and games. Importing this package does not import Matplotlib; drawing does."""
 
 from tz.plot.animations import animate_search as animate_search
 from tz.plot.games import action_names as action_names

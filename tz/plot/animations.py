@@ -1,4 +1,4 @@
-"""A search in motion."""
+"""Animates a search: its tree grows from simulation to simulation."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @eqx.filter_jit
 def _record(mcts: MCTS, env: Env, evaluator: Evaluator, state: SearchState, key: PRNGKeyArray):
-    """The state before each simulation and after the last, with the keys of [`tz.search`][]."""
+    """Runs a search with the keys of [`tz.search`][]; returns the state before the first step and after each step."""
     root_key, key = jax.random.split(key)
     state = start_search(mcts, evaluator, state, key=root_key)
 
@@ -47,17 +47,23 @@ def animate_search(
     max_leaves: int | None = None,
     seconds_per_frame: float = 0.5,
 ) -> "FuncAnimation":
-    """Runs the search that [`tz.search`][] would run, and shows its tree growing, a simulation a frame.
+    """Runs a search and animates its tree, with one frame for each step of the search.
 
-    The moves have the names that the game gives them. What is shown of the tree, and where, is as
-    [`tz.plot.plot_tree`][] would draw it in the end. The nodes that the simulation went through have an orange frame.
+    The search is the one that [`tz.search`][] runs with the same arguments. Every frame has the nodes of the final tree
+    that [`tz.plot.plot_tree`][] would draw, in the same places, as far as they exist by then. The nodes that the step
+    went through have an orange frame. A step is `mcts.num_leaves` simulations, by default one.
 
-    **Arguments:** those of [`tz.search`][], one game; those of [`tz.plot.plot_tree`][]; `seconds_per_frame`.
+    **Arguments:**
 
-    **Returns:** the animation. As the value of a notebook's cell it is a player that needs nothing else, and
+    - `mcts`, `env`, `evaluator`, `state`, `key`: as in [`tz.search`][], for one game. The moves have the names that
+        `env` gives them.
+    - `labels`, `draw`, `max_depth`, `min_visits`, `max_leaves`: as in [`tz.plot.plot_tree`][].
+    - `seconds_per_frame`: the time in seconds for which a frame is shown.
+
+    **Returns:** the animation. A notebook shows it with buttons if it is the value of a cell, and
     `animation.save("search.gif")` writes a file.
 
-    **Raises:** as [`tz.plot.plot_tree`][].
+    **Raises:** the errors of [`tz.plot.plot_tree`][].
     """
     state = one_of_batch(state, None, np.shape(state.tree.size))
     first, rest = jax.device_get(_record(mcts, env, evaluator, state, key))
@@ -71,6 +77,7 @@ def animate_search(
     shown = {node.number for node in last}
 
     def frame(step: int) -> None:
+        """Draws the tree after a step, without the nodes that are not there yet."""
         ax.clear()
         nodes = [node for node in _everything(states[step]) if node.number in shown]
         path = _path(states[step - 1], states[step]) if step else frozenset()
@@ -82,10 +89,11 @@ def animate_search(
 
 
 def _everything(state: SearchState) -> list[ShownNode]:
+    """Returns all nodes of a tree, without any limit."""
     return show_nodes(state, max_depth=None, min_visits=1, max_leaves=len(state.tree.parent))
 
 
 def _path(before: SearchState, after: SearchState) -> frozenset[int]:
-    """The nodes that the simulation between two states went through."""
+    """Returns the numbers of the nodes whose visits differ between two states: those that a step went through."""
     visits = {node.number: node.visits for node in read_nodes(before)}
     return frozenset(node.number for node in read_nodes(after) if node.visits != visits.get(node.number))

@@ -1,4 +1,4 @@
-"""What all pictures share: colours, figures, and drawings of positions as images."""
+"""Functions that all pictures need: colours, figures, names of moves, and drawings of positions as images."""
 
 import functools
 import io
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREY = "#0072b2", "#e69f00", "#999999"  # told apart by the colour-blind, and in print
+BLUE, ORANGE, GREY = "#0072b2", "#e69f00", "#999999"  # distinct for the colour-blind and in grey print
 
 _BUTTONS = {
     "minus": "&minus;",
@@ -33,13 +33,16 @@ _BUTTONS = {
 }
 
 Draw = Callable[[PyTree], "str | np.ndarray"]
-"""Draws one position: `state -> SVG text`, or an image `[H, W, 3]`."""
+"""Draws one position: `state -> SVG text`, or `state -> image [H, W, 3]`."""
 
 
 def new_axes(
     columns: int, size: tuple[float, float], rows: int = 1, heights: Sequence[float] | None = None
 ) -> list["Axes"]:
-    """The axes of a new figure, which pyplot does not keep: it is shown where it is the value of a notebook's cell."""
+    """Makes a figure and returns its axes.
+
+    The figure is closed at once, so pyplot does not keep it. A notebook shows it if it is the value of a cell.
+    """
     import matplotlib.pyplot as plt
 
     ratios = None if heights is None else heights[:rows]
@@ -49,19 +52,19 @@ def new_axes(
 
 
 def figure_of(ax: "Axes") -> "Figure":
-    """The figure that axes are in, or the part of one."""
+    """Returns the figure of axes, or the subfigure that they are in."""
     return cast("Figure", ax.figure)
 
 
 def player_of_frames(
     figure: "Figure", draw_frame: Callable[[int], None], num_frames: int, seconds: float
 ) -> "FuncAnimation":
-    """An animation that shows itself in a notebook, with buttons and without further files."""
+    """Makes an animation that a notebook shows with buttons, and that loads nothing from the web."""
     from matplotlib.animation import FuncAnimation
 
     class Player(FuncAnimation):
         def _repr_html_(self) -> str:
-            html = re.sub(r"<link[^>]*>", "", self.to_jshtml())  # a font of the web, for the signs on the buttons
+            html = re.sub(r"<link[^>]*>", "", self.to_jshtml())  # the signs of the buttons are in a web font
             return re.sub(r'<i class="fa fa-([^"]*)"></i>', lambda match: _BUTTONS[match[1]], html)
 
     figure.set_dpi(72)
@@ -70,41 +73,52 @@ def player_of_frames(
 
 
 def one_of_batch(state: Any, index: int | None, batch_shape: tuple[int, ...]) -> Any:
-    """The state of one game, from a state of one or, by its index, of several.
+    """Returns the state of one game, from the state of one game or of a batch with one axis.
 
-    **Raises:** `ValueError` where there are several and no index, one and an index, or not as many.
+    **Raises:** `ValueError` if there is a batch without an index, an index without a batch, a batch with several axes,
+    or an index out of range.
     """
     if len(batch_shape) == 0:
         if index is not None:
-            raise ValueError(f"This is the state of one game, which has no game {index}: leave `index` out.")
+            raise ValueError(
+                f"tz.plot: found index={index} and the state of one game, expected no index; leave it out."
+            )
         return state
     if index is None or len(batch_shape) > 1:
         shape = list(batch_shape)
-        raise ValueError(f"This is the state of a batch {shape} of games, and one is drawn: say which with `index`.")
+        raise ValueError(
+            f"tz.plot: found the state of a batch {shape} of games, expected one game, or a batch [G] and the number "
+            "of a game; choose a game with `index`."
+        )
     (num_games,) = batch_shape
     if not -num_games <= index < num_games:
-        raise ValueError(f"`index` is {index}, but there are {num_games} games.")
+        raise ValueError(
+            f"tz.plot: found index={index}, expected one from {-num_games} to {num_games - 1}, as there are "
+            f"{num_games} games; choose one of them."
+        )
     return jax.tree.map(lambda x: x[index], state)
 
 
 def check_names(names: Sequence[str] | None, num_actions: int) -> list[str]:
-    """The names of all actions, their numbers by default.
+    """Returns the names of all actions: those given, or their numbers.
 
-    **Raises:** `ValueError` if there are not as many names as actions.
+    **Raises:** `ValueError` unless there is one name for each action.
     """
     if names is not None and len(names) != num_actions:
-        raise ValueError(f"`labels` has {len(names)} names, but the game has {num_actions} actions; name them all.")
+        raise ValueError(
+            f"tz.plot: found {len(names)} names in `labels`, expected {num_actions}, one for each action; name all."
+        )
     return [str(action) for action in range(num_actions)] if names is None else list(names)
 
 
 MoveName = Callable[[int, int], str]
-"""The name of a move: `(node, action) -> str`, where the node of the tree is the one in which it is made."""
+"""Names a move: `(node, action) -> str`, where `node` is the number of the node in which the move is made."""
 
 
 def move_names(state: Any, labels: Sequence[str] | None, env: Env | None) -> MoveName:
-    """The names of the moves in a tree of one game: those given, else those that the game has, else numbers.
+    """Returns a function that names the moves of a tree: by `labels`, or else by the game, or else by numbers.
 
-    **Raises:** `ValueError` if there are not as many names as actions.
+    **Raises:** `ValueError` unless there is one label for each action.
     """
     names = check_names(labels, len(state.metadata.action_mask))
     if labels is not None or env is None or env.label is None:
@@ -113,26 +127,27 @@ def move_names(state: Any, labels: Sequence[str] | None, env: Env | None) -> Mov
 
     @functools.cache
     def position(node: int) -> PyTree:
+        """Returns the environment's state of a node; a game names each of its moves from it."""
         return jax.tree.map(lambda x: x[node], positions)
 
     return lambda node, action: label_of(env, position(node), action)
 
 
 def signed(value: float | np.floating) -> str:
-    """A value with its sign, and zero without one; above 100 without what follows the point, to stay short."""
+    """Formats a value with its sign and two decimals; zero has no sign, and values of 100 or more no decimals."""
     if abs(value) >= 99.95:
         return f"{value:+.0f}"
     return "0.00" if abs(value) < 0.005 else f"{value:+.2f}"
 
 
 def value_limits(values: Iterable[float | np.floating]) -> tuple[float, float]:
-    """The ends of an axis or a colour scale for values: -1 and 1 where they hold all, else what the values need.
+    """Returns the ends of an axis or a colour scale: -1 and 1 if all values are between them, else what they need.
 
-    Where there are values of both signs, 0 is in the middle. Values that are not finite are left out.
+    If there are values of both signs, 0 is in the middle. Values that are not finite are ignored.
     """
     finite = [float(x) for x in values if np.isfinite(x)]
     low, high = min(finite, default=0.0), max(finite, default=0.0)
-    if max(-low, high) <= 1.001:  # some results of 1 are rounded
+    if max(-low, high) <= 1.001:  # with room for rounding errors
         return -1.0, 1.0
     if low < 0 < high:
         return -max(-low, high), max(-low, high)
@@ -140,9 +155,9 @@ def value_limits(values: Iterable[float | np.floating]) -> tuple[float, float]:
 
 
 def picture(draw: Draw, state: PyTree, width: int) -> np.ndarray:
-    """The drawing of a position as an image `[H, W, 3 or 4]`.
+    """Draws a position as an image `[H, W, 3]` or `[H, W, 4]`; an SVG is rendered in the given width.
 
-    **Raises:** `ImportError` for an SVG where resvg is not installed.
+    **Raises:** `ImportError` for an SVG if resvg is not installed.
     """
     drawing = draw(state)
     if not isinstance(drawing, str):
@@ -150,12 +165,14 @@ def picture(draw: Draw, state: PyTree, width: int) -> np.ndarray:
     try:
         import resvg_py  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise ImportError("Drawing a board from SVG needs resvg: pip install 'tz[pictures]'") from error
+        raise ImportError(
+            "tz.plot: found no resvg, expected it for a board that is drawn from SVG; run pip install 'tz[pictures]'."
+        ) from error
     import matplotlib
     from matplotlib.pyplot import imread
 
     fonts = matplotlib.get_data_path() + "/fonts/ttf"
-    family = "DejaVu Sans"  # in the place of fonts that are not installed, whose text would be left out
+    family = "DejaVu Sans"  # replaces fonts that are not installed, whose text resvg would leave out
     options = {"background": "white", "font_dirs": [fonts], "serif_family": family}
     png = resvg_py.svg_to_bytes(svg_string=drawing, width=width, **options)
     return imread(io.BytesIO(bytes(png)))

@@ -1,4 +1,4 @@
-"""Finished games as pictures."""
+"""Draws finished games, as animations and as strips of positions."""
 
 import math
 import pathlib
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _states(states: PyTree) -> list[PyTree]:
-    """The positions of a game one by one, as NumPy arrays."""
+    """Returns the positions of a game as a list of states with NumPy arrays."""
     states = jax.device_get(states)
     return [jax.tree.map(lambda x, i=i: x[i], states) for i in range(len(jax.tree.leaves(states)[0]))]
 
@@ -37,21 +37,35 @@ def render_game(
     title: str = "",
     seconds_per_move: float = 0.7,
 ) -> "FuncAnimation":
-    """Shows a game move by move, with what the players thought of it.
+    """Animates a game move by move, with the players' estimates of it below the board if there are any.
 
-    **Arguments:** `states`, with a leading axis of positions, such as [`tz.replay_game`][] returns; `env`, the game,
-    whose boards are drawn, or `draw`, `state -> SVG text or image [H, W, 3]`, for other drawings; `moves`, the actions
-    between the positions, to name them and mark the last one on the board (what follows them is left out, so
-    `match.actions[game]` will do); `players`, their names, the one who moves in the first position before the other, to
-    say which side is whose; the last two need `env`. `values`, by each player's name its
-    estimate at every position, all from the perspective of the same player, such as [`tz.matches.replay_values`][]
-    returns; `title`; `seconds_per_move`.
+    **Arguments:**
 
-    **Returns:** the animation. As the value of a notebook's cell it is a player that needs nothing else, and
+    - `states`: the positions, with a leading axis, such as [`tz.replay_game`][] returns.
+    - `env`: the game. It draws the boards, and `moves` and `players` need it.
+    - `draw`: `state -> SVG text or image [H, W, 3]`, for other drawings than the game's.
+    - `moves`: the actions between the positions, to name them and to mark the last one on the board. Further actions
+        are ignored, so `match.actions[game]` fits.
+    - `players`: the names of the players, to show who plays which side. The player who moves in the first position
+        comes first.
+    - `values`: for each player's name, its estimates of all positions, `[number of positions]`. All are from the
+        perspective of the same player, such as [`tz.matches.replay_values`][] returns.
+    - `title`: the text above the board; by default, who plays which side.
+    - `seconds_per_move`: the time in seconds for which a position is shown.
+
+    **Returns:** the animation. A notebook shows it with buttons if it is the value of a cell, and
     `animation.save("game.gif")` writes a file.
 
-    **Raises:** `ValueError` for values or moves of another number than fits the positions, and where neither `env` nor
-    `draw` is given; `ImportError` where the extra `pictures` is not installed.
+    **Raises:** `ValueError` if the number of `values` or `moves` does not fit the positions, or `env` is missing where
+    it is needed. `ImportError` for a board drawn from SVG if the extra `pictures` is not installed.
+
+    **Example:**
+
+    ```python
+    match = tz.play_match(env, agent, tz.random_player(), num_games=2, key=jax.random.key(0))
+    states = tz.replay_game(env, match, 0)
+    tz.plot.render_game(states, env=env, moves=match.actions[0], players=("agent", "random"))
+    ```
     """
     boards, names, sides = _pictures("render_game", _states(states), env, draw, moves, players, 360)
     values = _check_values(values, len(boards))
@@ -64,6 +78,7 @@ def render_game(
     image = board_ax.imshow(boards[0])
 
     def frame(move: int) -> None:
+        """Shows the position after a move."""
         image.set_data(boards[move])
         name = f": {names[move]}" if names[move] else ""
         above = f"{title}\n" if title else ""
@@ -85,13 +100,18 @@ def plot_game(
     max_boards: int = 12,
     columns: int = 6,
 ) -> "Figure":
-    """Shows a game as a strip of positions: all of them, or as many as asked for, evenly spread and with both ends.
+    """Draws the positions of a game in rows, with the players' estimates below if there are any.
 
-    **Arguments:** those of [`tz.plot.render_game`][]; `max_boards` at most, `columns` of them in a row.
+    **Arguments:**
 
-    **Returns:** the figure; below the boards, the players' estimates.
+    - `states`, `env`, `draw`, `moves`, `players`, `values`: as in [`tz.plot.render_game`][].
+    - `max_boards`: the largest number of positions. A longer game is shown by positions that are evenly spread over it,
+        the first and the last included.
+    - `columns`: the number of positions in a row.
 
-    **Raises:** as [`tz.plot.render_game`][].
+    **Returns:** the figure.
+
+    **Raises:** the errors of [`tz.plot.render_game`][].
     """
     import matplotlib.pyplot as plt
 
@@ -128,24 +148,27 @@ def _pictures(
     players: Sequence[str],
     width: int,
 ) -> tuple[list[np.ndarray], list[str], str]:
-    """The drawing of each position, the name of the move that led there, and who plays which side."""
+    """Returns an image of each position, the names of the moves that led to them, and who plays which side."""
     if env is None:
         if draw is None or moves is not None or players:
-            raise ValueError(f"{where}: found no game, expected env= for its boards, moves and sides; give it.")
+            raise ValueError(
+                f"{where}: found no game, expected env=, which `moves` and `players` need, or `draw` alone; give one."
+            )
         return [picture(draw, state, width) for state in positions], [""] * len(positions), ""
     boards, names, last = [draw_board(env, state) for state in positions], [""], [[]]
     actions = np.full(len(positions) - 1, -1) if moves is None else np.asarray(moves)
     if actions.ndim != 1 or len(actions) < len(positions) - 1:
         raise ValueError(
             f"{where}: found `moves` of shape {list(actions.shape)}, expected [{len(positions) - 1}], the actions "
-            f"between {len(positions)} positions."
+            f"between {len(positions)} positions; give them all."
         )
+    # Not strict: a match pads its actions, and the last position has no move.
     for state, board, action in zip(positions, boards, actions, strict=False):
         name = label_of(env, state, int(action)) if action >= 0 else ""
         names.append(name)
         last.append([board.spot(square) for square in board.squares_of(name)])
     names, last = names[: len(positions)], last[: len(positions)]
-    first = boards[0]
+    first = boards[0]  # `players` begins with the one to move, so the order of the sides must too
     order = [*first.sides[first.to_move :], *first.sides[: first.to_move]]
     sides = ", ".join(f"{side}: {player}" for side, player in zip(order, players, strict=False))
     if draw is not None:
@@ -155,17 +178,19 @@ def _pictures(
 
 
 def _check_values(values: Mapping[str, ArrayLike] | None, num_positions: int) -> dict[str, np.ndarray]:
+    """Returns the values as NumPy arrays, and raises `ValueError` unless there is one for each position."""
     values = {name: np.asarray(value) for name, value in (values or {}).items()}
     for name, value in values.items():
         if value.shape != (num_positions,):
             raise ValueError(
-                f"`values` of {name!r} have shape {list(value.shape)}, but the game has {num_positions} positions, the "
-                "first and the last included."
+                f"tz.plot: found `values` of {name!r} with shape {list(value.shape)}, expected [{num_positions}], one "
+                "for each position, the first and the last included; give them all."
             )
     return values
 
 
 def _draw_values(ax, values: Mapping[str, np.ndarray]) -> None:
+    """Draws the estimates of all players over the moves of a game."""
     looks = zip((BLUE, ORANGE, GREY) * len(values), ("-", "--", ":") * len(values), strict=True)
     for (name, value), (color, line) in zip(values.items(), looks, strict=False):
         ax.plot(value, line, color=color, label=name)
@@ -179,10 +204,15 @@ def _draw_values(ax, values: Mapping[str, np.ndarray]) -> None:
 
 
 def save_game(states: PyTree, path: str | pathlib.Path, *, seconds_per_move: float = 0.7) -> None:
-    """Writes a game of pgx as an animated SVG, which any browser shows, and which needs no extra.
+    """Writes a game of pgx as an animated SVG, which any browser shows.
 
-    **Arguments:** `states`, of pgx, with a leading axis of moves, such as [`tz.replay_game`][] returns; `path`, which
-    ends in `.svg`.
+    Unlike the other drawings, it does not need the extra `pictures`. The MinAtar games of pgx have no such drawing.
+
+    **Arguments:**
+
+    - `states`: states of pgx with a leading axis of positions, such as [`tz.replay_game`][] returns.
+    - `path`: the file, with a name that ends in `.svg`.
+    - `seconds_per_move`: the time in seconds for which a position is shown.
     """
     import pgx
 
@@ -190,6 +220,16 @@ def save_game(states: PyTree, path: str | pathlib.Path, *, seconds_per_move: flo
 
 
 def action_names(height: int, width: int, others: Sequence[str] = ("pass",)) -> list[str]:
-    """Names of the actions of a board game, row by row: `a1`, `b1`, … and then the others."""
+    """Returns names for the actions of a board game, for `labels` of [`tz.plot.plot_tree`][] and others.
+
+    Use it for a game whose [`tz.Env`][] names no moves, and whose actions are the cells of a board, row by row.
+
+    **Arguments:**
+
+    - `height`, `width`: the number of rows and columns.
+    - `others`: the names of the actions that follow the cells.
+
+    **Returns:** `height * width + len(others)` names: `a1`, `b1`, … row by row, and then the others.
+    """
     cells = [f"{chr(ord('a') + column)}{row + 1}" for row in range(height) for column in range(width)]
     return [*cells, *others]

@@ -1,4 +1,4 @@
-"""The curves of runs."""
+"""Draws the curves of runs: losses, scores, ratings and returns."""
 
 import json
 import math
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Rows = Sequence[Mapping[str, int | float]]
 
+# The totals by name, and the metrics of which they are the sums.
 _COUNTED = {"elapsed": "seconds", "games": "episodes", "moves": "moves", "steps": "gradient_steps"}
 _TITLES = {"loss": "What it learns", "score": "Score in tests", "Elo": "Rating in tests", "return": "Return"}
 _LOSSES = ("policy_loss", "value_loss")
@@ -23,7 +24,15 @@ _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)
 
 
 def read_metrics(path: str | pathlib.Path) -> list[dict[str, int | float]]:
-    """The rows that a [`tz.JsonLinesSink`][] wrote, with NaN where it had a number that JSON has not."""
+    """Reads the metrics that a [`tz.JsonLinesSink`][] wrote.
+
+    **Arguments:**
+
+    - `path`: the file, such as `metrics.jsonl` in the folder of a run.
+
+    **Returns:** a list with the metrics of each epoch by name. NaN replaces `null`, which the sink writes for numbers
+    that JSON does not have.
+    """
     rows = [json.loads(line) for line in pathlib.Path(path).read_text().splitlines()]
     return [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]
 
@@ -31,22 +40,32 @@ def read_metrics(path: str | pathlib.Path) -> list[dict[str, int | float]]:
 def plot_learning(
     runs: Rows | str | pathlib.Path | Mapping[str, Rows | str | pathlib.Path], *, x: str = "epoch"
 ) -> "Figure":
-    """Draws losses, testers' scores, Elo and returns of a run, or of several together.
+    """Draws the losses, scores, Elo ratings and returns of one or several runs.
 
-    **Arguments:** `runs`, the metrics of each epoch as sinks get them, the file of a [`tz.JsonLinesSink`][], or the
-    folder of a run; or several of these by their names. Rows with a `seed`, such as those of
-    [`tz.runs.train_seeds`][], are drawn as the mean over seeds, with a band: the 95 % interval of the mean by Student's
-    t; a seed without a finite number is left out. `x`, what is on the horizontal axis: `"epoch"`; `"minutes"` or
-    `"hours"`, the sum of the epochs' `seconds`; `"games"`, `"moves"` or `"steps"`, those so far; or any metric.
+    Each kind has a panel, and kinds that no run has are left out:
 
-    **Returns:** the figure: losses; scores from 0 (all lost) to 1 (all won), with a line at one half; Elo with its
-    confidence interval; and the returns of a game for one, of self-play and with their interval of a
-    [`tz.matches.ReturnTester`][]. What no run has is left out. The targets change as self-play does, and the losses
-    with them. So the policy loss is drawn above its floor, the entropy of the targets, and the value loss less that of
-    the best constant: below 0, the network tells positions apart. A run without the metrics `policy_loss_floor` and
-    `value_loss_floor` shows the losses themselves.
+    - Losses. The targets change with self-play, and the losses with them. For this reason, the policy loss is drawn
+        minus its floor, the entropy of the targets, and the value loss minus the loss of the best constant: below 0,
+        the network tells positions apart. A run without the metrics `policy_loss_floor` and `value_loss_floor` shows
+        the losses themselves.
+    - Scores of testers, from 0 (all lost) to 1 (all won), with a line at one half.
+    - Elo ratings, with their confidence intervals.
+    - Returns in a game for one player: the mean return of self-play, and the return of a
+        [`tz.matches.ReturnTester`][] with its interval. A run with scores or ratings shows no returns.
 
-    **Raises:** `ValueError` where there is nothing to draw, or a run has no such `x`.
+    Rows with a `seed`, such as [`tz.runs.train_seeds`][] makes, are drawn as the mean over the seeds, with a band
+    for its 95 % interval by Student's t. Seeds whose number is not finite are left out of it.
+
+    **Arguments:**
+
+    - `runs`: the metrics of each epoch, as sinks get them, or the file of a [`tz.JsonLinesSink`][], or the folder of a
+        run. For several runs, a dictionary of these by the names of the runs.
+    - `x`: the horizontal axis: `"epoch"`; `"minutes"` or `"hours"`, the sum of the epochs' `seconds`; `"games"`,
+        `"moves"` or `"steps"`, the numbers so far; or the name of any metric.
+
+    **Returns:** the figure.
+
+    **Raises:** `ValueError` if there is nothing to draw, a run does not have `x`, or a file is missing.
     """
     x = f"{x} so far" if x in ("games", "moves", "steps") else x
     named = runs if isinstance(runs, Mapping) else {"": runs}
@@ -56,12 +75,18 @@ def plot_learning(
     }
     if missing := [name for name, rows in read.items() if not any(x in row for row in rows)]:
         found = sorted({key for rows in read.values() for row in rows for key in row})
-        raise ValueError(f"No row of run {missing[0]!r} has {x!r} for the horizontal axis; found {', '.join(found)}.")
+        raise ValueError(
+            f"plot_learning: found no {x!r} in the rows of run {missing[0]!r}, expected it for the horizontal axis; "
+            f"choose one of: {', '.join(found)}."
+        )
     panels = {"loss": _losses, "score": _scores, "Elo": _elo, "return": _returns}
     picked = {label: {name: pick(rows) for name, rows in read.items()} for label, pick in panels.items()}
     shown = {label: metrics for label, metrics in picked.items() if any(metrics.values())}
     if not shown:
-        raise ValueError("Nothing to draw: the rows have no losses, no scores, no Elo and no returns.")
+        raise ValueError(
+            "plot_learning: found rows without losses, scores, Elo or returns, expected one of these; give the metrics "
+            "of a run that has trained."
+        )
     axes = new_axes(len(shown), (4.8 * len(shown), 3.4))
     for ax, (label, metrics) in zip(axes, shown.items(), strict=True):
         _draw_panel(ax, read, metrics, x)
@@ -70,22 +95,24 @@ def plot_learning(
             ax.axhline(0.5, color=GREY, linewidth=0.8)
             ax.set_ylim(-0.03, 1.03)
     limits = [ax.get_xlim() for ax in axes]
-    for ax in axes:  # the first test may come late, and the panels begin and end together all the same
+    for ax in axes:  # tests may begin later than losses, but all panels should have the same axis
         ax.set_xlim(min(low for low, _ in limits), max(high for _, high in limits))
     return figure_of(axes[0])
 
 
 def _file(path: str | pathlib.Path) -> pathlib.Path:
-    """Return the file of metrics of a run, given that file or the folder of the run."""
+    """Returns the file of metrics of a run, from that file or the folder of the run."""
     path = pathlib.Path(path)
     found = path / "metrics.jsonl" if path.is_dir() else path
     if not found.exists():
-        raise ValueError(f"plot_learning: found no {found}, expected the metrics of a run; give its folder.")
+        raise ValueError(
+            f"plot_learning: found no file {found}, expected the metrics of a run; give the folder of the run."
+        )
     return found
 
 
 def _mean_of_seeds(rows: Rows) -> list[dict[str, int | float]]:
-    """The rows with what is derived from them; those of several seeds become one an epoch, the mean of each metric."""
+    """Returns the rows with derived metrics. Rows of several seeds become one row for each epoch, with the means."""
     seeds: dict[Any, list] = {}
     for row in rows:
         seeds.setdefault(row.get("seed"), []).append(row)
@@ -99,11 +126,11 @@ def _mean_of_seeds(rows: Rows) -> list[dict[str, int | float]]:
 
 
 def _mean_row(rows: Rows) -> dict[str, int | float]:
-    """The means over seeds, and where there are several, the ends of their 95 % intervals."""
+    """Returns the means over seeds, with the ends of the 95 % interval where several seeds have a finite number."""
     from scipy import stats
 
     mean = {}
-    for name in {name: None for row in rows for name in row if name != "seed"}:
+    for name in {name: None for row in rows for name in row if name != "seed"}:  # a dict keeps the order of the names
         values = [x for row in rows if isinstance(x := row.get(name), int | float) and math.isfinite(x)]
         mean[name] = statistics.fmean(values) if values else math.nan
         if len(values) > 1:
@@ -113,7 +140,7 @@ def _mean_row(rows: Rows) -> dict[str, int | float]:
 
 
 def _with_derived(rows: Rows) -> list[dict[str, int | float]]:
-    """The rows, with what there was so far and with the losses above their floors."""
+    """Returns the rows with totals so far, and with the losses minus their floors."""
     totals, derived = dict.fromkeys(_COUNTED, 0.0), []
     for row in rows:
         more = {}
@@ -129,7 +156,7 @@ def _with_derived(rows: Rows) -> list[dict[str, int | float]]:
 
 
 def _losses(rows: Rows) -> dict[str, str]:
-    """The losses to draw: the name of the metric by its label."""
+    """Chooses the losses to draw; returns the names of metrics by their labels, as the functions below do too."""
     keys = {key for row in rows for key in row}
     labels = {"policy loss above its floor": "policy_loss_excess", "value loss minus a constant's": "value_loss_excess"}
     excess = {label: name for label, name in labels.items() if name in keys}
@@ -137,11 +164,13 @@ def _losses(rows: Rows) -> dict[str, str]:
 
 
 def _scores(rows: Rows) -> dict[str, str]:
+    """Chooses the scores of testers."""
     keys = sorted({key for row in rows for key in row if key.endswith("_score")})
     return {f"against {name.removesuffix('_score')}": name for name in keys}
 
 
 def _elo(rows: Rows) -> dict[str, str]:
+    """Chooses the ratings: all metrics with an interval that are neither scores nor returns."""
     found = {key for row in rows for key in row}
     keys = sorted(key for key in found if not key.endswith("_return"))
     keys = [name for name in keys if not name.endswith("_score")]
@@ -149,7 +178,7 @@ def _elo(rows: Rows) -> dict[str, str]:
 
 
 def _returns(rows: Rows) -> dict[str, str]:
-    """Returns, unless there are scores or Elo: those are of two players, whose mean return says little."""
+    """Chooses the returns, unless there are scores or ratings: the mean return of two players says little."""
     if _scores(rows) or _elo(rows):
         return {}
     keys = {key for row in rows for key in row}
@@ -159,7 +188,7 @@ def _returns(rows: Rows) -> dict[str, str]:
 
 
 def _draw_panel(ax: "Axes", runs: Mapping[str, Rows], metrics: Mapping[str, Mapping[str, str]], x: str) -> None:
-    """Runs differ by colour, metrics by line; with one run alone, metrics by both."""
+    """Draws one panel. Runs differ by colour and metrics by line; with a single run, metrics differ by both."""
     labels = list(dict.fromkeys(label for of_run in metrics.values() for label in of_run))
     for number, (run, rows) in enumerate(runs.items()):
         for label, name in metrics[run].items():
@@ -175,7 +204,7 @@ def _draw_panel(ax: "Axes", runs: Mapping[str, Rows], metrics: Mapping[str, Mapp
                 markersize=4,
                 label=", ".join(part for part in (run, label) if part),
             )
-            for band in (f"{name}_seeds", name):
+            for band in (f"{name}_seeds", name):  # the interval over seeds, or else the metric's own
                 within = [row for row in points if f"{band}_low" in row and f"{band}_high" in row]
                 if within:
                     low, high = ([row[f"{band}_{end}"] for row in within] for end in ("low", "high"))
@@ -185,5 +214,7 @@ def _draw_panel(ax: "Axes", runs: Mapping[str, Rows], metrics: Mapping[str, Mapp
         ax.locator_params(axis="x", integer=True)
     ax.spines[["top", "right"]].set_visible(False)
     if num_labels := len(ax.get_legend_handles_labels()[0]):
-        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18)} if num_labels > 4 else {}  # or it hides curves
+        below = (
+            {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18)} if num_labels > 4 else {}
+        )  # a large one would hide curves
         ax.legend(frameon=False, fontsize=8, **below)

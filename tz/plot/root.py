@@ -1,4 +1,4 @@
-"""What a search thinks of its root."""
+"""Draws the root of a search: prior, visits and values of its moves."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -42,23 +42,30 @@ def plot_root(
     index: int | None = None,
     ax: "Axes | None" = None,
 ) -> "Figure":
-    """Draws what a search thinks of its root: prior, visits and value of the legal actions.
+    """Draws the result of a search at its root: the prior, the visits and the values of the legal actions.
 
-    The value is `q`, for the player to move. Where the root policy is [`tz.Gumbel`][] or `completed_q` is given, there
-    is the improved policy too: the softmax of log prior and completed `q`.
+    Values are `q`, from the perspective of the player to move. If the root policy is [`tz.Gumbel`][], or `completed_q`
+    is given, the improved policy is drawn too: the softmax of the log prior plus the bonus of `completed_q`.
 
-    **Arguments:** `state`, after [`tz.search`][]; `env`, the game, which names the moves; `labels`, other names of all
-    `A` actions; `board`, for numbers on the board in place of bars: True for the position itself, of a game whose
-    moves belong to squares, or the rows and columns of heat maps of a game whose first actions are its cells row by
-    row (with `env`, the position itself as well); `max_actions`, how many bars, those of the most visited;
-    `completed_q`, of the improved policy, a [`tz.mcts.CompletedQ`][]; `index`, of the game, for a state of several;
-    `ax`, to draw the bars there.
+    **Arguments:**
+
+    - `state`: the state that [`tz.search`][] returned.
+    - `env`: the game, which names the moves and draws the position.
+    - `labels`: other names for all `A` actions.
+    - `board`: True to write the numbers on the position itself instead of drawing bars, for an `env` whose moves belong
+        to squares. A pair of rows and columns draws heat maps instead, for a game whose first actions are the cells of
+        a board, row by row; with an `env` that has a `board`, it is the same as True.
+    - `max_actions`: the largest number of bars; the most visited actions are shown.
+    - `completed_q`: the [`tz.mcts.CompletedQ`][] of the improved policy. By default `CompletedQ()`, so give it if the
+        search used other settings.
+    - `index`: the number of the game in a state of several games.
+    - `ax`: the axes in which the bars are drawn, by default in a new figure.
 
     **Returns:** the figure.
 
-    **Raises:** `ValueError` for labels of another number than there are actions, a board that does not fit them, `ax`
-    together with `board`, or an index that does not fit the batch; `ImportError` where a position is to be drawn and
-    the extra `pictures` is not installed.
+    **Raises:** `ValueError` if the number of labels or cells does not fit the actions, `ax` and `board` are given
+    together, `board=True` has no `env` that draws it, or the index does not fit the batch. `ImportError` for a position
+    drawn from SVG if the extra `pictures` is not installed.
     """
     state = one_of_batch(state, index, np.shape(state.tree.size))
     root, names = state.root, move_names(state, labels, env)
@@ -72,21 +79,25 @@ def plot_root(
     if board is None or board is False:
         return _bars(root, columns, lambda action: names(0, action), max_actions, ax)
     if ax is not None:
-        raise ValueError("plot_root: found `board` and one `ax`, expected axes of its own; leave one of them out.")
+        raise ValueError(
+            "plot_root: found `board` and `ax`, expected one of them, as boards need several axes; leave one out."
+        )
     if env is not None and env.board is not None:
         return _on_position(env, state, root, columns)
     if board is True:
-        raise ValueError("plot_root: found board=True without a game that has one, expected env= with a `board`.")
+        raise ValueError(
+            "plot_root: found board=True, expected env= with a `board` to draw; give it, or rows and columns."
+        )
     if board[0] * board[1] > len(root.logits):
         raise ValueError(
-            f"plot_root: found a board of {board[0]} x {board[1]}, which needs as many actions, and {len(root.logits)} "
-            "actions; where moves are no cells, as in Connect Four, give env= to draw on the position itself."
+            f"plot_root: found a board of {board[0]} x {board[1]} and {len(root.logits)} actions, expected an action "
+            "for each cell; where moves are not cells, as in Connect Four, give env= to draw on the position itself."
         )
     return _maps(root, columns, board)
 
 
 def _titled_values(root: Any, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What is drawn on boards, by its title."""
+    """Returns the numbers that are drawn on boards, `[A]` each, by their titles."""
     maps = {
         "prior": columns["prior"],
         f"{root.visits.sum()} visits": columns["visits"],
@@ -96,7 +107,10 @@ def _titled_values(root: Any, columns: dict[str, np.ndarray]) -> dict[str, np.nd
 
 
 def _on_position(env: Env, state: SearchState, root: Any, columns: dict[str, np.ndarray]) -> "Figure":
-    """The position with the numbers of each move on its square: the visits say how strongly."""
+    """Draws the position once for each kind of number, with the numbers on the squares of their moves.
+
+    Larger numbers have stronger colours. The values are coloured by the visits of their moves instead.
+    """
     position = jax.device_get(jax.tree.map(lambda x: x[0], state.tree.state))
     board, maps = draw_board(env, position), _titled_values(root, columns)
     axes = new_axes(len(maps), (3.2 * len(maps), 3.2 * board.height / board.width + 0.75))
@@ -119,10 +133,13 @@ def _on_position(env: Env, state: SearchState, root: Any, columns: dict[str, np.
 
 
 def _percent(fraction: float) -> str:
+    """Formats a fraction as a number of percent; a small fraction is "<1", as only 0 is "0"."""
     return "<1" if 0 < fraction < 0.005 else f"{100 * fraction:.0f}"
 
 
 def _bars(root, columns, names, max_actions, ax) -> "Figure":
+    """Draws a group of bars for each of the most visited actions, with its value above."""
+    # By visits, then by prior; an action with prior 0 is illegal.
     order = [int(a) for a in np.lexsort((-columns["prior"], -root.visits)) if columns["prior"][a] > 0][:max_actions]
     place = np.arange(len(order))
     (ax,) = new_axes(1, (9.0, 3.2)) if ax is None else (ax,)
@@ -156,6 +173,7 @@ def _bars(root, columns, names, max_actions, ax) -> "Figure":
 
 
 def _maps(root, columns, board) -> "Figure":
+    """Draws a heat map of the board for each kind of number; cells of illegal moves stay empty."""
     rows, width = board
     legal = columns["prior"][: rows * width] > 0
     maps = _titled_values(root, columns)

@@ -1,4 +1,4 @@
-"""Which part of a search tree is shown, and what is said of its nodes; as text for Graphviz too."""
+"""Selects the nodes of a search tree that pictures show, with their numbers, and writes them as text for Graphviz."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,14 +15,27 @@ from tz.plot.canvas import MoveName, move_names, one_of_batch, signed
 
 @dataclasses.dataclass
 class ShownNode:
-    """A node that is drawn: one of the tree, or one where nature is to move, which the tree keeps with its edge.
+    """Holds the numbers of one node of a picture.
 
-    **Fields:** `number` in the tree, or beyond its `N` slots where nature is to move; `parent`, its number, -1 for the
-    root; `depth`; `action` that leads here; `prior` of that action; `visits`; `value`, the expected return for the
-    player to move *at the root*; `terminated`; `outcome` of nature that leads here, whose probability is then the
-    `prior`, and whose `value` is that of the position alone; -1 elsewhere; `is_nature`, whether nature is to move;
-    `principal`, whether it is on the principal variation; `num_hidden`, the nodes below that are not drawn; `children`
-    that are.
+    It is a node of the tree, or a node where nature is to move. The tree itself has no such nodes: it keeps nature's
+    part with the edges.
+
+    **Fields:**
+
+    - `number`: the index in the tree, or at least `N`, the number of slots, if nature is to move.
+    - `parent`: the number of the node above, -1 for the root.
+    - `depth`: the number of edges from the root.
+    - `action`: the action that leads here.
+    - `prior`: the prior of the action, or the probability of the outcome that leads here.
+    - `visits`: the visits of the edge that leads here; at the root, of all its edges.
+    - `value`: the expected return, from the perspective of the player to move *at the root*. After an outcome of
+        nature, it is the value of the position, without the rewards on the way, or the reward if the game is over.
+    - `terminated`: whether the game is over.
+    - `outcome`: the outcome of nature that leads here, or -1.
+    - `is_nature`: whether nature is to move.
+    - `principal`: whether the node is on the principal variation.
+    - `num_hidden`: the number of nodes below that are not drawn.
+    - `children`: the children that are drawn.
     """
 
     number: int
@@ -40,7 +53,7 @@ class ShownNode:
     children: "list[ShownNode]" = dataclasses.field(default_factory=list)
 
     def edge_name(self, names: MoveName, outcomes: Sequence[str] | None = None) -> str:
-        """The name of the action or the outcome that leads here, and how likely it is."""
+        """Returns the name of the action or outcome that leads here, with its prior or probability."""
         if self.outcome < 0:
             return f"{names(self.parent, self.action)} {self.prior:.0%}"
         name = f"#{self.outcome}" if outcomes is None else outcomes[self.outcome]
@@ -48,14 +61,14 @@ class ShownNode:
 
 
 def read_nodes(state: SearchState) -> list[ShownNode]:
-    """All nodes of the tree of one game, parents before children."""
+    """Returns all nodes of the tree of one game, parents before children."""
     tree, nodes = jax.device_get(state.tree), []
     num_visits = int(tree.visits[0].sum())
     value = float(tree.raw_value[0] + np.sum(tree.visits[0] * tree.q[0])) / (1 + num_visits)
     nodes.append(ShownNode(0, -1, 0, -1, 1.0, num_visits, value, bool(tree.terminated[0])))
     for number in range(1, int(tree.size)):
         parent, place = int(tree.parent[number]), (int(tree.parent[number]), int(tree.action[number]))
-        sign = 1 if tree.player[parent] == tree.player[0] else -1
+        sign = 1 if tree.player[parent] == tree.player[0] else -1  # `q` is for the player to move at the parent
         action = place[1] if tree.actions is None else int(tree.actions[place])
         prior, visits, value = float(np.exp(tree.logits[place])), int(tree.visits[place]), float(sign * tree.q[place])
         ended = bool(tree.terminated[number])
@@ -64,14 +77,20 @@ def read_nodes(state: SearchState) -> list[ShownNode]:
 
 
 def _with_nature(tree: Tree, nodes: list[ShownNode]) -> list[ShownNode]:
-    """Puts a node where nature is to move between each move that chance answers and the nodes of its outcomes."""
+    """Inserts a node of nature between each move with outcomes and the nodes of its outcomes.
+
+    In the tree, the outcomes of a move are nodes with the same parent and action, and the first of them keeps what
+    belongs to the edge. All of them have the visits and the value of the edge, which go to the node of nature here.
+    """
     chance, edges = tree.chance, (tree.parent, tree.action)
     assert chance is not None
-    first = tree.children[edges]
+    first = tree.children[edges]  # of each node, the first node of its edge
+    # The outcome of every visit of every edge: a function of the edge and the number of the visit, so it is not stored.
     visits = jnp.arange(max(int(tree.visits.max()), 1), dtype=jnp.int32)
     columns = jax.tree.map(jnp.asarray, chance)
     each = jax.vmap(jax.vmap(columns.outcome_of, (None, 0)), (0, None))
     taken = np.asarray(each(jnp.asarray(first), visits))
+    # The cumulative distribution is -1 at impossible outcomes. There, the running maximum makes the difference 0.
     probabilities = np.diff(np.maximum.accumulate(np.maximum(chance.cdf, 0), axis=1), axis=1, prepend=0)
     result, natures = [nodes[0]], {}
     for node in nodes[1:]:
@@ -79,7 +98,7 @@ def _with_nature(tree: Tree, nodes: list[ShownNode]) -> list[ShownNode]:
         depth = above.depth + 1
         if chance.cdf[own].max() > 0:
             if own not in natures:
-                number = len(tree.parent) + own
+                number = len(tree.parent) + own  # beyond the slots, so it cannot be the number of a node of the tree
                 changes = {"terminated": False, "is_nature": True, "children": []}
                 natures[own] = dataclasses.replace(node, number=number, depth=depth, **changes)
                 result.append(natures[own])
@@ -97,24 +116,24 @@ def _with_nature(tree: Tree, nodes: list[ShownNode]) -> list[ShownNode]:
 
 
 def show_nodes(state: SearchState, *, max_depth: int | None, min_visits: int, max_leaves: int) -> list[ShownNode]:
-    """The most visited nodes of one game's tree, as many as there is room for; parents before children.
+    """Returns the most visited nodes of the tree of one game, within the limits; parents before children.
 
-    **Raises:** `ValueError` for limits below 1.
+    **Raises:** `ValueError` if a limit is below 1.
     """
     for name, limit in (("max_depth", max_depth), ("min_visits", min_visits), ("max_leaves", max_leaves)):
         if limit is not None and limit < 1:
-            raise ValueError(f"`{name}` must be at least 1, found {limit}.")
+            raise ValueError(f"tz.plot: found {name}={limit}, expected at least 1; raise it.")
     nodes = {node.number: node for node in read_nodes(state)}
     shown, num_leaves = {0}, 1
     for node in sorted(list(nodes.values())[1:], key=lambda node: (-node.visits, node.depth, node.number)):
         if node.parent not in shown or node.visits < min_visits or node.depth > (max_depth or node.depth):
             continue
-        new_leaf = bool(nodes[node.parent].children)
+        new_leaf = bool(nodes[node.parent].children)  # the first child takes the place of its parent as a leaf
         if num_leaves + new_leaf <= max_leaves:
             num_leaves += new_leaf
             shown.add(node.number)
             nodes[node.parent].children.append(node)
-    for node in nodes.values():
+    for node in nodes.values():  # a hidden node counts at the nearest node above it that is shown
         if node.number not in shown:
             above = node.parent
             while above not in shown:
@@ -123,7 +142,7 @@ def show_nodes(state: SearchState, *, max_depth: int | None, min_visits: int, ma
     node = nodes[0]
     while node.children:
         node.principal = True
-        node = node.children[0]  # the most visited
+        node = node.children[0]  # children are in the order of their visits
     node.principal = True
     return [node for node in nodes.values() if node.number in shown]
 
@@ -139,13 +158,20 @@ def tree_to_dot(
     env: Env | None = None,
     index: int | None = None,
 ) -> str:
-    """A search tree in the language of [Graphviz](https://graphviz.org), whose programs draw trees of any size.
+    """Writes a search tree in the language of [Graphviz](https://graphviz.org), whose programs draw trees of any size.
 
-    **Arguments:** as [`tz.plot.plot_tree`][]'s.
+    A node shows its visits and its value, from the perspective of the player to move at the root. An edge shows its
+    action and its prior. The principal variation is bold. Nodes where nature is to move are ellipses, and their edges
+    show outcomes and their probabilities.
 
-    **Returns:** the text of a `digraph`. A node says its visits, and its value for the player to move at the root; an
-    edge its action and its prior; the principal variation is bold. Nature's nodes are ellipses, and their edges say the
-    outcome and its probability.
+    **Arguments:**
+
+    - `state`, `labels`, `max_depth`, `min_visits`, `outcomes`, `env`, `index`: as in [`tz.plot.plot_tree`][].
+    - `max_leaves`: the largest number of nodes without children in the drawing.
+
+    **Returns:** the text of a `digraph`.
+
+    **Raises:** `ValueError`, as [`tz.plot.plot_tree`][] does.
     """
     state = one_of_batch(state, index, np.shape(state.tree.size))
     names = move_names(state, labels, env)

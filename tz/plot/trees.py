@@ -1,4 +1,4 @@
-"""Search trees as pictures."""
+"""Draws search trees."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -27,13 +27,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_GAP = 0.5  # inches between two levels, in which the edges run and their labels stand
+_GAP = 0.5  # inches between two levels, with room for the labels of edges
 
 
 class Layout:
-    """Where the nodes of a tree stand, in inches: a column for each leaf, the most visited children on the left.
+    """Places the nodes of a tree, in inches: a column for each leaf, and the most visited children on the left.
 
-    **Fields:** `place`, of each node's number, the middle of its box; `box`, its width and height; `size` of the whole.
+    **Fields:**
+
+    - `place`: for each node's number, the middle of its box.
+    - `box`: the width and height of a box.
+    - `size`: the width and height of the whole tree.
     """
 
     def __init__(self, nodes: Sequence[ShownNode], box: tuple[float, float]):
@@ -42,7 +46,7 @@ class Layout:
             if not node.children:
                 self.place[node.number] = (column + 0.5) * (box[0] + 0.08), 0.0
                 column += 1
-        for node in reversed(nodes):
+        for node in reversed(nodes):  # children come after their parents, so they have their places by now
             if node.children:
                 ends = self.place[node.children[0].number][0], self.place[node.children[-1].number][0]
                 self.place[node.number] = sum(ends) / 2, 0.0
@@ -52,6 +56,7 @@ class Layout:
 
 
 def _depth_first(node: ShownNode):
+    """Yields a node and all nodes below it, from left to right."""
     yield node
     for child in node.children:
         yield from _depth_first(child)
@@ -70,24 +75,32 @@ def plot_tree(
     index: int | None = None,
     ax: "Axes | None" = None,
 ) -> "Figure":
-    """Draws a search tree: as many of its most visited nodes as are readable.
+    """Draws the most visited nodes of a search tree, as many as are readable.
 
-    A node shows its visits, its value (also its colour) *for the player to move at the root*, and how many nodes below
-    it are left out; an edge the action and its prior, its width the fraction of the visits. The principal variation, of
-    the most visited edges, is black and runs down the left. A node with a double frame ends the game. A round node is
-    nature's: its edges show the outcome and its probability, and the values below them are those of the positions.
+    A node shows its visits, its value (also by its colour) and how many nodes below it are left out. Values are from
+    the perspective of the player to move *at the root*. An edge shows the action and its prior, and its width grows
+    with the fraction of the visits. The principal variation, which follows the most visited edges, is black and runs
+    down the left. A node with a double frame ends the game. At a round node nature is to move: its edges show outcomes
+    and their probabilities. The values below them are values of the positions, without the rewards on the way, or
+    the reward if the game is over.
 
-    **Arguments:** `state`, as [`tz.search`][] returns it; `env`, the game that it steps through, which names the moves;
-    `labels`, other names of all `A` actions; `draw`,
-    `state -> SVG text or image [H, W, 3]`, to draw the positions, such as `env.draw` of a game of pgx; `max_depth`,
-    below the root; `min_visits` of a node; `max_leaves`, columns of the picture, by default 16, with boards 10;
-    `outcomes`, the names of all `C` outcomes of nature;
-    `index`, of the game, for a state of several; `ax`, to draw there.
+    **Arguments:**
+
+    - `state`: the state that [`tz.search`][] returned.
+    - `env`: the game through which the search stepped, which names the moves.
+    - `labels`: other names for all `A` actions.
+    - `draw`: `state -> SVG text or image [H, W, 3]`, to draw the positions, such as `env.draw` of a game of pgx.
+    - `max_depth`: the largest depth below the root; None for any depth.
+    - `min_visits`: the smallest number of visits of a node.
+    - `max_leaves`: the largest number of columns, by default 16, or 10 with `draw`.
+    - `outcomes`: the names of all `C` outcomes of nature.
+    - `index`: the number of the game in a state of several games.
+    - `ax`: the axes to draw in, by default in a new figure.
 
     **Returns:** the figure.
 
-    **Raises:** `ValueError` for limits below 1, labels of another number, or an index that does not fit the batch;
-    `ImportError` where a board is to be drawn and the extra `pictures` is not installed.
+    **Raises:** `ValueError` if a limit is below 1, the number of labels is wrong, or the index does not fit the batch.
+    `ImportError` for a position drawn from SVG if the extra `pictures` is not installed.
     """
     state = one_of_batch(state, index, np.shape(state.tree.size))
     names = move_names(state, labels, env)
@@ -104,7 +117,7 @@ def plot_tree(
 
 
 def draw_boards(draw: Draw | None, state: SearchState, nodes: Sequence[ShownNode]) -> dict[int, np.ndarray]:
-    """The drawing of each node's position, or none at all."""
+    """Returns an image of each node's position by its number, and nothing for None and for nature's nodes."""
     if draw is None:
         return {}
     positions = jax.device_get(state.tree.state)
@@ -113,7 +126,7 @@ def draw_boards(draw: Draw | None, state: SearchState, nodes: Sequence[ShownNode
 
 
 def tree_axes(layout: Layout) -> "Axes":
-    """Axes of a figure that holds the tree in its own size, with room for a title and the scale of the colours."""
+    """Makes axes in a figure of the size of the tree, with room for a title and the scale of the colours."""
     (ax,) = new_axes(1, (max(layout.size[0], 6) + 0.3, layout.size[1] + 1.1))
     return ax
 
@@ -127,12 +140,12 @@ def draw_tree(
     path: frozenset[int] = frozenset(),
     outcomes: Sequence[str] | None = None,
 ) -> None:
-    """Draws the nodes at the places that the layout has for them; `path` are nodes to point out."""
+    """Draws the nodes in the places of the layout; the nodes of `path` get an orange frame."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
     limits = value_limits(node.value for node in nodes)
-    colors = ScalarMappable(Normalize(*limits), "cividis")  # its lightness grows, so it reads in grey too
+    colors = ScalarMappable(Normalize(*limits), "cividis")  # lighter for higher values, so it can be read in grey too
     most = max(nodes[0].visits, 1)
     for node in nodes:
         if node.parent >= 0:
@@ -147,7 +160,7 @@ def draw_tree(
             node.number in path,
         )
     width, height = layout.size
-    spare = max(6 - width, 0) / 2
+    spare = max(6 - width, 0) / 2  # `tree_axes` makes no figure narrower than 6 inches
     ax.set(xlim=(-spare, width + spare), ylim=(-height + layout.box[1] / 2 - 0.65, layout.box[1] / 2 + 0.05))
     ax.set_aspect("equal")
     ax.set_axis_off()
@@ -158,6 +171,7 @@ def draw_tree(
 
 
 def _draw_edge(ax: "Axes", node: ShownNode, layout: Layout, name: str, fraction: float) -> None:
+    """Draws the edge that leads to a node, with its name; `fraction` is the node's part of all visits."""
     (x0, y0), (x1, y1), height = layout.place[node.parent], layout.place[node.number], layout.box[1]
     top = y1 + height / 2
     color, width = ("black", 0.8 + 5 * fraction**0.5) if node.principal else (GREY, 0.4 + 5 * fraction**0.5)
@@ -174,6 +188,7 @@ def _draw_edge(ax: "Axes", node: ShownNode, layout: Layout, name: str, fraction:
 
 
 def _draw_node(ax: "Axes", node: ShownNode, layout: Layout, color, board: np.ndarray | None, pointed: bool) -> None:
+    """Draws the box of a node, with its position if there is a `board`; `pointed` makes the frame orange."""
     from matplotlib.patches import FancyBboxPatch
 
     (x, y), (width, height) = layout.place[node.number], layout.box
@@ -194,7 +209,7 @@ def _draw_node(ax: "Axes", node: ShownNode, layout: Layout, color, board: np.nda
         wide = tall * board.shape[1] / board.shape[0]
         top = y + height / 2 - 0.06
         ax.imshow(board, extent=(x - wide / 2, x + wide / 2, top - tall, top), zorder=5, interpolation="antialiased")
-    light = float(np.dot(color[:3], (0.299, 0.587, 0.114))) > 0.5
+    light = float(np.dot(color[:3], (0.299, 0.587, 0.114))) > 0.5  # the luma of ITU-R BT.601
     ink = "black" if light else "white"
     text = f"{node.visits}\n{signed(node.value)}" if board is None else f"{node.visits}  {signed(node.value)}"
     ax.text(

@@ -1,6 +1,6 @@
-"""A training run: the loop, checkpoints, forks, sinks, memory, recipes, and agents as files.
+"""Training runs: the loop, checkpoints, forks, metric sinks, memory plans, recipes, and agent files.
 
-Imports from every package but `tz.plot`."""
+This package may import from `games`, `nn`, `mcts`, `learn` and `matches`."""
 
 from tz.runs.agent_files import agent_card as agent_card
 from tz.runs.agent_files import agent_env as agent_env

@@ -1,4 +1,4 @@
-"""New games for a run: at its beginning, and in the place of those that a failed call took."""
+"""Starts the games of a run, and replaces games that were lost in a failed call."""
 
 import dataclasses
 
@@ -21,29 +21,34 @@ from tz.sharding import place
 def new_games(
     config: TrainConfig, env: Env, train: TrainState, mesh: Mesh, key: PRNGKeyArray
 ) -> tuple[CollectState, ReplayState]:
-    """New games and empty rings, split over the mesh."""
+    """Starts new games with empty replay rings, split over the mesh."""
     keys = place(game_keys(config, key), mesh, split=True)
     return compiled_start(config, env, learned_model(config, env, train), mesh, keys)
 
 
 def revive(config: TrainConfig, env: Env, state: LoopState, mesh: Mesh) -> tuple[LoopState, str]:
-    """A living state of one whose games, or games and buffer, were taken by a call that failed; and what is new in it.
+    """Makes a state usable again after a failed call, and describes what was replaced.
 
-    Games that are begun anew do not follow the moves of unfinished ones in the buffer, so these are left out.
+    A call that fails has already consumed the arrays that were donated to it: the games, or the games and the buffer.
+    This function starts new ones. Since new games do not continue the unfinished episodes in the buffer, the moves of
+    these episodes are dropped.
+
+    **Returns:** the state, and a sentence for the user that says what was replaced; empty if nothing was lost.
     """
     if not any_deleted((state.games, state.replay)):
         return state, ""
+    # Gradient steps, tests and fast moves fold in 0, 1 and 2.
     key = jax.random.fold_in(jax.random.fold_in(state.key, 3), state.epoch)
     games, replay = new_games(config, env, state.train, mesh, key)
     if any_deleted(state.replay):
-        return dataclasses.replace(state, games=games, replay=replay), " Its games and its buffer are begun anew."
+        return dataclasses.replace(state, games=games, replay=replay), " Its games and its buffer were started anew."
     replay = without_open_moves(state.replay)
-    return dataclasses.replace(state, games=games, replay=replay), " Its games in progress are begun anew."
+    return dataclasses.replace(state, games=games, replay=replay), " Its games in progress were started anew."
 
 
 def without_open_moves(replay: ReplayState) -> ReplayState:
-    """The rings without the moves of episodes in progress, so that games can be added that do not follow these."""
-    num_open = replay.size - replay.num_known
+    """Drops the moves of episodes in progress from the rings, so that moves of new games can follow."""
+    num_open = replay.size - replay.num_known  # rows whose value target is not yet known: always the newest
     position = (replay.position - num_open) % replay.policy_weight.shape[1]
     return eqx.tree_at(lambda ring: (ring.position, ring.size), replay, (position, replay.size - num_open))
 
@@ -52,5 +57,5 @@ def without_open_moves(replay: ReplayState) -> ReplayState:
 def compiled_start(
     config: TrainConfig, env: Env, model: Model | None, mesh: Mesh, keys: Array
 ) -> tuple[CollectState, ReplayState]:
-    """New games and empty rings, see `tz.learn.new_games.start_games`."""
+    """Starts new games with empty rings in one compiled call, see `tz.learn.new_games.start_games`."""
     return start_games(config, env, model, keys, mesh=mesh)

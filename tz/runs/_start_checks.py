@@ -1,4 +1,4 @@
-"""What `tz.init_loop` finds before anything is compiled for training: a game, a network or settings that do not fit."""
+"""Checks that a game, a network and settings fit together, for `tz.init_loop`, before the training is compiled."""
 
 import warnings
 from collections.abc import Callable
@@ -32,11 +32,11 @@ _LARGEST_FOR_PUCT = 3.0
 
 
 def check_start(config: TrainConfig, env: Env, network: PyTree, norm_state: eqx.nn.State | None) -> None:
-    """Checks game, network and settings against each other, and the game by a few random games.
+    """Checks the game, the network and the settings against each other, and plays a few random games.
 
-    The random games are one small compiled program, the same for each call with this game.
+    The random games are one small program, which is compiled once for each game.
 
-    **Raises:** `ValueError` for what cannot be right; it warns, by a `UserWarning`, of what is seldom meant.
+    **Raises:** `ValueError` for settings that cannot work. Settings that are probably a mistake cause a `UserWarning`.
     """
     check_types(env)
     _check_network(env, network, norm_state)
@@ -55,35 +55,39 @@ def check_start(config: TrainConfig, env: Env, network: PyTree, norm_state: eqx.
 
 
 def _check_range(config: TrainConfig, env: Env, head: ValueHead | None, record: GameRecord, name: str) -> None:
-    """Warns of returns that a tanh cannot reach, and raises `ValueError` for those outside of a support.
+    """Warns of returns that a tanh cannot reach, and raises `ValueError` for returns outside of a support.
 
-    **Arguments:** `head`, None where it is not known, and values may be anything; `name`, of the network's class.
+    **Arguments:**
+
+    - `head`: the value head of the network. With None it is not known, and nothing is checked.
+    - `name`: the name of the network's class, for the messages.
     """
     if head is None:
         return
     low, high = (head.low, head.high) if isinstance(head, CategoricalValue) else (-1.0, 1.0)
     least, greatest = proven_returns(record, float(config.mcts.discount), low, high)
+    # The margin is for rounding: sums of rewards may exceed the range by a little.
     margin, largest = 5e-4 * (high - low), max(-least, greatest)
     if isinstance(head, CategoricalValue) and (least < low - margin or greatest > high + margin):
         raise ValueError(
             f"init_loop: found random games of {env.name} with returns from {least:.4g} to {greatest:.4g}, expected "
-            f"none outside of the support of the value of {name}, {low:.4g} to {high:.4g}; give "
-            "tz.nn.CategoricalValue(low, high) that hold every return, from the perspective of the player to move, and "
-            "those of better games than random ones too."
+            f"none outside of the support of the value head of {name}, {low:.4g} to {high:.4g}; give "
+            "tz.nn.CategoricalValue(low, high) a range that holds every return, from the perspective of the player to "
+            "move. Better games than random ones may have larger returns."
         )
     if isinstance(head, TanhValue) and largest > high + margin:
         warnings.warn(
             f"init_loop: found random games of {env.name} with returns as large as {largest:.4g}, expected at most 1, "
-            f"as the value of {name} is a tanh, in (-1, 1), and cannot learn more; give the network "
-            "value_head=tz.nn.CategoricalValue(low, high), or divide the rewards of the game by the largest result "
-            "that it can have.",
+            f"since the value of {name} is a tanh and cannot exceed 1; give the network "
+            "value_head=tz.nn.CategoricalValue(low, high), or divide the rewards of the game by its largest possible "
+            "result.",
             stacklevel=4,
         )
     elif isinstance(config.mcts.selector, PUCT) and largest > _LARGEST_FOR_PUCT:
         warnings.warn(
             f"init_loop: found random games of {env.name} with returns as large as {largest:.4g} and the selector "
-            "tz.PUCT, whose exploration is for values from -1 to 1 and drowns in larger ones, expected a selector that "
-            'scales them; use tz.mcts.MuZeroPUCT(scale="tree"), or tz.gumbel_mcts.',
+            "tz.PUCT, whose exploration bonus is made for values from -1 to 1 and too small for larger ones, expected "
+            'a selector that scales values; use tz.mcts.MuZeroPUCT(scale="tree"), or tz.gumbel_mcts.',
             stacklevel=4,
         )
 
@@ -91,20 +95,21 @@ def _check_range(config: TrainConfig, env: Env, head: ValueHead | None, record: 
 def _check_evaluator(
     make: Callable[[NetworkEvaluator], Any], env: Env, network: PyTree, norm_state: eqx.nn.State | None
 ) -> None:
-    """Raises `ValueError` for an evaluator, or its model, that does not fit the game or is another at each call."""
+    """Raises `ValueError` if the evaluator or its model does not fit the game, or has new functions at each call."""
     default = NetworkEvaluator(network, env.observe, norm_state)
     one, other = make(default), make(default)
     check_evaluator("TrainConfig", one)
     if not eqx.tree_equal(*(eqx.partition(evaluator, eqx.is_array)[1] for evaluator in (one, other))):
         raise ValueError(
-            "TrainConfig: found `evaluator` to return new functions at each call, expected arrays alone to change, as "
-            "all would be compiled anew in each epoch; keep the weights in modules and not in closures, such as "
-            "tz.mcts.Model(network.root, network.step), and make other functions once, outside."
+            "TrainConfig: found that `evaluator` returns new functions at each call, expected only arrays to change, "
+            "since new functions are compiled again in each epoch; keep the weights in modules and not in closures, "
+            "such as tz.mcts.Model(network.root, network.step), and make other functions once, outside of `evaluator`."
         )
     check_player(env, Player(MCTS(1), one))
 
 
 def _check_testers(env: Env, testers: Any) -> None:
+    """Raises `ValueError` if a tester, or a player inside of it, is not made for this game."""
     for player in jax.tree.leaves(testers, is_leaf=lambda x: isinstance(x, Player)):
         if isinstance(player, Player):  # an opponent, an anchor, a rung
             check_player(env, player)
@@ -114,32 +119,35 @@ def _check_testers(env: Env, testers: Any) -> None:
         ):
             raise ValueError(
                 f"TrainConfig: found a {type(tester).__name__}, which plays matches, and {env.name}, a game of "
-                f"{env.num_players} player, expected one of two players; take a tz.matches.ReturnTester, which plays "
-                "games for one."
+                f"{env.num_players} player, expected a game of two players; use tz.matches.ReturnTester, which plays "
+                "games of one player."
             )
         if isinstance(tester, ReturnTester):
             check_one_player("TrainConfig: a ReturnTester", env)
 
 
 def _check_test_env(env: Env, test_env: Env) -> None:
+    """Raises `ValueError` if the game of tests has other actions or observations than the game of self-play."""
+
     def shapes(observation):
         return str(jax.tree.map(lambda x: x.shape, observation))
 
     found, expected = ((game.num_actions, shapes(game.observation)) for game in (test_env, env))
     if found != expected:
         raise ValueError(
-            f"TrainConfig: found test_env={test_env.name} of {found[0]} actions and observations {found[1]}, expected "
-            f"the same game as that of self-play, {env.name}, which has {expected[0]} and {expected[1]}; give one that "
-            "differs in where its games begin at most."
+            f"TrainConfig: found test_env={test_env.name} with {found[0]} actions and observations of shape {found[1]}"
+            f", expected the game of self-play, {env.name}, which has {expected[0]} actions and observations of shape "
+            f"{expected[1]}; give the same game, which may only differ in its first positions."
         )
 
 
 def _sample(config: TrainConfig, env: Env, key: PRNGKeyArray) -> Sample:
-    """A sample as the buffer gives it; only its shapes are right."""
+    """Makes a sample with the shapes that the buffer would give it. Its values have no meaning."""
     if config.record is None and config.record_end is None:
         env_state, metadata = env.init(key)
         policy, one = jnp.zeros(env.num_actions, jnp.float32), jnp.float32(1)
         return Sample(env.observe(env_state), metadata.action_mask, policy, one, one, one)
+    # Only self-play knows the shapes of records, so this makes one move and reads it from a buffer.
     options = {"num_moves": 1, "record": config.record, "record_end": config.record_end}
     moves = collect(config.mcts, env, uniform_evaluator, init_collect(config.mcts, env, key=key), **options)[1]
     rings = jax.tree.map(lambda x: x[None], config.replay.init(moves))
@@ -147,9 +155,11 @@ def _sample(config: TrainConfig, env: Env, key: PRNGKeyArray) -> Sample:
 
 
 def _check_loss(config: TrainConfig, env: Env, network: PyTree, norm_state: eqx.nn.State | None) -> ValueHead | None:
-    """Raises `ValueError` where the loss asks for what neither the network nor a sample has. Compiles nothing.
+    """Checks that the loss can be computed from the outputs of the network and a sample. Compiles nothing.
 
-    **Returns:** the network's value head, where that is known.
+    **Returns:** the value head of the network, or None where it is not known.
+
+    **Raises:** `ValueError` if the loss raises.
     """
 
     def of_batch(network, norm_state, keys):
@@ -164,6 +174,8 @@ def _check_loss(config: TrainConfig, env: Env, network: PyTree, norm_state: eqx.
 
 
 def _check_augment(config: TrainConfig, env: Env, augment: Callable[..., Sample]) -> None:
+    """Raises `ValueError` if the augmentation fails on a sample of the game, or changes its shapes."""
+
     def drawn(key):
         sample = _sample(config, env, key)
         return sample, augment(sample, key=key)
@@ -171,11 +183,14 @@ def _check_augment(config: TrainConfig, env: Env, augment: Callable[..., Sample]
     try:
         before, after = jax.tree.map(jnp.shape, jax.eval_shape(drawn, jax.random.key(0)))
     except Exception as error:
-        raise ValueError(f"TrainConfig: augment does not fit {env.name}: {error}") from error
+        raise ValueError(
+            f"TrainConfig: found that augment fails on a sample of {env.name} ({error}), expected an augmentation for "
+            "this game; choose another, or leave it out."
+        ) from error
     if before != after:
         raise ValueError(
-            f"TrainConfig: found augment to make a sample of shapes {after} from {before}, expected the same; leave "
-            "the shapes as they are."
+            f"TrainConfig: found that augment makes a sample of shapes {after} from one of shapes {before}, expected "
+            "the same shapes; change only the values."
         )
 
 
@@ -187,7 +202,7 @@ def _first_outputs(env: Env, network: PyTree, norm_state: eqx.nn.State | None) -
 
 
 def _check_network(env: Env, network: PyTree, norm_state: eqx.nn.State | None) -> None:
-    """Raises `ValueError` where the network does not fit the game, found by one evaluation of a first position."""
+    """Raises `ValueError` if the network does not fit the game. It evaluates one initial position."""
     check_instance("init_loop", "network", network)
     if isinstance(network, NetworkEvaluator) or (
         takes(network, 3) and not takes(network, 1 + (norm_state is not None))
@@ -196,12 +211,13 @@ def _check_network(env: Env, network: PyTree, norm_state: eqx.nn.State | None) -
             f"init_loop: found {shown(network)}, an evaluator, expected a network, observation -> (logits, value); "
             "give the network itself, and its state as norm_state."
         )
+    # Shapes first, as they compile nothing.
     mask, (logits, value) = eqx.filter_eval_shape(_first_outputs, env, network, norm_state)
     if logits.shape != mask.shape or value.shape != ():
         raise ValueError(
             f"init_loop: found a network that returns logits of shape {logits.shape} and a value of shape "
-            f"{value.shape}, expected logits of shape {mask.shape} (one an action of {env.name}) and a value of shape "
-            "(); change its heads."
+            f"{value.shape}, expected logits of shape {mask.shape} (one for each action of {env.name}) and a value "
+            "of shape (); change its heads."
         )
     mask, outputs = _first_outputs(env, network, norm_state)
     if not bool(mask.any()):
@@ -211,6 +227,6 @@ def _check_network(env: Env, network: PyTree, norm_state: eqx.nn.State | None) -
     for name, output in zip(("logits", "value"), outputs, strict=True):
         if not bool(jnp.isfinite(output).all()):
             raise ValueError(
-                f"init_loop: found the network's {name} not to be finite on an initial position of {env.name}: "
-                f"{output}, expected finite numbers; look at its initial parameters."
+                f"init_loop: found non-finite numbers in the network's {name} on an initial position of {env.name} "
+                f"({output}), expected finite numbers; check the initial parameters of the network."
             )

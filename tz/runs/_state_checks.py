@@ -1,4 +1,4 @@
-"""Checks, by shapes alone, that a training state and the settings that it is used with belong together."""
+"""Checks that a training state and its settings belong together. Only shapes are compared."""
 
 from typing import Any
 
@@ -18,15 +18,19 @@ from tz.runs.stopping import any_deleted
 
 
 def check_state(config: TrainConfig, env: Env, state: LoopState, *, mesh: Mesh, where: str = "train_loop") -> None:
-    """Raises `ValueError` unless the state was made for this game with settings whose arrays are the same.
+    """Checks that a state was made for this game, and with settings that need the same arrays.
 
-    Whatever is in no array may have changed: simulations (with `max_nodes` as it was), learning rate, loss,
-    temperature, the number of samples and steps. All mismatches are named at once.
+    Settings that no array depends on may have changed: the number of simulations (as long as `max_nodes` stays the
+    same), the learning rate, the loss, the temperature, and the numbers of samples and gradient steps.
+
+    **Raises:** `ValueError`, with all mismatches at once, for a state of other settings; or for a state whose arrays
+    were donated to an earlier call.
     """
     if any_deleted(state):
         raise ValueError(
-            f"{where}: found a state whose arrays were given up to an earlier call, expected a living one; go on with "
-            "the state that this call returned, or that is the attribute `state` of the exception it ended with."
+            f"{where}: found a state whose arrays were donated to an earlier call, expected one that is still usable; "
+            "continue with the state that the call returned, or with the attribute `state` of the exception that it "
+            "raised."
         )
     wrong = [
         f"{name}: found {found}, expected {expected}"
@@ -36,14 +40,14 @@ def check_state(config: TrainConfig, env: Env, state: LoopState, *, mesh: Mesh, 
     wrong += [f"{name}: {text}" for name, text in _other_arrays(config, env, state, mesh).items() if text]
     if wrong:
         raise ValueError(
-            f"{where}: the state was made with other settings than those given. {'; '.join(wrong)}. Go on with the "
-            "settings of the state, or make a new state with tz.init_loop. With a checkpoint of the run, tz.fork "
-            "begins another run from it, whose trees, buffer and testers may differ."
+            f"{where}: found a state that was made with other settings than those given ({'; '.join(wrong)}), expected "
+            "the same settings; use the settings of the state, make a new state with tz.init_loop, or start a new run "
+            "from a checkpoint with tz.fork, where trees, buffer and testers may differ."
         )
 
 
 def _numbers(config: TrainConfig, state: LoopState) -> dict[str, tuple[Any, Any]]:
-    """Pairs of the number in the state and the number that the settings ask for, by name."""
+    """Returns, by name, pairs of the number in the state and the number that the settings ask for."""
     tree, mcts, capacity = state.games.search.tree, config.mcts, state.replay.policy_weight.shape[-1]
     num_actions = state.games.metadata.action_mask.shape[-1]
     has_average = state.train.average is not None
@@ -58,13 +62,13 @@ def _numbers(config: TrainConfig, state: LoopState) -> dict[str, tuple[Any, Any]
 
 
 def _other_arrays(config: TrainConfig, env: Env, state: LoopState, mesh: Mesh) -> dict[str, str]:
-    """The arrays of each part that differ from those that the settings make, in words; empty for none."""
+    """Describes, for each part of a state, the arrays that differ from what the settings need; empty if none does."""
 
     def start(key):
         env_state, metadata = env.init(key)
         return (env_state, metadata), env.observe(env_state)
 
-    def row(tree, num_axes):
+    def row(tree, num_axes):  # one position, without the axes of games and of rows
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[num_axes:], x.dtype), tree)
 
     position, observation = eqx.filter_eval_shape(start, jax.random.key(0))
@@ -83,13 +87,14 @@ def _other_arrays(config: TrainConfig, env: Env, state: LoopState, mesh: Mesh) -
 
 
 def _state_of_tester(tester: Tester, evaluator: Evaluator, mesh: Mesh) -> tuple[PyTree] | None:
+    """Returns the shapes of a tester's state, in a tuple since the state may be None; None if they cannot be known."""
     try:
         return (eqx.filter_eval_shape(lambda evaluator: tester.init(evaluator, mesh=mesh), evaluator),)
-    except jax.errors.JAXTypeError:  # a tester that looks at values can only be asked with values
+    except jax.errors.JAXTypeError:  # the tester looks at values, so shapes alone are not enough
         return None
 
 
 def _arrays(tree: Any) -> dict[str, list[Any]]:
-    """Shapes and dtypes by name."""
+    """Returns the shape and the dtype of each array by name."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path): describe(x) for path, x in leaves if hasattr(x, "dtype")}

@@ -1,4 +1,4 @@
-"""Agents as files: a network, what it was made with, and a card that says how it was trained."""
+"""Agent files: a network, the settings that it is built from, and a card that says how it was trained."""
 
 import dataclasses
 import json
@@ -41,13 +41,21 @@ def save_agent(
     *,
     card: dict[str, Any] | None = None,
 ) -> None:
-    """Writes an agent to one file, at once or not at all, whose folder is made where it is missing.
+    """Saves an agent in one file. A folder that is missing is made.
 
-    **Arguments:** `env`, the game that it plays; `network` and `norm_state`, such as those of
-    [`tz.learn.TrainState`][]; `card`, whatever should be known about it, in values that JSON has.
+    The file appears only when it is complete. If saving fails, an earlier file of the same name stays as it was.
 
-    **Raises:** `ValueError` for something else in the place of the game, and for a card of more than a megabyte; a
-    file that was there stays.
+    **Arguments:**
+
+    - `path`: the file.
+    - `env`: the game that the agent plays. Its name is saved.
+    - `network`: the network that plays, such as `playing` of [`tz.learn.TrainState`][]. The settings of a
+        [`tz.AZResNet`][] or a [`tz.MLP`][] are saved as well, so that [`tz.load_agent`][] can build it.
+    - `norm_state`: the state of a stateful network, such as `playing_norm_state` of [`tz.learn.TrainState`][].
+    - `card`: facts about the agent, such as how it was trained and how strong it is. JSON must be able to hold them.
+
+    **Raises:** `ValueError` if `env` is not a game, or the card is larger than a megabyte; `TypeError` if the card
+    holds a value that JSON does not have.
     """
     if not isinstance(env, Env):
         raise ValueError(
@@ -68,8 +76,8 @@ def save_agent(
     text = json.dumps(header, indent=1).encode()
     if len(text) > _MAX_HEADER:
         raise ValueError(
-            f"save_agent: the card makes a header of {len(text)} bytes, expected at most {_MAX_HEADER}. Keep curves "
-            "and the like in a file of their own."
+            f"save_agent: found a card that makes a header of {len(text)} bytes, expected at most {_MAX_HEADER}; keep "
+            "long data, such as curves, in another file."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -77,7 +85,7 @@ def save_agent(
         with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("agent.json", text)
             archive.writestr("arrays", b"".join(np.asarray(data_of(x)).tobytes() for _, x in arrays))
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
@@ -92,19 +100,22 @@ def load_agent(
     network: PyTree = None,
     norm_state: eqx.nn.State | None = None,
 ) -> Player:
-    """The player that [`tz.save_agent`][] wrote, or one that comes with tz, such as `"connect_four"`.
+    """Loads an agent that [`tz.save_agent`][] saved, or one that comes with tz.
 
-    A file is data: nothing in it is executed.
+    The file is read as data. Nothing in it is executed.
 
-    **Arguments:** `source`, a file, the folder of a run, or the name of an agent that comes with tz; `mcts`, how it
-    searches, by default
-    [`tz.gumbel_mcts`][] with 200 simulations and without noise; `env`, for a game that is not one of pgx; `network` and
-    `norm_state`, for a network that is not one of tz: any of the same architecture, whose own values do not matter.
+    **Arguments:**
+
+    - `source`: a file, the folder of a run, or the name of an agent that comes with tz, such as `"connect_four"`.
+    - `mcts`: the search of the agent; by default [`tz.gumbel_mcts`][] with 200 simulations and without noise.
+    - `env`: the game; needed only if it is not a game of pgx.
+    - `network`, `norm_state`: needed only if the network is not a [`tz.AZResNet`][] or a [`tz.MLP`][]: any network of
+        the same architecture. Its weights are ignored.
 
     **Returns:** the player. `player.evaluator.network` is the network, in inference mode.
 
-    **Raises:** `ValueError` if the file is missing, damaged, of another version, or of another network or game than was
-    given.
+    **Raises:** `ValueError` if the file is missing, damaged, or of another version of tz, or if it does not fit the
+    given network or game.
     """
     path = _find(source)
     header, read_arrays = _open(path)
@@ -114,8 +125,11 @@ def load_agent(
     arrays = named_arrays((network, norm_state))
     expected = [_describe(name, x) for name, x in arrays]
     if expected != header["arrays"]:
-        raise ValueError(f"{path} holds an agent of another architecture: {_difference(header['arrays'], expected)}.")
-    stored = [jax.eval_shape(data_of, x) for _, x in arrays]
+        raise ValueError(
+            f"load_agent: found another architecture in {path} ({_difference(header['arrays'], expected)}), expected "
+            "the architecture of the network; pass network= with the architecture that was saved."
+        )
+    stored = [jax.eval_shape(data_of, x) for _, x in arrays]  # random keys are stored as numbers
     data, leaves, start = read_arrays(sum(x.size * x.dtype.itemsize for x in stored)), [], 0
     for (_, like), x in zip(arrays, stored, strict=True):
         leaf = jnp.asarray(np.frombuffer(data, x.dtype, x.size, start).reshape(x.shape))
@@ -128,18 +142,27 @@ def load_agent(
 
 
 def agent_env(source: str | os.PathLike, *, env: Env | None = None) -> Env:
-    """Return the game that an agent plays.
+    """Returns the game that an agent plays.
 
-    **Arguments:** `source`, as of [`tz.load_agent`][]; `env`, for a game that is not one of pgx.
+    **Arguments:**
 
-    **Raises:** `ValueError` as [`tz.load_agent`][], and for an `env` of another name.
+    - `source`: the agent, as in [`tz.load_agent`][].
+    - `env`: the game; needed only if it is not a game of pgx.
+
+    **Raises:** `ValueError` as [`tz.load_agent`][], and if `env` has another name than the game of the agent.
     """
     path = _find(source)
     return _env(path, _open(path)[0], env)
 
 
 def agent_card(source: str | os.PathLike) -> dict[str, Any]:
-    """What the maker of an agent wrote about it: how it was trained and how strong it is.
+    """Returns the card of an agent, which says how it was trained and how strong it is.
+
+    **Arguments:**
+
+    - `source`: the agent, as in [`tz.load_agent`][].
+
+    **Returns:** the `card` that [`tz.save_agent`][] was given.
 
     **Raises:** `ValueError` as [`tz.load_agent`][].
     """
@@ -147,11 +170,9 @@ def agent_card(source: str | os.PathLike) -> dict[str, Any]:
 
 
 def agent_game(source: str | os.PathLike) -> str:
-    """Read the name of the game that an agent plays.
+    """Returns the name of the game that an agent plays.
 
-    **Arguments:** `source`, as in [`tz.load_agent`][].
-
-    **Returns:** the name, of a game of pgx or of the `env` that it was saved with.
+    **Arguments:** `source`, the agent, as in [`tz.load_agent`][].
 
     **Raises:** `ValueError` as [`tz.load_agent`][].
     """
@@ -163,7 +184,7 @@ def _describe(name: str, x: Any) -> list[Any]:
 
 
 def _written(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a network in values that JSON has. A tanh is left out: agents had no other head at first."""
+    """Returns the settings of a network as JSON can hold them. A tanh head is the default and left out."""
     head = settings["value_head"]
     rest = {name: value for name, value in settings.items() if name != "value_head"}
     if isinstance(head, TanhValue):
@@ -173,7 +194,7 @@ def _written(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_head(written: Any) -> ValueHead:
-    """The value head of a file, which may say anything."""
+    """Makes the value head that a header describes. The header may hold anything, so nothing in it is trusted."""
     options = dict(written) if isinstance(written, dict) else {}
     kind = options.pop("class", None)
     if not isinstance(kind, str) or kind not in _HEADS:
@@ -189,21 +210,27 @@ def _find(source: str | os.PathLike) -> pathlib.Path:
     shipped = {found.stem: found for found in sorted(_SHIPPED.glob("*.tz"))}
     if str(source) in shipped:
         return shipped[str(source)]
-    raise ValueError(f"There is no agent at {source}: no file, and tz comes with {', '.join(shipped) or 'none'} only.")
+    raise ValueError(
+        f"load_agent: found no agent at {source}, expected a file, the folder of a run, or an agent that comes with tz "
+        f"({', '.join(shipped) or 'none'}); give one of these."
+    )
 
 
 def _open(path: pathlib.Path):
-    """The header of an agent's file, and a function that reads its arrays, as bytes of the number expected."""
+    """Reads the header of a file, and returns it with a function that reads the given number of bytes of arrays."""
 
     def damaged(reason: Any) -> ValueError:
-        return ValueError(f"{path} is damaged, or not an agent at all: {reason}. Save the agent again.")
+        return ValueError(
+            f"load_agent: found that {path} is damaged, or not an agent at all ({reason}), expected a file that "
+            "tz.save_agent wrote; save the agent again."
+        )
 
     def read(name: str, most: int) -> bytes:
         try:
             with zipfile.ZipFile(path) as archive:
-                if archive.getinfo(name).file_size > most:
+                if archive.getinfo(name).file_size > most:  # a small file may unpack to a huge one
                     raise damaged(f"{name} has {archive.getinfo(name).file_size} bytes, expected at most {most}")
-                return archive.read(name)  # compares a checksum
+                return archive.read(name)  # which also checks the checksum
         except _UNREADABLE as error:
             raise damaged(error) from error
 
@@ -213,7 +240,7 @@ def _open(path: pathlib.Path):
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError, KeyError, TypeError) as error:
         raise damaged(error) from error
     if version != _FORMAT:
-        raise ValueError(f"{path} was written in format {version}, but this version of tz reads {_FORMAT}. Update tz.")
+        raise ValueError(f"load_agent: found {path} in format {version}, expected format {_FORMAT}; update tz.")
     for name, kind in {"env": str, "network": dict, "arrays": list, "card": dict}.items():
         if not isinstance(header.get(name), kind):
             raise damaged(f"its header should have {name!r} as a {kind.__name__}, found {header.get(name)!r:.80}")
@@ -232,23 +259,32 @@ def _env(path: pathlib.Path, header: dict, env: Env | None) -> Env:
         try:
             return from_pgx(header["env"])
         except ValueError as error:
-            raise ValueError(f"{path} plays {header['env']!r}, which pgx does not have: pass env=. {error}") from error
+            raise ValueError(
+                f"load_agent: found that {path} plays {header['env']!r}, which pgx does not have, expected a game of "
+                f"pgx; pass the game as env=. {error}"
+            ) from error
     if env.name != header["env"]:
-        raise ValueError(f"{path} plays {header['env']!r}, but env is {env.name!r}.")
+        raise ValueError(
+            f"load_agent: found that {path} plays {header['env']!r}, expected {env.name!r}, the name of env; pass the "
+            "game that the agent plays."
+        )
     return env
 
 
 def _build(path: pathlib.Path, settings: dict, arrays: list) -> tuple[PyTree, eqx.nn.State | None]:
-    """A network of the recorded settings, with shapes in place of its weights: what a file asks for may be huge."""
+    """Builds the network of a header with shapes instead of weights, since a false header may ask for any size."""
     settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
     kind = settings.pop("class", None)
     if not isinstance(kind, str) or kind not in _NETWORKS:
         raise ValueError(
-            f"{path} holds a network of class {kind}, which tz does not have: pass one of the same architecture as "
-            "network=, and norm_state= if it has state."
+            f"load_agent: found a network of class {kind}, which tz does not have, in {path}, expected one of "
+            f"{', '.join(_NETWORKS)}; pass a network of the same architecture as network=, and norm_state= if it has "
+            "state."
         )
 
     def make(key):
+        # A number in the settings can be no larger than an axis of some array in the file, and a depth no larger than
+        # the number of arrays. So a false header cannot make this build a huge network.
         largest = max((size for _, shape, _ in arrays for size in shape), default=0)
         head = settings.get("value_head")
         for name, value in [*settings.items(), *(head.items() if isinstance(head, dict) else ())]:
@@ -261,12 +297,16 @@ def _build(path: pathlib.Path, settings: dict, arrays: list) -> tuple[PyTree, eq
     try:
         network, norm_state = eqx.filter_eval_shape(make, jax.random.key(0))
     except (TypeError, ValueError, ArithmeticError) as error:
-        raise ValueError(f"{path}: a {kind} cannot be made with {settings}: {error}") from error
+        raise ValueError(
+            f"load_agent: found that a {kind} cannot be made with {settings} of {path} ({error}), expected settings "
+            "that tz.save_agent wrote; save the agent again."
+        ) from error
     return network, norm_state if jax.tree.leaves(norm_state) else None
 
 
 def _difference(found: list, expected: list) -> str:
+    """Describes the first difference between the arrays of a file and the arrays of a network."""
     for one, other in zip(found, expected, strict=False):
         if one != other:
-            return f"it has {one}, where the network given has {other}"
-    return f"it has {len(found)} arrays, where the network given has {len(expected)}"
+            return f"it has {one}, where the network has {other}"
+    return f"it has {len(found)} arrays, where the network has {len(expected)}"

@@ -1,4 +1,4 @@
-"""What is in a folder of checkpoints: the arrays of a state by name, each with a checksum."""
+"""The format of checkpoints: the arrays of a state by name, each with a checksum."""
 
 import json
 import os
@@ -17,20 +17,23 @@ from tz._arrays import data_of, named_arrays, with_data
 from tz.learn.settings import LoopState
 
 FORMAT = 1
-_RENAMED: dict[str, str] = {".games.episode_steps": ".games.episode_moves"}  # arrays of checkpoints of earlier versions
+# Arrays that had other names in earlier versions of tz.
+_RENAMED: dict[str, str] = {".games.episode_steps": ".games.episode_moves"}
+# Arrays that earlier versions did not save, by the prefixes of the arrays that they are copied from.
 _COPIED = {
     ".games.search.tree.state": ".games.env_state",
     ".games.search.metadata": ".games.metadata",
-}  # which had none
-
-
+}
 _RETURNS, _REWARDS = ".games.episode_return", ".games.search.metadata.rewards"
 
 
 class SavedRun:
-    """The checkpoints in the folder of a run, to be read.
+    """Reads the checkpoints in the folder of a run.
 
-    **Arguments:** `folder`, with the run's `checkpoints` in it; `manager`, orbax's, where one writes to the folder.
+    **Arguments:**
+
+    - `folder`: the folder of the run, in which there is a folder `checkpoints`.
+    - `manager`: the checkpoint manager of orbax, if one writes to the folder already.
 
     **Raises:** `ValueError` if there is no such folder; `ImportError` without orbax-checkpoint.
     """
@@ -40,7 +43,10 @@ class SavedRun:
         path = (self.folder / "checkpoints").absolute()
         if manager is None:
             if not path.is_dir():
-                raise ValueError(f"{self.folder} has no run in it: there is no {path}.")
+                raise ValueError(
+                    f"fork: found no run in {self.folder}, since there is no {path}, expected the folder of a run; "
+                    "give another folder."
+                )
             options = self._ocp.CheckpointManagerOptions(read_only=True, create=False, save_interval_steps=0)
             manager = self._ocp.CheckpointManager(path, options=options, item_names=("state", "facts"))
         self._manager = manager
@@ -51,14 +57,22 @@ class SavedRun:
         return sorted(self._manager.all_steps())
 
     def facts(self, epoch: int | None = None) -> tuple[int, dict[str, Any]]:
-        """What a checkpoint, by default the newest, says of itself: its number, and its arrays by name.
+        """Reads the description of a checkpoint, by default of the newest.
+
+        **Returns:** the number of epochs done, and the description, a dict. In it, `arrays` has the shape, dtype and
+        checksum of each array, by its name in this version of tz. `stored` has the name in the file where it differs,
+        empty if the file does not have the array. `copied` has, for each array that the file lacks, the array to copy
+        it from.
 
         **Raises:** `ValueError` if there is no such checkpoint, or it is damaged.
         """
         if epoch is None and self.epochs:
             epoch = self.epochs[-1]
         if epoch is None or epoch not in self.epochs:
-            raise ValueError(f"{self.folder} has no checkpoint of epoch {epoch}, only of {self.epochs or 'none'}.")
+            raise ValueError(
+                f"fork: found no checkpoint of epoch {epoch} in {self.folder}, expected one of the saved epochs, "
+                f"{self.epochs or 'none'}; give another epoch or folder."
+            )
         try:
             sealed = self._restore(epoch, facts=self._ocp.args.JsonRestore())["facts"]
             if zlib.crc32(sealed["text"].encode()) != sealed["crc32"]:
@@ -68,31 +82,31 @@ class SavedRun:
             described = {name: (list(shape), str(dtype), int(x)) for name, (shape, dtype, x) in facts["arrays"].items()}
             stored = {new: old for old, new in _RENAMED.items() if old in described}
             described = {_now(name): x for name, x in described.items()}
-            if _RETURNS not in described and _REWARDS in described:  # of an earlier version, which did not count them
+            if _RETURNS not in described and _REWARDS in described:  # earlier versions did not count returns
                 described[_RETURNS], stored[_RETURNS] = (described[_REWARDS][0], "float32", 0), ""
             copied = _copied(described)
             described |= {new: (_first(old, described[old][0]), *described[old][1:]) for new, old in copied.items()}
-            _, _ = facts["best"]
-        except Exception as error:  # whatever orbax meets in a damaged file
+            _, _ = facts["best"]  # raises unless it is a pair
+        except Exception as error:  # orbax may raise anything on a damaged file
             raise self._damaged(epoch, error) from error
         if version != FORMAT:
             raise ValueError(
-                f"The checkpoint of epoch {epoch} in {self.folder} is of format {version}, but this version of tz "
-                f"reads {FORMAT}. Update tz."
+                f"Checkpoints: found format {version} in the checkpoint of epoch {epoch} in {self.folder}, expected "
+                f"{FORMAT}, which this version of tz reads; update tz."
             )
         if facts["epoch"] != epoch:
-            raise self._damaged(epoch, f"it is that of epoch {facts['epoch']}")
+            raise self._damaged(epoch, f"it is the checkpoint of epoch {facts['epoch']}")
         return epoch, facts | {"arrays": described, "stored": stored, "copied": copied}
 
     def read(self, epoch: int, facts: Mapping[str, Any], templates: dict[str, Any]) -> dict[str, Array]:
-        """The arrays of a checkpoint by name, with shapes, dtypes and places of the templates, see `like`.
+        """Reads the arrays of a checkpoint by name, with the shapes, dtypes and devices of the templates, see `like`.
 
-        The returns so far of episodes in progress are zeros where the checkpoint is of a version that did not count
-        them; no other array depends on these.
+        If the checkpoint is from a version that did not count the returns of episodes in progress, these are zeros. No
+        other array depends on them.
 
         **Raises:** `ValueError` if the checkpoint is damaged.
         """
-        stored, copied = facts["stored"], facts["copied"]  # under which name, where that is another; none if not there
+        stored, copied = facts["stored"], facts["copied"]
         missing = {name: _zeros(x) for name, x in templates.items() if stored.get(name) == ""}
         try:
             there = {name: x for name, x in templates.items() if name not in missing and name not in copied}
@@ -102,33 +116,39 @@ class SavedRun:
             sums = jax.device_get(checksums(arrays))
         except Exception as error:
             raise self._damaged(epoch, error) from error
+        # Copied arrays have no checksum of their own.
         own = {name: checksum for name, (_, _, checksum) in facts["arrays"].items() if name not in copied}
         wrong = [name for name, checksum in own.items() if int(sums[name]) != checksum]
         if wrong:
             raise self._damaged(epoch, f"the checksum of {wrong[0]} is wrong")
-        return arrays | {
+        return arrays | {  # copies, since the arrays of a state must not share memory that is donated
             new: (arrays[old][:, 0] if _is_tree(old) else arrays[old].copy()) for new, old in copied.items()
         }
 
     def _restore(self, epoch: int, **items: Any) -> Any:
+        """Reads some items of a checkpoint with orbax."""
         return self._manager.restore(epoch, args=self._ocp.args.Composite(**items))
 
     def _damaged(self, epoch: int, reason: object) -> ValueError:
+        """Returns the error for a damaged checkpoint."""
         others = [other for other in self.epochs if other != epoch]
         return ValueError(
-            f"The checkpoint of epoch {epoch} in {self.folder} is damaged: {str(reason)[:500]}. "
-            + (f"Begin a run from another with tz.fork, of {others}." if others else "It is the only one.")
+            f"Checkpoints: found a damaged checkpoint of epoch {epoch} in {self.folder} ({str(reason)[:500]}), "
+            "expected a complete one; "
+            + (f"start a new run from one of the epochs {others} with tz.fork." if others else "it is the only one.")
         )
 
 
 def _now(name: str) -> str:
-    """The name of an array in this version of tz."""
+    """Returns the name that an array has in this version of tz."""
     return _RENAMED.get(name, name)
 
 
 def _copied(described: Mapping[str, Any]) -> dict[str, str]:
-    """The arrays that a checkpoint lacks because an earlier version kept positions at the roots of trees alone, each
-    with the array that it is copied from."""
+    """Returns the arrays that a checkpoint of an earlier version lacks, each with the array that it is copied from.
+
+    Earlier versions kept the positions of games only at the roots of their trees.
+    """
     if any(name.startswith(".games.metadata") for name in described):
         return {}
     pairs = [(old, new, name) for name in described for old, new in _COPIED.items() if name.startswith(old)]
@@ -140,12 +160,12 @@ def _is_tree(name: str) -> bool:
 
 
 def _first(name: str, shape: list[int]) -> list[int]:
-    """The shape of what is copied from an array: of a tree, the root's."""
+    """Returns the shape of a copy: of an array of trees, `[B, N, ...]`, only the roots are copied, `[B, ...]`."""
     return [*shape[:1], *shape[2:]] if _is_tree(name) else shape
 
 
 def with_arrays(state: PyTree, arrays: Mapping[str, Array]) -> PyTree:
-    """The state with other arrays, by their names; keys are given by their data. What is not named stays."""
+    """Replaces arrays of a state by name, where random keys are given as their data. Other arrays stay."""
 
     def replaced(path, x):
         new = arrays.get(jax.tree_util.keystr(path))
@@ -155,7 +175,7 @@ def with_arrays(state: PyTree, arrays: Mapping[str, Array]) -> PyTree:
 
 
 def differences(found: Mapping[str, Any], expected: Mapping[str, Any], most: int = 5) -> str:
-    """Which arrays a checkpoint has otherwise than they are expected, in words; empty if none."""
+    """Describes the arrays whose shape or dtype differs from the expected one; empty if none does."""
 
     def words(described) -> str:
         return "nothing" if described is None else f"{described[1]}{described[0]}"
@@ -166,43 +186,48 @@ def differences(found: Mapping[str, Any], expected: Mapping[str, Any], most: int
 
 
 def _shape(arrays: Mapping[str, Any], name: str) -> list[Any] | None:
+    """Returns the shape and the dtype of an array, or None if it is not there."""
     return list(arrays[name][:2]) if name in arrays else None
 
 
 def like(x: Array) -> Any:
-    """What orbax is to make: an array of the same kind, so that nothing that was compiled is compiled again."""
+    """Returns a template for orbax that makes an array like `x`.
+
+    Where `x` is committed to its devices, the new array is committed as well, and otherwise it is not. Compiled
+    functions depend on this and would be compiled again.
+    """
     if x.committed:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
     return np.broadcast_to(np.zeros((), x.dtype), x.shape)  # takes no memory
 
 
 def _zeros(template: Any) -> Array:
-    """Zeros of the shape, dtype and place of a template that `like` made."""
+    """Returns zeros with the shape, dtype and devices of a template from `like`."""
     return jnp.zeros(template.shape, template.dtype, device=getattr(template, "sharding", None))
 
 
 def release(state: LoopState) -> None:
-    """Gives up the memory of a state, of which only the shapes are needed any more."""
+    """Deletes the arrays of a state, to free their memory, once only their shapes are needed."""
     for _, x in named_arrays(state):
         if x.size > 0 and not x.is_deleted():
             x.delete()
 
 
 def describe(x: Any) -> list[Any]:
-    """The shape and the dtype of an array."""
+    """Returns the shape and the dtype of an array, as JSON can hold them."""
     return [list(x.shape), str(x.dtype)]
 
 
 def named(state: LoopState) -> dict[str, Array]:
-    """The arrays of a state by name, but the empty ones; keys as their data.
+    """Returns the arrays of a state by name, without empty ones, and with random keys as their data.
 
-    **Raises:** `ValueError` for a number in the state of a tester, which would not be saved.
+    **Raises:** `ValueError` for a number in the state of a tester that is not a JAX array, as it would not be saved.
     """
     for path, x in jax.tree_util.tree_flatten_with_path(state.testers)[0]:
         if isinstance(x, bool | int | float | complex | np.ndarray | np.generic):
             raise ValueError(
-                f"The testers' state has {x!r:.80} at {jax.tree_util.keystr(path)}, which is no JAX array and would be "
-                "lost when a run is resumed. Keep jnp.asarray of it."
+                f"Checkpoints: found {x!r:.80} at {jax.tree_util.keystr(path)} in the state of the testers, expected a "
+                "JAX array, since other numbers are lost when a run is resumed; keep jnp.asarray of it."
             )
 
     return {name: data_of(x) for name, x in named_arrays(state) if x.size > 0}
@@ -210,8 +235,11 @@ def named(state: LoopState) -> dict[str, Array]:
 
 @jax.jit
 def checksums(arrays: dict[str, Array]) -> dict[str, UInt32[Array, ""]]:
-    """A sum of the bits of each array, of words weighted by odd numbers that tell their places: one changed bit or two
-    that changed places alter it. Exact, and the same however the array is split over devices."""
+    """Computes a checksum of each array: the sum of its words, each multiplied by an odd number for its place.
+
+    A single changed bit always alters the sum, and two words that change places nearly always do. The sum is exact
+    and does not depend on how the array is split over devices.
+    """
 
     def checksum(x):
         x = x.astype(jnp.uint8) if x.dtype == bool else x
@@ -226,12 +254,14 @@ def checksums(arrays: dict[str, Array]) -> dict[str, UInt32[Array, ""]]:
 
 
 def orbax() -> Any:
-    """The package that reads and writes checkpoints.
+    """Imports orbax, which reads and writes checkpoints.
 
-    **Raises:** `ImportError` where it is not installed.
+    **Raises:** `ImportError` if it is not installed.
     """
     try:
         import orbax.checkpoint
     except ImportError as error:
-        raise ImportError("Checkpoints need orbax-checkpoint: pip install 'tz[train]'") from error
+        raise ImportError(
+            "Checkpoints: found no orbax-checkpoint, expected it to be installed; run pip install 'tz[train]'."
+        ) from error
     return orbax.checkpoint

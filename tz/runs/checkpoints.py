@@ -1,4 +1,4 @@
-"""Checkpoints: the whole state of a run in a folder, so that it goes on bit for bit wherever it was stopped."""
+"""Checkpoints: the whole state of a run in a folder, from which the run continues bit for bit."""
 
 import contextlib
 import json
@@ -32,26 +32,27 @@ from tz.runs.sinks import plain
 
 
 class Checkpoints:
-    """The folder of a run, in which [`tz.train_loop`][] saves its whole state from time to time, while it goes on.
+    """Saves the whole state of [`tz.train_loop`][] in the folder of a run, from time to time, while training continues.
 
-    A checkpoint is there at once or not at all, whatever the moment at which the process dies. Reading one executes
-    nothing that is in it, and what is damaged is refused.
+    A checkpoint is either complete or absent, even if the process dies while it is written. Reading a checkpoint
+    executes nothing in it, and a damaged checkpoint is refused.
 
     **Arguments:**
 
-    - `folder`: made where it is missing; its checkpoints are in `folder/checkpoints`. Several processes need one that
-        all of them see.
-    - `every_epochs`, `every_minutes`: how often to save, whichever comes first; None for never. The state after the
-        last epoch of a loop is saved anyway.
-    - `keep`: how many of the newest to keep.
-    - `best`: the name of a metric of a tester, such as `"random_score"`. The checkpoint with the highest is saved at
-        once and kept as well; of equals, such as 1.0 again and again, the newest.
-    - `on_save`: called with the state whenever it is saved; with [`tz.save_agent`][] in it, the agent alone is saved
-        beside the whole.
-    - `resume`: whether to go on with a run that is in the folder, see `restore`. Otherwise such a folder is refused.
+    - `folder`: the folder of the run. It is made if it is missing. The checkpoints are in `folder/checkpoints`. If the
+        run has several processes, all of them must see the folder.
+    - `every_epochs`: the number of epochs between two checkpoints; None for no limit. The state after the last epoch of
+        a loop is saved in any case.
+    - `every_minutes`: the number of minutes after which the next epoch is followed by a checkpoint; None for no limit.
+    - `keep`: the number of newest checkpoints to keep.
+    - `best`: the name of a metric of a tester, such as `"random_score"`. A state with a new highest value is saved at
+        once, and this checkpoint is kept in addition to the newest. If values are equal, the newer state is the best.
+    - `on_save`: a function that is called with each state that is saved, for example to save the agent alone with
+        [`tz.save_agent`][].
+    - `resume`: True to continue the run in the folder, see `restore`. With False, a folder with a run is an error.
 
-    **Raises:** `ValueError` for numbers out of range, a folder that cannot be written to, or one with a run in it that
-    is not to be resumed; `ImportError` without orbax-checkpoint.
+    **Raises:** `ValueError` for numbers out of range, a folder that cannot be written to, or a folder with a run if
+    `resume` is False; `ImportError` without orbax-checkpoint.
     """
 
     def __init__(
@@ -67,26 +68,26 @@ class Checkpoints:
     ):
         for name, number in {"every_epochs": every_epochs, "every_minutes": every_minutes, "keep": keep}.items():
             if number is not None and not number > 0:
-                raise ValueError(f"Checkpoints: {name} must be more than 0, found {number}.")
+                raise ValueError(f"Checkpoints: found {name}={number}, expected more than 0; raise it.")
         self.folder = pathlib.Path(folder)
         self.every_epochs, self.every_minutes, self.best, self.on_save = every_epochs, every_minutes, best, on_save
         self.seconds = 0.0
-        """What the epochs of the run have taken, those before it was resumed included."""
+        """The training time of the run in seconds, including the time before it was resumed."""
         self._ocp, self._saved_at = orbax(), time.monotonic()
         path = _writable((self.folder / "checkpoints").absolute())
         found = [int(entry.name) for entry in path.iterdir() if entry.name.isdecimal()]
         if found and not resume:  # before orbax clears away what another process may be writing
             raise ValueError(
-                f"Checkpoints: {self.folder} has a run of {max(found)} epochs in it. Go on with it by resume=True "
-                f"(on the command line: python -m tz resume {self.folder}), choose another folder, or delete this one "
-                "yourself."
+                f"Checkpoints: found a run of {max(found)} epochs in {self.folder}, expected a folder without one; "
+                f"continue the run with resume=True (on the command line: python -m tz resume {self.folder}), choose "
+                "another folder, or delete this one yourself."
             )
         self._kept = _Kept(keep)
         options = self._ocp.CheckpointManagerOptions(preservation_policy=self._kept, cleanup_tmp_directories=True)
         self._manager = self._ocp.CheckpointManager(path, options=options, item_names=("state", "facts"))
         self._saved = SavedRun(self.folder, self._manager)
         for epoch in self.epochs if best is not None else ():
-            with contextlib.suppress(ValueError):  # a damaged one cannot be the best
+            with contextlib.suppress(ValueError):  # a damaged checkpoint cannot be the best
                 name, score = self._saved.facts(epoch)[1]["best"]
                 if name == best and score is not None and score >= self._kept.highest:
                     self._kept.best, self._kept.highest = epoch, score
@@ -97,13 +98,17 @@ class Checkpoints:
         return self._saved.epochs
 
     def restore(self, state: LoopState) -> LoopState:
-        """The state of the newest checkpoint; where there is none, that given.
+        """Reads the newest checkpoint and returns its state. If there is none, returns the given state.
 
-        **Arguments:** `state`, from [`tz.init_loop`][] with the settings of the run. Its values do not matter, only
-        which arrays it has, and on which devices; these may be others than those of the run. Its arrays are donated.
+        To continue from an earlier checkpoint or with other settings, start a new run with [`tz.fork`][].
 
-        **Raises:** `ValueError` if the checkpoint is damaged, or has other arrays than the state. [`tz.fork`][] begins
-        a new run from an earlier one, or with other settings.
+        **Arguments:**
+
+        - `state`: a state from [`tz.init_loop`][] with the settings of the run. It tells which arrays to read and on
+            which devices to put them, which need not be those of the run. Its values are ignored, and its arrays are
+            deleted.
+
+        **Raises:** `ValueError` if the checkpoint is damaged, or has other arrays than the state.
         """
         if not self.epochs:
             return state
@@ -111,28 +116,35 @@ class Checkpoints:
         expected = named(state)
         if found := differences(facts["arrays"], {name: describe(x) for name, x in expected.items()}):
             raise ValueError(
-                f"The checkpoint of epoch {epoch} in {self.folder} is of other settings: {found}. Resume with the "
-                "settings that the run had, or begin another run from it with tz.fork."
+                f"Checkpoints.restore: found a checkpoint of epoch {epoch} in {self.folder} with other arrays "
+                f"({found}), expected the arrays of the state; resume with the settings that the run had, or start a "
+                "new run from it with tz.fork."
             )
         templates = {name: like(x) for name, x in expected.items()}
-        release(state)  # or there would be two states in memory
+        release(state)  # so that there are never two states in memory
         arrays = self._saved.read(epoch, facts, templates)
         self.seconds = facts["seconds"]
         return with_arrays(state, arrays)
 
     def after_epoch(self, state: Callable[[], LoopState], metrics: Mapping[str, Any], *, tested: bool) -> None:
-        """Saves the state if it is time to; called by the loop, which says whether there were tests.
+        """Saves the state if a checkpoint is due or the metric `best` is the highest so far.
 
-        **Arguments:** `state`, which makes the state, and is called only if this is saved.
+        The training loop calls it after each epoch.
 
-        **Raises:** `ValueError` if no test had the metric that is to be compared; the state is saved.
+        **Arguments:**
+
+        - `state`: a function that returns the state. It is called only if the state is saved.
+        - `metrics`: the metrics of the epoch, including its `seconds`.
+        - `tested`: whether there were tests in this epoch.
+
+        **Raises:** `ValueError` if there were tests but no metric `best`; the state is saved first.
         """
         self.seconds += metrics["seconds"]
         score = None if self.best is None else plain(metrics.get(self.best))
-        score = float(score) if isinstance(score, int | float) else None  # a tester may give anything
+        score = float(score) if isinstance(score, int | float) else None  # a tester may return anything
         minutes = (time.monotonic() - self._saved_at) / 60
         due = self.every_minutes is not None and minutes >= self.every_minutes
-        if jax.process_count() > 1:  # their clocks differ
+        if jax.process_count() > 1:  # clocks differ, but all processes must save together
             due = bool(multihost_utils.broadcast_one_to_all(np.bool_(due)))
         due |= self.every_epochs is not None and (metrics["epoch"] + 1) % self.every_epochs == 0
         if due or (score is not None and score >= self._kept.highest):
@@ -140,14 +152,19 @@ class Checkpoints:
         if tested and self.best is not None and score is None:
             self.finish(state())
             raise ValueError(
-                f"Checkpoints: found no metric {self.best!r} to find the best by, which is a number, only "
-                f"{', '.join(metrics)}; name one of them, or add a tester that has it."
+                f"Checkpoints: found no number {self.best!r} among the metrics {', '.join(metrics)}, expected one to "
+                "compare checkpoints by; choose another metric for best=, or add a tester that has it."
             )
 
     def save(self, state: LoopState, *, score: float | None = None) -> None:
-        """Saves the state now. Files are written while training goes on; `finish` waits for them.
+        """Saves the state now. Files are written in the background; `finish` waits for them.
 
-        **Raises:** `OSError` if this checkpoint, or the one before, could not be written.
+        **Arguments:**
+
+        - `state`: the state to save.
+        - `score`: the value of the metric `best`, if there is one.
+
+        **Raises:** `OSError` if this checkpoint or the previous one cannot be written.
         """
         epoch, arrays = int(state.epoch), named(state)
         sums = jax.device_get(checksums(arrays))
@@ -169,9 +186,13 @@ class Checkpoints:
         self._saved_at = time.monotonic()
 
     def finish(self, state: LoopState) -> None:
-        """Saves the state, unless it is saved already, and waits until all is written.
+        """Saves the state unless it is saved already, and waits until all files are written.
 
-        **Raises:** `OSError` as `save`.
+        **Arguments:**
+
+        - `state`: the state to save.
+
+        **Raises:** `OSError` if a checkpoint cannot be written.
         """
         if int(state.epoch) not in self.epochs:
             self.save(state)
@@ -181,37 +202,42 @@ class Checkpoints:
             raise self._not_written(error) from error
 
     def save_aside(self, state: LoopState) -> pathlib.Path:
-        """Saves a state that should be looked at, apart from the run, in a folder of its own, which is returned."""
+        """Saves `state` for inspection in a folder of its own, apart from the checkpoints, and returns the folder."""
         folder = self.folder / f"stopped_in_epoch_{int(state.epoch)}"
         Checkpoints(folder, resume=True).finish(state)
         return folder
 
     def _not_written(self, error: Exception) -> OSError:
         return OSError(
-            f"A checkpoint could not be written to {self.folder}: {str(error)[:500]}. Make room, or choose another "
-            f"folder. Those of epochs {self.epochs} are complete."
+            f"Checkpoints: found an error while writing to {self.folder} ({str(error)[:500]}), expected a complete "
+            "checkpoint; free some space, or choose another folder. The checkpoints of epochs "
+            f"{self.epochs} are complete."
         )
 
 
 class _Kept:
-    """Which checkpoints are kept, as orbax asks it: the newest, and the best."""
+    """The policy that orbax asks which checkpoints to keep: the newest ones and the best one."""
 
     def __init__(self, newest: int):
         self.newest, self.highest = newest, -math.inf
         self.best: int | None = None
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        del context
+        del context  # part of orbax's interface
         first = len(checkpoints) - self.newest
         return [index >= first or found.step == self.best for index, found in enumerate(checkpoints)]
 
 
 def _writable(path: pathlib.Path) -> pathlib.Path:
+    """Makes a folder if it is missing, and checks that files can be written to it."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        # Under a name of its own: processes in containers that share the folder may have one process id.
+        # The name is random and has no process id: in containers that share the folder, process ids may be equal.
         with tempfile.TemporaryFile(dir=path, prefix=".writable_"):
             pass
     except OSError as error:
-        raise ValueError(f"Checkpoints: {path} cannot be written to: {error}. Choose another folder.") from error
+        raise ValueError(
+            f"Checkpoints: found that {path} cannot be written to ({error}), expected a writable folder; choose "
+            "another."
+        ) from error
     return path

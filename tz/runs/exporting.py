@@ -1,4 +1,4 @@
-"""Networks for programs that do not have tz: as StableHLO for JAX, and as ONNX for everything else."""
+"""Exports networks to programs without tz: as StableHLO for JAX, and as ONNX for other runtimes."""
 
 import os
 import pathlib
@@ -16,21 +16,25 @@ from tz.mcts.evaluators import NetworkEvaluator
 
 
 def export_network(path: str | os.PathLike, env: Env, agent: Player | NetworkEvaluator) -> None:
-    """Write the network of an agent to a file that a program without tz can run.
+    """Writes the network of an agent to a file that a program without tz can run.
 
     The file holds a function of a batch of observations, `[B, ...]` with any `B`, as `env.observe` makes them. It
-    returns the logits, `[B, A]`, with illegal actions not yet masked, and the values, `[B]`, from the perspective of
-    the player to move. The weights are in the file, and the search is not.
+    returns the logits, `[B, A]`, in which illegal actions are not masked, and the values, `[B]`, from the perspective
+    of the player to move. The weights are in the file, the search is not.
 
-    The ending of the file says in which form. `.onnx` is for runtimes of ONNX; its input is in float32, whatever type
-    the game's observations have. Any other ending, such as `.stablehlo`, is for JAX on a CPU, GPU or TPU.
+    The extension of the file selects the format. `.onnx` is for ONNX runtimes; the input is float32, whatever the type
+    of the game's observations is. Any other extension, such as `.stablehlo`, is for JAX on a CPU, GPU or TPU.
 
-    **Arguments:** `path`, of the file; `env`, the game; `agent`, a [`tz.Player`][] whose evaluator is a
-    [`tz.NetworkEvaluator`][], such as [`tz.load_agent`][] returns, or such an evaluator.
+    **Arguments:**
 
-    **Raises:** `ValueError` for something else than such an agent, for a network that does not fit the game, and, for
-    `.onnx`, for observations that are more than one array. `ImportError` where the packages are missing that write the
-    file: `pip install 'tz[export]'`, or `'tz[onnx]'` for `.onnx`.
+    - `path`: the file.
+    - `env`: the game that the network plays.
+    - `agent`: a [`tz.Player`][] whose evaluator is a [`tz.NetworkEvaluator`][], such as [`tz.load_agent`][] returns, or
+        the evaluator alone.
+
+    **Raises:** `ValueError` if `agent` is something else, the network does not fit the game, or, for `.onnx`, the
+    observations are more than one array; `ImportError` if the packages that write the file are missing. Install them
+    with `pip install 'tz[export]'`, or `'tz[onnx]'` for `.onnx`.
 
     **Example:**
 
@@ -38,7 +42,7 @@ def export_network(path: str | os.PathLike, env: Env, agent: Player | NetworkEva
     tz.runs.export_network("connect_four.stablehlo", env, tz.load_agent("connect_four"))
     ```
 
-    In a program that has JAX alone:
+    In a program that has only JAX:
 
     ```python
     from jax import export
@@ -50,8 +54,8 @@ def export_network(path: str | os.PathLike, env: Env, agent: Player | NetworkEva
     evaluator = agent.evaluator if isinstance(agent, Player) else agent
     if not isinstance(evaluator, NetworkEvaluator):
         raise ValueError(
-            f"export_network: found {shown(agent)}, expected a tz.Player or a tz.NetworkEvaluator, since a network is "
-            "exported; tz.load_agent returns such a player."
+            f"export_network: found {shown(agent)}, expected a tz.Player or a tz.NetworkEvaluator with the network to "
+            "export; pass the player that tz.load_agent returns."
         )
     observation = env.observation
     try:
@@ -59,12 +63,12 @@ def export_network(path: str | os.PathLike, env: Env, agent: Player | NetworkEva
     except Exception as error:
         raise ValueError(
             f"export_network: found a network that raised {type(error).__name__} on an observation of {env.name}, "
-            f"expected logits and a value; give the game that the network plays. {error}"
+            f"expected logits and a value; pass the game that the network plays. {error}"
         ) from error
     if logits.shape != (env.num_actions,):
         raise ValueError(
             f"export_network: found a network with logits of shape {logits.shape}, expected ({env.num_actions},) for "
-            f"{env.name}; give the game that the network plays."
+            f"{env.name}; pass the game that the network plays."
         )
     path = pathlib.Path(path)
     data = _onnx(evaluator, observation) if path.suffix == ".onnx" else _stablehlo(evaluator, observation)
@@ -72,12 +76,15 @@ def export_network(path: str | os.PathLike, env: Env, agent: Player | NetworkEva
 
 
 def _stablehlo(evaluator: NetworkEvaluator, observation: PyTree) -> bytes:
+    """Serializes the network with `jax.export`, for any batch size."""
     from jax import export
 
     try:
         import flatbuffers  # noqa: F401
     except ImportError as error:
-        raise ImportError("export_network needs flatbuffers: pip install 'tz[export]'") from error
+        raise ImportError(
+            "export_network: found no flatbuffers, expected it to be installed; run pip install 'tz[export]'."
+        ) from error
     (batch,) = export.symbolic_shape("batch")
     inputs = jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch, *x.shape), x.dtype), observation)
     function = jax.jit(jax.vmap(lambda one: evaluator.predict(one)))
@@ -85,17 +92,18 @@ def _stablehlo(evaluator: NetworkEvaluator, observation: PyTree) -> bytes:
 
 
 def _onnx(evaluator: NetworkEvaluator, observation: PyTree) -> bytes:
+    """Serializes the network with jax2onnx, for any batch size."""
     if not isinstance(observation, jax.ShapeDtypeStruct):
         raise ValueError(
-            "export_network: found observations of several arrays, expected one for .onnx; choose another ending, such "
-            "as .stablehlo."
+            "export_network: found observations of several arrays, expected one array for .onnx; choose another "
+            "extension, such as .stablehlo."
         )
     try:
         import jax2onnx  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError(
-            "export_network needs jax2onnx for .onnx: pip install 'tz[onnx]', in an environment of its own, as it and "
-            "tz[train] may ask for different versions of orbax-checkpoint"
+            "export_network: found no jax2onnx, expected it to be installed to write .onnx; run pip install 'tz[onnx]' "
+            "in a separate environment, since it and tz[train] may need different versions of orbax-checkpoint."
         ) from error
 
     def predict(observations: Any) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""Forks: a new run that begins with the saved state of another, with other settings."""
+"""Forks: new runs that start from the saved state of another run, with other settings."""
 
 import os
 from collections.abc import Mapping
@@ -33,33 +33,43 @@ def fork(
     epoch: int | None = None,
     mesh: Mesh | None = None,
 ) -> LoopState:
-    """A saved state as the beginning of another run, whose settings may differ. The folder is only read.
+    """Returns a saved state as the start of a new run, whose settings may differ. The folder is only read.
 
-    Settings that are in no array may be anything: learning rate, loss, simulations, temperature. Where the arrays
-    differ, trees of another size are begun anew at the positions that were reached; of a buffer, the newest positions
-    are kept that fit; testers begin anew. All else must be as it was: network, optimiser and the number of games.
+    Settings that no array depends on can be changed freely, such as the learning rate, the loss, the number of
+    simulations or the temperature. Some arrays may differ as well. If the trees do, new ones start at the positions
+    that the games have reached. If the buffer does, it keeps the newest positions that fit. If the states of the
+    testers do, the testers start again. The network, the optimiser and the number of games must be the same.
 
-    **Arguments:** `folder`, of the run to begin from; `config` and `env`, the new settings; `state`, from
-    [`tz.init_loop`][] with these, whose values do not matter, only what arrays it has, and which is donated; `epoch`,
-    of the checkpoint, by default the newest; `mesh`, as [`tz.init_loop`][] takes it.
+    **Arguments:**
 
-    **Returns:** the state to train on from. The hyperparameters of `optax.inject_hyperparams` are those of `state`.
+    - `folder`: the folder of the original run.
+    - `config`, `env`: the settings and the game of the new run.
+    - `state`: a state from [`tz.init_loop`][] with these settings, which tells what arrays the new run has. Its values
+        are ignored, except for the hyperparameters of `optax.inject_hyperparams`. Its arrays are deleted.
+    - `epoch`: the checkpoint to start from, as its number of epochs done; by default the newest.
+    - `mesh`: the devices of the new run, as in [`tz.init_loop`][].
 
-    **Raises:** `ValueError` if there is no such checkpoint, it is damaged, or something differs that must not, which is
-    shown.
+    **Returns:** the state to continue from, with the hyperparameters of `state`.
+
+    **Raises:** `ValueError` if there is no such checkpoint, if it is damaged, or if something differs that must be the
+    same. The message shows the difference.
     """
     saved = SavedRun(folder)
     epoch, facts = saved.facts(epoch)
     found, shapes = facts["arrays"], {name: describe(x) for name, x in named(state).items()}
     if changed := differences(_fixed(found), _fixed(shapes)):
-        raise ValueError(f"The run in {saved.folder} cannot go on with these settings: {changed}.")
+        raise ValueError(
+            f"fork: found a run in {saved.folder} with other arrays than these settings need ({changed}), expected the "
+            "same network, optimiser and number of games; use the settings of the run for these."
+        )
     new = {name: x.copy() for name, x in named(state).items() if ".hyperparams[" in name}
     release(state)
+    # Templates with the shapes of the file, not of `state`; `broadcast_to` makes them without allocating memory.
     templates = {name: np.broadcast_to(np.zeros((), jnp.dtype(x[1])), x[0]) for name, x in found.items()}
     old = with_arrays(state, saved.read(epoch, facts, templates) | new)
     mesh = usable_mesh(mesh)
 
-    def is_same(part: str) -> bool:
+    def is_same(part: str) -> bool:  # whether the arrays of a part have the shapes that the new settings need
         one, other = ({name: x for name, x in all.items() if name.startswith(part)} for all in (found, shapes))
         return not differences(one, other)
 
@@ -73,9 +83,10 @@ def fork(
 
 
 def _fixed(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """The arrays that must not differ, without the axes that may: the nodes of a tree and the rows of a buffer."""
+    """Returns the arrays that must be the same, without the axes that may differ: nodes of trees, rows of buffers."""
     fixed = {}
     for name, (shape, dtype, *_) in arrays.items():
+        # Shapes are [B, N, ...] for trees and [B, capacity, ...] for buffers: the second axis may differ.
         is_tree, is_row = name.startswith(_POSITION), name.startswith(_ROWS)
         if name.startswith((".testers", ".games.search.tree", ".games.search.notes")) and not is_tree:
             continue
@@ -85,8 +96,10 @@ def _fixed(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 @eqx.filter_jit
 def _with_new_trees(config: TrainConfig, model: Model | None, games: CollectState) -> CollectState:
+    """Starts new trees at the positions that the games have reached."""
+
     def start(env_state, metadata):
-        own = jax.tree.map(jnp.copy, metadata)  # or games and searches would share arrays that are given up
+        own = jax.tree.map(jnp.copy, metadata)  # games and searches must not share arrays that are donated
         return init_search(config.mcts, env_state, own, model=model)
 
     return eqx.tree_at(lambda games: games.search, games, jax.vmap(start)(games.env_state, games.metadata))

@@ -1,4 +1,4 @@
-"""The recipe of each game, for a CPU and for a GPU."""
+"""The recipes of the games, for a CPU and for a GPU."""
 
 import dataclasses
 from typing import Any
@@ -68,19 +68,22 @@ _GAMES: dict[str, dict[str, Any]] = {
 
 
 def game_recipe(env: str, device: str = "cpu") -> Recipe:
-    """The recipe of a game, for about two CPU cores or for one GPU.
+    """Returns the recipe of a game, for about two CPU cores or for one GPU.
 
-    The recipe of Connect Four is the result of a study, and those of Othello, 2048 and backgammon were trained with;
-    the others are guesses. For games whose returns are not from -1 to 1, the value is a distribution over their range.
+    The recipe of Connect Four is the result of a study. The recipes of Othello, 2048 and backgammon have been used for
+    training. All others are guesses. If the returns of a game are not between -1 and 1, its recipe makes the value a
+    distribution over their range.
 
-    **Arguments:** `env`, a game of pgx, or `package.module:make_env`; `device`, "cpu" or "gpu", for which
-    [`tz.runs.gpu_recipe`][] changes the sizes.
+    **Arguments:**
 
-    **Raises:** `ValueError` if there is no such game, or no recipe for such a device.
+    - `env`: the name of a game of pgx, or `package.module:make_env` for your own game.
+    - `device`: `"cpu"` or `"gpu"`. For a GPU, [`tz.runs.gpu_recipe`][] changes the sizes.
+
+    **Raises:** `ValueError` if there is no such game or no such device.
     """
     if device not in ("cpu", "gpu"):
-        raise ValueError(f'game_recipe: device must be "cpu" or "gpu", found {device!r}.')
-    if env in _GAMES and device == "cpu":  # without loading the game
+        raise ValueError(f'game_recipe: found device={device!r}, expected "cpu" or "gpu"; choose one of them.')
+    if env in _GAMES and device == "cpu":  # answers without loading the game
         return Recipe(env, **_GAMES[env])
     game = named_game(env)
     if env in _GAMES:
@@ -102,16 +105,22 @@ def game_recipe(env: str, device: str = "cpu") -> Recipe:
     own = gpu_recipe(recipe)
     if not is_board:
         own = dataclasses.replace(own, num_blocks=recipe.num_blocks, num_channels=recipe.num_channels)
-    if game.num_actions > 300 or game.num_players == 1:  # a game takes more memory, or lasts longer
+    if game.num_actions > 300 or game.num_players == 1:  # each game needs more memory, or lasts longer
         own = dataclasses.replace(own, num_games=512)
     return own
 
 
 def gpu_recipe(recipe: Recipe) -> Recipe:
-    """A recipe for a GPU, made from one for a CPU: more games at once, a larger network, bfloat16 in self-play.
+    """Changes a recipe for a CPU into one for a GPU: more games at once, a larger network, bfloat16 in self-play.
 
-    A search of fewer games takes a GPU as long, since it waits for kernels to start and not for their work. The sizes
-    were tried on one H100 with 80 GB, in Connect Four and Othello (`experiments/gpu.py`).
+    The number of games is large because a GPU would need as long to search fewer: it mostly waits for kernels to
+    start. The sizes were tried on one H100 with 80 GB, in Connect Four and Othello (`experiments/gpu.py`).
+
+    **Arguments:**
+
+    - `recipe`: a recipe for a CPU, such as [`tz.runs.game_recipe`][] returns.
+
+    **Returns:** the recipe for a GPU. Settings that do not depend on the device are the same.
     """
     return dataclasses.replace(
         recipe,

@@ -1,4 +1,4 @@
-"""The training loop: every epoch collects by self-play, trains on samples, and tests; each a function to call alone."""
+"""The training loop: each epoch plays games, trains the network on samples of them, and tests it."""
 
 import dataclasses
 import sys
@@ -46,17 +46,26 @@ def init_loop(
     key: PRNGKeyArray,
     mesh: Mesh | None = None,
 ) -> LoopState:
-    """The state before the first epoch: new games, an empty buffer, the network as it comes.
+    """Returns the state before the first epoch: new games, an empty buffer, and the given network.
 
-    **Arguments:** `network`, any module `obs -> (logits, value)`; `norm_state`, for the stateful form, both as
-    [`tz.init_train`][] takes them; `mesh`, as [`tz.train_loop`][] takes it.
+    It first checks the settings, and plays a few random games to see whether the game keeps the rules of [`tz.Env`][];
+    [`tz.check_env`][] plays more of them. There is a warning if a value in (-1, 1) cannot reach the results of these
+    games, or if the results depend on a random key in the state.
 
-    A few random games show whether the game keeps the rules of [`tz.Env`][]; [`tz.check_env`][] looks at more of them.
-    It warns when a value in (-1, 1) cannot reach their results, or when they depend on a random key in the state.
+    **Arguments:**
 
-    **Raises:** `ValueError`, before anything of the training is compiled, if the game breaks a rule, game and network
-    do not fit together, the tests, an opponent or the augmentation are of another game, the games cannot be split
-    evenly over the devices, or it cannot all fit into memory.
+    - `config`: the settings of the training.
+    - `env`: the game.
+    - `network`: any module `obs -> (logits, value)`, as in [`tz.init_train`][].
+    - `norm_state`: the state of a stateful network, as in [`tz.init_train`][].
+    - `key`: the key of the games and of all randomness in the training.
+    - `mesh`: the devices, as in [`tz.train_loop`][].
+
+    **Returns:** the state for [`tz.train_loop`][], with its games and buffer split over the mesh.
+
+    **Raises:** `ValueError`, before the training is compiled, if the game breaks a rule; if the network, a test, an
+    opponent or the augmentation does not fit the game; if the games cannot be split evenly over the devices; or if the
+    run does not fit into memory.
     """
     mesh = usable_mesh(mesh)
     check_mesh(mesh, num_games=config.num_games, train_batch_size=config.train_batch_size)
@@ -69,7 +78,7 @@ def init_loop(
     train, epoch, key = place((train, jnp.int32(0), key), mesh, split=False)
     games, replay = new_games(config, env, train, mesh, games_key)
     testers = tuple(tester.init(evaluator_of(config, env, train), mesh=mesh) for tester in config.testers)
-    # Optimisers and testers may keep what they were given; the state has arrays of its own, which it may give up.
+    # Optimisers and testers may keep arrays that they were given. The state needs its own, since it may be donated.
     train, testers = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, (train, testers))
     state = LoopState(train, games, replay, testers, epoch, key)
     check_types(config, env, state, mesh)
@@ -88,35 +97,40 @@ def train_loop(
     checkpoints: Checkpoints | None = None,
     before_epoch: Callable[[LoopState], LoopState] | None = None,
 ) -> LoopState:
-    """Trains for `num_epochs` more epochs: in each, collects, trains and tests, always with the newest weights.
+    """Trains for `num_epochs` more epochs. Each plays games, trains the network and tests it, with the newest weights.
 
-    Games, buffer and matches are split evenly over the devices of the mesh, weights are the same on all. Games do not
-    depend on the number of devices, except for how XLA rounds sums and products.
+    Games, buffer and matches are split evenly over the devices of the mesh. Weights are the same on all devices. The
+    number of devices changes the games only through the rounding of sums and products in XLA.
 
-    Ctrl-C lets the epoch finish. Then the loop returns the state; with `checkpoints`, it saves the state and ends the
-    process (as SIGTERM does), with a message that says how to go on. Another Ctrl-C interrupts at once. Every exception
-    that leaves the loop, `KeyboardInterrupt` included, has the newest state as `state`, and training can go on from it.
+    Ctrl-C lets the epoch finish, and the loop returns the state. With `checkpoints`, Ctrl-C and SIGTERM let the epoch
+    finish, save the state, and end the process with a message that says how to continue. A second Ctrl-C interrupts at
+    once. Every exception that leaves the loop, including `KeyboardInterrupt`, has the newest state in its attribute
+    `state`, and training can continue from it.
 
     **Arguments:**
 
-    - `state`: from [`tz.init_loop`][], an earlier call, or `checkpoints.restore`; training goes on where it stopped, on
-        any number of devices. Its games and buffer are donated: use the state that is returned from then on.
-    - `num_epochs`: None for no end but that of `before_epoch`; for 0 the state is returned as it is.
-    - `sinks`: called with the metrics of each epoch, by the first process only, after its checkpoint. A sink that
-        raises an exception costs a warning, and training goes on.
-    - `progress`: whether a terminal or a notebook shows bars; or a function that is told what begins, such as
-        `"self-play"`.
-    - `mesh`: from [`tz.data_mesh`][], by default of all devices.
-    - `checkpoints`: where to save the state.
-    - `before_epoch`: `state -> state`, called before each epoch, to change something in the state; it raises
-        [`tz.runs.StopTraining`][] to end the training.
+    - `config`: the settings of the training. They may differ from the settings of an earlier call if the arrays of the
+        state stay the same, as with another learning rate or loss.
+    - `env`: the game.
+    - `state`: from [`tz.init_loop`][], an earlier call, or `checkpoints.restore`. Training continues where it stopped,
+        on any number of devices. Games and buffer are donated, so use only the returned state afterwards.
+    - `num_epochs`: the number of epochs to add. With None, training ends only through `before_epoch` or a signal. With
+        0, the state is returned as it is.
+    - `sinks`: functions that are called with the metrics of each epoch, after its checkpoint, in the first process
+        only. If a sink raises an exception, there is a warning and training continues.
+    - `progress`: True to show progress bars in a terminal or a notebook, False for none, or a function that is called
+        with the name of each phase as it begins, such as `"self-play"`.
+    - `mesh`: the devices, from [`tz.data_mesh`][]; by default all of them.
+    - `checkpoints`: where to save the state; None to save nothing.
+    - `before_epoch`: a function `state -> state` that is called before each epoch. It may change the state, and it may
+        raise [`tz.runs.StopTraining`][] to end the training.
 
     **Returns:** the state after the last epoch.
 
-    **Raises:** `FloatingPointError` as soon as the network's outputs or the loss are not finite, saying where, with the
-    state saved if there are checkpoints; `ValueError` if the games cannot be split evenly over the devices,
-    `before_epoch` returns no state, or no tester has the metric that `checkpoints` are to compare; `OSError` if a
-    checkpoint cannot be written.
+    **Raises:** `FloatingPointError` as soon as an output of the network or the loss is not finite; the message says
+    where, and with checkpoints the state is saved. `ValueError` if the state does not fit the settings, the games
+    cannot be split evenly over the devices, `before_epoch` returns no state, or no tester has the metric that
+    `checkpoints` compare. `OSError` if a checkpoint cannot be written. `SystemExit` after a signal, with checkpoints.
     """
     mesh = usable_mesh(mesh)
     check_mesh(mesh, num_games=config.num_games, train_batch_size=config.train_batch_size)
@@ -140,7 +154,7 @@ def train_loop(
             except StopTraining:
                 break
             metrics = _epoch(config, env, newest, mesh, shown, say)
-            try:
+            try:  # the sinks get the metrics even if the checkpoint fails
                 if checkpoints is not None:
                     is_tested = int(newest.state.epoch) % config.epochs_per_test == 0
                     checkpoints.after_epoch(lambda: newest.state, metrics, tested=is_tested)
@@ -156,33 +170,33 @@ def train_loop(
 
 
 def _say_stopped(caught: str, state: LoopState, checkpoints: Checkpoints | None) -> None:
-    """Says what to do after a signal; with checkpoints, which are complete then, ends the process."""
+    """Tells the user how to continue after a signal. With checkpoints, saves the state and ends the process."""
     done = f"{caught} after {int(state.epoch)} epochs"
     if checkpoints is None:
-        print(f"{done}, whose state train_loop returns. Call it with this state to go on.", file=sys.stderr)
+        print(f"{done}: train_loop returns the state. Call it with this state to continue.", file=sys.stderr)
         return
     checkpoints.finish(state)
     raise SystemExit(
-        f"{done}, all of which are saved in {checkpoints.folder}. "
-        f"Go on with tz.Checkpoints(..., resume=True), on the command line: python -m tz resume {checkpoints.folder}"
+        f"{done}, which are saved in {checkpoints.folder}. Continue with tz.Checkpoints(..., resume=True), or on the "
+        f"command line: python -m tz resume {checkpoints.folder}"
     )
 
 
 @contextmanager
 def _set_aside(checkpoints: Checkpoints | None) -> Iterator[None]:
-    """Saves the state in which something came up that is not finite, and says where."""
+    """Saves the state in which a number was not finite, and adds the folder to the exception."""
     try:
         yield
     except NotFiniteError as error:
         if checkpoints is not None:
-            error.add_note(f"The state is saved in {checkpoints.save_aside(error.state)}, to look at.")
+            error.add_note(f"The state is saved in {checkpoints.save_aside(error.state)} for inspection.")
         raise
 
 
 def _warm_up(
     config: TrainConfig, env: Env, newest: Newest, mesh: Mesh, epochs: tqdm, say: Callable[[str], None]
 ) -> None:
-    """Makes the moves before the first epoch that are still missing."""
+    """Plays the moves that are still missing before the first epoch."""
     if config.warmup_moves == 0 or int(newest.state.epoch) > 0:
         return
     epochs.set_description("warm-up")
@@ -193,7 +207,7 @@ def _warm_up(
 
 
 def _epoch(config: TrainConfig, env: Env, newest: Newest, mesh: Mesh, shown: bool, say: Callable[[str], None]) -> dict:
-    """Goes one epoch on from the newest state, and returns the metrics."""
+    """Runs one epoch from the newest state, and returns its metrics."""
     started, epoch = time.perf_counter(), int(newest.state.epoch)
     tests = (epoch + 1) % config.epochs_per_test == 0 and len(config.testers) > 0
     with bar(2 + tests, "phase", shown, leave=False) as phases:
@@ -217,7 +231,7 @@ def _epoch(config: TrainConfig, env: Env, newest: Newest, mesh: Mesh, shown: boo
 
 
 def _advance(newest: Newest, phase: Callable[..., tuple[LoopState, dict]], *inputs: Any) -> dict:
-    """Makes the state after a phase the newest one, and returns the metrics of the phase."""
+    """Runs a phase, keeps the state after it as the newest, and returns the metrics of the phase."""
     try:
         state, metrics = phase(*inputs)
     except NotFiniteError as error:
@@ -228,7 +242,9 @@ def _advance(newest: Newest, phase: Callable[..., tuple[LoopState, dict]], *inpu
 
 
 def on_mesh(state: LoopState, mesh: Mesh) -> LoopState:
-    """The state with games and buffer split over the mesh and the rest whole on each device; it may come from another.
+    """Moves a state, which may be on another mesh, to this one.
+
+    Games and buffer are split over the devices; everything else is copied to each device.
 
     **Raises:** `ValueError` if the games cannot be split evenly.
     """

@@ -1,4 +1,4 @@
-"""What memory a run will take, computed from shapes before anything is allocated."""
+"""Computes the memory that a run will need, from shapes alone, before anything is allocated."""
 
 import dataclasses
 import os
@@ -24,11 +24,20 @@ _PRODUCTS = "dot_general", "conv_general_dilated"
 
 @dataclasses.dataclass(frozen=True)
 class MemoryPlan:
-    """The bytes that a run takes on each device.
+    """The memory that a run needs on each device, in bytes.
 
-    **Fields:** `games`, with their trees; `buffer`; `network`, with the optimiser and the average; `testers`: these
-    four are there all the time, and exact. `self_play` and `gradient`: about what one of the two needs besides while it
-    runs; XLA decides. Gradient steps also work on a second copy of `network`.
+    The first four fields are exact and in use all the time. The last two are estimates of the additional memory while
+    one of the two phases runs, since XLA decides how much it allocates. Gradient steps also need a second copy of
+    `network`. `print(plan)` shows a summary in MB or GB.
+
+    **Fields:**
+
+    - `games`: the games in progress, with their search trees.
+    - `buffer`: the replay buffer.
+    - `network`: the network, the state of the optimiser, and the running average of the weights.
+    - `testers`: the states of the testers.
+    - `self_play`: the additional memory of self-play.
+    - `gradient`: the additional memory of a gradient step.
     """
 
     games: int
@@ -40,23 +49,34 @@ class MemoryPlan:
 
     @property
     def state(self) -> int:
-        """What is there all the time."""
+        """The memory that is in use all the time, in bytes."""
         return self.games + self.buffer + self.network + self.testers
 
     def __str__(self) -> str:
         parts = dataclasses.asdict(self)
+        # Self-play and gradient steps take turns, so only the larger of the two counts.
         work = max(parts.pop("self_play"), parts.pop("gradient") + self.network)
         listed = ", ".join(f"{name} {_text(size)}" for name, size in parts.items())
-        return f"memory of each device: {_text(self.state)} ({listed}) and about {_text(work)} to work with"
+        return f"memory of each device: {_text(self.state)} ({listed}) and about {_text(work)} of working memory"
 
 
 def plan_memory(
     config: TrainConfig, env: Env, network: PyTree, norm_state: eqx.nn.State | None = None, *, mesh: Mesh
 ) -> MemoryPlan:
-    """What a run with these settings will take on each device of the mesh.
+    """Computes the memory that a run with these settings will need on each device. It allocates nothing.
 
-    While games are played, XLA takes up to four times the memory of their trees; for a gradient, about twice that of
-    the results of all layers on a batch (both measured, see `experiments/memory.py`).
+    The estimates are from measurements (`experiments/memory.py`): in self-play, XLA needs up to four times the memory
+    of the games and their trees, and for a gradient, about twice the memory of the outputs of all layers on a batch.
+
+    **Arguments:**
+
+    - `config`: the settings of the training.
+    - `env`: the game.
+    - `network`: the network; only its shapes matter.
+    - `norm_state`: the state of a stateful network, as in [`tz.init_train`][].
+    - `mesh`: the devices, from [`tz.data_mesh`][].
+
+    **Returns:** the bytes that each device needs.
     """
     mesh = usable_mesh(mesh)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), config.num_games))
@@ -87,12 +107,13 @@ def plan_memory(
 
 
 def check_memory(plan: MemoryPlan, mesh: Mesh, limit: int | None = None) -> None:
-    """Raises `ValueError` if what a run always needs is more than a device has, and says what to lower.
+    """Raises `ValueError` if a run needs more memory than a device has. The message says which setting to lower.
 
-    **Arguments:** `limit`, the bytes of a device, by default as the device or, for CPUs, the system says.
+    **Arguments:** `limit`, the memory of a device in bytes, by default as reported by the device or, for CPUs, by the
+    operating system.
     """
     limit = _limit(mesh) if limit is None else limit
-    # Moving a tree's root makes a second tree before the first is given up; gradient steps work on a second network.
+    # Moving the root of a tree makes a second tree before the first is freed, and gradient steps need a second network.
     needed = plan.state + max(plan.games, plan.network)
     if limit is None or needed <= limit:
         return
@@ -105,38 +126,42 @@ def check_memory(plan: MemoryPlan, mesh: Mesh, limit: int | None = None) -> None
     }
     largest = max(advice, key=lambda name: getattr(plan, name))
     raise ValueError(
-        f"This run needs at least {_text(needed)} on each device, which has {_text(limit)}; {plan}. Lower "
-        f"{advice[largest]}, or use more devices."
+        f"memory: found a run that needs at least {_text(needed)} on each device, which has {_text(limit)} ({plan}), "
+        f"expected one that fits; lower {advice[largest]}, or use more devices."
     )
 
 
 def _limit(mesh: Mesh) -> int | None:
+    """Returns the memory of a device in bytes, or None if it is not known. CPU devices share the system's memory."""
     device = mesh.local_devices[0]
     if device.platform != "cpu":
         return (device.memory_stats() or {}).get("bytes_limit")
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):  # a system that does not say
+    except (ValueError, OSError, AttributeError):  # this system does not tell
         return None
+    # In a container, the limit may be lower than the memory of the machine.
     cgroup = pathlib.Path("/sys/fs/cgroup/memory.max")
     allowed = cgroup.read_text().strip() if cgroup.exists() else "max"
     return min(total, int(allowed) if allowed.isdigit() else total) // len(mesh.local_devices)
 
 
 def _bytes(tree: PyTree) -> int:
+    """Returns the bytes of all arrays of a tree, or of arrays of these shapes."""
     leaves = [x for x in jax.tree.leaves(tree) if isinstance(x, jax.ShapeDtypeStruct) or eqx.is_array(x)]
     return sum(x.size * x.dtype.itemsize for x in leaves)
 
 
 def _bytes_of_tester(tester: Tester, evaluator: Evaluator, mesh: Mesh) -> int:
+    """Returns the bytes of a tester's state, 0 if they cannot be known in advance."""
     try:
         return _bytes(eqx.filter_eval_shape(lambda evaluator: tester.init(evaluator, mesh=mesh), evaluator))
-    except jax.errors.JAXTypeError:  # one that looks at values can only be asked with values
+    except jax.errors.JAXTypeError:  # the tester looks at values, so shapes alone are not enough
         return 0
 
 
 def _bytes_of_products(jaxpr: Any) -> int:
-    """The bytes of the results of all matrix products and convolutions, those in functions called included."""
+    """Returns the bytes of the results of all matrix products and convolutions, including those in called functions."""
     total = 0
     for equation in jaxpr.eqns:
         if equation.primitive.name in _PRODUCTS:
@@ -148,4 +173,5 @@ def _bytes_of_products(jaxpr: Any) -> int:
 
 
 def _text(size: int) -> str:
+    """Writes a number of bytes in MB or GB."""
     return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

@@ -1,4 +1,4 @@
-"""The three phases of an epoch: self-play, training, testing; each spread over the devices of a mesh."""
+"""The three phases of an epoch, self-play, training and testing, spread over the devices of a mesh."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ from tz.runs._new_games import without_open_moves
 
 
 class NotFiniteError(FloatingPointError):
-    """A number that is not finite, and the state in which it came up."""
+    """The error of a number that is not finite. `state` is the state in which it was found."""
 
     def __init__(self, message: str, state: LoopState):
         super().__init__(message)
@@ -40,6 +40,7 @@ def collect_phase(
 ) -> tuple[LoopState, dict[str, int | float]]:
     """Plays `num_moves` moves in every game with the newest weights and adds them to the buffer."""
     started = time.perf_counter()
+    # Games and buffer are donated to the two calls below. If the moves are bad, the buffer has not been touched yet.
     evaluator, is_fast = evaluator_of(config, env, state.train), fast_moves(config, state, num_moves)
     inputs = self_play_settings(config), env, evaluator, is_fast, num_moves, mesh
     games, (trajectory, counts, returns) = compiled_play(inputs, state.games)
@@ -68,26 +69,26 @@ def collect_phase(
 
 
 def train_phase(config: TrainConfig, state: LoopState, mesh: Mesh) -> tuple[LoopState, dict[str, int | float]]:
-    """Makes `train_steps_per_epoch` gradient steps on fresh samples; none as long as no episode has ended."""
+    """Makes `train_steps_per_epoch` gradient steps, each on new samples; none until the first episode has ended."""
     history = []
     if int(config.replay.num_known(state.replay)) == 0:
         return state, {}
     window = window_of(config, int(state.epoch))
-    # The steps take arrays of their own: one that fails would take the weights with it.
+    # Each step donates its arrays, and a step that fails loses them. So the steps work on a copy of the weights.
     train = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, state.train)
     for _ in range(config.train_steps_per_epoch):
         train, metrics, is_finite = compiled_step((config, state.replay, state.key, window, mesh), train)
-        history.append((metrics, is_finite))
+        history.append((metrics, is_finite))  # stays on the device, so that the next step need not wait for it
     state = eqx.tree_at(lambda state: state.train, state, train)
     rows, good = zip(*jax.device_get(history), strict=True)
     columns, good = {name: np.array([row[name] for row in rows]) for name in rows[0]}, np.array(good)
     if not good.all() and not config.skip_nonfinite:
-        step = int(np.argmin(good))
+        step = int(np.argmin(good))  # the first step that was not made; later ones met the same batch and state
         bad = next((name for name, values in columns.items() if not np.isfinite(values[step])), "a gradient")
         found = f"{bad} is {columns[bad][step]}" if bad in columns else f"{bad} is not finite"
         raise NotFiniteError(
-            f"{found} at gradient step {step} of epoch {int(state.epoch)}. Lower the learning rate or clip the "
-            "gradients (optax.clip_by_global_norm).",
+            f"train_loop: found that {found} at gradient step {step} of epoch {int(state.epoch)}, expected finite "
+            "numbers; lower the learning rate, or clip the gradients (optax.clip_by_global_norm).",
             state,
         )
     means = {name: float(values[good].mean()) for name, values in columns.items() if good.any()}
@@ -96,13 +97,13 @@ def train_phase(config: TrainConfig, state: LoopState, mesh: Mesh) -> tuple[Loop
 
 
 def warm_up_chunks(config: TrainConfig, state: LoopState) -> list[int]:
-    """The numbers of moves of the collections before the first epoch that are still missing."""
+    """Returns the numbers of moves of the warm-up that are still to play, one for each call of `collect_phase`."""
     missing = range(int(state.games.step.max()), config.warmup_moves, config.moves_per_epoch)
     return [min(config.moves_per_epoch, config.warmup_moves - done) for done in missing]
 
 
 def test_phase(config: TrainConfig, env: Env, state: LoopState, mesh: Mesh) -> tuple[LoopState, dict[str, int | float]]:
-    """Lets every tester play the newest network, with the search and the game of tests."""
+    """Runs every tester with the newest network, and with the search and the game of tests."""
     test_mcts = without_exploration(config.mcts) if config.test_mcts is None else config.test_mcts
     env = env if config.test_env is None else config.test_env
     evaluator = evaluator_of(config, env, state.train)
@@ -116,7 +117,7 @@ def test_phase(config: TrainConfig, env: Env, state: LoopState, mesh: Mesh) -> t
 
 
 def check_types(config: TrainConfig, env: Env, state: LoopState, mesh: Mesh) -> None:
-    """Raises `ValueError` if moves, `add` or a gradient step change the type of what they work on. Compiles nothing."""
+    """Raises `ValueError` if self-play, `add` or a gradient step changes the type of an array. Compiles nothing."""
     evaluator = evaluator_of(config, env, state.train)
     num_moves, window = config.moves_per_epoch, None if config.replay_window is None else jnp.int32(1)
     is_fast = None if config.fast_mcts is None else jnp.zeros(num_moves, bool)
@@ -126,24 +127,25 @@ def check_types(config: TrainConfig, env: Env, state: LoopState, mesh: Mesh) -> 
     eqx.filter_eval_shape(compiled_step, (config, state.replay, state.key, window, mesh), state.train)
 
 
-# Compiled once: everything that changes from epoch to epoch is an argument, never a constant.
+# Each of these is compiled once, since everything that changes from epoch to epoch is an argument and not a constant.
 
 
 @eqx.filter_jit(donate="all-except-first")
 def compiled_play(inputs: tuple[dict[str, Any], Env, Evaluator, Array | None, int, Mesh], games: CollectState):
-    """The games after some moves, see `tz.learn.epochs.play`."""
+    """Plays some moves in all games, see `tz.learn.epochs.play`."""
     settings, env, evaluator, is_fast, num_moves, mesh = inputs
     return play(settings, env, evaluator, is_fast, games, num_moves=num_moves, mesh=mesh)
 
 
 @jax.jit
 def _sums(counts: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Adds up the counts of all devices."""
     return jax.tree.map(lambda x: jnp.sum(x, dtype=jnp.int32), counts)
 
 
 @eqx.filter_jit(donate="all-except-first")
 def compiled_add(inputs: tuple[EpisodeReplayBuffer, Any, Trajectory, Mesh], replay: ReplayState) -> ReplayState:
-    """The rings with the moves of a trajectory added, see `tz.learn.epochs.add`."""
+    """Adds the moves of a trajectory to the rings, see `tz.learn.epochs.add`."""
     buffer, discount, trajectory, mesh = inputs
     return add(buffer, discount, trajectory, replay, mesh=mesh)
 
@@ -152,28 +154,39 @@ def compiled_add(inputs: tuple[EpisodeReplayBuffer, Any, Trajectory, Mesh], repl
 def compiled_step(
     inputs: tuple[TrainConfig, ReplayState, PRNGKeyArray, Array | None, Mesh], train: TrainState
 ) -> tuple[TrainState, Metrics, Bool[Array, ""]]:
-    """The state after a gradient step, see `tz.learn.epochs.gradient_step`."""
+    """Makes a gradient step, see `tz.learn.epochs.gradient_step`."""
     config, replay, key, window, mesh = inputs
     return gradient_step(config, replay, key, window, train, mesh=mesh)
 
 
 @functools.partial(jax.jit, static_argnums=2)
 def _tester_keys(key: PRNGKeyArray, epoch: Array, number: int) -> list[PRNGKeyArray]:
+    """Returns a key for each tester in this epoch."""
     key = jax.random.fold_in(jax.random.fold_in(key, 1), epoch)
     return [jax.random.fold_in(key, index) for index in range(number)]
 
 
 def _describe_bad(env: Env, evaluator: Evaluator, trajectory: Trajectory, epoch: int) -> str:
-    """Where a search of this collection first met a NaN, and which output it was."""
+    """Says where self-play first met a NaN or a state without a legal action, and which output was not finite."""
     bad = is_bad(trajectory)  # [B, T]
-    step, game = (int(i) for i in jnp.unravel_index(jnp.argmax(bad.T), bad.T.shape))
-    where = f"at self-play step {step} of epoch {epoch} (game {game})"
+    step, game = (int(i) for i in jnp.unravel_index(jnp.argmax(bad.T), bad.T.shape))  # transposed: the earliest move
+    where = f"at self-play move {step} of epoch {epoch} (game {game})"
     if not bool(trajectory.action_mask[game, step].any()):
-        return f"{env.name}: no action is legal in a live state {where}. Run tz.check_env on it."
+        return (
+            f"{env.name}: found no legal action in a game that is not over, {where}, expected at least one; run "
+            "tz.check_env on the game."
+        )
     if not isinstance(evaluator, NetworkEvaluator):
-        return f"Not finite: an output of the evaluator, at the root or below, {where}."
+        return (
+            "train_loop: found numbers that are not finite in an output of the evaluator, at the root or below, "
+            f"{where}, expected finite numbers; check the weights and the observations."
+        )
     logits, value = evaluator.predict(jax.tree.map(lambda x: x[game, step], trajectory.observation))
-    logits = jnp.where(trajectory.action_mask[game, step] & ~jnp.isneginf(logits), logits, 0)  # -inf: never chosen
+    # Logits of illegal actions do not count, and -inf is allowed for actions that are never chosen.
+    logits = jnp.where(trajectory.action_mask[game, step] & ~jnp.isneginf(logits), logits, 0)
     names = [name for name, x in {"logits": logits, "value": value}.items() if not bool(jnp.isfinite(x).all())]
     found = f"the network's {' and '.join(names)}" if names else "an output of the network below the root"
-    return f"Not finite: {found}, {where}."
+    return (
+        f"train_loop: found numbers that are not finite in {found}, {where}, expected finite numbers; check the "
+        "weights and the observations."
+    )

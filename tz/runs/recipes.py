@@ -1,4 +1,4 @@
-"""Recipes: the settings of an agent as plain numbers, and what they build. What the studies vary."""
+"""Recipes: the settings of an agent as plain numbers, from which the training is built. Studies vary them."""
 
 import dataclasses
 import functools
@@ -11,6 +11,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
+from tz._arguments import shown_settings
 from tz.games._named_games import named_game
 from tz.games.env import Env
 from tz.games.openings import random_starts
@@ -31,117 +32,134 @@ _KNOWN = {"connect_four": "mirror"} | dict.fromkeys(("go_9x9", "go_19x19", "othe
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """The settings with which an agent learns a game: network, search, self-play, replay and optimiser.
+    """The settings for learning a game: network, search, self-play, replay and optimiser, as plain numbers and names.
 
-    The defaults are for Connect Four on two CPU cores, and `experiments/connect_four/study.py` varies them one by one;
-    [`tz.runs.game_recipe`][] has those of other games.
+    The defaults are for Connect Four on two CPU cores; `experiments/connect_four/study.py` varies them one by one.
+    [`tz.runs.game_recipe`][] returns the recipes of other games. `build` and `start` make everything that
+    [`tz.train_loop`][] needs.
     """
 
     env: str = "connect_four"
-    """The game: a name that tz.from_pgx knows, or package.module:make_env for one of your own, where make_env()
-    returns a tz.Env."""
+    """The game: a name that tz.from_pgx knows, or package.module:make_env for your own game, where make_env() returns a
+    tz.Env."""
     symmetry: Literal["auto", "none", "mirror", "dihedral"] = "auto"
-    """The images of the board that samples are augmented with. With auto it is those that the game is known to have."""
+    """The symmetry of the board that is used to augment samples. With auto, it is the known symmetry of the game, or
+    none."""
     network: Literal["auto", "resnet", "mlp"] = "auto"
-    """The kind of network. With auto it is a network of residual blocks where the observation is a board with channels,
-    and a multilayer perceptron elsewhere."""
+    """The kind of network. With auto, it is a residual network if observations are boards with channels, and a
+    multilayer perceptron otherwise."""
     num_blocks: int = 3
-    """The number of residual blocks of the network, or of hidden layers of a multilayer perceptron."""
+    """The number of residual blocks, or of hidden layers of a multilayer perceptron."""
     num_channels: int = 32
-    """The channels of each residual block, or the units of each hidden layer."""
+    """The number of channels of each residual block, or of units of each hidden layer."""
     search_dtype: Literal["float32", "bfloat16"] = "float32"
-    """The number type of the network in self-play and in tests. The network is trained in float32 all the same."""
+    """The number type of the network in self-play and in tests. Training always uses float32."""
     norm: Literal["none", "layer", "batch"] = "none"
     """The normalisation of the activations of residual blocks."""
     head_channels: int = 16
-    """The channels of the policy head and of the value head, after the residual blocks."""
+    """The number of channels in the policy head and in the value head, after the residual blocks."""
     value_low: float | None = None
-    """The lowest return that a player can have, for games whose returns do not lie between -1 and 1. With value-low and
+    """The lowest return that a player can have, for games whose returns are not between -1 and 1. With value-low and
     value-high, the value is a distribution over that range."""
     value_high: float | None = None
     """The highest return that a player can have; see value-low."""
     value_bins: int = 51
     """The number of bins of the distribution over returns."""
     value_transform: Literal["none", "muzero", "symlog"] = "none"
-    """The spacing of the bins. Without a transform it is even; otherwise bins are closer together near 0, for returns
-    that differ by orders of magnitude."""
+    """The spacing of the bins. With none, it is even. Otherwise bins are closer together near 0, for returns that
+    differ by orders of magnitude."""
     search: Literal["gumbel", "puct"] = "gumbel"
-    """The search: that of Gumbel AlphaZero, or PUCT with Dirichlet noise as in AlphaZero."""
+    """The search: Gumbel AlphaZero, or PUCT with Dirichlet noise as in AlphaZero."""
     num_simulations: int = 16
-    """The simulations of the search for each move in self-play."""
+    """The number of simulations for each move in self-play."""
     fast_simulations: int | None = None
-    """The simulations for three moves in four, which are then no targets of the policy. Without it every move has
-    num-simulations."""
+    """The number of simulations for a random three quarters of the moves, from which the policy does not learn. By
+    default every move has num-simulations."""
     q_scale: float | None = None
-    """The weight of values in the policies of Gumbel search, which are then not rescaled. Without it they are."""
+    """The weight of values in the policies of Gumbel search. With it, values are not rescaled; by default they are."""
     cold_after: int | None = None
-    """The number of moves of a game after which PUCT plays at a temperature of 0.25. Without it the temperature stays
+    """The number of moves of a game after which PUCT plays at a temperature of 0.25. By default the temperature stays
     at 1."""
     discount: float = 1.0
-    """The discount of the return for each move."""
+    """The factor by which the return is discounted for each move."""
     max_nodes: int | None = None
-    """The nodes that a search tree has room for. Without it there is room for two searches."""
+    """The number of nodes that a search tree has room for. By default there is room for two searches."""
     max_actions: int | None = None
-    """The actions that a node of the search tree keeps, those with the largest prior. Without it a node keeps all. This
-    saves most memory in games of many actions."""
+    """The number of actions that a node of the search tree keeps, the ones with the largest prior. By default it keeps
+    all. A small number saves much memory in games with many actions."""
     num_games: int = 128
-    """The number of games that are played at once."""
+    """The number of games that are played at the same time."""
     moves_per_epoch: int = 16
-    """The moves that are made in each game in an epoch."""
+    """The number of moves in each game in an epoch."""
     max_episode_moves: int | None = None
-    """The moves after which a game is cut off in self-play, and its value estimated. Without it every game is played
-    to its end."""
+    """The number of moves after which a game of self-play is cut off, and its outcome estimated. By default
+    every game is played to its end."""
     train_batch_size: int = 512
     """The number of positions in a gradient step."""
     train_steps_per_epoch: int = 12
     """The number of gradient steps in an epoch."""
     capacity: int = 500
-    """The positions of each game that the replay buffer keeps."""
+    """The number of newest positions of each game that the replay buffer keeps."""
     window: float | None = 0.5
-    """The fraction of all moves so far, the newest, that samples are drawn from. With none, samples are drawn from the
+    """Samples are drawn from this fraction of all moves so far, the newest ones. With none, samples are drawn from the
     whole buffer."""
     learning_rate: float = 3e-3
-    """The learning rate of Adam at the beginning."""
+    """The initial learning rate of AdamW."""
     anneal: float = 0.3
-    """The fraction of the training, its last part, in which the learning rate falls to nearly 0 like half a cosine
-    wave."""
+    """The fraction of the training at its end, during which the learning rate falls to 1 % along half a cosine wave; 0
+    for a constant learning rate."""
     weight_decay: float = 0.0
     """The weight decay of AdamW."""
     l2: float = 1e-4
     """The weight of the sum of all squared network weights in the loss."""
     td_lambda: float = 0.8
-    """The lambda of the value targets: 1 for the outcome of the game alone, less for a mixture with the values that the
-    search found on the way."""
+    """The lambda of the value targets. With 1 they are the outcome of the game; smaller numbers mix in the values that
+    the search found on the way."""
     search_value_fraction: float = 0.0
-    """The fraction that the search's value of a position itself has in the value target of the position."""
+    """The fraction of a position's value target that is the value which the search found for the position itself."""
     average_decay: float | None = None
-    """The decay of a running average of the network's weights, which then plays. Without it the newest weights play."""
+    """The decay of a running average of the weights. The averaged network then plays; by default the newest does."""
     random_starts: int = 20
     """The largest number of random moves that a game of self-play begins with; 0 for none."""
     opening_moves: int = 4
     """The number of random moves that a game of a test begins with, so that games differ."""
     max_test_moves: int = 1024
-    """The moves after which a game of a test is cut off."""
+    """The number of moves after which a game of a test is cut off."""
+
+    def __repr__(self) -> str:
+        """Shows the game, and the settings that differ from the recipe of Connect Four."""
+        return shown_settings(self)
 
     @functools.lru_cache(maxsize=4)  # noqa: B019, as recipes are small
     def build(self) -> tuple[TrainConfig, Env]:
-        """The settings of the loop, and the game as it is played in training.
+        """Makes the settings of the training loop, and the game as it is played in self-play.
 
-        Equal recipes build the same objects, so that what was compiled for one is there for the next.
+        Equal recipes return the same objects, so that functions compiled for one recipe serve the next.
 
-        **Raises:** `ValueError` for a setting that one of its parts refuses.
+        **Returns:** the settings, without testers, and the game.
+
+        **Raises:** `ValueError` for a setting out of range, or settings that do not fit together.
         """
         if not 0 <= self.anneal <= 1:
-            raise ValueError(f"Recipe: anneal must be from 0 (never) to 1 (from the start), found {self.anneal}.")
+            raise ValueError(
+                f"Recipe: found anneal={self.anneal}, expected a number from 0 (never) to 1 (from the start); change "
+                "it."
+            )
         symmetry = _KNOWN.get(self.env, "none") if self.symmetry == "auto" else self.symmetry
         if symmetry not in _SYMMETRIES:
-            raise ValueError(f"Recipe: symmetry must be auto, {', '.join(_SYMMETRIES)}; found {symmetry!r}.")
+            raise ValueError(
+                f"Recipe: found symmetry={symmetry!r}, expected auto or one of {', '.join(_SYMMETRIES)}; choose one of "
+                "these."
+            )
         if self.search_dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"Recipe: search_dtype must be float32 or bfloat16, found {self.search_dtype!r}.")
+            raise ValueError(
+                f"Recipe: found search_dtype={self.search_dtype!r}, expected float32 or bfloat16; choose one of them."
+            )
         for name in ("random_starts", "opening_moves"):
             if getattr(self, name) < 0:
-                raise ValueError(f"Recipe: {name} must be 0 or more, found {getattr(self, name)}.")
+                raise ValueError(f"Recipe: found {name}={getattr(self, name)}, expected 0 or more; raise it.")
         env = named_game(self.env)
+        # `inject_hyperparams` keeps the learning rate in the state, where `train_for` changes it without recompiling.
         adam = optax.inject_hyperparams(optax.adamw)(self.learning_rate, weight_decay=self.weight_decay)
         mcts, fast, window = self._search(env), self.fast_simulations, self.window
         config = TrainConfig(
@@ -165,43 +183,62 @@ class Recipe:
         return config, random_starts(env, self.random_starts) if self.random_starts else env
 
     def _search(self, env: Env) -> MCTS:
+        """Makes the search of self-play."""
         cold, max_nodes = self.cold_after, 2 * self.num_simulations if self.max_nodes is None else self.max_nodes
         options = {"max_nodes": max_nodes, "max_actions": self.max_actions, "discount": self.discount}
         if self.q_scale is not None and self.q_scale <= 0:
-            raise ValueError(f"Recipe: q_scale must be above 0, found {self.q_scale}.")
+            raise ValueError(f"Recipe: found q_scale={self.q_scale}, expected more than 0; raise it.")
         if self.search == "gumbel":
             if cold is not None:
-                raise ValueError(f"Recipe: Gumbel's moves have no temperature; leave cold_after None, found {cold}.")
+                raise ValueError(
+                    f'Recipe: found cold_after={cold} with search="gumbel", whose moves have no temperature, expected '
+                    'None; leave cold_after out, or choose search="puct".'
+                )
             completed_q = CompletedQ() if self.q_scale is None else CompletedQ(c_scale=self.q_scale, rescale=False)
             return gumbel_mcts(self.num_simulations, min(16, env.num_actions), completed_q, **options)
         if self.search != "puct":
-            raise ValueError(f'Recipe: search must be "gumbel" or "puct", found {self.search!r}.')
+            raise ValueError(f'Recipe: found search={self.search!r}, expected "gumbel" or "puct"; choose one of them.')
         if self.q_scale is not None:
-            raise ValueError(f"Recipe: q_scale is of Gumbel search; leave it None for PUCT, found {self.q_scale}.")
+            raise ValueError(
+                f'Recipe: found q_scale={self.q_scale} with search="puct", which has no such setting, expected None; '
+                'leave q_scale out, or choose search="gumbel".'
+            )
         temperature = 1.0 if cold is None else optax.piecewise_constant_schedule(1.0, {cold: 0.25})
         selector = PUCT() if self.value_high is None else MuZeroPUCT(scale="tree")
         return MCTS(self.num_simulations, root=Dirichlet(), selector=selector, temperature=temperature, **options)
 
     def start(self, config: TrainConfig, env: Env, *, seed: int, mesh: Mesh | None = None) -> LoopState:
-        """A new network and new games, for [`tz.runs.train_for`][] or [`tz.train_loop`][]; `mesh` as it has it.
+        """Makes a new network and new games, for [`tz.runs.train_for`][] or [`tz.train_loop`][].
 
-        **Raises:** `ValueError` if the network does not fit the game, and as [`tz.init_loop`][].
+        **Arguments:**
+
+        - `config`, `env`: from `build`, possibly with testers added to `config`.
+        - `seed`: the seed of the network and of the games.
+        - `mesh`: the devices, as in [`tz.train_loop`][].
+
+        **Returns:** the state before the first epoch.
+
+        **Raises:** `ValueError` if the network cannot be made for the game, and as [`tz.init_loop`][].
         """
         network_key, loop_key = jax.random.split(jax.random.key(seed))
         network, norm_state = self._network(env, network_key)
         return init_loop(config, env, network, norm_state if self.norm == "batch" else None, key=loop_key, mesh=mesh)
 
     def _network(self, env: Env, key: jax.Array) -> tuple[PyTree, eqx.nn.State]:
+        """Makes the network, and its state, which is empty without batch normalisation."""
         shape = getattr(env.observation, "shape", None)
         if shape is None:
             raise ValueError(
-                f"Recipe: found {env.name} to have observations of several arrays, expected one array; write a network "
-                "that takes them and train it with tz.init_loop and tz.train_loop."
+                f"Recipe: found that observations of {env.name} are several arrays, expected one array; write a "
+                "network that takes them, and train it with tz.init_loop and tz.train_loop."
             )
         kind = ("resnet" if len(shape) == 3 else "mlp") if self.network == "auto" else self.network
         if kind == "mlp":
             if self.norm != "none":
-                raise ValueError(f'Recipe: found norm="{self.norm}" with a multilayer perceptron, which has none.')
+                raise ValueError(
+                    f'Recipe: found norm="{self.norm}" with a multilayer perceptron, which has no normalisation, '
+                    'expected "none"; leave norm out.'
+                )
             sizes = {"width": self.num_channels, "depth": self.num_blocks}
             return eqx.nn.make_with_state(MLP)(shape, env.num_actions, **sizes, value_head=self._value_head(), key=key)
         return eqx.nn.make_with_state(AZResNet)(
@@ -217,6 +254,7 @@ class Recipe:
         )
 
     def _value_head(self) -> ValueHead:
+        """Makes the value head: a distribution over the range of returns if it is given, otherwise a tanh."""
         low, high = self.value_low, self.value_high
         if (low is None) != (high is None):
             raise ValueError(f"Recipe: found value_low={low} and value_high={high}, expected both or none; give both.")

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a line that is rewritten on a terminal, a short line an epoch elsewhere."""
+"""Shows the progress of a run: a line that is rewritten on a terminal, and a line for each epoch elsewhere."""
 
 import shutil
 import sys
@@ -10,21 +10,22 @@ from typing import Any
 from tz.runs.sinks import plain
 
 _FIRST = {
-    "warm-up": "warm-up: compiles self-play, and makes the first moves, before anything is learned",
+    "warm-up": "warm-up: compiles self-play and plays the first moves, before anything is learned",
     "self-play": "compiles self-play",
     "training": "compiles the gradient step",
     "testing": "compiles the first test",
 }
-_ROW_SECONDS = 60.0  # at least one row that stays, on a terminal
-_WIDE = 150  # columns, from which on a terminal shows as much as a file
-_LEGEND = "loss: that of the policy above its floor, the entropy of its targets"
+_ROW_SECONDS = 60.0  # on a terminal, the time after which a row is printed that stays
+_WIDE = 150  # columns; a terminal that is narrower shows less
+_LEGEND = "loss: the policy loss minus its floor, the entropy of the targets"
 
 
 class Screen:
-    """Shows how far a run is, as the command line does: a sink of its metrics that also follows its phases.
+    """Shows the progress of a run as the command line does. It is a sink that also follows the phases of an epoch.
 
-    On a terminal it keeps one line, which is rewritten, and prints a row for each test. Elsewhere, such as in a file or
-    a notebook, it prints a short line an epoch. Close it in the end, or use it in a `with` statement:
+    On a terminal, it rewrites one line, and prints a row that stays for each test and about every minute. Elsewhere,
+    such as in a file or a notebook, it prints a short line for each epoch. Close it at the end, or use a `with`
+    statement:
 
     ```
     metrics = tz.JsonLinesSink("metrics.jsonl")
@@ -32,9 +33,13 @@ class Screen:
         tz.train_loop(config, env, state, num_epochs=20, sinks=[metrics, screen], progress=screen.phase)
     ```
 
-    **Arguments:** `seconds` or `num_epochs`, the length of the run; `totals`, a function that returns the number of
-    games so far as `total_games`, such as [`tz.JsonLinesSink.totals`][]; `done`, the seconds and the epochs before this
-    run was resumed; `stream`, a text file, by default standard output.
+    **Arguments:**
+
+    - `seconds`, `num_epochs`: the length of the run. Give one of them, or none if the length is not known.
+    - `totals`: a function that returns the number of games so far as `total_games`, such as
+        [`tz.JsonLinesSink.totals`][].
+    - `done`: the seconds and the epochs of the run before it was resumed.
+    - `stream`: the text file to write to; by default standard output.
     """
 
     def __init__(
@@ -64,10 +69,15 @@ class Screen:
         self.close()
 
     def phase(self, name: str) -> None:
-        """Takes the name of what begins. The first time it is compiled, which is said."""
+        """Shows which phase begins. The first time, it adds that the phase is compiled, as this takes long.
+
+        **Arguments:**
+
+        - `name`: the name of the phase, as the argument `progress` of [`tz.train_loop`][] gets it.
+        """
         is_first, self._phase = name not in self._seen, name
         self._seen.add(name)
-        if name == "warm-up":
+        if name == "warm-up":  # which compiles self-play
             self._seen.add("self-play")
         if is_first and name in _FIRST:
             self._phase = _FIRST[name]
@@ -92,24 +102,25 @@ class Screen:
         self._refresh()
 
     def say(self, text: str) -> None:
-        """Prints a line that stays."""
+        """Prints `text` as a line that stays."""
         self._print(text)
         self._refresh()
 
     def close(self) -> None:
-        """Ends the line that is rewritten."""
+        """Clears the line that is rewritten, and stops rewriting it."""
         if self._thread is not None and not self._ended.is_set():
             self._ended.set()
             self._thread.join()
             self._write("\r\x1b[K")
 
     def _line(self, test: str) -> str:
+        """Returns the line of an epoch: length, facts, and the results of a test."""
         epoch = [] if self._is_short and self.seconds is not None else [f"epoch {self.epoch}"]
         parts = [self._length(), *epoch, self._facts, test]
         return "  ".join(part for part in parts if part)
 
     def _length(self) -> str:
-        """How much of the run is done."""
+        """Returns how much of the run is done."""
         elapsed = time.monotonic() - self.begun
         if self.seconds is not None:
             return f"{min(elapsed / self.seconds, 1):3.0%}  {clock(elapsed)} of {clock(self.seconds)}"
@@ -118,6 +129,7 @@ class Screen:
         return clock(elapsed)
 
     def _tick(self) -> None:
+        """Rewrites the line every second, in a thread, so that its clock runs during long epochs."""
         while not self._ended.wait(1.0):
             self._refresh()
 
@@ -128,6 +140,7 @@ class Screen:
             line = self._line(self._test)
         else:
             line = f"{self._length()}  {self._phase} ..." if self._phase else self._length()
+        # "\r\x1b[K" returns to the start of the line and clears it. A line as wide as the terminal would wrap.
         self._write(f"\r\x1b[K{line[: _columns() - 1]}")
 
     def _print(self, text: str) -> None:
@@ -144,14 +157,14 @@ def _columns() -> int:
 
 
 def clock(seconds: float | int) -> str:
-    """A length of time as a clock shows it: `3:07`, `1:03:07`."""
+    """Writes a length of time as a clock shows it: `3:07`, `1:03:07`."""
     minutes, rest = divmod(int(max(seconds, 0)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def epoch_text(values: Mapping[str, Any], totals: Mapping[str, int | float], is_short: bool = False) -> str:
-    """The games so far, the speed and the losses of an epoch in a few words, or in fewer."""
+    """Writes the games so far, the speed and the losses of an epoch, in a long or a short form."""
     count = _rounded if is_short else "{:,.0f}".format
     parts = []
     if "seed" in values:
@@ -171,7 +184,7 @@ def epoch_text(values: Mapping[str, Any], totals: Mapping[str, int | float], is_
 
 
 def _rounded(number: float | int) -> str:
-    """A number in at most four characters and a unit: `27.4k`."""
+    """Writes a number with three digits and a unit: `27.4k`."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g}{unit}"
@@ -179,7 +192,7 @@ def _rounded(number: float | int) -> str:
 
 
 def result_text(values: Mapping[str, Any], *, only_first: bool = False) -> str:
-    """The results of the tests among some metrics, each with its interval."""
+    """Writes the test results that are among the metrics, each with its interval."""
     found = []
     for name, value in values.items():
         low, high = (values.get(f"{name}_{end}") for end in ("low", "high"))

@@ -1,4 +1,4 @@
-"""Training several seeds in one program."""
+"""Trains several seeds in one program."""
 
 import sys
 import time
@@ -37,34 +37,37 @@ def train_seeds(
     checkpoints: Sequence[Checkpoints] = (),
     before_epoch: Callable[[LoopState], LoopState] | None = None,
 ) -> list[LoopState]:
-    """Trains several states side by side in one program, each as [`tz.train_loop`][] would alone.
+    """Trains several states side by side in one program, each as [`tz.train_loop`][] would train it alone.
 
-    The states are independent: only their seeds differ, and so they show how much of a result is chance. A device maps
-    its seeds by `jax.vmap`. On a CPU, convolutions whose weights differ by seed are slow (see
-    `experiments/results/epoch_cpu.md`), so make as many devices as there are seeds before JAX starts:
-    `jax.config.update("jax_num_cpu_devices", 4)`. Speed on a GPU was not measured.
+    The states are independent. If only their seeds differ, they show how much of a result is chance.
 
-    If numbers of a seed are no longer finite, there is a warning, and its losses are NaN. The others go on.
+    Several seeds on one device are mapped by `jax.vmap`. On a CPU, convolutions whose weights differ by seed are slow
+    (see `experiments/results/epoch_cpu.md`), so make as many devices as there are seeds before JAX starts:
+    `jax.config.update("jax_num_cpu_devices", 4)`. The speed on a GPU was not measured.
+
+    If numbers of a seed are no longer finite, there is a warning, and its losses are NaN. The other seeds continue.
 
     **Arguments:**
 
-    - `states`: one a seed, each from [`tz.init_loop`][] with another key, or from an earlier call. Their games and
-        buffers are donated.
-    - `num_epochs`: how many more; None for no end but that of `before_epoch`.
-    - `sinks`: called for each seed after each epoch, with metrics that begin with `seed`, the place in `states`. A file
-        of a [`tz.JsonLinesSink`][] has all seeds, and [`tz.plot.plot_learning`][] draws their mean and interval.
-    - `mesh`: from [`tz.data_mesh`][]: its devices share the seeds evenly. By default as many of all devices as divide
-        the number of seeds.
+    - `config`, `env`: the settings of the training and the game, the same for all seeds.
+    - `states`: a state for each seed, each from [`tz.init_loop`][] with a different key, or from an earlier call. Their
+        games and buffers are donated.
+    - `num_epochs`: the number of epochs to add. With None, training ends only through `before_epoch` or a signal.
+    - `sinks`: called for each seed after each epoch, with metrics that begin with `seed`, the index in `states`. A
+        [`tz.JsonLinesSink`][] writes all seeds to one file, and [`tz.plot.plot_learning`][] draws their mean with an
+        interval.
     - `progress`: as in [`tz.train_loop`][].
-    - `checkpoints`: none, or one a seed, from which a seed can be resumed alone.
-    - `before_epoch`: as in [`tz.train_loop`][], but it is called once for all seeds, with a state whose arrays have
-        them along a leading axis.
+    - `mesh`: the devices, from [`tz.data_mesh`][], which share the seeds evenly. By default their number is the
+        greatest common divisor of the numbers of seeds and of all devices.
+    - `checkpoints`: none, or one for each seed, from which the seed can be resumed alone.
+    - `before_epoch`: as in [`tz.train_loop`][], but it is called once for all seeds, with a state whose arrays have the
+        seeds along a leading axis.
 
-    **Returns:** the states after the last epoch, in the same order; each can be trained further by
-    [`tz.train_loop`][]. An exception that leaves the function has them as `states`.
+    **Returns:** the states after the last epoch, in the same order. [`tz.train_loop`][] can continue each of them.
 
-    **Raises:** `ValueError` if a state does not belong to the settings, the states do not belong together, or they do
-    not fit into memory; `SystemExit` after Ctrl-C or SIGTERM with checkpoints, which are complete then.
+    **Raises:** `ValueError` if a state does not fit the settings, if the states differ in more than the values of their
+    arrays, or if they do not fit into memory; `SystemExit` after Ctrl-C or SIGTERM, with complete checkpoints, if there
+    are any. Every exception during the training has the newest states in its attribute `states`.
     """
     mesh = mesh_of(states, mesh)
     one = data_mesh(list(mesh.local_devices)[:1])
@@ -72,7 +75,8 @@ def train_seeds(
         check_state(config, env, state, mesh=one, where="train_seeds")
     if checkpoints and len(checkpoints) != len(states):
         raise ValueError(
-            f"train_seeds: found {len(checkpoints)} checkpoints, expected none or one for each of {len(states)} seeds."
+            f"train_seeds: found {len(checkpoints)} checkpoints, expected none or one for each of {len(states)} seeds; "
+            "pass a tz.Checkpoints with a folder of its own for each."
         )
     last = last_epoch("train_seeds", num_epochs, states[0])
     if num_epochs == 0:
@@ -119,24 +123,27 @@ def train_seeds(
         return states
     except BaseException as error:
         error.states = [alone(seed) for seed in range(len(testers))]  # pyright: ignore[reportAttributeAccessIssue]
-        error.add_note("This exception has the newest state of each seed as `states`; tz.runs.train_seeds can go on.")
+        error.add_note(
+            "The attribute `states` of this exception has the newest state of each seed; tz.runs.train_seeds can "
+            "continue from them."
+        )
         raise
 
 
 def _say_stopped(caught: str, states: Sequence[LoopState], checkpoints: Sequence[Checkpoints]) -> None:
-    """Says what to do after a signal; with checkpoints, which are complete then, ends the process."""
+    """Tells the user how to continue after a signal. With checkpoints, which are complete, ends the process."""
     done = f"{caught} after {int(states[0].epoch)} epochs"
     if not checkpoints:
-        print(f"{done}, whose states train_seeds returns. Call it with these states to go on.", file=sys.stderr)
+        print(f"{done}: train_seeds returns the states. Call it with these states to continue.", file=sys.stderr)
         return
     raise SystemExit(
-        f"{done}, all of which are saved. Go on with each seed alone, by tz.Checkpoints(..., resume=True), on the "
-        f"command line: python -m tz resume {checkpoints[0].folder}, and so on."
+        f"{done}, which are saved. Continue each seed alone with tz.Checkpoints(..., resume=True), or on the command "
+        f"line: python -m tz resume {checkpoints[0].folder}, and the same for the other folders."
     )
 
 
 def _over_seeds(function: Callable[[Any, LoopState], tuple], shared: PyTree, states: LoopState, mesh: Mesh) -> tuple:
-    """`function(shared, state)` for each seed. A device with one seed runs the very program of that seed alone."""
+    """Calls `function(shared, state)` for each seed. A device with one seed runs the program without `vmap`."""
     arrays, static = eqx.partition(states, eqx.is_array)
 
     def local(shared, arrays):
@@ -144,7 +151,7 @@ def _over_seeds(function: Callable[[Any, LoopState], tuple], shared: PyTree, sta
             after, metrics = function(shared, eqx.combine(arrays, static))
             return eqx.filter(after, eqx.is_array), metrics
 
-        if arrays.epoch.shape[0] > 1:
+        if arrays.epoch.shape[0] > 1:  # the seeds of this device
             return jax.vmap(one)(arrays)
         return jax.tree.map(lambda x: x[None], one(jax.tree.map(lambda x: x[0], arrays)))
 
@@ -154,7 +161,7 @@ def _over_seeds(function: Callable[[Any, LoopState], tuple], shared: PyTree, sta
 
 @eqx.filter_jit(donate="all-except-first")
 def compiled_self_play(inputs: tuple[TrainConfig, Env, LoopState, int, Mesh], games: tuple) -> tuple[tuple, dict]:
-    """The games and buffers of all seeds after some moves. The rest of the states is not given up."""
+    """Plays some moves in the games of all seeds. Only games and buffers are donated, not the rest of the states."""
     config, env, others, num_moves, mesh = inputs
 
     def function(shared, state):
@@ -167,12 +174,13 @@ def compiled_self_play(inputs: tuple[TrainConfig, Env, LoopState, int, Mesh], ga
 
 @eqx.filter_jit
 def compiled_gradients(config: TrainConfig, states: LoopState, mesh: Mesh) -> tuple[TrainState, dict]:
-    """What all seeds have learned after the gradient steps of an epoch."""
+    """Makes the gradient steps of an epoch for all seeds."""
     states, metrics = _over_seeds(gradient_phase, config, states, mesh)
     return states.train, metrics
 
 
 def _play(config: TrainConfig, env: Env, newest: Newest, num_moves: int, mesh: Mesh) -> dict[str, Array]:
+    """Plays some moves in all games, keeps the state after them as the newest, and returns the metrics."""
     games = newest.state.games, newest.state.replay
     inputs = config, env, _with_games(newest.state, (None, None)), num_moves, mesh
     games, metrics = compiled_self_play(inputs, games)
@@ -181,12 +189,12 @@ def _play(config: TrainConfig, env: Env, newest: Newest, num_moves: int, mesh: M
 
 
 def _with_games(state: LoopState, games: tuple) -> LoopState:
-    """The state with other games and another buffer."""
+    """Replaces the games and the buffer of a state."""
     return eqx.tree_at(lambda state: (state.games, state.replay), state, games, is_leaf=lambda x: x is None)
 
 
 def _warm_up(config: TrainConfig, env: Env, newest: Newest, mesh: Mesh) -> None:
-    """Makes the moves before the first epoch that are still missing."""
+    """Plays the moves that are still missing before the first epoch."""
     if int(newest.state.epoch[0]) == 0:
         for num_moves in warm_up_chunks(config, newest.state):
             played = jax.device_get(_play(config, env, newest, num_moves, mesh))
@@ -195,12 +203,12 @@ def _warm_up(config: TrainConfig, env: Env, newest: Newest, mesh: Mesh) -> None:
 
 
 def _warn(seed: int, num_bad: int, num_skipped: int, where: str) -> None:
-    """Warns of a seed whose numbers are not finite, or whose game has no legal action."""
+    """Warns if a seed has numbers that are not finite, or a game without a legal action."""
     if num_bad or num_skipped:
         warnings.warn(
-            f"train_seeds: seed {seed} has {num_bad} positions without a legal action or a finite value, and "
-            f"{num_skipped} gradient steps that are not finite, in {where}. The other seeds go on; train this one "
-            "alone with tz.train_loop, which says where it begins.",
+            f"train_seeds: found {num_bad} positions without a legal action or a finite value, and {num_skipped} "
+            f"gradient steps that are not finite, for seed {seed} in {where}, expected none; train this seed alone "
+            "with tz.train_loop, which says where the fault begins. The other seeds continue.",
             stacklevel=4,
         )
 
@@ -208,7 +216,7 @@ def _warn(seed: int, num_bad: int, num_skipped: int, where: str) -> None:
 def _epoch(
     config: TrainConfig, env: Env, newest: Newest, mesh: Mesh, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """Goes one epoch on from the newest state, and returns the metrics of each seed."""
+    """Plays and trains for one epoch from the newest state, and returns the metrics of each seed."""
     started, epoch = time.perf_counter(), int(newest.state.epoch[0])
     say("self-play")
     played = jax.device_get(_play(config, env, newest, config.moves_per_epoch, mesh))
@@ -225,11 +233,11 @@ def _epoch(
             "moves_per_second": moves / seconds,
             "simulations_per_second": num_simulations / seconds,
         }
-        if row["episodes"] == 0:
+        if row["episodes"] == 0:  # means over no episodes are NaN or meaningless
             row = {name: x for name, x in row.items() if name not in ("mean_length", "mean_return", "return_spread")}
         num_skipped = more.pop("skipped_steps") if row["replay_known"] else 0
         _warn(seed, num_bad, 0 if config.skip_nonfinite else num_skipped, f"epoch {epoch}")
-        if row["replay_known"]:  # else nothing was learned
+        if row["replay_known"]:  # otherwise there were no gradient steps
             row |= {"gradient_steps": config.train_steps_per_epoch, **more}
             row |= {"skipped_steps": num_skipped} if config.skip_nonfinite else {}
         rows.append({"epoch": epoch, **row})
@@ -239,7 +247,7 @@ def _epoch(
 def _test(
     config: TrainConfig, env: Env, states: LoopState, testers: list[tuple[PyTree, ...]], rows: list[dict], mesh: Mesh
 ) -> bool:
-    """Lets the testers play the network of each seed; their states and the rows are changed."""
+    """Runs the testers for each seed, if this epoch has tests, and changes `testers` and `rows` in place."""
     if not config.testers or (int(states.epoch[0]) + 1) % config.epochs_per_test:
         return False
     without_games = _with_games(states, (None, None))

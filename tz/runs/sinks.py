@@ -1,4 +1,4 @@
-"""Metric sinks: where the training loop's metrics go. A sink is any `dict -> None`, called once an epoch."""
+"""Metric sinks, which receive the metrics of the training loop. A sink is any function of a dict."""
 
 import json
 import math
@@ -18,20 +18,26 @@ import numpy as np
 from tqdm import tqdm
 
 Sink = Callable[[Mapping[str, Any]], None]
-"""`metrics -> None`, called once an epoch, by the first process only; any function of a dict, such as `list.append`.
+"""A function `metrics -> None` that is called once for each epoch, in the first process only, such as `list.append`.
 
-The loop's own metrics are numbers; those of a tester may be anything, and tz's sinks write what they can of it."""
+The metrics of the loop itself are numbers. The metrics of a tester may be anything; tz's sinks write them as text if
+they are not numbers."""
 
 
 def plain(value: Any) -> bool | int | float | str | None:
-    """A metric as Python has it: scalars of NumPy and JAX as numbers, and as text what is no number, text or None."""
+    """Converts a metric to plain Python: scalars of NumPy and JAX to numbers, and other objects to text."""
     if hasattr(value, "item") and np.size(value) == 1:
         value = value.item()
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
 def console_sink(metrics: Mapping[str, Any]) -> None:
-    """Prints one line an epoch, above a progress bar where there is one."""
+    """Prints one line for each epoch, above a progress bar if there is one.
+
+    **Arguments:**
+
+    - `metrics`: the metrics of an epoch.
+    """
 
     def text(value: bool | int | float | str | None) -> str:
         if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
@@ -39,7 +45,7 @@ def console_sink(metrics: Mapping[str, Any]) -> None:
         return f"{value:,.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.3f}"
 
     tqdm.write("  ".join(f"{name} {text(plain(value))}" for name, value in metrics.items()))
-    sys.stdout.flush()  # a file, as under nohup, would get it much later
+    sys.stdout.flush()  # a file, as under nohup, would otherwise get the line much later
 
 
 _TOTALS = {
@@ -51,17 +57,19 @@ _TOTALS = {
 
 
 class JsonLinesSink:
-    """Appends one JSON object an epoch to a file, whose folder is made where it is missing.
+    """Appends one JSON object for each epoch to a file.
 
-    JSON has no NaN and no infinity: `null` stands for them, as for None. What is no scalar is written as text. Each
-    line also has what there was in all so far: `elapsed_seconds`, `total_moves`, `total_games` and `total_steps`, where
-    the metrics have the `seconds`, `moves`, `episodes` and `gradient_steps` of an epoch.
+    JSON has no NaN and no infinity; they are written as `null`, like None. Values that are not scalars are written as
+    text. Each line also has totals since the start of the run: `elapsed_seconds`, `total_moves`, `total_games` and
+    `total_steps`, if the metrics have `seconds`, `moves`, `episodes` and `gradient_steps`.
 
-    **Arguments:** `path`, the file; `first_epoch`, of a run that is resumed: the epoch it goes on with. The lines of
-    this and later epochs, written before the run was cut off, are left out, as these epochs are done again. None adds
-    to what there is.
+    **Arguments:**
 
-    **Raises:** `ValueError` for a file of other lines than such a sink writes.
+    - `path`: the file. Its folder is made if it is missing.
+    - `first_epoch`: for a run that is resumed, the epoch that comes next. Lines of this epoch and later ones are
+        removed, since these epochs will run again. With None, the file stays as it is, and lines are added.
+
+    **Raises:** `ValueError` if `first_epoch` is given and the file has lines that are not metrics of epochs.
     """
 
     def __init__(self, path: str | pathlib.Path, *, first_epoch: int | None = None):
@@ -69,23 +77,31 @@ class JsonLinesSink:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._totals: dict[Any, dict[str, int | float]] = {}
         if first_epoch is not None and self.path.exists():
-            *lines, _ = self.path.read_text().split("\n")  # what has no end was cut off while it was written
+            *lines, _ = self.path.read_text().split("\n")  # a line without an end was cut off while it was written
             try:
                 kept = [line + "\n" for line in lines if json.loads(line)["epoch"] < first_epoch]
             except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise ValueError(f"{self.path} has lines that are no metrics of epochs: {error}.") from error
+                raise ValueError(
+                    f"JsonLinesSink: found lines in {self.path} that are not metrics of epochs ({error}), expected one "
+                    "JSON object for each epoch; choose another file."
+                ) from error
             temporary = self.path.with_name(f".{self.path.name}.new")
             temporary.write_text("".join(kept))
-            os.replace(temporary, self.path)
+            os.replace(temporary, self.path)  # so that the file is never half written
         if self.path.exists():
             self._read_totals()
 
     def totals(self, seed: Any = None) -> dict[str, int | float]:
-        """What there was in all so far, of a seed where the metrics have several."""
+        """Returns the totals so far, by the names that the lines have for them.
+
+        **Arguments:**
+
+        - `seed`: the seed, if the sink gets the metrics of several seeds.
+        """
         return dict(self._totals.get(seed, {}))
 
     def _read_totals(self) -> None:
-        """Takes the totals of the lines that there are; another file's lines, or those of before totals, have none."""
+        """Reads the totals of the lines in the file. Lines of earlier versions, or of other programs, have none."""
         for line in self.path.read_text().splitlines():
             try:
                 row = json.loads(line)
@@ -94,7 +110,7 @@ class JsonLinesSink:
                 continue
 
     def __call__(self, metrics: Mapping[str, Any]) -> None:
-        """Appends one line."""
+        """Appends the line of an epoch."""
         totals = self._totals.setdefault(plain(metrics.get("seed")), {})
         for name, total in _TOTALS.items():
             if isinstance(value := plain(metrics.get(name)), int | float):
@@ -107,51 +123,58 @@ class JsonLinesSink:
 
 
 class WandbSink:
-    """Logs to a project of Weights & Biases.
+    """Logs the metrics to a run of Weights & Biases.
 
-    **Arguments:** `project`, its name; further keywords go to `wandb.init`, such as `config`, the settings of the run,
-    `name`, `mode="offline"`, or `id` and `resume` to go on with a run.
+    **Arguments:**
 
-    **Raises:** `ImportError` where wandb is not installed; `ValueError` where the run cannot be begun, as without a
-    login.
+    - `project`: the name of the project.
+    - `**kwargs`: further arguments of `wandb.init`, such as `config` with the settings of the run, `name`,
+        `mode="offline"`, or `id` and `resume` to continue a run.
+
+    **Raises:** `ImportError` if wandb is not installed; `ValueError` if wandb cannot start the run, for example without
+    a login.
     """
 
     def __init__(self, project: str, **kwargs: Any):
         try:
             import wandb  # pyright: ignore[reportMissingImports]
         except ImportError as error:
-            raise ImportError("WandbSink needs wandb: pip install 'tz[wandb]'") from error
+            raise ImportError(
+                "WandbSink: found no wandb, expected it to be installed; run pip install 'tz[wandb]'."
+            ) from error
         try:
             self.run = wandb.init(project=project, **kwargs)
         except Exception as error:
             raise ValueError(
-                f"WandbSink: wandb.init: found {error!r:.500}, expected a run of the project {project!r}; log in by "
-                '`wandb login`, or pass mode="offline".'
+                f"WandbSink: found that wandb.init raised {error!r:.500}, expected a run in the project {project!r}; "
+                'log in with `wandb login`, or pass mode="offline".'
             ) from error
 
     def __call__(self, metrics: Mapping[str, Any]) -> None:
-        """Logs one epoch."""
+        """Logs the metrics of an epoch."""
         self.run.log({name: plain(value) for name, value in metrics.items()}, step=int(metrics["epoch"]))
 
     def close(self) -> None:
-        """Ends the run, once everything is sent."""
+        """Ends the run after everything is uploaded."""
         self.run.finish()
 
 
 def check_login(offline: bool) -> None:
-    """Raises `ImportError` without wandb, and `ValueError` if it would ask for a login, before anything is made."""
+    """Raises `ImportError` if wandb is not installed, and `ValueError` if it would ask for a login."""
     try:
         import wandb  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise ImportError("WandbSink needs wandb: pip install 'tz[wandb]'") from error
+        raise ImportError(
+            "WandbSink: found no wandb, expected it to be installed; run pip install 'tz[wandb]'."
+        ) from error
     modes = os.environ.get("WANDB_MODE"), "offline" if offline else None
     if {"offline", "disabled", "dryrun"} & set(modes) or os.environ.get("WANDB_API_KEY"):
         return
     api = getattr(wandb, "api", None)
     if api is not None and getattr(api, "api_key", None) is None:
         raise ValueError(
-            "wandb: found no login, expected one; log in by `wandb login`, or give --wandb-offline and send the run "
-            "later by `wandb sync`."
+            "wandb: found no login, expected one; log in with `wandb login`, or give --wandb-offline and upload the "
+            "run later with `wandb sync`."
         )
 
 
@@ -164,7 +187,7 @@ _GROUPS = {
 
 
 def tag_of(name: str) -> str:
-    """The name of a metric with the group that TensorBoard shows it in, such as `self_play/mean_length`."""
+    """Returns the name of a metric with the group in which TensorBoard shows it, such as `self_play/mean_length`."""
     for group, pattern in _GROUPS.items():
         if re.fullmatch(pattern, name):
             return f"{group}/{name}"
@@ -172,27 +195,33 @@ def tag_of(name: str) -> str:
 
 
 class TensorBoardSink:
-    """Writes event files for TensorBoard: numbers as curves, text as text; None is left out.
+    """Writes the metrics to event files for TensorBoard: numbers as curves and text as text. None is left out.
 
     The metrics of the loop are in groups: `training/loss`, `self_play/mean_length`, `speed/moves_per_second`,
     `tests/random_score`.
 
-    **Arguments:** `folder`, of the files; `settings`, of the run, shown as text.
+    **Arguments:**
 
-    **Raises:** `ImportError` where tensorboard is not installed.
+    - `folder`: the folder of the event files.
+    - `settings`: the settings of the run, shown as text.
+
+    **Raises:** `ImportError` if tensorboardX is not installed.
     """
 
     def __init__(self, folder: str | pathlib.Path, *, settings: Mapping[str, Any] | None = None):
         try:
             from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
         except ImportError as error:
-            raise ImportError("TensorBoardSink needs tensorboardX: pip install 'tz[tensorboard]'") from error
+            raise ImportError(
+                "TensorBoardSink: found no tensorboardX, expected it to be installed; run "
+                "pip install 'tz[tensorboard]'."
+            ) from error
         self.writer = SummaryWriter(str(folder))
         if settings is not None:
             self.writer.add_text("settings", f"```\n{json.dumps(settings, indent=1)}\n```")
 
     def __call__(self, metrics: Mapping[str, Any]) -> None:
-        """Writes one epoch, to the disk at once."""
+        """Writes the metrics of an epoch to the disk."""
         epoch = int(metrics["epoch"])
         for name, value in metrics.items():
             value = plain(value)
@@ -203,14 +232,16 @@ class TensorBoardSink:
         self.writer.flush()
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the event file."""
         self.writer.close()
 
 
 def run_facts() -> dict[str, Any]:
-    """Where a run runs, to be kept with its settings: versions, devices, the command, and the git revision if any.
+    """Returns facts about the environment of a run, to be saved with its settings.
 
-    A version is None where a package has no metadata, as tz has none in a checkout that is only on the PYTHONPATH.
+    **Returns:** a dict that JSON can hold: `versions`, of Python and the main packages; `devices`, their number and
+    kind; `git`, the revision of the working directory, None if there is none; `command`, the command line. A version is
+    None if the package has no metadata, as tz in a checkout that is only on the PYTHONPATH.
     """
     versions = {name: _version(name) for name in ("tz", "jax", "jaxlib", "equinox", "optax", "pgx")}
     try:
@@ -234,30 +265,30 @@ def _version(package: str) -> str | None:
 
 
 def call_sinks(sinks: Sequence[Sink], metrics: Mapping[str, Any]) -> None:
-    """Calls the sinks in the first process. What one of them raises is no reason to stop training."""
+    """Calls the sinks, in the first process only. An exception of a sink becomes a warning, and training continues."""
     for sink in sinks if jax.process_index() == 0 else ():
         try:
             sink(metrics)
         except Exception as error:
             name = getattr(sink, "__qualname__", type(sink).__name__)
             warnings.warn(
-                f"The sink {name} failed in epoch {metrics['epoch']}, whose metrics it may have lost: {error!r:.500}. "
-                "Training goes on.",
+                f"train_loop: found that the sink {name} failed in epoch {metrics['epoch']} ({error!r:.500}), expected "
+                "no exception; fix the sink. Training continues, but the metrics of this epoch may be lost there.",
                 stacklevel=3,
             )
 
 
 def told(progress: bool | Callable[[str], None]) -> Callable[[str], None]:
-    """Return the function that is told what begins; without one in `progress` it does nothing."""
+    """Returns `progress` if it is a function of the phase that begins, and otherwise a function that does nothing."""
     return progress if callable(progress) else lambda phase: None
 
 
 def bar(total: int | None, unit: str, shown: bool, **options: Any) -> tqdm:
-    """A progress bar in a terminal or a notebook, and nothing anywhere else."""
+    """Returns a progress bar, which is shown only in a terminal or a notebook."""
     shown = shown and (sys.stderr.isatty() or "ipykernel.zmqshell" in sys.modules)
     if not shown:
         return tqdm(total=total, disable=True)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a notebook has no widgets: then the bar is text
+        warnings.simplefilter("ignore")  # in a notebook without widgets the bar is text, which needs no warning
         from tqdm.auto import tqdm as bar_of_place
     return bar_of_place(total=total, unit=unit, **options)

@@ -1,4 +1,4 @@
-"""How a training loop is stopped, by a signal or an exception, and the state that comes out of it alive."""
+"""Stops a training loop after a signal or an exception, without loss of the newest state."""
 
 import contextlib
 import signal
@@ -16,83 +16,85 @@ from tz.learn.settings import LoopState
 
 
 class StopTraining(Exception):  # noqa: N818, as StopIteration
-    """Raised in the `before_epoch` of [`tz.train_loop`][] to end the training as if that had been the last epoch."""
+    """Ends the training when it is raised in `before_epoch` of [`tz.train_loop`][]. The loop then returns its state."""
 
 
 def changed_by(before_epoch: Callable[[LoopState], LoopState], state: LoopState) -> LoopState:
-    """The state that `before_epoch` returns.
+    """Calls `before_epoch` and returns the state that it returns.
 
     **Raises:** `ValueError` if it returns anything else.
     """
     changed = before_epoch(state)
     if not isinstance(changed, LoopState):
         raise ValueError(
-            f"before_epoch: found {changed!r:.80}, expected the LoopState to go on with; return the state "
+            f"before_epoch: found {changed!r:.80}, expected the LoopState to continue with; return the state "
             "that it was given, changed or not, and raise tz.runs.StopTraining to end the training."
         )
     return changed
 
 
 def last_epoch(where: str, num_epochs: int | None, state: LoopState) -> int | None:
-    """The epoch to stop before, None for no end.
+    """Returns the number of epochs done at which the loop stops, None for no end.
 
-    **Raises:** `ValueError` for a number of epochs below 0.
+    **Raises:** `ValueError` if `num_epochs` is below 0.
     """
     if num_epochs is None:
         return None
     if num_epochs < 0:
-        raise ValueError(f"{where}: num_epochs: found {num_epochs}, expected 0 or more; pass None for no end.")
+        raise ValueError(f"{where}: found num_epochs={num_epochs}, expected 0 or more; pass None for no end.")
     return int(state.epoch) + num_epochs
 
 
 class Newest:
-    """The newest state of a loop. While a call has taken some of its arrays, the loop cannot be interrupted."""
+    """Holds the newest state of a loop, and delays interrupts while arrays of this state are donated to a call."""
 
     def __init__(self, state: LoopState):
         self.state = state
         self._is_interrupted = False
 
     def keep(self, state: LoopState) -> LoopState:
-        """Takes a state in the place of the one before, and returns it."""
+        """Replaces the previous state by a new one, and returns it. Raises `KeyboardInterrupt` if one was delayed."""
         self.state = state
         if self._is_interrupted:
             raise KeyboardInterrupt
         return state
 
     def interrupt(self) -> None:
-        """Raises `KeyboardInterrupt`, at once if the newest state is alive, else as soon as there is another."""
+        """Raises `KeyboardInterrupt` at once if the newest state is usable, and otherwise when the next one is kept."""
         self._is_interrupted = True
         if not any_deleted(self.state):
             raise KeyboardInterrupt
 
 
 def any_deleted(tree: PyTree) -> bool:
-    """Whether a call has taken an array of the tree, so that it cannot be read any more."""
+    """Tells whether an array of the tree was donated to a call or deleted, and can no longer be read."""
     return any(x.is_deleted() for x in jax.tree.leaves(tree) if eqx.is_array(x))
 
 
 @contextlib.contextmanager
 def keeping_state(newest: Newest, revived: Callable[[LoopState], tuple[LoopState, str]]) -> Iterator[None]:
-    """Gives every exception an attribute `state`, the newest state, and a note that says so.
+    """Adds the newest state to every exception, as its attribute `state`, and a note that says so.
 
-    **Arguments:** `revived`, which makes a living state of one that lost arrays, and says what is new in it.
+    **Arguments:** `revived`, a function that replaces the lost arrays of a state, and says what it replaced.
     """
     try:
         yield
     except BaseException as error:
         error.state, new = revived(newest.state)  # pyright: ignore[reportAttributeAccessIssue]
         error.add_note(
-            f"This exception has the newest state as `state`, after {int(newest.state.epoch)} epochs and what was done "
-            f"of the next.{new} tz.train_loop can go on from it; in a notebook it is sys.last_value.state."
+            f"The attribute `state` of this exception is the newest state, after {int(newest.state.epoch)} epochs and "
+            f"part of the next.{new} tz.train_loop can continue from it; in a notebook it is sys.last_value.state."
         )
         raise
 
 
 @contextlib.contextmanager
 def noted_signals(newest: Newest, *, saves: bool) -> Iterator[list[str]]:
-    """The names of the signals to stop that came in, which let the epoch finish; another Ctrl-C interrupts the loop.
+    """Notes signals to stop in a list, so that the loop can finish the epoch; a second Ctrl-C interrupts the loop.
 
-    **Arguments:** `saves`, whether the state is saved then. Only in this case SIGTERM is such a signal.
+    **Arguments:** `saves`, whether the state is saved after a signal. Only then SIGTERM is noted as well as SIGINT.
+
+    **Returns:** the list, with the names of the signals that came in.
     """
     noted: list[str] = []
 
@@ -101,13 +103,13 @@ def noted_signals(newest: Newest, *, saves: bool) -> Iterator[list[str]]:
             newest.interrupt()
         noted.append(signal.Signals(number).name)
         then = "saves" if saves else "returns the state"
-        with contextlib.suppress(RuntimeError):  # it interrupted another print to stderr
-            clear = "\r\x1b[K" if sys.stderr.isatty() else ""  # what is left of a line that is rewritten
+        with contextlib.suppress(RuntimeError):  # the signal interrupted another print to stderr
+            clear = "\r\x1b[K" if sys.stderr.isatty() else ""  # clears the progress line
             print(
                 f"{clear}{noted[-1]}: stops after this epoch and {then}; another Ctrl-C stops at once.", file=sys.stderr
             )
 
-    if threading.current_thread() is not threading.main_thread():  # others cannot handle signals
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can handle signals
         yield noted
         return
     numbers = (signal.SIGINT, signal.SIGTERM) if saves else (signal.SIGINT,)
@@ -116,11 +118,11 @@ def noted_signals(newest: Newest, *, saves: bool) -> Iterator[list[str]]:
         yield noted
     finally:
         for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set by Python
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set from Python
 
 
 def agreed(noted: list[str]) -> str:
-    """The signal that came in, in whichever process; empty for none."""
+    """Returns the signal that came in, in any of the processes, so that all stop together; empty for none."""
     if jax.process_count() > 1:
         anywhere = np.asarray(multihost_utils.process_allgather(np.bool_(len(noted) > 0)))
         return (noted or ["Stopped by another process"])[0] if anywhere.any() else ""

@@ -1,4 +1,4 @@
-"""The tests of a run, chosen by words: who the newest network plays, and which metric finds the best checkpoint."""
+"""The tests of a run, chosen by words such as `elo`, and the metric that finds the best checkpoint."""
 
 import math
 import pathlib
@@ -20,27 +20,32 @@ from tz.runs.recipes import Recipe
 
 CHOICES = ("elo", "ladder", "random", "return", "agent:FILE", "gtp:COMMAND")
 _BEST = {"elo": "elo", "ladder": "ladder_height", "return": "test_return"}
-_RUNGS = (16, 64, 256)  # simulations with a random game each
-_POOL = 48  # networks of the tests before
+_RUNGS = (16, 64, 256)  # simulations of the opponents of the ladder, with a random game each
+_POOL = 48  # networks in the pool of the Elo tester
 
 
 def check_choices(words: Sequence[str]) -> None:
-    """Raises `ValueError` for a test that there is not, or one that is named twice."""
+    """Raises `ValueError` for an unknown test, or one that is named twice."""
     for word in words:
         kind, colon, rest = word.partition(":")
         if word not in CHOICES[:4] and not (colon and rest and kind in ("agent", "gtp")):
-            raise ValueError(f"test: found {word!r}, expected some of {', '.join(CHOICES)}; choose among these.")
+            raise ValueError(f"test: found {word!r}, expected one of {', '.join(CHOICES)}; choose among these.")
     if len({_name(word) for word in words}) < len(words):
-        raise ValueError(f"test: found {' '.join(words)}, expected tests of different names; leave one out.")
+        raise ValueError(f"test: found {' '.join(words)}, expected tests with different names; leave one out.")
 
 
 def chosen_testers(
     words: Sequence[str], recipe: Recipe, env: Env, mesh: Mesh, *, num_games: int = 32
 ) -> tuple[tuple[Tester, ...], str]:
-    """The testers of a run, and the name of the metric by which a checkpoint is the best.
+    """Makes the testers of a run.
 
-    **Arguments:** `words`, such as `("elo", "agent:runs/c4/agent.tz")`; without any, Elo in a game of two players and
-    the return in a game of one. Games are rounded up so that they can be split over the mesh.
+    **Arguments:**
+
+    - `words`: the tests, such as `("elo", "agent:runs/c4/agent.tz")`. If empty, Elo in a game of two players, and the
+        return in a game of one player.
+    - `num_games`: games in each test, rounded up so that they can be split over the mesh.
+
+    **Returns:** the testers, and the name of the metric that finds the best checkpoint.
 
     **Raises:** `ValueError` if a test is not for this game, or there is no such agent or engine.
     """
@@ -50,15 +55,16 @@ def chosen_testers(
             other = "elo, ladder, random, agent:FILE or gtp:COMMAND" if word == "return" else "return"
             raise ValueError(
                 f"test: found {word!r} for {env.name}, a game of {env.num_players} player"
-                f"{'s' * (env.num_players > 1)}; choose {other}."
+                f"{'s' * (env.num_players > 1)}, expected {other}; change it."
             )
+    # An even number of games for each device.
     num_games = 2 * math.ceil(num_games / 2 / mesh.size) * mesh.size
     testers = tuple(_tester(word, recipe, env, num_games, mesh.size) for word in words)
     return testers, _BEST.get(words[0], f"{_name(words[0])}_score")
 
 
 def _name(word: str) -> str:
-    """What the metrics of a test begin with."""
+    """Returns the name with which the metrics of a test begin."""
     kind, _, rest = word.partition(":")
     return pathlib.Path(rest).stem if kind == "agent" else kind
 

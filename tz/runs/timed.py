@@ -1,4 +1,4 @@
-"""Training for a given time, in whose last part the learning rate falls."""
+"""Trains for a given time, with a learning rate that falls in the last part of it."""
 
 import math
 import statistics
@@ -32,18 +32,32 @@ def train_for(
     checkpoints: Checkpoints | list[Checkpoints] | None = None,
     **options: Any,
 ) -> Any:
-    """Trains for a time, or rather, until another epoch would not fit into it; or up to a number of epochs.
+    """Trains for a given time or number of epochs, with the learning rate of the recipe.
 
-    **Arguments:** `config` and `env`, from `recipe.build`, perhaps with testers; `state`, from `recipe.start` or
-    `checkpoints.restore`, which is donated, or a list of the states of several seeds, for [`tz.runs.train_seeds`][];
-    `seconds` or `num_epochs`, of the whole training, what was done before the state was restored included; `part`,
-    which part of the time this is, as two fractions: the learning rate falls with the whole. All else goes to
-    [`tz.train_loop`][] or `train_seeds`.
+    With a time, it stops when another epoch would probably end too late. The learning rate is constant at first and
+    falls in the last part of the training, as `anneal` of the recipe says.
 
-    **Returns:** the state after the last epoch, or a list of them.
+    **Arguments:**
+
+    - `recipe`: the recipe, for its learning rate.
+    - `config`, `env`: from `recipe.build`, possibly with testers added to `config`.
+    - `state`: from `recipe.start` or `checkpoints.restore`, or a list of the states of several seeds, which
+        [`tz.runs.train_seeds`][] trains. Games and buffer are donated.
+    - `seconds`, `num_epochs`: the length of the whole training, including what was done before the state was restored.
+        Give one of the two.
+    - `part`: the part of the time that this call trains for, as two fractions of `seconds`. The learning rate follows
+        the whole time. `(0.0, 0.5)` and then `(0.5, 1.0)` is a training in two calls.
+    - `checkpoints`: as in [`tz.train_loop`][]; for several seeds, a list with one for each.
+    - `**options`: further arguments of [`tz.train_loop`][] or [`tz.runs.train_seeds`][], such as `sinks`.
+
+    **Returns:** the state after the last epoch, or the list of states.
+
+    **Raises:** `ValueError` unless one of `seconds` and `num_epochs` is given, and as [`tz.train_loop`][].
     """
     if (seconds is None) == (num_epochs is None):
-        raise ValueError(f"train_for: expected seconds or num_epochs, found {seconds=} and {num_epochs=}.")
+        raise ValueError(
+            f"train_for: found {seconds=} and {num_epochs=}, expected one of the two; give seconds or num_epochs."
+        )
     before = part[0] * seconds if seconds is not None else 0.0
     kept = checkpoints if isinstance(checkpoints, list) else [checkpoints] if checkpoints is not None else []
     begun = time.perf_counter() - max([before, *(one.seconds for one in kept)])
@@ -52,7 +66,7 @@ def train_for(
     def before_epoch(state: LoopState) -> LoopState:
         now, epoch = _agreed(time.perf_counter() - begun), int(jnp.max(state.epoch))
         clock.note(epoch, now)
-        for one in kept:  # what is saved counts the warm-up as well, which belongs to no epoch
+        for one in kept:  # so that saved times include the warm-up, which belongs to no epoch
             one.seconds = now
         if seconds is not None:
             fraction, done = now / seconds, now + clock.expected(epoch) >= part[1] * seconds
@@ -69,9 +83,9 @@ def train_for(
 
 
 class _EpochClock:
-    """How long the next epoch will probably take: as long as those before it, with a test if it has one.
+    """Predicts the time of the next epoch from the epochs before it. Epochs with a test are counted apart.
 
-    The first epoch of a loop and the first test are compiled, which takes far longer and comes once. They do not count.
+    The first epoch and the first test include their compilation and take far longer, so they are left out.
 
     **Arguments:** `epochs_per_test`, None without tests.
     """
@@ -85,14 +99,14 @@ class _EpochClock:
         return self._per_test is not None and (epoch + 1) % self._per_test == 0
 
     def note(self, epoch: int, now: float) -> None:
-        """Takes the time at which an epoch begins, and with it the length of the one before."""
+        """Notes the time at which an epoch begins, and so the length of the previous epoch."""
         if self._last is not None:
             before, begun = self._last
             self._seconds[self._has_test(before)].append(now - begun)
         self._last = epoch, now
 
     def expected(self, epoch: int) -> float:
-        """The seconds that an epoch will probably take; 0 where nothing is known yet."""
+        """Returns the seconds that an epoch will probably take; 0 if nothing is known yet."""
         plain, tested = (self._typical(self._seconds[kind]) for kind in (False, True))
         return max(plain, tested) if self._has_test(epoch) else plain or tested
 
@@ -102,23 +116,25 @@ class _EpochClock:
 
 
 def annealed(part: float, fraction: float) -> float:
-    """The factor of the learning rate when a fraction of the time is over: 1, and in the last part down to 0.01."""
+    """Returns the factor of the learning rate after a fraction of the time: 1 at first, then down to 0.01 in `part`."""
     fallen = (fraction - (1 - part)) / part if part else 0.0
     return 0.505 + 0.495 * math.cos(math.pi * min(max(fallen, 0.0), 1.0))
 
 
 def _agreed(seconds: float) -> float:
-    """The time by the clock of the first process, or some would stop an epoch before the others."""
+    """Returns the time of the first process, since all processes must stop after the same epoch."""
     if jax.process_count() == 1:
         return seconds
     return float(multihost_utils.broadcast_one_to_all(np.float32(seconds)))
 
 
 def _with_learning_rate(state: LoopState, rate: float) -> LoopState:
+    """Replaces the learning rate in the state of the optimiser."""
+
     def found(state):
         return state.train.opt_state["adam"].hyperparams["learning_rate"]
 
-    # Where the old one is committed to its devices, so is the new one, and else not: or all would be compiled again.
+    # The new rate is committed to devices only if the old one is; otherwise everything would be compiled again.
     new = jnp.full(found(state).shape, rate, jnp.float32)
     if found(state).committed:
         new = jax.device_put(new, found(state).sharding)

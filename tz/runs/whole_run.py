@@ -1,4 +1,4 @@
-"""A whole training run in one folder: checkpoints, metrics, settings, and the agent. What the command line calls."""
+"""Runs a whole training in one folder, with checkpoints, metrics, settings and the agent, as the commands do."""
 
 import contextlib
 import dataclasses
@@ -28,17 +28,23 @@ from tz.sharding import data_mesh
 
 
 def train_run(recipe: Recipe, settings: RunSettings) -> LoopState | list[LoopState]:
-    """Trains an agent and leaves in the folder `settings.out`: `settings.json`, `metrics.jsonl`, `checkpoints/` and,
-    whenever a checkpoint is saved, `agent.tz`.
+    """Trains an agent and saves everything in the folder `settings.out`, as `python -m tz train` does.
 
-    With several seeds, each has such a folder below `settings.out`, `seed_0` and so on, and can be resumed and forked
-    alone. `settings.out` itself has the `metrics.jsonl` of all, which [`tz.plot.plot_learning`][] draws with intervals.
+    The folder has `settings.json`, `metrics.jsonl`, `checkpoints/`, and `agent.tz`, which is written again with each
+    checkpoint. With several seeds, each seed has such a folder below `settings.out`, `seed_0` and so on, and can be
+    resumed and forked alone. Then `metrics.jsonl` in `settings.out` has the metrics of all seeds, which
+    [`tz.plot.plot_learning`][] draws with intervals.
+
+    **Arguments:**
+
+    - `recipe`: the game, and the settings for learning it.
+    - `settings`: the length of the run, its folder, its tests, and whether it resumes or forks another run.
 
     **Returns:** the state after the last epoch, or a list of the states of all seeds.
 
-    **Raises:** `ValueError` for settings that do not fit together or into memory, for a folder with a run in it that is
-    not to be resumed, and for one without a run that is; all before anything is compiled. What [`tz.train_loop`][]
-    raises, such as `SystemExit` after a signal to stop.
+    **Raises:** `ValueError`, before the training is compiled, if settings do not fit together or into memory, if the
+    folder has a run and `settings.resume` is False, or if it has no run to resume; later as [`tz.train_loop`][], such
+    as `SystemExit` after a signal.
     """
     begun = time.perf_counter()
     if settings.wandb is not None:
@@ -54,7 +60,7 @@ def train_run(recipe: Recipe, settings: RunSettings) -> LoopState | list[LoopSta
         if settings.seeds == 1:
             state, sinks, checkpoints = opened.enter_context(_opened(recipe, settings, config, env, mesh, best))
             before = checkpoints.seconds, int(state.epoch)
-            checkpoints.seconds += time.perf_counter() - begun  # the start is part of the time
+            checkpoints.seconds += time.perf_counter() - begun  # the time of a run includes its start
             screen = opened.enter_context(_screen(settings, sinks[0], before, time.perf_counter() - begun))
             options = {"sinks": [*sinks, screen], "progress": screen.phase, "checkpoints": checkpoints}
             return train_for(recipe, config, env, state, **length, **options)
@@ -76,13 +82,13 @@ def train_run(recipe: Recipe, settings: RunSettings) -> LoopState | list[LoopSta
 
         for one in checkpoints:
             one.seconds += time.perf_counter() - begun
-        runs.clear()  # the states are given up as the training begins
+        runs.clear()  # its references would keep the states in memory when the training stacks them
         options = {"sinks": [report], "progress": screen.phase, "checkpoints": checkpoints}
         return train_for(recipe, config, env, states, **length, **options)
 
 
 def _screen(settings: RunSettings, sink: Sink, before: tuple[float, int], starting: float) -> Screen:
-    """The screen of a run.
+    """Makes the screen of a run.
 
     **Arguments:** `sink`, which counts the games; `before`, seconds and epochs before the run was resumed; `starting`,
     the seconds that its start took.
@@ -100,7 +106,7 @@ def _screen(settings: RunSettings, sink: Sink, before: tuple[float, int], starti
 
 
 def epoch_or_time(settings: RunSettings) -> str:
-    """The length of a run, as it is shown."""
+    """Writes the length of a run as a number of epochs or a time."""
     return f"{settings.epochs} epochs" if settings.minutes is None else clock(60 * settings.minutes)
 
 
@@ -108,7 +114,7 @@ def epoch_or_time(settings: RunSettings) -> str:
 def _opened(
     recipe: Recipe, settings: RunSettings, config: TrainConfig, env: Env, mesh: Mesh, best: str
 ) -> Iterator[tuple[LoopState, list[Sink], Checkpoints]]:
-    """The state that a run begins with, its sinks, which are closed in the end, and its checkpoints."""
+    """Makes the first state of a run, its sinks and its checkpoints, and closes the sinks at the end."""
     path, metrics = settings.out / "settings.json", settings.out / "metrics.jsonl"
     if settings.resume:
         check_same(recipe, settings)
@@ -126,7 +132,7 @@ def _opened(
     )
     sinks: list[Sink] = []
     try:
-        print("checks the game, and makes the first games ...", flush=True)
+        print("checks the game and starts the first games ...", flush=True)
         state = recipe.start(config, env, seed=settings.seed, mesh=mesh)
         print(plan_memory(config, env, state.train.network, state.train.norm_state, mesh=mesh), flush=True)
         facts = {"recipe": dataclasses.asdict(recipe), "run": plain_settings(settings)}
@@ -134,14 +140,14 @@ def _opened(
         state = _begin(checkpoints, settings, config, env, state)
         _open_sinks(sinks, settings, facts, int(state.epoch))
         _write(path, json.dumps(facts, indent=1) + "\n")
-        if settings.fork is not None:  # or a fork that is cut off early would be resumed with a new network
+        if settings.fork is not None:  # otherwise a fork that dies early would be resumed with a new network
             checkpoints.finish(state)
         yield state, sinks, checkpoints
     except BaseException:
         if not (settings.resume or checkpoints.epochs or metrics.exists()):
-            path.unlink(missing_ok=True)  # nothing was learned, and the same command can be given again
+            path.unlink(missing_ok=True)  # nothing is learned yet, so the same command may be given again
             for folder in (settings.out / "checkpoints", settings.out) if not was_there else ():
-                with contextlib.suppress(OSError):  # it holds something
+                with contextlib.suppress(OSError):  # the folder is not empty
                     folder.rmdir()
         raise
     finally:
@@ -153,19 +159,20 @@ def _opened(
 def _begin(
     checkpoints: Checkpoints, settings: RunSettings, config: TrainConfig, env: Env, state: LoopState
 ) -> LoopState:
+    """Returns the state to train from: a new one, the newest checkpoint, or the last state of another run."""
     if settings.fork is None:
         return checkpoints.restore(state) if settings.resume else state
     state = fork(settings.fork, config, env, state)
     if settings.epochs is not None and int(state.epoch) >= settings.epochs:
         raise ValueError(
-            f"The run in {settings.fork} has {int(state.epoch)} epochs already, so up to epochs={settings.epochs} "
-            "there is nothing to do: epochs counts those before the fork as well. Give more, or minutes."
+            f"fork: found a run of {int(state.epoch)} epochs in {settings.fork}, expected fewer than "
+            f"epochs={settings.epochs}, which includes the epochs before the fork; give more epochs, or minutes."
         )
     return state
 
 
 def _open_sinks(sinks: list[Sink], settings: RunSettings, facts: dict[str, Any], first_epoch: int) -> None:
-    """Adds the sinks to a list, one by one, since those that are open must be closed if another cannot be made."""
+    """Adds the sinks to a list one by one, so that the caller can close them even if a later one cannot be made."""
     first = first_epoch if settings.resume else None
     sinks.append(JsonLinesSink(settings.out / "metrics.jsonl", first_epoch=first))
     if settings.tensorboard:
@@ -177,13 +184,14 @@ def _open_sinks(sinks: list[Sink], settings: RunSettings, facts: dict[str, Any],
 
 
 def _write(path: pathlib.Path, text: str) -> None:
-    """Writes a file as a whole or, where the disk is full, leaves the one that is there."""
+    """Writes a whole file, or leaves the old one as it is if writing fails, as on a full disk."""
     temporary = path.with_name(f".{path.name}.new")
     temporary.write_text(text)
     os.replace(temporary, path)
 
 
 def _save_agent(out: pathlib.Path, facts: dict[str, Any], env: Env, state: LoopState, checkpoints: Checkpoints) -> None:
+    """Saves the agent of a state, with a card that says how it was trained."""
     card = {
         "recipe": facts["recipe"],
         "seed": facts["run"]["seed"],
