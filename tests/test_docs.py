@@ -11,6 +11,9 @@ import pkgutil
 import re
 import urllib.parse
 
+import pgx
+import pytest
+
 import tz
 
 ROOT = pathlib.Path(tz.__file__).parents[1]
@@ -20,7 +23,7 @@ DOCUMENTED = [name for page in PAGES for name in re.findall(r"^::: (\S+)$", page
 
 def exported(package) -> set[str]:
     nodes = ast.parse(pathlib.Path(package.__file__).read_text("utf-8")).body[1:]
-    return {alias.asname for node in nodes for alias in node.names}
+    return {alias.asname for node in nodes if node.module != "tz" for alias in node.names}  # without packages
 
 
 def public_names() -> set[str]:
@@ -70,3 +73,20 @@ def test_links_to_other_sites_are_whole():
     for path, link in links:
         url = urllib.parse.urlsplit(link)
         assert url.scheme == "https" and "." in url.netloc and not re.search(r"\s", link), f"{path}: {link}"
+
+
+@pytest.mark.slow
+def test_the_table_of_games_is_what_the_code_says():
+    page, names = (ROOT / "docs" / "guides" / "games.md").read_text("utf-8"), {}
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(code, names)
+    rows = {name: row for row, name in re.findall(r"^(\| `(\S+)` \| [12] \| .*)$", page, re.MULTILINE)}
+    refused = {"bridge_bidding", "kuhn_poker", "leduc_holdem", "sparrow_mahjong"}
+    assert rows.keys() == set(pgx.available_envs()) - refused
+    for name, row in rows.items():
+        if name in ("animal_shogi", "chess", "gardner_chess", "shogi"):  # slow to load
+            recipe = tz.runs.game_recipe(name)
+            search = f"{recipe.num_simulations} simulations, {recipe.num_games} games"
+            assert f"| {recipe.num_blocks} \N{MULTIPLICATION SIGN} {recipe.num_channels} | {search} |" in row
+        else:
+            assert row == names["row"](name)

@@ -5,6 +5,8 @@ This package exports the names that most programs need. The rest is in its subpa
 private.
 """
 
+from tz import play as play
+from tz import plot as plot
 from tz.games import Env as Env
 from tz.games import StepMetadata as StepMetadata
 from tz.games import check_env as check_env
