@@ -63,8 +63,7 @@ def study(game: str, minutes: float, num_games: int, out: Path) -> dict[str, Any
     result = {
         "game": game,
         "epochs": len(rows),
-        "moves": sum(row["num_moves"] for row in rows if "num_moves" in row)
-        or len(rows) * recipe.moves_per_epoch * recipe.num_games,
+        "moves": len(rows) * recipe.moves_per_epoch * recipe.num_games,
         "minutes": trained / 60,
         "losses": [_losses(learned[:3]), _losses(learned[-3:])] if learned else None,
     }

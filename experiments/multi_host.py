@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--cpu-devices", type=int, help="the number of CPU devices of each process")
     parser.add_argument("--game", default="tic_tac_toe")
     parser.add_argument("--games", type=int, default=64, help="games in all, a multiple of the number of devices")
+    parser.add_argument("--simulations", type=int, default=16)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument("--out", type=Path, default=Path("runs/multi_host"))
@@ -52,7 +53,7 @@ def main() -> None:
         env.observation.shape, env.num_actions, num_blocks=1, num_channels=8, norm="none", key=jax.random.key(0)
     )
     config = tz.TrainConfig(
-        mcts=tz.MCTS(num_simulations=16),
+        mcts=tz.MCTS(num_simulations=arguments.simulations),
         optimizer=optax.adam(3e-3),
         replay=tz.EpisodeReplayBuffer(capacity=100),
         num_games=arguments.games,

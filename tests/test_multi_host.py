@@ -20,7 +20,7 @@ NUM_EPOCHS = 2
 
 
 def options(out, *more):
-    return [str(SCRIPT), "--games", "16", "--out", str(out), *more]
+    return [str(SCRIPT), "--games", "16", "--simulations", "4", "--out", str(out), *more]
 
 
 def start(out, log, *more):
@@ -85,5 +85,5 @@ def test_two_processes_give_the_same_end_together_and_others_go_on(tmp_path_fact
     for expected, found in zip(one_process(tmp_path_factory.mktemp("one"), NUM_EPOCHS), epochs(folder), strict=False):
         assert found == pytest.approx(expected, rel=1e-4)
     # One or two epochs may have metrics but no checkpoint.
-    newest = end_one_of(start_pair(folder, "--resume"), 0, folder, newest + 4)
+    newest = end_one_of(start_pair(folder, "--resume"), 0, folder, newest + 3)
     assert [row["epoch"] for row in one_process(folder, newest + 1, "--resume")] == list(range(newest + 1))

@@ -212,12 +212,14 @@ def test_the_text_for_graphviz_has_every_node_and_edge():
 
 def test_bars_are_the_prior_the_visits_and_the_improved_policy():
     root = tabular_search().root
-    (ax,) = plot.plot_root(tabular_search(), labels="abcd", completed_q=tz.mcts.CompletedQ()).axes
+    completed_q = tz.mcts.CompletedQ(c_scale=0.3, rescale=False)
+    mcts = tz.gumbel_mcts(200, 4, completed_q)
+    (ax,) = plot.plot_root(tabular_search(), labels="abcd", mcts=mcts).axes
     names = [label.get_text() for label in ax.get_xticklabels()]
     order = ["abcd".index(name) for name in names]
     assert sorted(order) == np.flatnonzero(np.exp(root.logits)).tolist()
     assert np.all(np.diff(root.visits[jnp.array(order)]) <= 0)
-    improved = jax.nn.softmax(root.logits + tz.mcts.CompletedQ()(root))
+    improved = jax.nn.softmax(root.logits + completed_q(root))
     for bars, expected in zip(ax.containers, (jnp.exp(root.logits), root.visits / 200, improved), strict=True):
         np.testing.assert_allclose([bar.get_height() for bar in bars], expected[jnp.array(order)], rtol=1e-5)
     assert {plot.canvas.signed(q) for q in np.asarray(root.q)[order]} <= set(texts(ax.figure))
@@ -225,17 +227,17 @@ def test_bars_are_the_prior_the_visits_and_the_improved_policy():
 
 def test_the_improved_policy_is_drawn_where_the_root_policy_uses_it():
     env, start, state = tic_tac_toe_search()
-    (ax,) = plot.plot_root(state, env=env).axes
+    (ax,) = plot.plot_root(state, env=env, mcts=tz.MCTS(8)).axes
     assert ax.get_legend_handles_labels()[1] == ["prior", "visits"]
     assert len(plot.plot_root(state, board=(3, 3)).axes) == 3
     mcts = tz.gumbel_mcts(8)
     gumbel = searched(mcts, env, tz.init_search(mcts, *start), jax.random.key(0))
-    assert plot.plot_root(gumbel, env=env).axes[0].get_legend_handles_labels()[1] == [
+    assert plot.plot_root(gumbel, env=env, mcts=mcts).axes[0].get_legend_handles_labels()[1] == [
         "prior",
         "visits",
         "improved policy",
     ]
-    assert len(plot.plot_root(gumbel, board=(3, 3)).axes) == 4
+    assert len(plot.plot_root(gumbel, board=(3, 3), mcts=mcts).axes) == 4
 
 
 def test_moves_have_the_names_of_the_game():

@@ -9,8 +9,8 @@ import numpy as np
 from tz.games.boards import Note, annotated, draw_board
 from tz.games.env import Env
 from tz.games.names import label_of
-from tz.mcts.gumbel_root import GumbelNotes
-from tz.mcts.selectors import CompletedQ
+from tz.mcts.gumbel_root import Gumbel
+from tz.mcts.settings import MCTS
 from tz.mcts.simulation import SearchState
 from tz.plot.canvas import (
     BLUE,
@@ -38,14 +38,14 @@ def plot_root(
     labels: Sequence[str] | None = None,
     board: tuple[int, int] | bool | None = None,
     max_actions: int = 12,
-    completed_q: CompletedQ | None = None,
+    mcts: MCTS | None = None,
     index: int | None = None,
     ax: "Axes | None" = None,
 ) -> "Figure":
     """Draws the result of a search at its root: the prior, the visits and the values of the legal actions.
 
-    Values are `q`, from the perspective of the player to move. If the root policy is [`tz.Gumbel`][], or `completed_q`
-    is given, the improved policy is drawn too: the softmax of the log prior plus the bonus of `completed_q`.
+    Values are `q`, from the perspective of the player to move. With `mcts`, if its root policy is [`tz.Gumbel`][], the
+    improved policy is drawn too, which self-play records.
 
     **Arguments:**
 
@@ -56,8 +56,7 @@ def plot_root(
         to squares. A pair of rows and columns draws heat maps instead, for a game whose first actions are the cells of
         a board, row by row; with an `env` that has a `board`, it is the same as True.
     - `max_actions`: the largest number of bars; the most visited actions are shown.
-    - `completed_q`: the [`tz.mcts.CompletedQ`][] of the improved policy. By default `CompletedQ()`, so give it if the
-        search used other settings.
+    - `mcts`: the settings of the search, for the improved policy, which depends on them.
     - `index`: the number of the game in a state of several games.
     - `ax`: the axes in which the bars are drawn, by default in a new figure.
 
@@ -69,11 +68,9 @@ def plot_root(
     """
     state = one_of_batch(state, index, np.shape(state.tree.size))
     root, names = state.root, move_names(state, labels, env)
-    is_gumbel = isinstance(state.notes, GumbelNotes) and len(state.notes.schedule) > 0
     columns = {}
-    if completed_q is not None or is_gumbel:
-        completed_q = CompletedQ() if completed_q is None else completed_q
-        columns["improved policy"] = np.asarray(jax.nn.softmax(root.logits + completed_q(root)))
+    if mcts is not None and isinstance(mcts.root, Gumbel):
+        columns["improved policy"] = np.asarray(jax.nn.softmax(root.logits + mcts.root.completed_q(root)))
     root = jax.device_get(root)
     columns = {"prior": np.exp(root.logits), "visits": root.visits / max(root.visits.sum(), 1), **columns}
     if board is None or board is False:
