@@ -1,11 +1,13 @@
 """Draws the pictures of the README: `python experiments/pictures.py --out experiments/results`.
 
-They are a search tree of tic-tac-toe, and a game of the small Connect Four agent of tz against a search with
-rollouts. With `--page`, it also photographs the page of `python -m tz play`, which needs Chromium, its driver and
-`pip install selenium`. `hello_othello.py` draws the learning curve.
+They are a search tree of tic-tac-toe, a game of the small Connect Four agent of tz against a search with rollouts, and,
+for CONTRIBUTING.md, the imports between the packages of tz. With `--page`, it also photographs the page of
+`python -m tz play`, which needs Chromium, its driver and `pip install selenium`. `hello_othello.py` draws the learning
+curve.
 """
 
 import argparse
+import ast
 import pathlib
 import shutil
 import threading
@@ -45,6 +47,43 @@ def draw_game(path: pathlib.Path) -> None:
     animation.save(path, writer="pillow", dpi=90)
 
 
+ROOMS = ("games", "nn", "mcts", "matches", "learn", "runs", "plot", "play", "_commands")
+
+
+def draw_rooms(path: pathlib.Path) -> None:
+    """Draws how many imports each package of tz has from each other one, as they stand in the code."""
+    import matplotlib.pyplot as plt
+
+    counts = {(room, other): 0 for room in ROOMS for other in ROOMS}
+    for file in pathlib.Path(tz.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            other = (
+                node.module.split(".")[1] if isinstance(node, ast.ImportFrom) and "tz." in (node.module or "") else ""
+            )
+            if (file.parent.name, other) in counts and file.name != "__init__.py":
+                counts[file.parent.name, other] += 1
+    figure, ax = plt.subplots(figsize=(7, 4.6), layout="constrained")
+    for (room, other), number in counts.items():
+        if number and room != other:
+            x, y = ROOMS.index(other), ROOMS.index(room)
+            ax.scatter(x, y, s=120 + 22 * number, color="#0072b2", alpha=0.25 + min(number, 20) / 30)
+            ax.text(x, y, number, ha="center", va="center", fontsize=9)
+    ax.plot([-0.5, len(ROOMS) - 0.5], [-0.5, len(ROOMS) - 0.5], color="0.8", linewidth=1)
+    ax.set_xticks(range(len(ROOMS)), ROOMS)
+    ax.set_yticks(range(len(ROOMS)), ROOMS)
+    ax.set(
+        xlim=(-0.5, len(ROOMS) - 0.5),
+        ylim=(len(ROOMS) - 0.5, -0.5),
+        xlabel="from this package",
+        ylabel="imports of this one",
+    )
+    ax.xaxis.set_label_position("top")
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    figure.savefig(path, dpi=110)
+
+
 def photograph_page(path: pathlib.Path) -> None:
     """Photographs the page of `python -m tz play connect_four` after two moves of a person, with the analysis."""
     from selenium import webdriver
@@ -82,6 +121,7 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="also photograph the page, in a browser")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    draw_rooms(args.out / "rooms.png")
     draw_tree(args.out / "tree.png")
     draw_game(args.out / "game.gif")
     if args.page:

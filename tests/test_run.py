@@ -218,6 +218,9 @@ def test_a_run_is_shown_and_drawn(run, capsys):
     shown = capsys.readouterr().out
     assert "a run of tic_tac_toe, seed 0, 4 epochs in all" in shown and "done: 4 epochs, " in shown
     assert re.search(r"last test, after epoch 4: random 0\.\d\d \(0\.\d\d to [01]\.\d\d\)", shown), shown
+    scores = {row["epoch"] + 1: row["random_score"] for row in metrics(run) if "random_score" in row}
+    best = max(scores, key=lambda epoch: (scores[epoch], epoch))
+    assert f"best test, after epoch {best}, whose checkpoint is kept: random {scores[best]:.2f} (" in shown
     main(["show", str(run / "agent.tz")])
     assert "an agent that plays tic_tac_toe" in (shown := capsys.readouterr().out) and "num channels: 4" in shown
     main(["plot", str(run), "--x", "games"])

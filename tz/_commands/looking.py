@@ -20,6 +20,7 @@ from tz.plot.learning import plot_learning
 from tz.runs.agent_files import agent_card, agent_game, load_agent
 from tz.runs.run_settings import saved_settings
 from tz.runs.screen import clock, result_text
+from tz.runs.test_choices import best_metric
 
 _SHOW = """\
 python -m tz show FOLDER|AGENT
@@ -180,6 +181,11 @@ def run_text(folder: pathlib.Path) -> str:
     lines.append(f"  done: {', '.join(done)}")
     tests = [(row["epoch"] + 1, text) for row in rows if (text := result_text(row))]
     lines += [f"  last test, after epoch {tests[-1][0]}: {tests[-1][1]}"] if tests else ["  no test yet"]
+    best = best_metric(settings.test or ("return" if any("test_return" in row for row in rows) else "elo",))
+    scored = [(row[best], row["epoch"] + 1, result_text(row)) for row in rows if row.get(best) is not None]
+    if scored:
+        _, epoch, text = max(scored)  # of equal ones the newest, as the checkpoints have it
+        lines.append(f"  best test, after epoch {epoch}, whose checkpoint is kept: {text}")
     epochs = sorted(int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdecimal())
     if epochs:
         lines.append(

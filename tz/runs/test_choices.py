@@ -60,7 +60,12 @@ def chosen_testers(
     # An even number of games for each device.
     num_games = 2 * math.ceil(num_games / 2 / mesh.size) * mesh.size
     testers = tuple(_tester(word, recipe, env, num_games, mesh.size) for word in words)
-    return testers, _BEST.get(words[0], f"{_name(words[0])}_score")
+    return testers, best_metric(words)
+
+
+def best_metric(words: Sequence[str]) -> str:
+    """Returns the name of the metric that decides which checkpoint is the best: that of the first test."""
+    return _BEST.get(words[0], f"{_name(words[0])}_score")
 
 
 def _name(word: str) -> str:
