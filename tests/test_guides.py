@@ -1,4 +1,4 @@
-"""The code of the guides runs, from the top of each page to its end."""
+"""The code of the guides and of the reference runs, from the top of each page to its end."""
 
 import os
 import pathlib
@@ -10,8 +10,8 @@ import pytest
 import tz
 
 pytestmark = pytest.mark.slow
-GUIDES = pathlib.Path(tz.__file__).parents[1] / "docs" / "guides"
-PAGES = [path for path in sorted(GUIDES.glob("*.md")) if "```python\n" in path.read_text("utf-8")]
+DOCS = pathlib.Path(tz.__file__).parents[1] / "docs"
+PAGES = [path for path in sorted(DOCS.glob("*/*.md")) if "```python\n" in path.read_text("utf-8")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
