@@ -55,7 +55,7 @@ def draw_rooms(path: pathlib.Path) -> None:
     import matplotlib.pyplot as plt
 
     counts = {(room, other): 0 for room in ROOMS for other in ROOMS}
-    for file in pathlib.Path(tz.__file__).parent.rglob("*.py"):
+    for file in (pathlib.Path(__file__).parents[1] / "tz").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             other = (
                 node.module.split(".")[1] if isinstance(node, ast.ImportFrom) and "tz." in (node.module or "") else ""
