@@ -134,7 +134,7 @@ def test_headers_that_lie_are_refused(path, tmp_path):
         settings = json.loads(archive.read("agent.json"))["network"]
     head = {"class": "CategoricalValue", "low": 0.0, "high": 1.0, "num_bins": 4, "transform": "none"}
     for changes, message in [
-        ({"format": 2}, "in format 2, expected 1"),
+        ({"format": 2}, "in format 2, expected format 1; update tz"),
         ({"network": {"class": "AZResNet", "num_blocks": -1}}, "a AZResNet cannot be made with"),
         ({"network": {"class": "Unheard"}}, "class Unheard, which tz does not have"),
         ({"network": {"class": {}}}, "class {}, which tz does not have"),

@@ -257,7 +257,7 @@ def test_numbers_are_drawn_on_the_position_itself():
     start = tz.play_moves(env, jnp.array([3, 3, 2]))
     state = searched(mcts, env, tz.init_search(mcts, *start), jax.random.key(0))
     for board in (True, (6, 7)):
-        figure = plot.plot_root(state, env=env, board=board)
+        figure = plot.plot_root(state, env=env, board=board, mcts=mcts)
         assert [ax.get_title() for ax in figure.axes][2:] == ["value for the player to move", "improved policy, %"]
         image = figure.axes[0].images[0].get_array()
         red = (image[..., 0] > 0.7) & (image[..., 1] < 0.4) & (image[..., 2] < 0.4)

@@ -128,7 +128,7 @@ def test_every_setting_builds_a_loop(change):
         ({"search": "alpha-beta"}, "alpha-beta"),
         ({"cold_after": 4}, 'found cold_after=4 with search="gumbel", whose moves have no temperature'),
         ({"env": "tictactoe"}, "found 'tictactoe', expected .*; write 'tic_tac_toe', or choose"),
-        ({"td_lambda": 2.0}, "td_lambda is 2.0"),
+        ({"td_lambda": 2.0}, "found td_lambda=2.0, expected a number from 0 to 1"),
         ({"anneal": 1.5}, "found anneal=1.5, expected a number from 0"),
         ({"search": "puct", "q_scale": 0.5}, 'found q_scale=0.5 with search="puct"'),
         ({"q_scale": 0.0}, "found q_scale=0.0, expected more than 0"),

@@ -160,7 +160,7 @@ def test_several_seeds_are_runs_that_can_be_resumed_alone(tmp_path):
             ["--epochs", "3", "--cold-after", "3"],
             'found cold_after=3 with search="gumbel", whose moves have no temperature',
         ),
-        (["--epochs", "3", "--env", "tictactoe"], "found 'tictactoe', expected .*; write 'tic_tac_toe', or choose"),
+        (["--epochs", "3", "--env", "tictactoe"], "pgx game; write 'tic_tac_toe', or choose one of"),
         (["--epochs", "3", "--num-games", "7"], "found num_games=7, which cannot be split evenly over 8 devices"),
         (["--epochs", "3", "--capacity", "4"], "found replay.capacity=4, expected at least"),
         (
