@@ -3,7 +3,7 @@
     python experiments/notebook_times.py --out experiments/results/notebook_times_cpu.md
 
 Each notebook runs in a new process without a compilation cache, as on its first day. A cell counts as the first search
-if it calls a search, self-play, a match or training. The notebooks themselves are left as they are, unless `--save` puts
+if it calls a search, self-play, a match or training. The notebooks are left as they are, unless `--save` puts
 the new outputs into them.
 """
 
