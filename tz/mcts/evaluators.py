@@ -94,7 +94,7 @@ def uniform_evaluator(
 
     It is an evaluator itself: pass it to a search as it is. The search then finds good moves by the rewards alone.
 
-    **Arguments:** `env_state`, `metadata` and `key`, of which only the number of actions is used.
+    **Arguments:** `env_state`, `metadata` and `key`. Only the number of actions, from `metadata`, is used.
 
     **Returns:** zeros, `[A]`, and 0.
     """
