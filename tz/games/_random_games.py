@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
+from tz._programs import jit_to_run_once
 from tz.games._hidden_keys import is_same_without_keys, keys_used, with_other_keys
 from tz.games.chance import cumulative, draw_answer, is_to_draw, outcome_at
 from tz.games.env import Env, StepMetadata
@@ -56,7 +57,7 @@ def play_random_games(
     return sample, jax.device_get(record), [f"state{name}" for name in keys]
 
 
-@eqx.filter_jit
+@jit_to_run_once
 def _play_games(
     env: Env,
     keys: tuple[str, ...],

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
 from tz._arguments import check_evaluator, check_instance, shown, takes
+from tz._programs import jit_to_run_once
 from tz.games._random_games import GameRecord, check_record, play_random_games, proven_returns
 from tz.games.conformance import check_types
 from tz.games.env import Env
@@ -194,7 +195,7 @@ def _check_augment(config: TrainConfig, env: Env, augment: Callable[..., Sample]
         )
 
 
-@eqx.filter_jit
+@jit_to_run_once
 def _first_outputs(env: Env, network: PyTree, norm_state: eqx.nn.State | None) -> Any:
     key = jax.random.key(0)
     env_state, metadata = env.init(key)

@@ -11,12 +11,13 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from tz.games.env import Env
-from tz.learn.new_games import evaluator_of, learned_model, start_games
+from tz.learn.new_games import evaluator_of, learned_model
 from tz.learn.settings import TrainConfig
 from tz.learn.training import init_train
 from tz.matches.testers import Tester
 from tz.mcts.simulation import Evaluator
 from tz.nn.outputs import apply
+from tz.runs._new_games import compiled_start
 from tz.sharding import DATA, usable_mesh
 
 _PRODUCTS = "dot_general", "conv_general_dilated"
@@ -83,7 +84,7 @@ def plan_memory(
     average = config.average_decay is not None
     train = eqx.filter_eval_shape(lambda: init_train(config.optimizer, network, norm_state, average=average))
     model = eqx.filter_eval_shape(learned_model, config, env, train)
-    games, buffer = eqx.filter_eval_shape(start_games, config, env, model, keys)
+    games, buffer = eqx.filter_eval_shape(compiled_start, config, env, model, mesh, keys)
     evaluator = eqx.filter_eval_shape(evaluator_of, config, env, train)
 
     def output(observation, norm_state):
