@@ -232,6 +232,36 @@ def test_engines_cannot_begin_anywhere_and_nothing_on_the_host_is_traced(env):
         jax.jit(lambda key: tz.play_match(env, AGENT, HostPlayer(first_legal), num_games=2, key=key))(jax.random.key(0))
 
 
+def test_a_person_plays_an_engine_and_takes_moves_back(env, processes):
+    game = tz.play.Game(env, [None, toy("illegal", "--trigger", "c2", moves=["b2", "a1", "c3"])])
+    game.move("a1")
+    assert game.play() == ("b2",)
+    game.move("c2")
+    with pytest.raises(ValueError, match=r"Game.reply: found no move from an engine .*'a1', which is not legal here"):
+        game.play()
+    assert game.names == ("a1", "b2", "c2")
+    game.go_back(0)
+    game.move("c1")
+    assert game.play() == ("b2",), "the engine is told the new moves from the beginning"
+    assert len(processes) == 1
+    game.set_players([None, toy("resign", "--trigger", "a1", moves=["b2"])])
+    game.go_back(0)
+    game.move("a1")
+    assert game.play() == ("resign",) and game.has_resigned and game.returns == (1.0, -1.0)
+    assert len(processes) == 2
+    game.set_players([toy(moves=["a1", "b1", "c1"]), toy(moves=["a2", "b2", "c2"])])
+    game.restart()
+    assert game.play() == ("a1", "a2", "b1", "b2", "c1") and game.returns == (1.0, -1.0)
+    del game  # ends the processes
+
+
+def test_a_game_refuses_an_engine_by_name(env):
+    with pytest.raises(ValueError, match="found no program 'gnugoo'"):
+        tz.play.Game(env, [None, tz.matches.GtpEngine("gnugoo --mode gtp")])
+    with pytest.raises(ValueError, match="Game: found a position for a game with an engine"):
+        tz.play.Game(env, [None, toy(**GOOD)], position=env.init(jax.random.key(0)))
+
+
 REAL = {"gtp-rhino": ("othello", "gtp-rhino --level 1"), "gnugo": ("go_9x9", "gnugo --mode gtp --level 1")}
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.core
 import jaxlib
 
 # On a CPU, most of the time of a program that runs once goes into making it fast. Without that, it is ready in about a
@@ -27,7 +28,7 @@ def jit_to_run_once(function: Callable[..., Any]) -> Callable[..., Any]:
     def whole(*args: Any) -> Any:
         return compiled(*args)  # and not `function`, since JAX keeps what it has traced for `compiled`
 
-    quick = eqx.filter_jit(whole, compiler_options=_QUICK)
+    quick = eqx.filter_jit(whole, compiler_options=_QUICK)  # pyright: ignore[reportCallIssue]
 
     @functools.wraps(function)
     def call(*args: Any) -> Any:

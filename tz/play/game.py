@@ -13,11 +13,13 @@ from jaxtyping import PRNGKeyArray, PyTree
 from tz._arguments import check_one_game, shown
 from tz.games.env import Env, StepMetadata
 from tz.games.names import find_move, label_of, text_board
+from tz.matches.engines import GtpEngine, HostPlayer
 from tz.matches.players import Player, check_player
+from tz.play._engine_seat import OneGameEngine
 from tz.play.analysis import Analysis, next_position, think, with_simulations
 
-Seat = Player | Callable[[PyTree], Any] | None
-"""The player of one side: an agent, a function `state -> action`, or None for a person."""
+Seat = Player | GtpEngine | HostPlayer | Callable[[PyTree], Any] | None
+"""The player of one side: an agent, an engine, a function `state -> action`, or None for a person."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,13 +40,15 @@ class Turn:
 class Game:
     """A game that is played one move at a time, on the host.
 
-    People, agents and functions can play, in any combination. Use [`tz.play_match`][] to play many games at once.
+    People, agents, engines and functions can play, in any combination. Use [`tz.play_match`][] to play many games at
+    once.
 
     **Arguments:**
 
     - `env`: the game that is played.
     - `players`: a player for each side, in the order of moving. None is a person. A [`tz.Player`][], such as
-        [`tz.load_agent`][] returns, is an agent. A function `state -> action` may return the number of an action or the
+        [`tz.load_agent`][] returns, is an agent. A [`tz.matches.GtpEngine`][] is an engine; its process starts at its
+        first move and ends with this object. A function `state -> action` may return the number of an action or the
         name of a move. By default all players are people.
     - `key`: the random key of the first position (where it is drawn), of nature's outcomes and of the agents. The same
         key and the same moves make the same game. `jax.random.key(0)` by default.
@@ -53,8 +57,9 @@ class Game:
 
     **Attributes:** `env` and `players`, as given.
 
-    **Raises:** `ValueError` if the number of players is not the game's, if a player is neither None, an agent nor a
-    function, and if an agent is one of another game.
+    **Raises:** `ValueError` if the number of players is not the game's, if a player is neither None, an agent, an
+    engine nor a function, if an agent is one of another game, if an engine is not installed or cannot play the game,
+    and if an engine would have to begin from a given `position`.
 
     **Example:**
 
@@ -85,6 +90,7 @@ class Game:
         self._analyses: dict[tuple[int, int | None], Analysis] = {}
         self._resigned: int | None = None
         self._checked: list[Player] = []
+        self._engines: list[OneGameEngine | None] = []
         self.set_players([None] * self._num_players if players is None else players)
         if analyst is not None:
             self._check_agent(analyst)
@@ -116,15 +122,31 @@ class Game:
                 f"Game: found {len(players)} players, expected {self._num_players}, one for each side of "
                 f"{self.env.name}; give None for a person."
             )
+        players = [player.function if isinstance(player, HostPlayer) else player for player in players]
         for player in players:
             if isinstance(player, Player):
                 self._check_agent(player)
+            elif isinstance(player, GtpEngine):
+                self._check_engine()
             elif player is not None and not callable(player):
                 raise ValueError(
-                    f"Game: found {shown(player)} as a player, expected None for a person, a tz.Player or a function "
-                    "state -> action; load an agent from a file by tz.load_agent."
+                    f"Game: found {shown(player)} as a player, expected None for a person, a tz.Player, a "
+                    "tz.matches.GtpEngine or a function state -> action; load an agent from a file by tz.load_agent."
                 )
-        self.players = players
+        engines = [
+            OneGameEngine(self.env, player, self) if isinstance(player, GtpEngine) else None for player in players
+        ]
+        for engine in self._engines:
+            if engine is not None:
+                engine.close()
+        self.players, self._engines = players, engines
+
+    def _check_engine(self) -> None:
+        if self._fixed_start is not None:
+            raise ValueError(
+                "Game: found a position for a game with an engine, which has to be told the moves from the beginning, "
+                "expected none; leave `position` out, and make the moves that lead to it."
+            )
 
     @property
     def _now(self) -> Turn:
@@ -236,25 +258,38 @@ class Game:
         return name
 
     def reply(self) -> str:
-        """Lets the player to move, an agent or a function, make one move.
+        """Lets the player to move, an agent, an engine or a function, make one move.
 
-        **Returns:** the name of the move.
+        **Returns:** the name of the move, or `"resign"` if an engine resigns.
 
-        **Raises:** `ValueError` if a person is to move, if the game is over, and if a function returns no legal move.
+        **Raises:** `ValueError` if a person is to move, if the game is over, if a function returns no legal move, and
+        if an engine ends, gives no answer in time, or makes an illegal move. The game is unchanged then.
         """
         self._check_going("Game.reply")
-        player = self.players[self.to_move]
+        player, engine = self.players[self.to_move], self._engines[self.to_move]
         if player is None:
-            raise ValueError("Game.reply: found a person to move, expected an agent or a function; call Game.move.")
+            raise ValueError("Game.reply: found a person to move, expected another player; call Game.move.")
         if isinstance(player, Player):
             return self._make("Game.reply", self._ask(player, None).action)
+        if isinstance(player, GtpEngine):
+            assert engine is not None
+            answer = engine.answer(self)
+            if answer.failure is not None:
+                raise ValueError(
+                    f"Game.reply: found no move from an engine ({answer.failure}), expected one; try again, make its "
+                    "move by Game.move, or give another player to Game.set_players."
+                )
+            if answer.resigns:
+                self.resign()
+                return "resign"
+            return self._make("Game.reply", answer.action)
         try:
             return self._make("Game.reply", self._read("Game.reply", player(self._now.state)))
         except ValueError as error:
             raise ValueError(f"Game.reply: found no legal move from {shown(player)}, expected one; {error}") from error
 
     def play(self) -> tuple[str, ...]:
-        """Lets agents and functions move until a person is to move or the game is over.
+        """Lets agents, engines and functions move until a person is to move or the game is over.
 
         **Returns:** the names of the moves made.
         """
