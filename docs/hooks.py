@@ -4,8 +4,10 @@ import pathlib
 import posixpath
 import re
 import urllib.parse
+from html import unescape
 from typing import Any
 
+import latex2mathml.converter
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
@@ -53,8 +55,26 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def typeset(html: str) -> str:
+    """Replaces formulas in the syntax of LaTeX by MathML, which browsers show without a script or a server.
+
+    Formulas of notebooks are still between dollar signs. Those of other pages are marked by `pymdownx.arithmatex`.
+    """
+    literal = r"(?s:<(?P<tag>pre|code|script|style)\b.*?</(?P=tag)>)"
+    formulas = r"\\\((?P<inline>.+?)\\\)|\\\[(?P<block>.+?)\\\]|\$(?P<dollar>[^$\n<]+)\$"
+
+    def convert(found: re.Match[str]) -> str:
+        if found["tag"]:
+            return found[0]
+        text = unescape(found["inline"] or found["block"] or found["dollar"])
+        return latex2mathml.converter.convert(text, display="block" if found["block"] else "inline")
+
+    return re.sub(f"{literal}|{formulas}", convert, html)
+
+
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Rewrites the links of a notebook to other files, which hold in the repository, for the site."""
+    """Typesets formulas, and rewrites the links of a notebook to other files, which hold in the repository."""
+    html = typeset(html)
     if not page.file.src_uri.endswith(".ipynb"):
         return html
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, PyTree
 from tz.games.env import Env
 
 _CHANGE = np.uint32(0x9E3779B9)  # any constant that changes a key
-# The operations that move the numbers of an array and leave them as they are, so that a key remains a key.
+# The operations that move the numbers of an array without changing them, so that a key remains a key.
 _MOVES = {
     "slice",
     "dynamic_slice",
@@ -84,7 +84,7 @@ def _follow(jaxpr: Any, reached: set[Any]) -> tuple[bool, list[bool]]:
         inputs = [x in reached if not hasattr(x, "val") else False for x in equation.invars]  # literals have a `val`
         if equation.primitive.name == "random_wrap" and any(inputs):
             return True, []
-        # The first input of `select_n` only chooses: no number of it reaches the output.
+        # The first input of `select_n` only selects among the others, so none of its numbers reaches the output.
         outputs = [equation.primitive.name in _MOVES and any(inputs[equation.primitive.name == "select_n" :])]
         outputs *= len(equation.outvars)
         for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):

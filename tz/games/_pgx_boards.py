@@ -58,7 +58,7 @@ def _polygon(points: list[tuple[Number, Number]], fill: str, more: str = "") -> 
 
 
 class _Grid:
-    """A drawing of a diagram in progress, with room for coordinates at the left and below."""
+    """An unfinished drawing of a diagram, with room for coordinates on the left and below."""
 
     def __init__(self, diagram: Diagram):
         self.diagram = diagram

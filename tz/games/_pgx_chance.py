@@ -1,4 +1,4 @@
-"""The games of pgx with chance, with nature as a player: in pgx, `step(state, action, key)` draws by itself.
+"""Makes nature a player in the pgx games with chance, whose `step(state, action, key)` draws by itself.
 
 For 2048 and backgammon, this module splits the step of pgx in two: `step` leads to the position before the draw, and
 `outcome` to each position that the draw may lead to. Both call private functions of pgx, so the tests compare outcomes

@@ -1,7 +1,7 @@
 """Names for the moves of pgx games, and positions as diagrams in plain Python.
 
-Each pgx game numbers its actions in its own way, and some turn the board to the player to move. The tests play games
-and compare the names with the boards after the moves.
+Each pgx game numbers its actions in its own way, and some turn the board towards the player to move. The tests play
+games and compare the names with the boards after the moves.
 """
 
 import functools
@@ -22,10 +22,10 @@ _ANIMALS = ("C", "E", "G", "L", "H")  # chick, elephant, giraffe, lion, hen
 class Diagram(NamedTuple):
     """A position as people draw it.
 
-    **Fields:** `cells`, the rows of the board from the top, where each cell is a short text, or "" if it is empty; the
-    names of `columns` and `rows`, without names of rows if a move names only a column; `notes` below the board; the
-    names of the `sides`, empty in a game for one player; `marks`, the text in the cells for each side; `to_move`, the
-    index in `sides` of the side to move.
+    **Fields:** `cells`, the rows of the board from the top, where each cell is a short text, or "" if it is empty;
+    `columns` and `rows`, their names, where `rows` is empty if a move names only a column; `notes`, lines below the
+    board; `sides`, their names, empty in a game for one player; `marks`, the text that each side has in the cells;
+    `to_move`, the index in `sides` of the side to move.
     """
 
     cells: list[list[str]]
@@ -157,8 +157,9 @@ def _hex(game: Any) -> Notation:
 def _chess_notation(size: int, tables: Callable[[], np.ndarray], position: Callable) -> Notation:
     """Makes the notation of chess on a board of `size` by `size`.
 
-    `tables()` returns the target of each square and plane. `position(state)` returns the board from the perspective of
-    the player to move, by columns from the bottom, and whether Black is to move.
+    `tables()` returns the target square for each start square and plane, negative off the board. `position(state)`
+    returns the board from the perspective of the player to move, column by column from the bottom, and whether Black is
+    to move.
     """
     files, last = string.ascii_lowercase[:size], size - 2
 
@@ -224,7 +225,8 @@ def _shogi_square(index: int, turn: int, num_files: int, num_ranks: int) -> str:
 def _shogi_diagram(board: Any, hands: Any, turn: int, num_ranks: int, pieces: tuple[str, ...]) -> Diagram:
     """Makes a diagram of a board from the perspective of the player to move.
 
-    The board runs by files from the right. Pieces of the opponent have the numbers after those of the player to move.
+    The board is stored file by file, from the right. The numbers of the opponent's pieces follow those of the player to
+    move.
     """
     board, hands, kinds = np.asarray(board), np.asarray(hands), len(pieces)
     letters = {-1: "", **dict(enumerate(pieces))}

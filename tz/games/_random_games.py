@@ -44,11 +44,11 @@ def play_random_games(
 ) -> tuple[PyTree, GameRecord, list[str]]:
     """Plays random legal moves in several games at once, and continues after the end of a game.
 
-    **Returns:** calls of the functions of the game with their results, which can be repeated; the record of the games,
-    as NumPy arrays; and the names of the keys in the state.
+    **Returns:** some calls of the game's functions, as their arguments and results, so that they can be repeated; the
+    record of the games, as NumPy arrays; and the names of the keys in the state.
     """
     init_key, action_key, other_key = jax.random.split(key, 3)
-    # All chances are drawn here, not in `_play`, to keep that program small: most of the time goes into compiling it.
+    # All chances are drawn here and not in `_play`, whose program should be small, as compiling it takes the most time.
     chances = jax.random.uniform(action_key, (num_games, num_moves + 1), jnp.float32)
     keys = keys_used(env)
     init_keys, other_keys = jax.random.split(init_key, num_games), jax.random.split(other_key, num_games)
@@ -74,8 +74,8 @@ def _play(
 ) -> tuple[PyTree, Any]:
     """Plays one game and makes the same moves in a second new game, the twin.
 
-    If the state has keys, a copy of the first game with different keys makes the same moves, too. All copies are in a
-    leading axis. The `chances`, from 0 to 1, choose the moves.
+    If the state has keys, a copy of the first game with different keys makes the same moves, too. All copies are
+    stacked along a leading axis. The `chances`, from 0 to 1, choose the moves.
     """
     twin_key, chance_key = jax.random.split(other_key)
     new = jax.tree.map(jnp.asarray, jax.vmap(env.init)(jnp.stack([init_key, twin_key])))
@@ -101,7 +101,7 @@ def _play(
             afters = jax.vmap(functools.partial(draw_answer, env, key=key))(*afters)
             broken |= _broken_rules_of_nature(metadata, made_move[1], afters[1], is_new=num_moves == 0)
         made = (state, action, observation, made_move, nature)
-        # Keep the last move of the game itself, which `check_env` repeats; moves after the end change nothing.
+        # Keep the last move before the end of the game, which `check_env` repeats.
         last = jax.tree.map(lambda old, new: jnp.where(metadata.terminated, old, new), last, made)
         pays = (metadata.rewards != 0).any()
         record = GameRecord(
@@ -125,7 +125,7 @@ def _play(
 
 
 def _all_equal(metadata: StepMetadata, observations: PyTree) -> Bool[Array, ""]:
-    """Returns whether two games, in a leading axis, show the same."""
+    """Returns whether two games, stacked along a leading axis, look alike."""
     return ~jnp.stack(list(_differences(metadata, observations, 1).values())).any()
 
 
@@ -151,7 +151,7 @@ def _differences(metadata: StepMetadata, observations: PyTree, other: int) -> di
 def _one_outcome(
     env: Env, env_state: PyTree, metadata: StepMetadata, *, key: PRNGKeyArray
 ) -> tuple[PyTree, dict[str, Bool[Array, ""]]]:
-    """Makes one of nature's possible moves, all equally likely; returns the call with its result, and broken rules."""
+    """Makes a uniformly drawn possible move of nature; returns the call with its result, and the broken rules."""
     assert env.outcome is not None
     assert metadata.chance is not None
     draw_key, outcome_key = jax.random.split(key)
@@ -276,9 +276,10 @@ def _listed(names: list[str]) -> str:
 def proven_returns(record: GameRecord, discount: float, low: float, high: float) -> tuple[float, float]:
     """Returns the smallest and the largest return of any position, as far as the games prove them.
 
-    If a game was cut off before its end, the return from its last position on is unknown. It is assumed to be from
-    `low` to `high`, where it makes the smallest return as large, and the largest return as small, as possible. So a
-    result outside this range proves that some return is outside it: of that position, or of the last one of its game.
+    If a game was cut off before its end, the return from its last position on is unknown. It is assumed to be the
+    number from `low` to `high` that makes the smallest return as large, or the largest return as small, as possible. So
+    a result outside of this range proves that some return is outside of it: the return from that position, or from the
+    last position of its game.
 
     **Arguments:** `record`, of the games; `discount`, for each move; `low` and `high`, the range of expected returns.
 

@@ -77,7 +77,7 @@ def draw_board(env: Env, state: PyTree) -> Board:
     **Returns:** the board of `env.board`. For a game without it, the picture of `env.draw` without squares, or else the
     text of [`tz.games.text_board`][] as a drawing.
 
-    **Raises:** `ValueError` if a function of the game returns another type than it should.
+    **Raises:** `ValueError` if `board`, `draw` or `text` of the game returns anything but what [`tz.Env`][] asks for.
     """
     if env.board is not None:
         board = env.board(state)

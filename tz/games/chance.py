@@ -1,8 +1,8 @@
-"""Games with chance: nature is a player of its own, which draws an outcome where dice or cards decide.
+"""Games with chance: nature is an additional player, which draws an outcome where dice or cards decide.
 
 After a move whose result depends on chance, nature is to move, and `StepMetadata.chance` has the probabilities of its
 outcomes. `Env.outcome` then leads to a state in which a player is to move. So the game itself never draws anything:
-self-play and matches draw nature's outcomes with keys of their own, and a search tries the possible outcomes.
+self-play and matches draw nature's outcomes with their own keys, and a search tries the possible outcomes.
 """
 
 import dataclasses
@@ -113,7 +113,7 @@ def check_key(where: str, env: Env, key: PRNGKeyArray | None, name: str = "key")
 def make_numbered_move(
     env: Env, env_state: PyTree, action: Int[Array, ""], num_draws: Int[Array, ""] | None, *, key: PRNGKeyArray | None
 ) -> tuple[PyTree, StepMetadata, Int[Array, ""] | None]:
-    """Makes a move as `make_move` does, but counts nature's draws and gives each draw a key of its own.
+    """Makes a move as `make_move` does, but counts nature's draws and gives each draw a different key.
 
     Nature's n-th draw depends only on `key` and n. So two games with the same key get the same dice, whatever moves are
     made in them.
@@ -180,8 +180,8 @@ def sampled_chance(
     """Makes a game from a `step` that takes a key, for chance with too many outcomes to list.
 
     In this game, nature is to move after every move of a player. When the game is played, `step` draws the outcome with
-    a key of the game. A search never sees that key. It gives each move up to `num_outcomes` outcomes, which it draws
-    with keys of its own and treats as equally likely.
+    a key that a search never sees. A search draws up to `num_outcomes` outcomes of each move with its own keys, and
+    treats them as equally likely.
 
     If you can list the outcomes and their probabilities, write an [`tz.Env`][] with `outcome` instead: its search is
     exact about chance.

@@ -78,7 +78,7 @@ def _trace(env: Env, name: str, *arguments: Any) -> Any:
 
 
 def check_types(env: Env) -> None:
-    """Checks the rules that shapes and dtypes alone can show.
+    """Checks the rules that need only shapes and dtypes. The game is traced but not played.
 
     **Raises:** `ValueError` for the first broken rule.
     """
@@ -168,7 +168,7 @@ def _check_chance(env: Env, name: str, chance: Any) -> None:
 
 
 def check_no_discount(where: str, metadata: StepMetadata) -> None:
-    """Raises `ValueError` for a game with a discount of its own, which the learned returns would not include."""
+    """Raises `ValueError` for a game that sets `discount`, since the learned returns would not include it."""
     if metadata.discount is not None:
         raise ValueError(
             f"{where}: found a `discount` in the metadata of a game, expected None, as only a tz.mcts.Model may have "

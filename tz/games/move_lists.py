@@ -1,4 +1,4 @@
-"""Functions that replay lists of moves, and draw positions from games that were played."""
+"""Functions that replay lists of moves, and sample positions from games that were played."""
 
 import equinox as eqx
 import jax
@@ -67,7 +67,7 @@ def follow_moves(
 
     - `env`: the game.
     - `start`: the state and metadata before the first move.
-    - `actions`: `[T]`, the moves, followed by -1 after the end of the game, which leaves the game as it is.
+    - `actions`: `[T]`, the moves, padded with -1 after the end of the game, where no action changes anything.
     - `chance_key`: the key of nature's draws, such as an entry of `chance_keys` in [`tz.matches.MatchResult`][]. Only a
         game with chance needs it.
 
@@ -98,9 +98,9 @@ def played_positions(
     key: PRNGKeyArray,
     chance_keys: Shaped[PRNGKeyArray, " G"] | None = None,
 ) -> tuple[PyTree, StepMetadata]:
-    """Draws positions from games that were played, uniformly and with replacement.
+    """Samples positions from games that were played, uniformly and with replacement.
 
-    Only positions in which a move was made are drawn. Use it with [`tz.games.starts_from`][] to start self-play from
+    Only positions in which a move was made are sampled. Use it with [`tz.games.starts_from`][] to start self-play from
     the positions of a match:
 
     ```python
@@ -113,8 +113,8 @@ def played_positions(
     - `env`: the game.
     - `openings`: the states and metadata in which the games began, `[G, ...]`.
     - `actions`: `[G, T]`, the moves from there, with -1 after the end.
-    - `num_positions`: the number of positions to draw.
-    - `key`: decides which positions are drawn.
+    - `num_positions`: the number of positions to sample.
+    - `key`: decides which positions are sampled.
     - `chance_keys`: `[G]`, the keys of nature's draws, such as `chance_keys` of [`tz.matches.MatchResult`][]. Only a
         game with chance needs them.
 

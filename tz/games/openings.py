@@ -56,7 +56,7 @@ def _random_moves(
         (env_state, metadata), (key, index) = carry, key_and_index
         logits = jnp.where(metadata.action_mask, jnp.float32(0), -jnp.inf)
         action = jax.random.categorical(key, logits).astype(jnp.int32)
-        # Nature needs a key of its own, since `key` has drawn the action.
+        # Nature needs another key, since `key` has already drawn the action.
         after = make_move(env, env_state, action, key=None if env.outcome is None else jax.random.fold_in(key, 1))
         stays = after[1].terminated if num_moves is None else after[1].terminated | (index >= num_moves)
         move = (*carry, jnp.where(stays, -1, action)) if with_moves else None
@@ -100,7 +100,7 @@ def _as_new(env_state: PyTree, metadata: StepMetadata) -> tuple[PyTree, StepMeta
 
 
 class _StartsFrom(eqx.Module):
-    """An `init` with a list of positions. It is a module, so another list of the same length needs no compilation."""
+    """An `init` with a list of positions. It is a module, so another list of the same length compiles nothing."""
 
     init: Callable
     openings: tuple[PyTree, StepMetadata]
@@ -131,8 +131,8 @@ def starts_from(env: Env, openings: tuple[PyTree, StepMetadata], fraction: float
 
     **Returns:** the same game with another `init`.
 
-    **Raises:** `ValueError` if there is no opening, an opening is over or of another game, or the fraction is not from
-    0 to 1.
+    **Raises:** `ValueError` if there is no opening, if the game is over in one of them, if they are positions of
+    another game, or if the fraction is not from 0 to 1.
     """
     if not 0 <= fraction <= 1:
         raise ValueError(

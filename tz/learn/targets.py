@@ -68,17 +68,17 @@ def lambda_returns(
     discount: float | Float[Array, ""],
     lambda_: float | Float[Array, ""] = 1.0,
 ) -> tuple[Affine, Affine]:
-    """Computes the λ-return of each of `T` consecutive moves, from the perspective of the player who made it.
+    r"""Computes the λ-return of each of `T` consecutive moves, from the perspective of the player who made it.
 
-    The return `G_t` of move `t` is
+    The return $G_t$ of move $t$ is
 
-    - `reward_t` if the move terminated the episode,
-    - `action_value_t` if the episode was truncated after the move,
-    - `reward_t + discount * M_{t+1}` otherwise, where `M_{t+1}` is turned to the perspective of `player_t`.
+    $$G_t = r_t + \gamma \, M_{t+1} \qquad \text{with} \qquad M_t = (1 - \lambda) \, v_t + \lambda \, G_t$$
 
-    Here `M_t = (1 - lambda_) * value_t + lambda_ * G_t`. With `lambda_` 1, `G_t` is the return itself (Monte Carlo);
-    with 0, it looks one move ahead. The value `M_T` after the last move is not known yet, so the results are functions
-    of it.
+    where $r_t$ is the reward, $\gamma$ the discount, and $v_t$ the value of the position before move $t$. $M_{t+1}$ is
+    negated if the other player is to move there. There are two exceptions: if move $t$ terminated the episode, $G_t$ is
+    $r_t$; if the episode was truncated after it, $G_t$ is the move's `action_value`. With $\lambda = 1$, $G_t$ is the
+    return itself (Monte Carlo); with $\lambda = 0$, it looks one move ahead. The value $M_T$ after the last move is not
+    known yet, so the results are functions of it.
 
     **Arguments:**
 
@@ -92,8 +92,8 @@ def lambda_returns(
     - `discount`: the discount of the return, from 0 to 1.
     - `lambda_`: the λ of the return, from 0 to 1.
 
-    **Returns:** two results, both functions of `M_T` from the perspective of `player[T - 1]`. The first is `[T]`, the
-    returns `G_t`: if the episode of move `t` has ended, `coefficient` is 0 and `offset` is `G_t`. The second is `M_0`,
+    **Returns:** two results, both functions of $M_T$ from the perspective of `player[T - 1]`. The first is `[T]`, the
+    returns $G_t$: if the episode of move $t$ has ended, `coefficient` is 0 and `offset` is $G_t$. The second is $M_0$,
     which settles the moves before these.
 
     The λ-return is from Sutton and Barto, *Reinforcement Learning* (2018), chapter 12.

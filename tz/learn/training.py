@@ -104,7 +104,13 @@ def _like(x: Any, other: Any) -> Any:
 def az_loss(
     network: PyTree, output: Any, sample: Sample, *, l2_reg_lambda: float = 1e-4
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Computes AlphaZero's loss of one sample: policy cross-entropy over legal actions, value loss and L2 penalty.
+    r"""Computes AlphaZero's loss of one sample: policy cross-entropy over legal actions, value loss and L2 penalty.
+
+    With the target policy $\pi$ and the network's policy $p$, its value loss $\ell$ and its parameters $\theta$, it is
+
+    $$-w \sum_a \pi(a) \log p(a) + \ell + c \, \lVert\theta\rVert^2$$
+
+    where $w$ is the sample's policy weight and $c$ is `l2_reg_lambda`.
 
     **Arguments:**
 

@@ -1,6 +1,7 @@
 """Matches and tournaments between agents, engines and Python functions, Elo ratings, and the testers of training.
 
-Imports from `tz.games`, `tz.mcts` and `tz.sharding`."""
+This package may import from `games`, `nn` and `mcts`.
+"""
 
 from tz.matches._playing import MatchResult as MatchResult
 from tz.matches.elo import Ratings as Ratings

@@ -75,7 +75,7 @@ class GtpProcess:
         """Reads the lines of one pipe until it ends; lines of standard output are queued for `ask`."""
         while line := pipe.readline(_LONGEST_LINE):
             text = line.decode("utf-8", "replace").rstrip("\r\n")
-            if text.strip(" ="):  # an empty answer, `=`, says nothing in a message
+            if text.strip(" ="):  # an empty answer, `=`, is of no use in a message
                 self._last_lines.append(text[:200])
             if is_answer:
                 self._put(text)

@@ -1,7 +1,7 @@
 """Plays a match with a player that is not JAX: the host makes one move at a time, in all games together.
 
-The two halves of a match are the games in which the first player moves first after the opening, and the others. Agents
-search all games of a half at once, as in a compiled match and with the same keys.
+A match has two halves: the games in which the first player moves first after the opening, and the games in which the
+second player does. Agents search all games of a half at once, as in a compiled match and with the same keys.
 """
 
 import warnings
@@ -89,9 +89,9 @@ def _check(env: Env, players: tuple[AnyPlayer, AnyPlayer], key: Any, openings: A
 
 @eqx.filter_jit
 def _begin(env: Env, agents: tuple[Any, Any], key: PRNGKeyArray, openings, sizes: tuple[int, int]):
-    """Returns the two halves before their first move, the ids of the first player, and how the openings came about.
+    """Returns the two halves before their first move, the ids of the first player, and the moves of the openings.
 
-    The last is the result of `opening_with_moves`, or None where the openings were given.
+    The moves are as `opening_with_moves` returns them, or None if the openings were given.
     """
     for agent in agents:
         if agent is not None:
@@ -161,7 +161,7 @@ class _Match:
         return bool((self.by_rules | self.over()).all())
 
     def finished(self) -> np.ndarray:
-        """Returns which games have a result, `[2, G / 2]`, be it by the rules or by resignation."""
+        """Returns which games have a result, `[2, G / 2]`, by the rules or by resignation."""
         return (self.by_rules | (self.resigned != 0)) & ~self.spoilt
 
     def returns(self) -> np.ndarray:
@@ -220,7 +220,7 @@ class _Match:
 
 
 class _Lines:
-    """Keeps the moves of each game from its beginning, opening included, in the form in which engines are told them."""
+    """Keeps the moves of each game, opening included, with the colours and names that engines expect."""
 
     def __init__(self, env: Env, after: StepMetadata, moves: Any):
         self.env = env

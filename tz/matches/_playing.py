@@ -89,7 +89,7 @@ class MatchResult(eqx.Module):
         return f"{wins} won, {draws} drawn, {losses} lost{cut}: {score:.2f} ({low:.2f} to {high:.2f})"
 
     def interval(self, confidence: float = 0.95) -> tuple[Number, Number]:
-        """Returns a confidence interval of the score, in which the openings are a random sample of all openings.
+        """Returns a confidence interval of the score, which treats the openings as a random sample of all openings.
 
         The two games of an opening depend on each other, so an opening counts as one observation. Two openings are
         added, one won twice and one lost twice, so that the interval has a width even if all games are won. Agresti and
@@ -98,7 +98,7 @@ class MatchResult(eqx.Module):
 
         **Arguments:**
 
-        - `confidence`: the probability with which such an interval holds the true score.
+        - `confidence`: the probability that such an interval contains the true score.
 
         **Returns:** the lower and the upper end, from 0 to 1: Python floats, or arrays under `jax.jit` and `jax.vmap`.
         """
@@ -141,7 +141,7 @@ def _search_if_to_move(
     """Searches the games in which a player is to move, if there are any; returns its moves and trees."""
 
     def run(tree):
-        # Under vmap every game is searched, so the trees of the games of the other player are put back.
+        # Under vmap every game is searched. Where the other player is to move, the old tree is put back.
         def one(tree, to_move, key):
             search_key, action_key = jax.random.split(key)
             searched = search(player.mcts, model_of(player.evaluator, env), player.evaluator, tree, key=search_key)
@@ -256,8 +256,8 @@ def play_openings(
 
     **Arguments:**
 
-    - `first_opening`: the number of the first opening. Number and `key` decide the randomness of a game, so a match may
-        be played in parts with consecutive openings.
+    - `first_opening`: the number of the first opening. The number of its opening and `key` decide the randomness of a
+        game, so a match may be played in parts with consecutive openings.
 
     The other arguments are as in [`tz.play_match`][].
     """

@@ -12,7 +12,7 @@ from tz.matches._gtp_process import EngineError, GtpProcess, RefusedError
 from tz.matches.engines import GtpEngine, HostPlayer, legal_action, name_of, setup_commands
 
 _PASS = "pass"
-_FAILURES_IN_A_ROW = 3  # after so many failures without a move in between, a process is not started again
+_FAILURES_IN_A_ROW = 3  # after this many failures without a move in between, a process is not started again
 
 Move = tuple[str, str]
 """The colour and the name of a move, as GTP commands have them."""
@@ -86,7 +86,7 @@ class EngineSeat:
 
 
 class _Slot:
-    """Keeps one process of an engine, and the moves that its board has.
+    """Keeps one process of an engine, and the moves that were made on its board.
 
     The process starts at its first question, and again at the next question after a failure. `told` is None if the
     board of the engine is not known.

@@ -10,7 +10,7 @@ _SCALE = 400 / np.log(10)  # Elo points in one unit of the natural log odds, in 
 
 
 class Ratings(eqx.Module):
-    """Holds the Elo ratings of `n` players, on a scale on which the first player has 0.
+    """Holds the Elo ratings of `n` players, on a scale where the first player has 0.
 
     `print(ratings)` shows one line for each player.
 
@@ -46,7 +46,7 @@ def fit_elo(wins: np.ndarray, draws: np.ndarray, *, confidence: float = 0.95) ->
 
     - `wins`: `[n, n]`, the number of games that the row's player won against the column's player.
     - `draws`: `[n, n]`, the number of drawn games, symmetric. Games that were not finished belong in neither.
-    - `confidence`: the probability with which an interval holds the true difference to the first player.
+    - `confidence`: the probability that an interval contains the true difference to the first player.
 
     **Returns:** [`tz.matches.Ratings`][], in Elo points.
 

@@ -22,7 +22,7 @@ class GtpEngine(eqx.Module):
 
     The game must name its moves, see [`tz.games.move_label`][]; Go and Othello use the names that engines expect. The
     game's rules decide: each answer of the engine is looked up among the legal moves. If a pass is the only legal move,
-    it is made without asking the engine, and an engine that skips players by itself may refuse to be told of the pass.
+    it is made without asking the engine. An engine that skips players by itself may refuse this pass when it is told.
     An engine that answers `resign` loses the game. If an engine ends, gives no answer in time, or makes an illegal
     move, only that game is spoilt, see `failures` of [`tz.matches.MatchResult`][].
 
@@ -30,14 +30,15 @@ class GtpEngine(eqx.Module):
 
     - `command`: the program and its arguments, as in a shell.
     - `num_processes`: the number of processes that run at the same time, at most one for each game. Each plays a fixed
-        part of the games. A process with several games is told a game from its beginning whenever it changes to it.
-        With as many processes as games that never happens, which helps engines that keep their search between moves.
+        part of the games. A process with several games is told all moves of a game again whenever it switches to that
+        game. With one process for each game this never happens, which helps engines that keep their search between
+        moves.
     - `timeout`: the time in seconds for one answer.
     - `setup`: GTP commands for each new process. By default, `boardsize` and `komi` in Go, with the komi of pgx, 7.5,
         and nothing in other games.
 
-    **Raises:** `ValueError` if `command` is empty or a number is out of range. A program that is not installed is found
-    out when a match begins.
+    **Raises:** `ValueError` if `command` is empty or a number is out of range. A program that is not installed is
+    reported when a match begins.
 
     **Example:**
 
@@ -117,7 +118,7 @@ def check_engine(where: str, env: Env, player: Any) -> None:
 
 
 def name_of(env: Env, state: PyTree, action: Any) -> str:
-    """Returns the name of a legal move, in the form in which engines are told it."""
+    """Returns the name of a legal move, as it is sent to engines."""
     assert env.label is not None
     return env.label(state, int(action))
 

@@ -30,7 +30,7 @@ class RoundRobin(eqx.Module):
 
         **Arguments:**
 
-        - `confidence`: the probability with which an interval holds the true difference to the first player.
+        - `confidence`: the probability that an interval contains the true difference to the first player.
         """
         return fit_elo(self.wins, self.draws, confidence=confidence)
 

@@ -35,7 +35,7 @@ def play_match(
 ) -> MatchResult:
     """Plays `first` against `second`, from each opening twice, with the sides swapped.
 
-    Each player has a search tree of its own. The match is compiled once for all players with the same shapes and static
+    Each player has its own search tree. The match is compiled once for all players with the same shapes and static
     settings, and can be called under `jax.jit`.
 
     If a player is a [`tz.matches.GtpEngine`][] or a [`tz.matches.HostPlayer`][], the match is played on the host, move
@@ -54,8 +54,7 @@ def play_match(
     - `num_games`: the number of games, even, as each opening is played twice.
     - `key`: decides the openings, the searches and nature's outcomes. The games do not depend on the mesh.
     - `opening_moves`: the number of random legal moves that make an opening; moves that would end the game are
-        skipped. Without openings, two players without randomness play the same two games again and again, unless they
-        draw their first moves at a temperature.
+        skipped. With 0, players whose searches and moves are not random play the same two games again and again.
     - `openings`: states and metadata to begin from instead, `[num_games / 2, ...]`, such as
         `jax.vmap(lambda moves: tz.play_moves(env, moves))(lists)`. Engines do not accept them.
     - `max_moves`: the number of moves after the opening at which a game is cut off.

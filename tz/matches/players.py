@@ -27,7 +27,7 @@ class Player(eqx.Module):
     - `evaluator`: `(env_state, metadata, key) -> (logits [A], value [])`, such as a [`tz.NetworkEvaluator`][]. The
         value is for the player to move.
 
-    **Raises:** `ValueError` if the evaluator cannot be called with three arguments, such as a network.
+    **Raises:** `ValueError` if the evaluator cannot be called with three arguments, for example if it is a network.
     """
 
     mcts: MCTS
@@ -39,7 +39,7 @@ class Player(eqx.Module):
 
 
 def check_is_player(where: str, name: str, player: Any) -> None:
-    """Raises `ValueError` unless the value is a `Player`, and says how to make one of an evaluator or a network."""
+    """Raises `ValueError` unless the value is a `Player`, and says how to make one from an evaluator or a network."""
     if not isinstance(player, Player):
         raise ValueError(
             f"{where}: found {name} to be {shown(player)}, expected a tz.Player; wrap it in one. An evaluator: "

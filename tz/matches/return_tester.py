@@ -61,7 +61,7 @@ class EpisodeResult(eqx.Module):
 
         **Arguments:**
 
-        - `confidence`: the probability with which such an interval holds the expected return.
+        - `confidence`: the probability that such an interval contains the expected return.
 
         **Returns:** the lower and the upper end: Python floats, or arrays under `jax.jit` and `jax.vmap`.
         """

@@ -61,7 +61,7 @@ class Tester(Protocol):
         ...
 
 
-# Compiled, since each of its constants would otherwise be moved to the devices of the match by a transfer of its own.
+# Compiled, since each of its constants would otherwise be moved to the devices of the match by a separate transfer.
 _interval = eqx.filter_jit(MatchResult.interval)
 
 
@@ -206,7 +206,7 @@ class ApproxEloTester(eqx.Module):
     """Rates the newest network by matches against earlier networks, with the untrained network at Elo 0.
 
     Each test adds the newest network to a pool. The network plays against some networks of the pool, evenly spread from
-    the oldest to the latest, and against all anchors. Then all networks of the pool are rated anew, from all games
+    the oldest to the latest, and against all anchors. Then all networks of the pool are rated again, from all games
     between them, see [`tz.matches.fit_elo`][].
 
     Ratings from games within the pool inflate: a network that has learned to beat earlier ones may have a smaller lead
@@ -215,7 +215,7 @@ class ApproxEloTester(eqx.Module):
 
     **Fields:**
 
-    - `total_epochs`: the number of trained networks that the pool can hold, beside the untrained one. If it is full,
+    - `total_epochs`: the number of trained networks that the pool can hold, besides the untrained one. If it is full,
         the oldest trained network is dropped.
     - `games_per_opponent`: the number of games against each opponent, even.
     - `num_opponents`: the number of earlier networks to play against in each test.

@@ -24,10 +24,15 @@ def best_action(scores: Float[Array, " A"]) -> Int[Array, ""]:
 
 
 class PUCT(eqx.Module):
-    """AlphaZero's selector: chooses the largest `q + c * prior * sqrt(node visits) / (1 + edge visits)`.
+    r"""AlphaZero's selector: chooses the largest sum of `q` and an exploration bonus.
 
-    The visits of a node include its own evaluation, so the first choice at a node follows the prior. The `q` of an edge
-    without visits is the node's value minus `fpu_reduction` ("first-play urgency").
+    At a node with $N$ visits, it chooses the action $a$ with the largest
+
+    $$q(a) + c \, p(a) \, \frac{\sqrt{N}}{1 + n(a)}$$
+
+    where $p(a)$ is the prior of the action and $n(a)$ the visits of its edge. The visits of a node include its own
+    evaluation, so the first choice at a node follows the prior. The $q$ of an edge without visits is the node's value
+    minus `fpu_reduction` ("first-play urgency").
 
     **Fields:**
 
@@ -51,13 +56,17 @@ class PUCT(eqx.Module):
 
 
 class MuZeroPUCT(eqx.Module):
-    """MuZero's selector: PUCT with a weight that grows with the visits, and with `q` scaled to [0, 1].
+    r"""MuZero's selector: PUCT with a weight that grows with the visits, and with `q` scaled to [0, 1].
 
-    With a scale, which adapts to the values that the search finds, rewards may have any size.
+    The weight $c$ in the formula of [`tz.PUCT`][] is, at a node with $N$ visits,
+
+    $$c = c_\mathrm{init} + \log \frac{1 + N + c_\mathrm{base}}{c_\mathrm{base}}$$
+
+    The scale adapts to the values that the search finds, so rewards may have any size.
 
     **Fields:**
 
-    - `c_init`, `c_base`: numbers in the weight of exploration, `c_init + log((1 + c_base + node visits) / c_base)`.
+    - `c_init`, `c_base`: the two numbers in the weight of exploration.
     - `scale`: the values whose minimum and maximum become 0 and 1: "siblings" for the node's value and the `q` of its
         visited edges, "tree" for the node's value and every `q` that the tree has had, or "none" for `q` as it is.
     - `fpu_reduction`: if given, an edge without visits counts as the node's scaled value minus this number. By default
@@ -104,11 +113,19 @@ class MuZeroPUCT(eqx.Module):
 
 
 class CompletedQ(eqx.Module):
-    """The bonus that `q` adds to the logits of an improved policy, `(c_visit + most visits) * c_scale * q`.
+    r"""The bonus that `q` adds to the logits of an improved policy.
 
-    An edge without visits has no `q`. It is completed by the node's mixed value, which estimates the value of
-    playing by the prior: the mean of the evaluator's value, with weight 1, and of the prior-weighted mean `q` of the
-    visited edges, with the weight of all their visits. So a move that was not tried is neither preferred nor punished.
+    For an action $a$ of a node, the bonus is
+
+    $$\left(c_\mathrm{visit} + \max_b n(b)\right) c_\mathrm{scale} \, q(a)$$
+
+    where $n(b)$ are the visits of the node's edges. An edge without visits has no $q$. Its place is taken by the node's
+    mixed value, an estimate of the value of playing by the prior $p$:
+
+    $$\frac{1}{1 + N} \left(v + N \, \frac{\sum_{b \in V} p(b) \, q(b)}{\sum_{b \in V} p(b)}\right)$$
+
+    Here $v$ is the value from the evaluator, $V$ are the visited edges, and $N$ is the sum of their visits. So a move
+    that was not tried is neither preferred nor punished.
 
     **Fields:**
 
@@ -145,10 +162,14 @@ class CompletedQ(eqx.Module):
 
 
 class ImprovedPolicy(eqx.Module):
-    """Gumbel AlphaZero's selector below the root: brings the visits into the proportions of the improved policy.
+    r"""Gumbel AlphaZero's selector below the root: brings the visits into the proportions of the improved policy.
 
-    The improved policy is the softmax of `logits + completed q`. The selector chooses the action whose fraction of the
-    visits falls short of it the most. Nothing is random.
+    The improved policy $\pi$ is the softmax of the logits plus the bonus of [`tz.mcts.CompletedQ`][]. The selector
+    chooses the action whose fraction of the visits falls short of it the most, that is, the largest
+
+    $$\pi(a) - \frac{n(a)}{1 + \sum_b n(b)}$$
+
+    where $n(a)$ are the visits of an edge. Nothing is random.
 
     **Fields:**
 

@@ -91,7 +91,7 @@ class _BatchNorm(eqx.Module):
     """Normalises each channel over the board and the `vmap` axis "batch", or at inference by running statistics.
 
     It replaces `eqx.nn.BatchNorm`, which is channels-first. With `mode="batch"`, the variance of that layer at
-    inference is also wrong for the first hundreds of steps: 99 too large after one step, as it starts from 1 and is
+    inference is also wrong for the first few hundred steps: 99 too large after one step, as it starts from 1 and is
     then divided by `1 - momentum**count`. Here the running statistics are the plain average of the first 100 batches,
     and an exponential average from then on.
     """

@@ -92,8 +92,9 @@ class AZResNet(eqx.Module):
             `experiments/results/normalisation_cpu.md`.
         - `num_policy_channels`, `num_value_channels`: the number of output channels of the 1x1 convolution of each
             head. The defaults are from the paper.
-        - `num_planes`: the number of channels of a third output, with one number for each point of the board. It is for
-            an additional target, such as who holds each point in the end; see [`tz.learn.ownership_loss`][].
+        - `num_planes`: the number of channels of a third output, `[H, W, num_planes]`, for an additional target, such
+            as who owns each point of the board in the end; see [`tz.learn.ownership_loss`][]. By default, 0, there is
+            no third output.
         - `value_head`: makes the value from the last layer: [`tz.nn.TanhValue`][] for returns from -1 to 1,
             [`tz.nn.LinearValue`][], or [`tz.nn.CategoricalValue`][] for returns of any size.
         - `key`: decides the initial parameters.

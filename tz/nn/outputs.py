@@ -46,7 +46,7 @@ def value_loss(output: Any, target: Float[Array, ""]) -> Float[Array, ""]:
 
 
 def categorical_head(output: Any) -> CategoricalValue | None:
-    """Returns the value head of a network with a categorical value, found in its output; None for other networks."""
+    """Returns the categorical value head in the output of a network, or None if its value is not categorical."""
     try:
         value = _first_two(output)[1]
     except ValueError:
@@ -73,7 +73,7 @@ def _first_two(output: Any) -> tuple[Any, Any]:
 
 
 def takes_key(network: PyTree) -> bool:
-    """Checks whether a network takes `key=`, such as one with dropout."""
+    """Returns whether a network takes `key=`, as one with dropout does."""
     try:
         parameters = inspect.signature(network).parameters
     except (TypeError, ValueError):  # some callables have no signature

@@ -74,7 +74,7 @@ class CategoricalValue(ValueHead):
     **Fields:**
 
     - `low`, `high`: the ends of the support. It must contain every return of the game from the perspective of the
-        player to move, so in a game of two players losses as well as wins.
+        player to move. In a game of two players, this means losses as well as wins.
     - `num_bins`: the number of bins, at least 2.
     - `transform`: "none"; "muzero", `sign(x) (sqrt(|x| + 1) - 1) + 0.001 x`; or "symlog", `sign(x) log(|x| + 1)`. The
         last two are for returns of several orders of magnitude.

@@ -1,4 +1,4 @@
-"""Games on the host, one move at a time, between people, programs and agents; agents analyse positions."""
+"""Games on the host, one move at a time, between people, programs and agents, and analyses of positions by agents."""
 
 from tz.play.analysis import Analysis as Analysis
 from tz.play.analysis import MoveAnalysis as MoveAnalysis

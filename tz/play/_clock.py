@@ -12,7 +12,7 @@ _LATENCY = 0.05  # seconds kept back for the delay between the clock and the sea
 @dataclasses.dataclass
 class _Side:
     seconds: float
-    moves: int  # that must still be made within `seconds`; 0 during main time
+    moves: int  # the number still to make within `seconds`; 0 during main time
 
 
 class Clock:
@@ -26,8 +26,8 @@ class Clock:
     def set(self, main: float, period: float, moves: int) -> None:
         """Applies the command `time_settings`.
 
-        **Arguments:** `main` and `period`, in seconds; `moves`, that must be made in each period. A period with no
-        moves means that there is no limit.
+        **Arguments:** `main` and `period`, in seconds; `moves`, the number of moves to make in each period. A period
+        with 0 moves means that there is no limit.
         """
         self._period = (period, moves) if moves else None
         if period > 0 and moves == 0:
@@ -42,7 +42,7 @@ class Clock:
             self._sides = [_Side(*self._begin), _Side(*self._begin)]
 
     def tell(self, side: int, seconds: float, moves: int) -> None:
-        """Sets the time of a side to what the interface reports by `time_left`; `moves` is 0 during main time."""
+        """Sets the time of a side, as `time_left` of the interface reports it; `moves` is 0 during main time."""
         if self._sides is None:
             self._sides = [_Side(seconds, moves), _Side(seconds, moves)]
         self._sides[side] = _Side(seconds, moves)
@@ -55,7 +55,7 @@ class Clock:
         if clock.moves:
             seconds = clock.seconds / clock.moves
         else:
-            # Moves in a period will have that much time each, so this one may add it, up to half of what is left.
+            # Each move in a later period gets this much time, so this one may add it, up to half of the time left.
             period = 0.0 if self._period is None else self._period[0] / self._period[1]
             seconds = clock.seconds / _MOVES_AHEAD + min(period, clock.seconds / 2)
         return max(0.0, 0.9 * seconds - _LATENCY)

@@ -1,4 +1,4 @@
-"""Reads the lines of a GTP interface: in a thread beside the search, of limited length, cleaned as GTP prescribes."""
+"""Reads lines from a GTP interface, in a thread beside the search, and cleans them as GTP prescribes."""
 
 import io
 import queue
@@ -13,7 +13,7 @@ class TooLongError(Exception):
 
 
 class LineReader:
-    """Reads lines in a thread of its own, so that a running search can notice that a command is waiting."""
+    """Reads lines in a separate thread, so that a running search can notice that a command is waiting."""
 
     def __init__(self, stream: io.BufferedIOBase):
         self._stream, self._lines = stream, queue.Queue(maxsize=10_000)

@@ -29,7 +29,7 @@ _LONGEST_LINE = 12
 
 
 def anytime(mcts: MCTS, num_simulations: int) -> MCTS:
-    """Returns the same search without noise, such that it can be stopped after any number of simulations.
+    """Returns the same search without noise, changed so that it can be stopped after any number of simulations.
 
     Gumbel's root policy plans all simulations in advance, so PUCT takes its place.
     """
@@ -71,7 +71,7 @@ def _prepare(mcts: MCTS, evaluator: Any, state: SearchState, key: PRNGKeyArray) 
 def _simulate(
     mcts: MCTS, env: Env, evaluator: Any, state: SearchState, key: PRNGKeyArray, number: Int[Array, ""]
 ) -> SearchState:
-    """Runs `number` simulations, which is traced, so that another number compiles nothing again.
+    """Runs `number` simulations. The number is traced, so another number compiles nothing again.
 
     One game has no batch axis, so the loop does not copy the tree.
     """
@@ -105,7 +105,7 @@ class Thinker:
     def __init__(self, env: Env, player: Player, num_simulations: int, key: PRNGKeyArray):
         self.env, self.evaluator, self.key = env, player.evaluator, key
         self.mcts = anytime(player.mcts, num_simulations)
-        self.seconds = 0.0  # that a simulation takes, as measured by the latest `run`
+        self.seconds = 0.0  # for each simulation, as measured by the latest `run`
         self._search: SearchState | None = None
         self._actions: list[int | None] = []
         self._warm_up()
@@ -122,7 +122,7 @@ class Thinker:
         self.forget()
 
     def forget(self) -> None:
-        """Drops the tree, so that the next search starts afresh."""
+        """Drops the tree, so that the next search starts with a new one."""
         self._search, self._actions = None, []
 
     def follow(self, game: Game) -> None:
@@ -142,7 +142,7 @@ class Thinker:
 
     @property
     def num_visits(self) -> int:
-        """Returns the number of simulations that passed through the root, those before the last move included."""
+        """Returns the number of simulations that passed through the root, including those before the last move."""
         assert self._search is not None
         return int(self._search.tree.visits[0].sum())
 
@@ -158,8 +158,8 @@ class Thinker:
     def run_for(self, seconds: float | None) -> None:
         """Runs the simulations of one move.
 
-        **Arguments:** `seconds`, the time limit. The number of simulations in the settings is run, or fewer if they do
-            not fit at the measured speed, but at least one. None for no limit.
+        **Arguments:** `seconds`, the time limit, or None for no limit. If the number of simulations in the settings
+            does not fit into the time at the measured speed, fewer are run, but at least one.
         """
         left, end = self.mcts.num_simulations, None if seconds is None else time.perf_counter() + seconds
         while left > 0:
@@ -170,7 +170,7 @@ class Thinker:
             left -= max(1, number)
 
     def run_until(self, seconds: float, stop: Callable[[], bool]) -> None:
-        """Runs simulations until the time is over or `stop()` is true: at least one, and no matter how many.
+        """Runs simulations until the time is over or `stop()` is true: at least one, without an upper limit.
 
         `stop` is called about ten times a second.
         """
@@ -180,9 +180,9 @@ class Thinker:
             self.run(max(1, min(self._fitting(end), int(0.1 / max(self.seconds, 1e-9)))))
 
     def _fitting(self, end: float) -> int:
-        """Returns how many simulations to run next, so that they end before a time.
+        """Returns how many simulations to run next, so that they are done before the time `end`.
 
-        If many fit, it is half of them: the speed may change, and it is measured again after these.
+        If many fit, it returns half of their number, since the speed may change and each run measures it again.
         """
         number = int((end - time.perf_counter()) / max(self.seconds, 1e-9))
         return number // 2 if number > 8 else min(number, 1)
@@ -196,7 +196,7 @@ class Thinker:
         """Returns the moves that were tried: first the move to play, then the others, most visits first."""
         assert self._search is not None
         found = jax.device_get(_read(self.mcts, self._search))
-        # A root that keeps all actions (`max_actions=None`) has each one in the slot of its number.
+        # A root that keeps all actions (`max_actions=None`) has each action in the slot with the action's number.
         actions = np.arange(found["visits"].shape[1])[None] if found["actions"] is None else found["actions"]
         slots = [int(slot) for slot in np.flatnonzero(found["visits"][0] > 0)]
         slots.sort(key=lambda slot: (actions[0][slot] != found["action"], -found["visits"][0][slot]))

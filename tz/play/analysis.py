@@ -88,11 +88,11 @@ def analyse(
     - `position`: a state and its metadata, as `env.init`, `env.step` and [`tz.play_moves`][] return them.
     - `num_simulations`: the simulations of the search, by default as many as in the player's settings.
     - `key`: the random key of the search and of the choice of the move. The default is always the same key, so the same
-        question has the same answer.
+        call gives the same answer.
 
     **Returns:** a [`tz.play.Analysis`][].
 
-    **Raises:** `ValueError` if the player is one of another game, if the position has no legal move, and if
+    **Raises:** `ValueError` if the player belongs to another game, if the position has no legal move, or if
     `num_simulations` is less than 1.
     """
     check_is_player("analyse", "player", player)
@@ -108,7 +108,7 @@ def analyse(
 
 
 def with_simulations(player: Player, num_simulations: int | None) -> Player:
-    """Returns the player with another number of simulations and a tree for one search alone."""
+    """Returns the player with this number of simulations (None: its own number), and a new tree for each search."""
     mcts = player.mcts
     number = mcts.num_simulations
     if num_simulations is not None:

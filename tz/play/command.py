@@ -24,7 +24,7 @@ def run_play(arguments: Sequence[str]) -> None:
     """
     parser = argparse.ArgumentParser(prog="python -m tz play", description="Play against an agent.")
     parser.add_argument(
-        "agent", help="a file of an agent, the folder of a run, or the name of an agent that comes with tz"
+        "agent", help="the file of an agent, the folder of a run, or the name of an agent that comes with tz"
     )
     parser.add_argument("--env", help="your own game, as package.module:make_env; not needed for the games of pgx")
     parser.add_argument("--terminal", action="store_true", help="play in text, without a browser")
@@ -32,10 +32,10 @@ def run_play(arguments: Sequence[str]) -> None:
     sides = ("first", "second", "both", "nobody")
     parser.add_argument("--person", choices=sides, default="first", help="the side that you play (default: first)")
     parser.add_argument(
-        "--simulations", type=int, default=None, help="simulations for a move of the agent (default: its own number)"
+        "--simulations", type=int, default=None, help="simulations for each move of the agent (default: its own number)"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="decides the first position and the chance of the game (default: 0)"
+        "--seed", type=int, default=0, help="decides the first position and nature's outcomes (default: 0)"
     )
     options = parser.parse_args(list(arguments))
     env = agent_env(options.agent, env=named_game(options.env) if options.env else None)

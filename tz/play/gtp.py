@@ -1,4 +1,4 @@
-"""Serves an agent by GTP, version 2: https://www.lysator.liu.se/~gunnar/gtp/gtp2-spec-draft2/gtp2-spec.html"""
+"""Serves an agent over GTP, version 2: https://www.lysator.liu.se/~gunnar/gtp/gtp2-spec-draft2/gtp2-spec.html"""
 
 import importlib.metadata
 import io
@@ -27,12 +27,12 @@ _COLOURS = {"b": "b", "black": "b", "w": "w", "white": "w"}
 class GtpServer:
     """Serves an agent as a GTP engine, for the interfaces and tournament programs that speak the Go Text Protocol.
 
-    `python -m tz gtp AGENT` is such an engine. It plays Go, Othello and every other game for two without chance whose
-    moves have names, see [`tz.games.move_label`][]. The player who moves first is black, but white in chess. If a
-    colour plays twice in a row, the other colour passes between, where a pass is legal.
+    `python -m tz gtp AGENT` is such an engine. It plays Go, Othello and every other game of two players without chance
+    whose moves have names, see [`tz.games.move_label`][]. The player who moves first is black, but white in chess. If a
+    colour plays twice in a row, the other colour passes in between, if a pass is legal.
 
-    The search is the agent's without noise. Gumbel's root policy, which cannot be stopped early, is replaced by PUCT.
-    The tree is kept from move to move, and everything is compiled before the first command is read.
+    The search is that of the agent, but without noise. Gumbel's root policy, which cannot be stopped early, is replaced
+    by PUCT. The tree is kept from move to move, and everything is compiled before the first command is read.
 
     Two commands are not in the protocol: `lz-analyze` and `kata-analyze` report the agent's analysis of the position
     until the next line arrives. A command that cannot be understood or carried out is answered by `?` and the reason.
@@ -41,11 +41,11 @@ class GtpServer:
 
     - `env`: the game.
     - `player`: the agent, such as [`tz.load_agent`][] returns.
-    - `num_simulations`: the simulations for a move without a clock; with a clock, the most that a move has.
+    - `num_simulations`: the number of simulations for each move; with a clock, the largest number.
     - `key`: the random key of the search and of the evaluator. `jax.random.key(0)` by default.
 
-    **Raises:** `ValueError` if the game is not for two, has chance or has no names for its moves, and if the agent is
-    one of another game.
+    **Raises:** `ValueError` if the game is not for two players, has chance or has no names for its moves, or if the
+    agent belongs to another game.
     """
 
     def __init__(self, env: Env, player: Player, *, num_simulations: int = 400, key: PRNGKeyArray | None = None):
@@ -178,7 +178,7 @@ class GtpServer:
         return ""
 
     def _to_move(self, colour: str) -> int:
-        """Makes a colour the one to move, by a pass of the other if needed; returns the number of moves before that."""
+        """Makes a colour the side to move, by a pass of the other if needed; returns the number of moves before."""
         side, mark = self._side(colour), len(self.game.names)
         if self.game.is_over:
             raise ValueError("illegal move, the game is over")
@@ -222,7 +222,7 @@ class GtpServer:
 
     def _reg_genmove(self, colour: str) -> str:
         mark = self._to_move(colour)
-        self._thinker.forget()  # without a tree from before, the same position gives the same move
+        self._thinker.forget()  # without an earlier tree, the same position gives the same move
         action = self._think(mark, None)
         name = next(name for name, legal in self.game.legal_moves().items() if legal == action)
         self.game.go_back(mark)

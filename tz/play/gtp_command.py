@@ -12,7 +12,7 @@ from tz.runs.agent_files import agent_env, load_agent
 
 
 def serve_gtp(arguments: Sequence[str]) -> None:
-    """Serves an agent by GTP on standard input and output until `quit`. All other output goes to standard error.
+    """Serves an agent over GTP on standard input and output until `quit`. All other output goes to standard error.
 
     **Arguments:** `arguments`, the words after `python -m tz gtp`.
 
@@ -21,11 +21,11 @@ def serve_gtp(arguments: Sequence[str]) -> None:
     """
     parser = argparse.ArgumentParser(prog="python -m tz gtp", description="Serve an agent as a GTP engine (version 2).")
     parser.add_argument(
-        "agent", help="a file of an agent, the folder of a run, or the name of an agent that comes with tz"
+        "agent", help="the file of an agent, the folder of a run, or the name of an agent that comes with tz"
     )
     parser.add_argument("--env", help="your own game, as package.module:make_env; not needed for the games of pgx")
     parser.add_argument(
-        "--simulations", type=int, default=400, help="simulations for a move; with a clock, at most that many"
+        "--simulations", type=int, default=400, help="simulations for each move; with a clock, the largest number"
     )
     options = parser.parse_args(arguments)
     out: Any = sys.stdout

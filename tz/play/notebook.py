@@ -17,7 +17,7 @@ _NO_WIDGETS = (
 
 
 class _Picture:
-    """Takes the place of the board where widgets do not work: a picture of the position, and what to do about it."""
+    """Takes the place of the board where widgets do not work: shows the position, and says what to do."""
 
     def __init__(self, session: Session):
         self.session = session
@@ -45,13 +45,13 @@ def widget(
     - `agent`: the file of an agent, the folder of a run, the name of an agent that comes with tz, or a [`tz.Player`][].
     - `env`: the game; needed if it is not one of pgx, and if `agent` is a player.
     - `person`: the side that you play: `"first"`, `"second"`, `"both"` or `"nobody"`. It can be changed on the board.
-    - `num_simulations`: the simulations for a move of the agent, by default as many as in its settings.
-    - `seed`: decides the first position, where it is drawn, and nature's outcomes.
+    - `num_simulations`: the number of simulations for each move of the agent; by default that of its settings.
+    - `seed`: decides the first position, if the game draws it, and nature's outcomes.
 
     **Returns:** an object that a notebook shows, whose `session.game` is the [`tz.play.Game`][]. It needs anywidget
     (the extra `play`). Without it, and in notebooks that cannot show widgets, a picture of the position is shown.
 
-    **Raises:** `ValueError` if the agent is one of another game, and if `agent` is a player and `env` is missing.
+    **Raises:** `ValueError` if the agent belongs to another game, or if `agent` is a player and `env` is missing.
     """
     session = new_session(agent, env=env, person=person, num_simulations=num_simulations, seed=seed)
     try:

@@ -1,4 +1,4 @@
-"""Serves the board as a web page to browsers on this machine, by the standard library alone."""
+"""Serves the board as a web page to browsers on this machine, with the standard library alone."""
 
 import collections
 import json
@@ -28,7 +28,7 @@ _POLICY = (
 
 
 class PageServer:
-    """Serves games to browsers on this machine; each tab has a game of its own.
+    """Serves games to browsers on this machine; each tab has its own game.
 
     The server listens on the loopback address and answers no requests from pages of other sites. It keeps 64 games; a
     further one replaces the game that has been idle for the longest time.
@@ -80,8 +80,9 @@ class PageServer:
     def is_from_here(self, host: str | None, origin: str | None) -> bool:
         """Returns True if a request was sent to this server by its own page, or by no page at all.
 
-        **Arguments:** `host` and `origin`, the headers of the request, None if missing. `Host` shows if a foreign name
-            was resolved to this machine, and `Origin` if the page of another site made the browser send the request.
+        **Arguments:** `host` and `origin`, the headers of the request, None if missing. `Host` shows whether a foreign
+            name was resolved to this machine, and `Origin` whether the page of another site made the browser send the
+            request.
         """
         hosts = {f"{name}:{self.port}" for name in ("127.0.0.1", "localhost")}
         return host in hosts and (origin is None or origin in {f"http://{name}" for name in hosts})

@@ -25,13 +25,13 @@ class Session:
     - `env`: the game.
     - `agent`: the agent; it plays the sides that the person does not, and analyses positions.
     - `person`: the side of the person: `"first"`, `"second"`, `"both"` or `"nobody"`.
-    - `num_simulations`: the simulations for a move of the agent, by default as many as in its settings.
-    - `seed`: decides the first position, where it is drawn, and nature's outcomes.
+    - `num_simulations`: the number of simulations for each move of the agent; by default that of its settings.
+    - `seed`: decides the first position, if the game draws it, and nature's outcomes.
 
     **Attributes:** `game`, the [`tz.play.Game`][]; `env`.
 
-    **Raises:** `ValueError` if `person` is none of these, if `num_simulations` is less than 1, and if the agent plays
-    a side and is one of another game.
+    **Raises:** `ValueError` if `person` is none of these, if `num_simulations` is less than 1, or if the agent plays a
+    side and belongs to another game.
     """
 
     def __init__(
@@ -99,13 +99,13 @@ class Session:
         elif do != "view":
             choices = "view, move, reply, undo, resign, new or settings"
             raise ValueError(f"play: found do={str(do)[:40]!r}, expected {choices}.")
-        # Analyses of positions that were taken back, or with other settings, are out of date.
+        # Analyses of positions that were taken back, or that used other settings, are out of date.
         self._analyses = {place: found for place, found in self._analyses.items() if place[0] <= len(self.game.names)}
         if do in ("new", "undo", "settings"):
             self._analyses = {}
 
     def _reply(self) -> None:
-        # By the analysis that the overlay shows, which `Game.reply` would not use.
+        # Plays by the analysis that the overlay shows; `Game.reply` would not use it.
         at = len(self.game.names)
         self.game.move(self._think(at).action)
 
@@ -119,7 +119,7 @@ class Session:
         self.game.set_players(self._players())
 
     def _think(self, at: int) -> Analysis:
-        """Returns the agent's analysis of the position after `at` moves, computed once for a number of simulations."""
+        """Returns the agent's analysis of the position after `at` moves, computed once per number of simulations."""
         place = at, self._num_simulations
         if place not in self._analyses:
             turn = self.game.turns[at]

@@ -14,7 +14,7 @@ _HELP = (
 def play_in_terminal(game: Game, *, read: Callable[[str], str] = input, write: Callable[[str], None] = print) -> None:
     """Plays a game in the terminal until the person quits or the input ends.
 
-    A line that is no legal move and no command is answered by a sentence, and the game continues.
+    A line that is neither a legal move nor a command is answered by an error message, and the game continues.
 
     **Arguments:**
 

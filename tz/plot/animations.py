@@ -49,9 +49,9 @@ def animate_search(
 ) -> "FuncAnimation":
     """Runs a search and animates its tree, with one frame for each step of the search.
 
-    The search is the one that [`tz.search`][] runs with the same arguments. Every frame has the nodes of the final tree
-    that [`tz.plot.plot_tree`][] would draw, in the same places, as far as they exist by then. The nodes that the step
-    went through have an orange frame. A step is `mcts.num_leaves` simulations, by default one.
+    The search is the one that [`tz.search`][] runs with the same arguments. The nodes of the final tree that
+    [`tz.plot.plot_tree`][] would draw appear as the search adds them, each in its final place. The nodes that the
+    latest step went through have an orange frame. A step is `mcts.num_leaves` simulations, by default one.
 
     **Arguments:**
 

@@ -1,4 +1,4 @@
-"""Functions that all pictures need: colours, figures, names of moves, and drawings of positions as images."""
+"""Parts that all pictures share: colours, figures, names of moves, and drawings of positions as images."""
 
 import functools
 import io
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREY = "#0072b2", "#e69f00", "#999999"  # distinct for the colour-blind and in grey print
+BLUE, ORANGE, GREY = "#0072b2", "#e69f00", "#999999"  # can be told apart by colour-blind readers and in grey print
 
 _BUTTONS = {
     "minus": "&minus;",
@@ -52,7 +52,7 @@ def new_axes(
 
 
 def figure_of(ax: "Axes") -> "Figure":
-    """Returns the figure of axes, or the subfigure that they are in."""
+    """Returns the figure or subfigure that contains the axes."""
     return cast("Figure", ax.figure)
 
 
@@ -64,7 +64,7 @@ def player_of_frames(
 
     class Player(FuncAnimation):
         def _repr_html_(self) -> str:
-            html = re.sub(r"<link[^>]*>", "", self.to_jshtml())  # the signs of the buttons are in a web font
+            html = re.sub(r"<link[^>]*>", "", self.to_jshtml())  # the symbols on the buttons are in a web font
             return re.sub(r'<i class="fa fa-([^"]*)"></i>', lambda match: _BUTTONS[match[1]], html)
 
     figure.set_dpi(72)
@@ -127,7 +127,7 @@ def move_names(state: Any, labels: Sequence[str] | None, env: Env | None) -> Mov
 
     @functools.cache
     def position(node: int) -> PyTree:
-        """Returns the environment's state of a node; a game names each of its moves from it."""
+        """Returns the environment's state at a node, from which the game names the moves."""
         return jax.tree.map(lambda x: x[node], positions)
 
     return lambda node, action: label_of(env, position(node), action)
@@ -141,7 +141,7 @@ def signed(value: float | np.floating) -> str:
 
 
 def value_limits(values: Iterable[float | np.floating]) -> tuple[float, float]:
-    """Returns the ends of an axis or a colour scale: -1 and 1 if all values are between them, else what they need.
+    """Returns the ends of an axis or a colour scale: -1 and 1, or the range of the values if it exceeds these.
 
     If there are values of both signs, 0 is in the middle. Values that are not finite are ignored.
     """

@@ -37,15 +37,15 @@ def render_game(
     title: str = "",
     seconds_per_move: float = 0.7,
 ) -> "FuncAnimation":
-    """Animates a game move by move, with the players' estimates of it below the board if there are any.
+    """Animates a game move by move, with the players' estimates of its value below the board if there are any.
 
     **Arguments:**
 
     - `states`: the positions, with a leading axis, such as [`tz.replay_game`][] returns.
     - `env`: the game. It draws the boards, and `moves` and `players` need it.
-    - `draw`: `state -> SVG text or image [H, W, 3]`, for other drawings than the game's.
+    - `draw`: `state -> SVG text or image [H, W, 3]`, to replace the drawings of the game.
     - `moves`: the actions between the positions, to name them and to mark the last one on the board. Further actions
-        are ignored, so `match.actions[game]` fits.
+        are ignored, so `match.actions[game]` can be passed.
     - `players`: the names of the players, to show who plays which side. The player who moves in the first position
         comes first.
     - `values`: for each player's name, its estimates of all positions, `[number of positions]`. All are from the
@@ -106,7 +106,7 @@ def plot_game(
 
     - `states`, `env`, `draw`, `moves`, `players`, `values`: as in [`tz.plot.render_game`][].
     - `max_boards`: the largest number of positions. A longer game is shown by positions that are evenly spread over it,
-        the first and the last included.
+        including the first and the last.
     - `columns`: the number of positions in a row.
 
     **Returns:** the figure.
@@ -168,7 +168,7 @@ def _pictures(
         names.append(name)
         last.append([board.spot(square) for square in board.squares_of(name)])
     names, last = names[: len(positions)], last[: len(positions)]
-    first = boards[0]  # `players` begins with the one to move, so the order of the sides must too
+    first = boards[0]  # `players` begins with the player to move, so the sides must begin there too
     order = [*first.sides[first.to_move :], *first.sides[: first.to_move]]
     sides = ", ".join(f"{side}: {player}" for side, player in zip(order, players, strict=False))
     if draw is not None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Rows = Sequence[Mapping[str, int | float]]
 
-# The totals by name, and the metrics of which they are the sums.
+# The totals by name, each with the metric that it sums.
 _COUNTED = {"elapsed": "seconds", "games": "episodes", "moves": "moves", "steps": "gradient_steps"}
 _TITLES = {"loss": "What it learns", "score": "Score in tests", "Elo": "Rating in tests", "return": "Return"}
 _LOSSES = ("policy_loss", "value_loss")
@@ -42,19 +42,19 @@ def plot_learning(
 ) -> "Figure":
     """Draws the losses, scores, Elo ratings and returns of one or several runs.
 
-    Each kind has a panel, and kinds that no run has are left out:
+    Each kind of curve has a panel, and kinds that no run has are left out:
 
-    - Losses. The targets change with self-play, and the losses with them. For this reason, the policy loss is drawn
-        minus its floor, the entropy of the targets, and the value loss minus the loss of the best constant: below 0,
-        the network tells positions apart. A run without the metrics `policy_loss_floor` and `value_loss_floor` shows
-        the losses themselves.
+    - Losses. The targets change with self-play, and so do the losses. For this reason, the policy loss is drawn minus
+        its floor, the entropy of the targets, and the value loss minus the loss of the best constant prediction. If
+        the latter is below 0, the network tells positions apart. A run without the metrics `policy_loss_floor` and
+        `value_loss_floor` shows the losses themselves.
     - Scores of testers, from 0 (all lost) to 1 (all won), with a line at one half.
     - Elo ratings, with their confidence intervals.
     - Returns in a game for one player: the mean return of self-play, and the return of a
         [`tz.matches.ReturnTester`][] with its interval. A run with scores or ratings shows no returns.
 
     Rows with a `seed`, such as [`tz.runs.train_seeds`][] makes, are drawn as the mean over the seeds, with a band
-    for its 95 % interval by Student's t. Seeds whose number is not finite are left out of it.
+    for its 95 % interval by Student's t. Where the number of a seed is not finite, that seed is left out.
 
     **Arguments:**
 

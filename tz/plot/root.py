@@ -44,17 +44,17 @@ def plot_root(
 ) -> "Figure":
     """Draws the result of a search at its root: the prior, the visits and the values of the legal actions.
 
-    Values are `q`, from the perspective of the player to move. With `mcts`, if its root policy is [`tz.Gumbel`][], the
-    improved policy is drawn too, which self-play records.
+    Values are `q`, from the perspective of the player to move. If the root policy of `mcts` is [`tz.Gumbel`][], the
+    improved policy, which self-play records, is drawn too.
 
     **Arguments:**
 
     - `state`: the state that [`tz.search`][] returned.
     - `env`: the game, which names the moves and draws the position.
     - `labels`: other names for all `A` actions.
-    - `board`: True to write the numbers on the position itself instead of drawing bars, for an `env` whose moves belong
-        to squares. A pair of rows and columns draws heat maps instead, for a game whose first actions are the cells of
-        a board, row by row; with an `env` that has a `board`, it is the same as True.
+    - `board`: True to write the numbers on the position itself instead of drawing bars; this needs an `env` with a
+        `board`. With such an `env`, a pair (the numbers of rows and columns) has the same effect. Without one, it draws
+        heat maps, for a game whose first actions are the cells of a board, row by row.
     - `max_actions`: the largest number of bars; the most visited actions are shown.
     - `mcts`: the settings of the search, for the improved policy, which depends on them.
     - `index`: the number of the game in a state of several games.

@@ -17,8 +17,8 @@ from tz.plot.canvas import MoveName, move_names, one_of_batch, signed
 class ShownNode:
     """Holds the numbers of one node of a picture.
 
-    It is a node of the tree, or a node where nature is to move. The tree itself has no such nodes: it keeps nature's
-    part with the edges.
+    It is a node of the tree, or a node where nature is to move. The tree itself has no nodes of the second kind: it
+    stores nature's outcomes with the edges.
 
     **Fields:**
 
@@ -80,12 +80,14 @@ def _with_nature(tree: Tree, nodes: list[ShownNode]) -> list[ShownNode]:
     """Inserts a node of nature between each move with outcomes and the nodes of its outcomes.
 
     In the tree, the outcomes of a move are nodes with the same parent and action, and the first of them keeps what
-    belongs to the edge. All of them have the visits and the value of the edge, which go to the node of nature here.
+    belongs to the edge. Before this call, all of them have the visits and the value of the edge. These go to the node
+    of nature.
     """
     chance, edges = tree.chance, (tree.parent, tree.action)
     assert chance is not None
-    first = tree.children[edges]  # of each node, the first node of its edge
-    # The outcome of every visit of every edge: a function of the edge and the number of the visit, so it is not stored.
+    first = tree.children[edges]  # for each node, the first node of its edge
+    # The outcome of every visit of every edge. The tree does not store it, since it follows from the edge
+    # and the number of the visit.
     visits = jnp.arange(max(int(tree.visits.max()), 1), dtype=jnp.int32)
     columns = jax.tree.map(jnp.asarray, chance)
     each = jax.vmap(jax.vmap(columns.outcome_of, (None, 0)), (0, None))

@@ -87,7 +87,7 @@ def plot_tree(
     **Arguments:**
 
     - `state`: the state that [`tz.search`][] returned.
-    - `env`: the game through which the search stepped, which names the moves.
+    - `env`: the game that was searched, which names the moves.
     - `labels`: other names for all `A` actions.
     - `draw`: `state -> SVG text or image [H, W, 3]`, to draw the positions, such as `env.draw` of a game of pgx.
     - `max_depth`: the largest depth below the root; None for any depth.
@@ -117,7 +117,7 @@ def plot_tree(
 
 
 def draw_boards(draw: Draw | None, state: SearchState, nodes: Sequence[ShownNode]) -> dict[int, np.ndarray]:
-    """Returns an image of each node's position by its number, and nothing for None and for nature's nodes."""
+    """Returns an image of each node's position, by node number, except for nature's nodes; empty without `draw`."""
     if draw is None:
         return {}
     positions = jax.device_get(state.tree.state)

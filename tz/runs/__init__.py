@@ -1,6 +1,7 @@
 """Training runs: the loop, checkpoints, forks, metric sinks, memory plans, recipes, and agent files.
 
-This package may import from `games`, `nn`, `mcts`, `learn` and `matches`."""
+This package may import from `games`, `nn`, `mcts`, `matches` and `learn`.
+"""
 
 from tz.runs.agent_files import agent_card as agent_card
 from tz.runs.agent_files import agent_env as agent_env

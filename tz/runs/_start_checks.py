@@ -35,7 +35,7 @@ _LARGEST_FOR_PUCT = 3.0
 def check_start(config: TrainConfig, env: Env, network: PyTree, norm_state: eqx.nn.State | None) -> None:
     """Checks the game, the network and the settings against each other, and plays a few random games.
 
-    The random games are one small program, which is compiled once for each game.
+    The random games run in one small program, which is compiled once for each game.
 
     **Raises:** `ValueError` for settings that cannot work. Settings that are probably a mistake cause a `UserWarning`.
     """
@@ -56,7 +56,7 @@ def check_start(config: TrainConfig, env: Env, network: PyTree, norm_state: eqx.
 
 
 def _check_range(config: TrainConfig, env: Env, head: ValueHead | None, record: GameRecord, name: str) -> None:
-    """Warns of returns that a tanh cannot reach, and raises `ValueError` for returns outside of a support.
+    """Warns of returns that are too large for a tanh or for PUCT; raises `ValueError` for returns outside of a support.
 
     **Arguments:**
 

@@ -41,7 +41,7 @@ def save_agent(
     *,
     card: dict[str, Any] | None = None,
 ) -> None:
-    """Saves an agent in one file. A folder that is missing is made.
+    """Saves an agent in one file. Missing folders are made.
 
     The file appears only when it is complete. If saving fails, an earlier file of the same name stays as it was.
 
@@ -149,7 +149,7 @@ def agent_env(source: str | os.PathLike, *, env: Env | None = None) -> Env:
     - `source`: the agent, as in [`tz.load_agent`][].
     - `env`: the game; needed only if it is not a game of pgx.
 
-    **Raises:** `ValueError` as [`tz.load_agent`][], and if `env` has another name than the game of the agent.
+    **Raises:** `ValueError` where [`tz.load_agent`][] does, and if `env` has another name than the game of the agent.
     """
     path = _find(source)
     return _env(path, _open(path)[0], env)
@@ -164,7 +164,7 @@ def agent_card(source: str | os.PathLike) -> dict[str, Any]:
 
     **Returns:** the `card` that [`tz.save_agent`][] was given.
 
-    **Raises:** `ValueError` as [`tz.load_agent`][].
+    **Raises:** `ValueError` where [`tz.load_agent`][] does.
     """
     return _open(_find(source))[0]["card"]
 
@@ -174,7 +174,7 @@ def agent_game(source: str | os.PathLike) -> str:
 
     **Arguments:** `source`, the agent, as in [`tz.load_agent`][].
 
-    **Raises:** `ValueError` as [`tz.load_agent`][].
+    **Raises:** `ValueError` where [`tz.load_agent`][] does.
     """
     return _open(_find(source))[0]["env"]
 
@@ -184,7 +184,7 @@ def _describe(name: str, x: Any) -> list[Any]:
 
 
 def _written(settings: dict[str, Any]) -> dict[str, Any]:
-    """Returns the settings of a network as JSON can hold them. A tanh head is the default and left out."""
+    """Returns the settings of a network in a form that JSON can hold. A tanh head is the default and left out."""
     head = settings["value_head"]
     rest = {name: value for name, value in settings.items() if name != "value_head"}
     if isinstance(head, TanhValue):

@@ -61,8 +61,8 @@ class SavedRun:
 
         **Returns:** the number of epochs done, and the description, a dict. In it, `arrays` has the shape, dtype and
         checksum of each array, by its name in this version of tz. `stored` has the name in the file where it differs,
-        empty if the file does not have the array. `copied` has, for each array that the file lacks, the array to copy
-        it from.
+        or an empty name if the file does not have the array. `copied` has, for each array that the file lacks, the
+        array to copy it from.
 
         **Raises:** `ValueError` if there is no such checkpoint, or it is damaged.
         """
@@ -116,7 +116,7 @@ class SavedRun:
             sums = jax.device_get(checksums(arrays))
         except Exception as error:
             raise self._damaged(epoch, error) from error
-        # Copied arrays have no checksum of their own.
+        # Copied arrays have no separate checksum.
         own = {name: checksum for name, (_, _, checksum) in facts["arrays"].items() if name not in copied}
         wrong = [name for name, checksum in own.items() if int(sums[name]) != checksum]
         if wrong:
@@ -193,8 +193,8 @@ def _shape(arrays: Mapping[str, Any], name: str) -> list[Any] | None:
 def like(x: Array) -> Any:
     """Returns a template for orbax that makes an array like `x`.
 
-    Where `x` is committed to its devices, the new array is committed as well, and otherwise it is not. Compiled
-    functions depend on this and would be compiled again.
+    The new array is committed to its devices exactly when `x` is. If they differed in this, functions that were
+    compiled for `x` would be compiled again.
     """
     if x.committed:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
@@ -214,7 +214,7 @@ def release(state: LoopState) -> None:
 
 
 def describe(x: Any) -> list[Any]:
-    """Returns the shape and the dtype of an array, as JSON can hold them."""
+    """Returns the shape and the dtype of an array, in a form that JSON can hold."""
     return [list(x.shape), str(x.dtype)]
 
 

@@ -41,9 +41,10 @@ class Checkpoints:
 
     - `folder`: the folder of the run. It is made if it is missing. The checkpoints are in `folder/checkpoints`. If the
         run has several processes, all of them must see the folder.
-    - `every_epochs`: the number of epochs between two checkpoints; None for no limit. The state after the last epoch of
+    - `every_epochs`: the number of epochs between two checkpoints; None to ignore it. The state after the last epoch of
         a loop is saved in any case.
-    - `every_minutes`: the number of minutes after which the next epoch is followed by a checkpoint; None for no limit.
+    - `every_minutes`: the number of minutes since the previous checkpoint after which the state is saved at the end of
+        the epoch; None to ignore it.
     - `keep`: the number of newest checkpoints to keep.
     - `best`: the name of a metric of a tester, such as `"random_score"`. A state with a new highest value is saved at
         once, and this checkpoint is kept in addition to the newest. If values are equal, the newer state is the best.
@@ -104,8 +105,8 @@ class Checkpoints:
 
         **Arguments:**
 
-        - `state`: a state from [`tz.init_loop`][] with the settings of the run. It tells which arrays to read and on
-            which devices to put them, which need not be those of the run. Its values are ignored, and its arrays are
+        - `state`: a state from [`tz.init_loop`][] with the settings of the run. It decides which arrays to read and
+            on which devices to put them, which need not be those of the run. Its values are ignored, and its arrays are
             deleted.
 
         **Raises:** `ValueError` if the checkpoint is damaged, or has other arrays than the state.
@@ -202,7 +203,7 @@ class Checkpoints:
             raise self._not_written(error) from error
 
     def save_aside(self, state: LoopState) -> pathlib.Path:
-        """Saves `state` for inspection in a folder of its own, apart from the checkpoints, and returns the folder."""
+        """Saves `state` for inspection in a folder apart from the checkpoints, and returns the folder."""
         folder = self.folder / f"stopped_in_epoch_{int(state.epoch)}"
         Checkpoints(folder, resume=True).finish(state)
         return folder

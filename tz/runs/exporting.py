@@ -20,10 +20,10 @@ def export_network(path: str | os.PathLike, env: Env, agent: Player | NetworkEva
 
     The file holds a function of a batch of observations, `[B, ...]` with any `B`, as `env.observe` makes them. It
     returns the logits, `[B, A]`, in which illegal actions are not masked, and the values, `[B]`, from the perspective
-    of the player to move. The weights are in the file, the search is not.
+    of the player to move. The file has the weights, but not the search.
 
-    The extension of the file selects the format. `.onnx` is for ONNX runtimes; the input is float32, whatever the type
-    of the game's observations is. Any other extension, such as `.stablehlo`, is for JAX on a CPU, GPU or TPU.
+    The extension of the file selects the format. `.onnx` is for ONNX runtimes; the input is always float32, whatever
+    the dtype of the game's observations. Any other extension, such as `.stablehlo`, is for JAX on a CPU, GPU or TPU.
 
     **Arguments:**
 

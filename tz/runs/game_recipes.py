@@ -113,7 +113,7 @@ def game_recipe(env: str, device: str = "cpu") -> Recipe:
 def gpu_recipe(recipe: Recipe) -> Recipe:
     """Changes a recipe for a CPU into one for a GPU: more games at once, a larger network, bfloat16 in self-play.
 
-    The number of games is large because a GPU would need as long to search fewer: it mostly waits for kernels to
+    The number of games is large, because a GPU would take as long to search fewer games: it mostly waits for kernels to
     start. The sizes were tried on one H100 with 80 GB, in Connect Four and Othello (`experiments/gpu.py`).
 
     **Arguments:**

@@ -24,7 +24,7 @@ def use_gpu_graphs(environment: MutableMapping[str, str] = os.environ) -> str | 
     **Arguments:**
 
     - `environment`: the environment variables, in which `XLA_FLAGS` is read and set. A flag for CUDA graphs that is
-        already set stays as it is.
+        already set is not changed.
 
     **Returns:** None, or a sentence for the user if this version of XLA refuses the flag, which is then not set.
     """
@@ -42,7 +42,7 @@ def use_gpu_graphs(environment: MutableMapping[str, str] = os.environ) -> str | 
 
 
 def _has_gpu(environment: MutableMapping[str, str]) -> bool:
-    """Tells whether JAX is going to find an NVIDIA GPU, without starting JAX."""
+    """Returns whether JAX is going to find an NVIDIA GPU, without starting JAX."""
     platforms = environment.get("JAX_PLATFORMS", "")
     if platforms and not {"cuda", "gpu"} & set(platforms.split(",")):
         return False

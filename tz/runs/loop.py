@@ -1,4 +1,4 @@
-"""The training loop: each epoch plays games, trains the network on samples of them, and tests it."""
+"""The training loop: each epoch plays games and trains the network on samples of them; some epochs test it, too."""
 
 import dataclasses
 import sys
@@ -97,7 +97,9 @@ def train_loop(
     checkpoints: Checkpoints | None = None,
     before_epoch: Callable[[LoopState], LoopState] | None = None,
 ) -> LoopState:
-    """Trains for `num_epochs` more epochs. Each plays games, trains the network and tests it, with the newest weights.
+    """Trains for `num_epochs` more epochs. Each plays games with the newest weights and makes gradient steps.
+
+    The testers run in every `epochs_per_test`-th epoch.
 
     Games, buffer and matches are split evenly over the devices of the mesh. Weights are the same on all devices. The
     number of devices changes the games only through the rounding of sums and products in XLA.
@@ -115,7 +117,7 @@ def train_loop(
     - `state`: from [`tz.init_loop`][], an earlier call, or `checkpoints.restore`. Training continues where it stopped,
         on any number of devices. Games and buffer are donated, so use only the returned state afterwards.
     - `num_epochs`: the number of epochs to add. With None, training ends only through `before_epoch` or a signal. With
-        0, the state is returned as it is.
+        0, the state is returned unchanged.
     - `sinks`: functions that are called with the metrics of each epoch, after its checkpoint, in the first process
         only. If a sink raises an exception, there is a warning and training continues.
     - `progress`: True to show progress bars in a terminal or a notebook, False for none, or a function that is called

@@ -28,7 +28,7 @@ from tz.runs._new_games import without_open_moves
 
 
 class NotFiniteError(FloatingPointError):
-    """The error of a number that is not finite. `state` is the state in which it was found."""
+    """Raised if a number is not finite. `state` is the state in which it was found."""
 
     def __init__(self, message: str, state: LoopState):
         super().__init__(message)

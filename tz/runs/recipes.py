@@ -76,7 +76,8 @@ class Recipe:
     """The number of simulations for a random three quarters of the moves, from which the policy does not learn. By
     default every move has num-simulations."""
     q_scale: float | None = None
-    """The weight of values in the policies of Gumbel search. With it, values are not rescaled; by default they are."""
+    """The weight of values in the policies of Gumbel search. If it is given, values are not rescaled; by default they
+    are."""
     cold_after: int | None = None
     """The number of moves of a game after which PUCT plays at a temperature of 0.25. By default the temperature stays
     at 1."""
@@ -116,7 +117,7 @@ class Recipe:
     """The lambda of the value targets. With 1 they are the outcome of the game; smaller numbers mix in the values that
     the search found on the way."""
     search_value_fraction: float = 0.0
-    """The fraction of a position's value target that is the value which the search found for the position itself."""
+    """The weight, from 0 to 1, of the value that the search found for a position in the position's value target."""
     average_decay: float | None = None
     """The decay of a running average of the weights. The averaged network then plays; by default the newest does."""
     random_starts: int = 20
@@ -132,7 +133,7 @@ class Recipe:
 
     @functools.lru_cache(maxsize=4)  # noqa: B019, as recipes are small
     def build(self) -> tuple[TrainConfig, Env]:
-        """Makes the settings of the training loop, and the game as it is played in self-play.
+        """Makes the settings of the training loop, and the game of self-play.
 
         Equal recipes return the same objects, so that functions compiled for one recipe serve the next.
 
@@ -218,7 +219,7 @@ class Recipe:
 
         **Returns:** the state before the first epoch.
 
-        **Raises:** `ValueError` if the network cannot be made for the game, and as [`tz.init_loop`][].
+        **Raises:** `ValueError` if the network cannot be made for the game, and where [`tz.init_loop`][] does.
         """
         network_key, loop_key = jax.random.split(jax.random.key(seed))
         network, norm_state = self._network(env, network_key)

@@ -153,6 +153,6 @@ def script_of(command: list[str]) -> str:
 
 
 def plain_settings(settings: RunSettings) -> dict[str, Any]:
-    """Returns the settings as JSON can hold them."""
+    """Returns the settings in a form that JSON can hold."""
     values = dataclasses.asdict(settings) | {"test": list(settings.test)}
     return {name: str(value) if isinstance(value, pathlib.Path) else value for name, value in values.items()}

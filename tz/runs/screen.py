@@ -15,7 +15,7 @@ _FIRST = {
     "training": "compiles the gradient step",
     "testing": "compiles the first test",
 }
-_ROW_SECONDS = 60.0  # on a terminal, the time after which a row is printed that stays
+_ROW_SECONDS = 60.0  # on a terminal, the time after which a permanent row is printed
 _WIDE = 150  # columns; a terminal that is narrower shows less
 _LEGEND = "loss: the policy loss minus its floor, the entropy of the targets"
 
@@ -23,7 +23,7 @@ _LEGEND = "loss: the policy loss minus its floor, the entropy of the targets"
 class Screen:
     """Shows the progress of a run as the command line does. It is a sink that also follows the phases of an epoch.
 
-    On a terminal, it rewrites one line, and prints a row that stays for each test and about every minute. Elsewhere,
+    On a terminal, it rewrites one line, and prints a permanent row for each test and about every minute. Elsewhere,
     such as in a file or a notebook, it prints a short line for each epoch. Close it at the end, or use a `with`
     statement:
 
@@ -69,7 +69,7 @@ class Screen:
         self.close()
 
     def phase(self, name: str) -> None:
-        """Shows which phase begins. The first time, it adds that the phase is compiled, as this takes long.
+        """Shows which phase begins. The first time, it adds that the phase is compiled, since this takes long.
 
         **Arguments:**
 
@@ -102,7 +102,7 @@ class Screen:
         self._refresh()
 
     def say(self, text: str) -> None:
-        """Prints `text` as a line that stays."""
+        """Prints `text` as a permanent line."""
         self._print(text)
         self._refresh()
 

@@ -67,7 +67,7 @@ class JsonLinesSink:
 
     - `path`: the file. Its folder is made if it is missing.
     - `first_epoch`: for a run that is resumed, the epoch that comes next. Lines of this epoch and later ones are
-        removed, since these epochs will run again. With None, the file stays as it is, and lines are added.
+        removed, since these epochs will run again. With None, no line is removed.
 
     **Raises:** `ValueError` if `first_epoch` is given and the file has lines that are not metrics of epochs.
     """
@@ -92,7 +92,7 @@ class JsonLinesSink:
             self._read_totals()
 
     def totals(self, seed: Any = None) -> dict[str, int | float]:
-        """Returns the totals so far, by the names that the lines have for them.
+        """Returns the totals so far, by their names in the lines.
 
         **Arguments:**
 
@@ -195,10 +195,10 @@ def tag_of(name: str) -> str:
 
 
 class TensorBoardSink:
-    """Writes the metrics to event files for TensorBoard: numbers as curves and text as text. None is left out.
+    """Writes the metrics to event files for TensorBoard: numbers as curves and text as text.
 
-    The metrics of the loop are in groups: `training/loss`, `self_play/mean_length`, `speed/moves_per_second`,
-    `tests/random_score`.
+    Metrics that are None are left out. The metrics of the loop are in groups: `training/loss`, `self_play/mean_length`,
+    `speed/moves_per_second`, `tests/random_score`.
 
     **Arguments:**
 
@@ -241,7 +241,7 @@ def run_facts() -> dict[str, Any]:
 
     **Returns:** a dict that JSON can hold: `versions`, of Python and the main packages; `devices`, their number and
     kind; `git`, the revision of the working directory, None if there is none; `command`, the command line. A version is
-    None if the package has no metadata, as tz in a checkout that is only on the PYTHONPATH.
+    None if the package has no metadata, for example for tz in a checkout that is only on the PYTHONPATH.
     """
     versions = {name: _version(name) for name in ("tz", "jax", "jaxlib", "equinox", "optax", "pgx")}
     try:
@@ -279,7 +279,7 @@ def call_sinks(sinks: Sequence[Sink], metrics: Mapping[str, Any]) -> None:
 
 
 def told(progress: bool | Callable[[str], None]) -> Callable[[str], None]:
-    """Returns `progress` if it is a function of the phase that begins, and otherwise a function that does nothing."""
+    """Returns `progress` if it is a function, and otherwise a function that does nothing."""
     return progress if callable(progress) else lambda phase: None
 
 

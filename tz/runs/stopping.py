@@ -1,4 +1,4 @@
-"""Stops a training loop after a signal or an exception, without loss of the newest state."""
+"""Stops a training loop after a signal or an exception, without losing the newest state."""
 
 import contextlib
 import signal
@@ -67,7 +67,7 @@ class Newest:
 
 
 def any_deleted(tree: PyTree) -> bool:
-    """Tells whether an array of the tree was donated to a call or deleted, and can no longer be read."""
+    """Returns whether an array of the tree was donated to a call or deleted, and can no longer be read."""
     return any(x.is_deleted() for x in jax.tree.leaves(tree) if eqx.is_array(x))
 
 
@@ -92,7 +92,7 @@ def keeping_state(newest: Newest, revived: Callable[[LoopState], tuple[LoopState
 def noted_signals(newest: Newest, *, saves: bool) -> Iterator[list[str]]:
     """Notes signals to stop in a list, so that the loop can finish the epoch; a second Ctrl-C interrupts the loop.
 
-    **Arguments:** `saves`, whether the state is saved after a signal. Only then SIGTERM is noted as well as SIGINT.
+    **Arguments:** `saves`, whether the state is saved after a signal. Only then is SIGTERM noted as well as SIGINT.
 
     **Returns:** the list, with the names of the signals that came in.
     """
@@ -122,7 +122,7 @@ def noted_signals(newest: Newest, *, saves: bool) -> Iterator[list[str]]:
 
 
 def agreed(noted: list[str]) -> str:
-    """Returns the signal that came in, in any of the processes, so that all stop together; empty for none."""
+    """Returns the reason to stop if any process received a signal, so that all stop together; otherwise empty."""
     if jax.process_count() > 1:
         anywhere = np.asarray(multihost_utils.process_allgather(np.bool_(len(noted) > 0)))
         return (noted or ["Stopped by another process"])[0] if anywhere.any() else ""

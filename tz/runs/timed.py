@@ -34,8 +34,8 @@ def train_for(
 ) -> Any:
     """Trains for a given time or number of epochs, with the learning rate of the recipe.
 
-    With a time, it stops when another epoch would probably end too late. The learning rate is constant at first and
-    falls in the last part of the training, as `anneal` of the recipe says.
+    With a time, it stops when another epoch would probably end too late. The learning rate is constant at first. It
+    falls in the last part of the training, whose length is set by `anneal` of the recipe.
 
     **Arguments:**
 
@@ -45,14 +45,15 @@ def train_for(
         [`tz.runs.train_seeds`][] trains. Games and buffer are donated.
     - `seconds`, `num_epochs`: the length of the whole training, including what was done before the state was restored.
         Give one of the two.
-    - `part`: the part of the time that this call trains for, as two fractions of `seconds`. The learning rate follows
-        the whole time. `(0.0, 0.5)` and then `(0.5, 1.0)` is a training in two calls.
+    - `part`: the part of the time that this call trains for, as two fractions of `seconds`. The learning rate depends
+        on the whole time, so a call with `(0.0, 0.5)` and then one with `(0.5, 1.0)` make one training. With
+        `num_epochs`, it is not used.
     - `checkpoints`: as in [`tz.train_loop`][]; for several seeds, a list with one for each.
     - `**options`: further arguments of [`tz.train_loop`][] or [`tz.runs.train_seeds`][], such as `sinks`.
 
     **Returns:** the state after the last epoch, or the list of states.
 
-    **Raises:** `ValueError` unless one of `seconds` and `num_epochs` is given, and as [`tz.train_loop`][].
+    **Raises:** `ValueError` unless one of `seconds` and `num_epochs` is given, and where [`tz.train_loop`][] does.
     """
     if (seconds is None) == (num_epochs is None):
         raise ValueError(
@@ -83,7 +84,7 @@ def train_for(
 
 
 class _EpochClock:
-    """Predicts the time of the next epoch from the epochs before it. Epochs with a test are counted apart.
+    """Predicts the time of the next epoch from the epochs before it. Epochs with a test are counted separately.
 
     The first epoch and the first test include their compilation and take far longer, so they are left out.
 
@@ -116,7 +117,7 @@ class _EpochClock:
 
 
 def annealed(part: float, fraction: float) -> float:
-    """Returns the factor of the learning rate after a fraction of the time: 1 at first, then down to 0.01 in `part`."""
+    """Returns the factor of the learning rate after a fraction of the time: 1, falling to 0.01 in the last `part`."""
     fallen = (fraction - (1 - part)) / part if part else 0.0
     return 0.505 + 0.495 * math.cos(math.pi * min(max(fallen, 0.0), 1.0))
 

@@ -43,8 +43,8 @@ def train_run(recipe: Recipe, settings: RunSettings) -> LoopState | list[LoopSta
     **Returns:** the state after the last epoch, or a list of the states of all seeds.
 
     **Raises:** `ValueError`, before the training is compiled, if settings do not fit together or into memory, if the
-    folder has a run and `settings.resume` is False, or if it has no run to resume; later as [`tz.train_loop`][], such
-    as `SystemExit` after a signal.
+    folder has a run and `settings.resume` is False, or if it has no run to resume; later the errors of
+    [`tz.train_loop`][], such as `SystemExit` after a signal.
     """
     begun = time.perf_counter()
     if settings.wandb is not None:
@@ -184,7 +184,7 @@ def _open_sinks(sinks: list[Sink], settings: RunSettings, facts: dict[str, Any],
 
 
 def _write(path: pathlib.Path, text: str) -> None:
-    """Writes a whole file, or leaves the old one as it is if writing fails, as on a full disk."""
+    """Writes a whole file, or leaves the old one unchanged if writing fails, for example on a full disk."""
     temporary = path.with_name(f".{path.name}.new")
     temporary.write_text(text)
     os.replace(temporary, path)
