@@ -244,7 +244,7 @@ def test_boards_of_other_games(name):
 
 def played(env, agent, lines, **options):
     texts, lines = [], iter(lines)
-    game = tz.play.Game(env, [None, agent], analyst=agent, **options)
+    game = tz.play.Game(env, [None, agent], **options)
     tz.play.play_in_terminal(game, read=lambda prompt: next(lines), write=texts.append)
     return game, "\n".join(texts)
 
@@ -257,6 +257,13 @@ def test_the_terminal_plays_answers_and_goes_on(env, agent):
     for words in ("The agent plays", "find_move: found 'zz', which names no move", "which is not legal here"):
         assert words in text
     assert "expects" in text and "You lose." in text and "found a game that is over" in text and "to move: X" in text
+
+
+def test_in_the_terminal_a_person_can_move_for_a_function_that_fails(env):
+    game, text = played(env, lambda state: "a1", ["a1", "b2", "undo", "quit"])
+    assert "Game.reply: found no legal move from the function <lambda>" in text and game.names == ()
+    game, text = played(env, lambda state: "a1", ["a1", "b2", "quit"])
+    assert game.names == ("a1", "b2")
 
 
 def test_the_terminal_ends_with_its_input(env, agent):

@@ -61,7 +61,10 @@ class Clock:
         return max(0.0, 0.9 * seconds - _LATENCY)
 
     def spend(self, side: int, seconds: float) -> None:
-        """Subtracts the time of a move; starts the next period if main time, or the moves of a period, are used up."""
+        """Subtracts the time of a move; starts the next period if main time, or the moves of a period, are used up.
+
+        What a move takes beyond the main time is taken from the first period.
+        """
         if self._sides is None:
             return
         clock = self._sides[side]
@@ -71,5 +74,6 @@ class Clock:
             if clock.moves == 0 and self._period is not None:
                 self._sides[side] = _Side(*self._period)
         elif clock.seconds <= 0 and self._period is not None:
-            self._sides[side] = _Side(*self._period)
+            seconds, moves = self._period
+            self._sides[side] = _Side(max(0.0, seconds + clock.seconds), moves)
         clock.seconds = max(0.0, clock.seconds)

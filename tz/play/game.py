@@ -116,7 +116,9 @@ class Game:
 
         **Raises:** `ValueError` for players that [`tz.play.Game`][] does not accept.
         """
-        players = [players] if isinstance(players, Player) or players is None or callable(players) else list(players)
+        is_one = isinstance(players, Player | GtpEngine | HostPlayer) or players is None or callable(players)
+        seats: Any = [players] if is_one else players
+        players = list(seats)
         if len(players) != self._num_players:
             raise ValueError(
                 f"Game: found {len(players)} players, expected {self._num_players}, one for each side of "

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from tz.matches.players import Player
+from tz.matches.engines import GtpEngine
 from tz.play.game import Game
 
 _HELP = (
@@ -14,7 +14,8 @@ _HELP = (
 def play_in_terminal(game: Game, *, read: Callable[[str], str] = input, write: Callable[[str], None] = print) -> None:
     """Plays a game in the terminal until the person quits or the input ends.
 
-    A line that is neither a legal move nor a command is answered by an error message, and the game continues.
+    A line that is neither a legal move nor a command is answered by an error message, and the game continues. If an
+    engine or a function fails to move, the person may make its move, take moves back, or press Enter to ask it again.
 
     **Arguments:**
 
@@ -23,10 +24,15 @@ def play_in_terminal(game: Game, *, read: Callable[[str], str] = input, write: C
     - `write`: a function that shows a text, by default `print`.
     """
     write(f"{game.env.name}. {_HELP}")
-    shown = False
+    shown = failed = False
     while True:
-        if not game.is_over and game.players[game.to_move] is not None:
-            write(f"The agent plays {game.reply()}.")
+        player = game.players[game.to_move]
+        if not game.is_over and player is not None and not failed:
+            try:
+                write(f"The {'engine' if isinstance(player, GtpEngine) else 'agent'} plays {game.reply()}.")
+            except ValueError as error:
+                write(str(error))
+                failed = True
             shown = False
             continue
         if not shown:
@@ -39,6 +45,7 @@ def play_in_terminal(game: Game, *, read: Callable[[str], str] = input, write: C
             return
         if line.lower() in ("quit", "exit", "q"):
             return
+        failed = False
         try:
             shown = not _obey(game, line, write)
         except ValueError as error:
@@ -76,7 +83,7 @@ def _obey(game: Game, line: str, write: Callable[[str], None]) -> bool:
 def _result(game: Game) -> str:
     if len(game.players) == 1:
         return f"Game over: {game.returns[0]:g}."
-    people = [seat for seat, player in enumerate(game.players) if not isinstance(player, Player) and player is None]
+    people = [seat for seat, player in enumerate(game.players) if player is None]
     first, second = game.returns
     if first == second:
         return "A draw."
