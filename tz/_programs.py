@@ -9,26 +9,30 @@ import jax
 import jax.core
 import jaxlib
 
-# On a CPU, most of the time of a program that runs once goes into making it fast. Without that, it is ready in about a
-# fifth of the time. Newer versions of XLA do not have the last option, and refuse options that they do not know.
-_QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-if jaxlib.version.__version_info__ < (0, 11):
-    _QUICK["xla_cpu_use_fusion_emitters"] = False
 
-
-def jit_to_run_once(function: Callable[..., Any]) -> Callable[..., Any]:
+def jit_to_run_once(function: Callable[..., Any], *, level: int = 0) -> Callable[..., Any]:
     """Compiles a function as `eqx.filter_jit` does, but on a CPU it spends little time on making the program fast.
 
     The results are the same up to rounding. When the function is called with traced arguments, the program around it
     decides how it is compiled.
+
+    **Arguments:**
+
+    - `function`: the function, with positional arguments.
+    - `level`: the optimisation level of LLVM: 0 for a program without long loops, which is then compiled in about a
+        fifth of the usual time; 1 for one with loops.
     """
+    # Newer versions of XLA do not have the last option, and refuse options that they do not know.
+    options: dict[str, Any] = {"xla_backend_optimization_level": level, "xla_llvm_disable_expensive_passes": True}
+    if jaxlib.version.__version_info__ < (0, 11):
+        options["xla_cpu_use_fusion_emitters"] = False
     compiled = eqx.filter_jit(function)
 
     @functools.wraps(function)
     def whole(*args: Any) -> Any:
         return compiled(*args)  # and not `function`, since JAX keeps what it has traced for `compiled`
 
-    quick = eqx.filter_jit(whole, compiler_options=_QUICK)  # pyright: ignore[reportCallIssue]
+    quick = eqx.filter_jit(whole, compiler_options=options)  # pyright: ignore[reportCallIssue]
 
     @functools.wraps(function)
     def call(*args: Any) -> Any:

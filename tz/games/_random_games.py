@@ -16,6 +16,8 @@ from tz.games._hidden_keys import is_same_without_keys, keys_used, with_other_ke
 from tz.games.chance import cumulative, draw_answer, is_to_draw, outcome_at
 from tz.games.env import Env, StepMetadata
 
+_FEW_MOVES = 128  # games of so many moves take longer to compile than to play
+
 
 class GameRecord(eqx.Module):
     """A record of random games. Entry `[b, t]` belongs to the position of game `b` before move `t`.
@@ -52,12 +54,13 @@ def play_random_games(
     chances = jax.random.uniform(action_key, (num_games, num_moves + 1), jnp.float32)
     keys = keys_used(env)
     init_keys, other_keys = jax.random.split(init_key, num_games), jax.random.split(other_key, num_games)
-    played = _play_games(env, tuple(keys), init_keys, other_keys, chances)
+    play = _play_few if num_moves <= _FEW_MOVES else _play_games
+    played = play(env, tuple(keys), init_keys, other_keys, chances)
     sample, record = jax.block_until_ready(played)
     return sample, jax.device_get(record), [f"state{name}" for name in keys]
 
 
-@jit_to_run_once
+@eqx.filter_jit
 def _play_games(
     env: Env,
     keys: tuple[str, ...],
@@ -67,6 +70,9 @@ def _play_games(
 ) -> tuple[PyTree, GameRecord]:
     samples, record = jax.vmap(functools.partial(_play, env, keys))(init_keys, other_keys, chances)
     return jax.tree.map(lambda leaf: leaf[0], samples), record
+
+
+_play_few = jit_to_run_once(_play_games, level=1)
 
 
 def _play(
