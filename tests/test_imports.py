@@ -16,6 +16,7 @@ PACKAGE = ROOT / "tz"
 ROOMS = [
     "_arguments",
     "_arrays",
+    "_programs",
     "_promotion",
     "sharding",
     "games",

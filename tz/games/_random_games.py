@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
-from tz._programs import jit_to_run_once
+from tz._programs import RunOnce
 from tz.games._hidden_keys import is_same_without_keys, keys_used, with_other_keys
 from tz.games.chance import cumulative, draw_answer, is_to_draw, outcome_at
 from tz.games.env import Env, StepMetadata
@@ -72,7 +72,7 @@ def _play_games(
     return jax.tree.map(lambda leaf: leaf[0], samples), record
 
 
-_play_few = jit_to_run_once(_play_games, level=1)
+_play_few = RunOnce(_play_games, level=1)
 
 
 def _play(

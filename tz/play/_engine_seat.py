@@ -1,7 +1,7 @@
 """Asks an engine that speaks GTP for moves in one game."""
 
 import weakref
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
@@ -9,23 +9,20 @@ from tz.games.env import Env
 from tz.matches._seats import Answer, EngineSeat, Question
 from tz.matches.engines import GtpEngine, check_engine, colours, name_of
 
-if TYPE_CHECKING:
-    from tz.play.game import Game
-
 
 class OneGameEngine:
-    """Runs a process of an engine for one game. The process starts at the first question.
+    """Runs a process of an engine for one [`tz.play.Game`][], the `owner`.
 
-    It ends with `owner`, the game, or with Python.
+    The process starts at the first question. It ends with the owner, or with Python.
     """
 
-    def __init__(self, env: Env, engine: GtpEngine, owner: "Game"):
+    def __init__(self, env: Env, engine: GtpEngine, owner: Any):
         check_engine("Game", env, engine)
         self.engine = engine
         self._seat = EngineSeat(env, engine, 1)
         self._end = weakref.finalize(owner, self._seat.close)
 
-    def answer(self, game: "Game") -> Answer:
+    def answer(self, game: Any) -> Answer:
         """Returns the engine's answer in the current position. It is told all moves that it has not seen."""
         env, (*made, now) = game.env, game.turns
         letters = colours(env)

@@ -7,7 +7,7 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray
 
-from tz._programs import jit_to_run_once
+from tz._programs import RunOnce
 from tz.games.env import Env
 from tz.learn.new_games import game_keys, learned_model, start_games
 from tz.learn.ring import ReplayState
@@ -54,7 +54,7 @@ def without_open_moves(replay: ReplayState) -> ReplayState:
     return eqx.tree_at(lambda ring: (ring.position, ring.size), replay, (position, replay.size - num_open))
 
 
-@jit_to_run_once
+@RunOnce
 def compiled_start(
     config: TrainConfig, env: Env, model: Model | None, mesh: Mesh, keys: Array
 ) -> tuple[CollectState, ReplayState]:

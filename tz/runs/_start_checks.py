@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
 from tz._arguments import check_evaluator, check_instance, shown, takes
-from tz._programs import jit_to_run_once
+from tz._programs import RunOnce
 from tz.games._random_games import GameRecord, check_record, play_random_games, proven_returns
 from tz.games.conformance import check_types
 from tz.games.env import Env
@@ -195,7 +195,7 @@ def _check_augment(config: TrainConfig, env: Env, augment: Callable[..., Sample]
         )
 
 
-@jit_to_run_once
+@RunOnce
 def _first_outputs(env: Env, network: PyTree, norm_state: eqx.nn.State | None) -> Any:
     key = jax.random.key(0)
     env_state, metadata = env.init(key)
@@ -213,7 +213,7 @@ def _check_network(env: Env, network: PyTree, norm_state: eqx.nn.State | None) -
             "give the network itself, and its state as norm_state."
         )
     # Shapes first, as they compile nothing.
-    mask, (logits, value) = eqx.filter_eval_shape(_first_outputs, env, network, norm_state)
+    mask, (logits, value) = _first_outputs.shapes(env, network, norm_state)
     if logits.shape != mask.shape or value.shape != ():
         raise ValueError(
             f"init_loop: found a network that returns logits of shape {logits.shape} and a value of shape "

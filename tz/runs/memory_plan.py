@@ -84,7 +84,7 @@ def plan_memory(
     average = config.average_decay is not None
     train = eqx.filter_eval_shape(lambda: init_train(config.optimizer, network, norm_state, average=average))
     model = eqx.filter_eval_shape(learned_model, config, env, train)
-    games, buffer = eqx.filter_eval_shape(compiled_start, config, env, model, mesh, keys)
+    games, buffer = compiled_start.shapes(config, env, model, mesh, keys)
     evaluator = eqx.filter_eval_shape(evaluator_of, config, env, train)
 
     def output(observation, norm_state):
