@@ -17,6 +17,8 @@ pytestmark = pytest.mark.slow
 STRONG = tz.MCTS(60, 80, root=tz.PlainRoot(), temperature=0.0)
 WEAK = tz.MCTS(2, 8, root=tz.PlainRoot(), temperature=1.0)
 compiled_match = eqx.filter_jit(tz.play_match)
+ONE, TWO = (tz.data_mesh(jax.devices()[:number]) for number in (1, 2))
+OPTIONS = {"num_games": 40, "opening_moves": 2, "max_moves": 9, "key": jax.random.key(0), "mesh": ONE}
 
 
 def backwards(state, metadata, key):
@@ -25,6 +27,7 @@ def backwards(state, metadata, key):
 
 
 BETTER, WORSE = tz.Player(STRONG, tz.uniform_evaluator), tz.Player(WEAK, backwards)
+UNIFORM = tz.Player(WEAK, tz.uniform_evaluator)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def played(env, lists):
 
 @pytest.fixture(scope="module")
 def match(env):
-    return compiled_match(env, BETTER, WORSE, num_games=40, opening_moves=2, max_moves=9, key=jax.random.key(0))
+    return tz.play_match(env, BETTER, WORSE, **OPTIONS)
 
 
 def test_the_stronger_player_wins_and_every_game_is_counted_once(match):
@@ -76,14 +79,13 @@ def test_a_replayed_game_ends_as_it_was_counted(env, match):
 
 def test_swapping_the_players_swaps_the_result(env, match):
     """From the same openings, the better player has the same score as the first and as the second player."""
-    swapped = compiled_match(env, WORSE, BETTER, num_games=40, opening_moves=2, max_moves=9, key=jax.random.key(0))
+    swapped = tz.play_match(env, WORSE, BETTER, **OPTIONS)
     assert match.score > 0.6 > 0.4 > swapped.score
     np.testing.assert_array_equal(match.opening[0]._x.board, swapped.opening[0]._x.board)
 
 
 def test_unfinished_games_count_in_nothing(env):
-    player = tz.Player(WEAK, tz.uniform_evaluator)
-    match = compiled_match(env, player, player, num_games=10, opening_moves=0, max_moves=4, key=jax.random.key(0))
+    match = compiled_match(env, UNIFORM, UNIFORM, num_games=10, opening_moves=0, max_moves=4, key=jax.random.key(0))
     assert not match.finished.any()
     assert match.wins == match.draws == match.losses == 0
     assert match.score == 0.5 and match.interval() == (0, 1), "nothing is known"
@@ -124,31 +126,22 @@ def test_an_opening_does_not_end_the_game():
 
 
 def test_openings_can_be_given(env):
-    """Each list of moves is played from both sides; lists may be of different lengths."""
-    player = tz.Player(WEAK, tz.uniform_evaluator)
-    openings = played(env, jnp.array([[4, 0, -1, -1, -1], [0, 1, 2, -1, -1], [-1, -1, -1, -1, -1]]))
-    match = compiled_match(env, player, player, num_games=6, openings=openings, max_moves=9, key=jax.random.key(0))
+    """Each list of moves is played from both sides, on any number of devices; lists may be of different lengths."""
+    player = UNIFORM
+    openings = played(env, jnp.array([[4, 0, -1, -1, -1], [0, 1, 2, -1, -1], [-1] * 5, [3, -1, -1, -1, -1]]))
+    options = {"num_games": 8, "openings": openings, "max_moves": 9, "key": jax.random.key(0)}
+    match, split = (tz.play_match(env, player, player, mesh=mesh, **options) for mesh in (ONE, TWO))
+    chex.assert_trees_all_equal(*jax.device_get((match, split)))
     filled = (match.opening[0]._x.board != -1).sum(-1)
-    np.testing.assert_array_equal(filled, [2, 2, 3, 3, 0, 0])
-    assert (match.opening[0]._x.board[::2, 4] != -1).tolist() == [True, False, False]
+    np.testing.assert_array_equal(filled, [2, 2, 3, 3, 0, 0, 1, 1])
+    assert (match.opening[0]._x.board[::2, 4] != -1).tolist() == [True, False, False, False]
     assert match.finished.all() and (match.player_id[::2] != match.player_id[1::2]).all()
-    with pytest.raises(ValueError, match=r"found openings of shape .* for 8 games, expected \(4,\)"):
-        tz.play_match(env, player, player, num_games=8, openings=openings, key=jax.random.key(0))
+    league = tz.round_robin(env, [player, player], mesh=ONE, **options)
+    assert league.wins.sum() + league.draws[0, 1] == 8
+    with pytest.raises(ValueError, match=r"found openings of shape .* for 6 games, expected \(3,\)"):
+        tz.play_match(env, player, player, num_games=6, openings=openings, key=jax.random.key(0))
     with pytest.raises(ValueError, match=r"found openings of shape .* for 16 games, expected \(8,\)"):
         tz.play_match(env, player, player, num_games=16, openings=openings, key=jax.random.key(0))
-
-
-def test_given_openings_are_split_over_devices(env):
-    player = tz.Player(WEAK, tz.uniform_evaluator)
-    openings = played(env, jnp.array([[4, 0], [0, 1], [-1, 8], [2, 6]]))
-    options = {"num_games": 8, "openings": openings, "max_moves": 9, "key": jax.random.key(0)}
-    alone, split = (
-        tz.play_match(env, player, player, mesh=tz.data_mesh(jax.devices()[:number]), **options) for number in (1, 2)
-    )
-    np.testing.assert_array_equal((alone.opening[0]._x.board != -1).sum(-1), [2, 2, 2, 2, 1, 1, 2, 2])
-    chex.assert_trees_all_equal(*jax.device_get((alone, split)))
-    league = tz.round_robin(env, [player, player], mesh=tz.data_mesh(jax.devices()[:1]), **options)
-    assert league.wins.sum() + league.draws[0, 1] == 8
 
 
 def test_a_list_with_an_illegal_move_is_refused(env):
@@ -169,18 +162,27 @@ def test_random_starts_are_of_every_length(env):
         tz.random_starts(env, 0)
 
 
+class Warm(eqx.Module):
+    """A temperature of 1 for the first moves, whose number is an argument of the compiled program, and then 0."""
+
+    moves: jax.Array
+
+    def __call__(self, num_moves):
+        return jnp.where(num_moves < self.moves, 1.0, 0.0)
+
+
 def test_a_temperature_for_the_first_moves_makes_games_differ(env):
     """Without random openings there is one game for each side at temperature 0, and many with a temperature."""
-    first_moves = dataclasses.replace(STRONG, temperature=lambda num_moves: jnp.where(num_moves < 2, 1.0, 0.0))
     prefer = lambda state, metadata, key: (jnp.arange(9.0) / 4, jnp.float32(0))
 
-    def games(mcts):
+    def games(num_warm):
+        mcts = dataclasses.replace(STRONG, temperature=Warm(jnp.int32(num_warm)))
         player, options = tz.Player(mcts, prefer), {"num_games": 16, "opening_moves": 0, "max_moves": 9}
         match = compiled_match(env, player, player, key=jax.random.key(0), **options)
         return {tuple(moves) for moves in np.asarray(match.actions)}, {tuple(m[:2]) for m in np.asarray(match.actions)}
 
-    assert len(games(STRONG)[0]) <= 2
-    varied, starts = games(first_moves)
+    assert len(games(0)[0]) <= 2
+    varied, starts = games(2)
     assert len(starts) > 4 and len(varied) >= len(starts)
 
 
@@ -214,19 +216,18 @@ def test_the_interval_of_a_match_won_to_the_last_game_is_not_a_point():
 
 
 def test_a_round_robin_counts_every_pair_from_both_ends(env):
-    players = [tz.Player(mcts, tz.uniform_evaluator) for mcts in (WEAK, STRONG, STRONG)]
-    options = {"opening_moves": 2, "max_moves": 9, "mesh": tz.data_mesh(jax.devices()[:1])}
-    league = tz.round_robin(env, players, num_games=12, key=jax.random.key(0), **options)
+    players = [WORSE, BETTER, BETTER]
+    league = tz.round_robin(env, players, **OPTIONS)
     games = league.wins + league.wins.T + league.draws
-    np.testing.assert_array_equal(games, 12 * (1 - np.eye(3)))
+    np.testing.assert_array_equal(games, 40 * (1 - np.eye(3)))
     np.testing.assert_array_equal(league.draws, league.draws.T)
     ratings = league.ratings()
     assert ratings.elo[0] == 0 and (ratings.elo[1:] > 100).all()
     for bad, message in [(players[:1], r"len\(players\)=1, expected at least 2"), ([], r"len\(players\)=0")]:
         with pytest.raises(ValueError, match=message):
-            tz.round_robin(env, bad, num_games=12, key=jax.random.key(0), **options)
+            tz.round_robin(env, bad, **OPTIONS)
     with pytest.raises(ValueError, match="found num_games=0, expected an even number"):
-        tz.round_robin(env, players, num_games=0, key=jax.random.key(0), **options)
+        tz.round_robin(env, players, **OPTIONS | {"num_games": 0})
 
 
 def test_an_opponent_of_another_game_is_refused(env):
@@ -244,12 +245,12 @@ def test_an_opponent_of_another_game_is_refused(env):
 
 
 def test_openings_that_are_over_count_in_nothing(env):
-    """The second of three openings is already won, so four games count."""
-    openings = played(env, jnp.array([[4, -1, -1, -1, -1], [0, 3, 1, 4, 2], [8, 2, -1, -1, -1]]))
-    players = 2 * [tz.Player(WEAK, tz.uniform_evaluator)]
-    match = compiled_match(env, *players, num_games=6, openings=openings, key=jax.random.key(0), max_moves=9)
-    assert match.finished.tolist() == [True, True, False, False, True, True]
-    assert match.wins + match.draws + match.losses == 4 and (match.actions[2:4] == -1).all()
+    """The second of four openings is already won, so six games count."""
+    openings = played(env, jnp.array([[4, -1, -1, -1, -1], [0, 3, 1, 4, 2], [8, 2, -1, -1, -1], [8, -1, -1, -1, -1]]))
+    options = {"num_games": 8, "openings": openings, "max_moves": 9, "key": jax.random.key(0)}
+    match = tz.play_match(env, UNIFORM, UNIFORM, mesh=ONE, **options)
+    assert match.finished.tolist() == [True, True, False, False, True, True, True, True]
+    assert match.wins + match.draws + match.losses == 6 and (match.actions[2:4] == -1).all()
 
 
 def test_the_random_player_favours_no_legal_move():

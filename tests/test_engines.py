@@ -273,6 +273,6 @@ def test_real_engines_beat_random_moves(program):
         pytest.skip(f"{program} is not installed")
     game, command = REAL[program]
     engine = tz.matches.GtpEngine(command)
-    options = {"num_games": 4, "opening_moves": 4, "max_moves": 170, "key": jax.random.key(0)}
+    options = {"num_games": 2, "opening_moves": 4, "max_moves": 170, "key": jax.random.key(0)}
     match = tz.play_match(tz.from_pgx(game), engine, tz.random_player(), **options)
-    assert not match.failures and match.finished.all() and match.wins == 4
+    assert not match.failures and match.finished.all() and match.wins == 2

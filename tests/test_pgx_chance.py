@@ -13,7 +13,7 @@ from tz.games.chance import make_move
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
 
-NUM_DRAWS = 20_000
+NUM_DRAWS = 5_000
 
 
 def positions(env, num_moves, seed):
