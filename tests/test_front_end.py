@@ -1,10 +1,12 @@
 """The board as people see it: the page and the notebook in a real browser, the server's guards, and the terminal."""
 
+import contextlib
 import http.client
 import io
 import json
 import os
 import pathlib
+import random
 import subprocess
 import sys
 import threading
@@ -37,15 +39,32 @@ def agent():
     return tz.Player(tz.without_exploration(tz.MCTS(8)), tz.uniform_evaluator)
 
 
-@pytest.fixture
-def server(env, agent):
+@contextlib.contextmanager
+def served(env, agent):
     with jax.numpy_dtype_promotion("standard"):
         server = tz.play.PageServer(lambda n: tz.play.Session(env, agent, seed=n), title=env.name)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield server
-    server.close()
-    thread.join()
+    try:
+        yield server
+    finally:
+        server.close()
+        thread.join()
+
+
+@pytest.fixture
+def server(env, agent):
+    with served(env, agent) as server:
+        yield server
+
+
+def dots_and_boxes():
+    """The game of notebook 03, by its own code: a player who closes a box moves again, and moves have no names."""
+    notebook = nbformat.read(pathlib.Path(__file__).parents[1] / "notebooks" / "03_your_own_game.ipynb", as_version=4)
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    names, begin = {}, code.index("import dataclasses")
+    exec(code[begin : code.index("def show(position")], names)
+    return names["env"]
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +96,26 @@ def test_a_whole_game_is_played_by_clicking(driver, server, tmp_path):
     picture = tmp_path / "page.png"
     driver.save_screenshot(str(picture))
     assert picture.stat().st_size > 10_000
+
+
+@needs_browser()
+@pytest.mark.parametrize("name", ["connect_four", "dots and boxes"])
+def test_whole_games_of_other_kinds_are_played_by_clicking(driver, name):
+    """In Connect Four a move is a column; Dots and Boxes has a button for each move, and moves that follow a move."""
+    env = dots_and_boxes() if name == "dots and boxes" else tz.from_pgx(name)
+    with served(env, tz.random_player()) as server:
+        page = new_page(driver, server)
+        while not page.data("over"):
+            before = page.moves()
+            if name == "connect_four":
+                page.square(page.clickable()[before % 3])
+            else:
+                driver.find_element("css selector", "[data-move]").click()
+            page.wait(lambda before=before: page.moves() > before)
+            page.ready()
+        assert "wins" in page.text(".status") or page.text(".status") == "Draw"
+        assert page.moves() == 12 if name == "dots and boxes" else page.moves() >= 7
+        assert not page.errors()
 
 
 @needs_browser()
@@ -228,18 +267,27 @@ def test_a_game_of_ones_own_needs_neither_names_nor_drawings():
     assert "data:image/png;base64" in tz.play.Session(drawn, agent).ask({"do": "view"})["svg"]
 
 
-@pytest.mark.parametrize("name", ["2048", "backgammon", "connect_four", "minatar-breakout", "animal_shogi"])
-def test_boards_of_other_games(name):
-    env = tz.from_pgx(name)
+WITHOUT_SQUARES = "2048", "minatar-breakout", "dots and boxes"
+GAMES = *WITHOUT_SQUARES, "backgammon", "connect_four", "animal_shogi", "othello", "hex", "go_9x9", "gardner_chess"
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_games_of_every_kind_are_played_to_their_end(name):
+    """Or for 120 moves. Each move is one of those that the view offers; off the board are only passes and the like."""
+    env = dots_and_boxes() if name == "dots and boxes" else tz.from_pgx(name)
     session = tz.play.Session(env, tz.random_player(), person="both" if env.num_players == 2 else "first")
-    for number in range(3):
-        view = session.ask({"do": "view"})
+    view, rng = session.ask({"do": "view"}), random.Random(1)
+    for number in range(120):
         assert view["svg"].startswith("<svg") and view["num_players"] == env.num_players and view["moves"]
         on_board = [move for move in view["moves"] if move["squares"]]
-        assert len(on_board) == (0 if name in ("2048", "minatar-breakout") else len(view["moves"]))
+        others = {move["name"] for move in view["moves"] if not move["squares"]}
+        assert not on_board if name in WITHOUT_SQUARES else others <= {"pass", "swap", "no move"}, others
         assert {square for move in on_board for square in move["squares"]} <= set(view["squares"])
-        view = session.ask({"do": "move", "move": view["moves"][0]["name"]})
+        view = session.ask({"do": "move", "move": rng.choice(view["moves"])["name"]})
         assert len(view["history"]) == number + 1 and not view["error"]
+        if view["over"]:
+            break
+    assert view["over"] == (name not in ("2048", "backgammon")) and (view["moves"] == []) == view["over"]
 
 
 def played(env, agent, lines, **options):
