@@ -39,6 +39,7 @@ def export_network(path: str | os.PathLike, env: Env, agent: Player | NetworkEva
     **Example:**
 
     ```python
+    env = tz.from_pgx("connect_four")
     tz.runs.export_network("connect_four.stablehlo", env, tz.load_agent("connect_four"))
     ```
 
