@@ -55,7 +55,14 @@ def test_the_example_of_a_docstring_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     env, key = tz.from_pgx("othello" if name == "GtpEngine" else "tic_tac_toe"), jax.random.key(0)
     agent, jumps = tz.Player(tz.MCTS(2, root=tz.PlainRoot()), tz.uniform_evaluator), (lambda n: n, lambda n: n + 1)
-    names = {"tz": tz, "jax": jax, "env": env, "agent": agent, "key": key, "observations": jnp.zeros((3, 6, 7, 2))}
+    names = {
+        "tz": tz,
+        "jax": jax,
+        "env": env,
+        "agent": agent,
+        "key": key,
+        "observations": jnp.zeros((3, 6, 7, 2), bool),
+    }
     names |= {"init": jumps[0], "step": jumps[1], "observe": jumps[0]}  # of a game that the example only makes
     code = EXAMPLES[name].replace("num_games=100", "num_games=2")
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):

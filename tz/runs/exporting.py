@@ -46,9 +46,11 @@ def export_network(path: str | os.PathLike, env: Env, agent: Player | NetworkEva
     In a program that has only JAX:
 
     ```python
+    import pathlib
+
     from jax import export
 
-    predict = export.deserialize(bytearray(open("connect_four.stablehlo", "rb").read())).call
+    predict = export.deserialize(bytearray(pathlib.Path("connect_four.stablehlo").read_bytes())).call
     logits, values = predict(observations)
     ```
     """
