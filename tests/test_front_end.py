@@ -62,8 +62,9 @@ def dots_and_boxes():
     """The game of notebook 03, by its own code: a player who closes a box moves again, and moves have no names."""
     notebook = nbformat.read(pathlib.Path(__file__).parents[1] / "notebooks" / "03_your_own_game.ipynb", as_version=4)
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
-    names, begin = {}, code.index("import dataclasses")
-    exec(code[begin : code.index("def show(position")], names)
+    names = {}
+    exec(code[code.index("import dataclasses") : code.index("def nim_position")], names)
+    exec(code[code.index("def make_board") : code.index("def show(position")], names)
     return names["env"]
 
 
