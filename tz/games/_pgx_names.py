@@ -9,6 +9,7 @@ import string
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
 import numpy as np
 
 if TYPE_CHECKING:
@@ -356,10 +357,10 @@ _MINATAR_CHANNELS = {
 
 def _minatar(game: Any) -> Notation:
     actions = [int(a) for a in np.asarray(game.minimal_action_set)] if game.use_minimal_action_set else list(range(6))
-    channels = _MINATAR_CHANNELS[game.id]
+    channels, observe = _MINATAR_CHANNELS[game.id], jax.jit(game.observe)  # compiled, it takes NumPy's arrays as well
 
     def diagram(state: Any) -> Diagram:
-        seen = np.asarray(game.observe(state))
+        seen = np.asarray(observe(state))
         cells = [["" for _ in range(seen.shape[1])] for _ in range(seen.shape[0])]
         for channel in reversed(range(seen.shape[2])):  # the first channel is drawn last, on top of the others
             for row, column in np.argwhere(seen[:, :, channel]):
