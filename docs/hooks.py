@@ -25,12 +25,13 @@ SHOWN = (
     "experiments/**/README.md",
     "experiments/**/*.py",
     "experiments/results/*",
+    "experiments/results/films/*",
 )
 
 
 def matches(pattern: str) -> list[str]:
     """Returns the paths of files relative to the root of the repository."""
-    return sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern))
+    return sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern) if path.is_file())
 
 
 def on_config(config: MkDocsConfig) -> None:
@@ -55,18 +56,20 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def typeset(html: str) -> str:
+def typeset(html: str, *, is_notebook: bool) -> str:
     """Replaces formulas in the syntax of LaTeX by MathML, which browsers show without a script or a server.
 
     Formulas of notebooks are still between dollar signs. Those of other pages are marked by `pymdownx.arithmatex`.
     """
-    literal = r"(?s:<(?P<tag>pre|code|script|style)\b.*?</(?P=tag)>)"
-    formulas = r"\\\((?P<inline>.+?)\\\)|\\\[(?P<block>.+?)\\\]|\$(?P<dollar>[^$\n<]+)\$"
+    literal = r"(?s:<(?P<tag>pre|code|script|style)\b.*?</(?P=tag)>)|(?P<other><[^>]*>)"
+    formulas = r"\\\((?P<inline>.+?)\\\)|(?s:\\\[(?P<block>.+?)\\\])"
+    if is_notebook:
+        formulas += r"|\$(?P<dollar>(?=\S)[^$\n<]+(?<=\S))\$"
 
     def convert(found: re.Match[str]) -> str:
-        if found["tag"]:
+        if found["tag"] or found["other"]:
             return found[0]
-        text = unescape(found["inline"] or found["block"] or found["dollar"])
+        text = unescape(next(text for name, text in found.groupdict().items() if text and name not in ("tag", "other")))
         return latex2mathml.converter.convert(text, display="block" if found["block"] else "inline")
 
     return re.sub(f"{literal}|{formulas}", convert, html)
@@ -74,8 +77,9 @@ def typeset(html: str) -> str:
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Typesets formulas, and rewrites the links of a notebook to other files, which hold in the repository."""
-    html = typeset(html)
-    if not page.file.src_uri.endswith(".ipynb"):
+    is_notebook = page.file.src_uri.endswith(".ipynb")
+    html = typeset(html, is_notebook=is_notebook)
+    if not is_notebook:
         return html
 
     def resolve(found: re.Match[str]) -> str:

@@ -8,6 +8,7 @@ import argparse
 import collections
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import time
@@ -37,8 +38,8 @@ def measure(game: str) -> None:
     monitoring.register_event_duration_secs_listener(note)
     recipe = tz.runs.game_recipe(game, "cpu")
     config, env = recipe.build()
-    tester = tz.OpponentTester(tz.random_player(), "random", num_games=32)
-    config = dataclasses.replace(config, testers=(tester,), num_games=16, train_batch_size=16, warmup_moves=16)
+    testers = (tz.OpponentTester(tz.random_player(), "random", num_games=32),) if env.num_players == 2 else ()
+    config = dataclasses.replace(config, testers=testers, num_games=16, train_batch_size=16, warmup_moves=16)
     rows, state = [], None
     for phase in ("init_loop", "the first epoch"):
         seconds.clear()
@@ -66,7 +67,9 @@ def main() -> None:
     print("| game | phase | programs | tracing, s | lowering, s | compilation, s | in all, s | the longest, s |")
     print("|---|---|---:|---:|---:|---:|---:|---|")
     for game in args.games:
-        done = subprocess.run([sys.executable, __file__, "--one", game], capture_output=True, text=True, check=True)
+        fresh = {name: text for name, text in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+        command = [sys.executable, __file__, "--one", game]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=fresh)
         for row in json.loads(done.stdout.splitlines()[-1]):
             print("|", " | ".join(map(str, row)), "|", flush=True)
 

@@ -33,7 +33,7 @@ jax.config.update("jax_num_cpu_devices", 8)  # for the tests of sharding; other 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-if "TZ_TEST_UNTYPED" not in os.environ:  # the checks take a sixth of the time, and say the same with every JAX
+if "TZ_TEST_UNTYPED" not in os.environ:  # the checks take a sixth of the time
     jaxtyping.install_import_hook("tz", "beartype.beartype")
 
 

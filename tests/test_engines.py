@@ -245,14 +245,39 @@ def test_a_person_plays_an_engine_and_takes_moves_back(env, processes):
     assert game.play() == ("b2",), "the engine is told the new moves from the beginning"
     assert len(processes) == 1
     game.set_players([None, toy("resign", "--trigger", "a1", moves=["b2"])])
+    assert processes[0]._process.returncode is not None, "its place was taken"
     game.go_back(0)
     game.move("a1")
     assert game.play() == ("resign",) and game.has_resigned and game.returns == (1.0, -1.0)
     assert len(processes) == 2
+    assert game.undo() == 1 and game.names == () and not game.is_over, "back to the person's own move"
     game.set_players([toy(moves=["a1", "b1", "c1"]), toy(moves=["a2", "b2", "c2"])])
     game.restart()
     assert game.play() == ("a1", "a2", "b1", "b2", "c1") and game.returns == (1.0, -1.0)
     del game  # ends the processes
+
+
+def test_an_engine_that_fails_is_asked_again_as_often_as_a_person_wants(env, processes):
+    game = tz.play.Game(env, [toy("dead", moves=["a1"]), None])
+    for _ in range(5):
+        with pytest.raises(ValueError, match="no opening book found"):
+            game.play()
+    assert len(processes) == 5
+    texts, lines = [], iter(["", "moves", "b2", "a1", "quit"])
+    tz.play.play_in_terminal(game, read=lambda prompt: next(lines), write=texts.append)
+    assert game.names == ("b2", "a1") and len(processes) == 8, "at first, after Enter, and after the person's own move"
+
+
+def test_a_host_player_in_a_game_gets_arrays_of_numpy_and_its_errors_are_heard(env):
+    def last_free(state):
+        assert isinstance(state.legal_action_mask, np.ndarray)
+        return np.flatnonzero(state.legal_action_mask)[-1]
+
+    game = tz.play.Game(env, [HostPlayer(last_free), None])
+    assert game.play() == ("c1",)
+    game.set_players([None, HostPlayer(lambda state: int("x"))])
+    with pytest.raises(ValueError, match="invalid literal for int"):
+        game.reply()
 
 
 def test_a_game_refuses_an_engine_by_name(env):

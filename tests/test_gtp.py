@@ -236,7 +236,10 @@ def test_clocks():
     clock.spend(0, 15.0)
     assert clock._sides[0].seconds == 20 and clock._sides[0].moves == 10, "the rest is taken from the first period"
     clock.tell(1, 8.0, 2)
-    assert 3 < clock.budget(1) < 4
+    assert 3 < clock.budget(1) < 4 and clock._sides[0].seconds == 20
+    clock.set(5.0, 30.0, 10)
+    clock.spend(0, 50.0)
+    assert clock._sides[0].seconds == 0
     clock.restart()
     assert clock.budget(1) == clock.budget(0)
     clock.set(10.0, 30.0, 0)

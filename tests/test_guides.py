@@ -1,6 +1,4 @@
-"""The code of the guides and of the reference runs, from the top of each page to its end, and so do the examples in
-docstrings.
-"""
+"""The code of the guides and of the reference runs, each page from its top to its end. So do examples in docstrings."""
 
 import ast
 import os

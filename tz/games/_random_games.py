@@ -16,7 +16,7 @@ from tz.games._hidden_keys import is_same_without_keys, keys_used, with_other_ke
 from tz.games.chance import cumulative, draw_answer, is_to_draw, outcome_at
 from tz.games.env import Env, StepMetadata
 
-_FEW_MOVES = 128  # games of so many moves take longer to compile than to play
+_FEW_MOVES = 128  # games of up to this many moves take longer to compile than to play
 
 
 class GameRecord(eqx.Module):

@@ -108,7 +108,7 @@ def az_loss(
 
     With the target policy $\pi$ and the network's policy $p$, its value loss $\ell$ and its parameters $\theta$, it is
 
-    $$-w \sum_a \pi(a) \log p(a) + \ell + c \, \lVert\theta\rVert^2$$
+    $$-w \sum_a \pi(a) \, \log \, p(a) + \ell + c \, \lVert\theta\rVert^2$$
 
     where $w$ is the sample's policy weight and $c$ is `l2_reg_lambda`.
 

@@ -68,13 +68,13 @@ class EngineSeat:
 
     def __init__(self, env: Env, engine: GtpEngine, num_games: int):
         num_processes = min(engine.num_processes, num_games)
-        self._slots = [_Slot(env, engine) for _ in range(num_processes)]
+        self._slots = [EngineSlot(env, engine) for _ in range(num_processes)]
         self._threads = concurrent.futures.ThreadPoolExecutor(num_processes, "tz-engine")
 
     def answer(self, questions: list[Question]) -> list[Answer]:
         """Returns an answer to each question. The processes think at the same time, each in a thread."""
         shares = [[q for q in questions if q.game % len(self._slots) == i] for i in range(len(self._slots))]
-        parts = self._threads.map(_Slot.answers, self._slots, shares)
+        parts = self._threads.map(EngineSlot.answers, self._slots, shares)
         found = {q.game: a for share, part in zip(shares, parts, strict=True) for q, a in zip(share, part, strict=True)}
         return [found[question.game] for question in questions]
 
@@ -85,7 +85,7 @@ class EngineSeat:
             slot.close()
 
 
-class _Slot:
+class EngineSlot:
     """Keeps one process of an engine, and the moves that were made on its board.
 
     The process starts at its first question, and again at the next question after a failure. `told` is None if the

@@ -18,7 +18,7 @@ _WHITE_BEGINS = ("chess", "gardner_chess")  # elsewhere black begins, as in Go, 
 
 
 class GtpEngine(eqx.Module):
-    """Lets a program that speaks GTP, the Go Text Protocol, play in matches and testers.
+    """Lets a program that speaks GTP, the Go Text Protocol, play in matches, in testers and in [`tz.play.Game`][].
 
     The game must name its moves, see [`tz.games.move_label`][]; Go and Othello use the names that engines expect. The
     game's rules decide: each answer of the engine is looked up among the legal moves. If a pass is the only legal move,
@@ -67,7 +67,7 @@ class GtpEngine(eqx.Module):
 
 
 class HostPlayer(eqx.Module):
-    """Lets a Python function play in matches and testers.
+    """Lets a Python function play in matches, in testers and in [`tz.play.Game`][].
 
     Use it for a function that JAX cannot trace, such as one that asks another program or looks moves up in a file. A
     function that JAX can trace is far faster as a [`tz.Player`][]. An illegal action spoils only its game, see

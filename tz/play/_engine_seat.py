@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from tz.games.env import Env
-from tz.matches._seats import Answer, EngineSeat, Question
+from tz.matches._seats import Answer, EngineSlot, Question
 from tz.matches.engines import GtpEngine, check_engine, colours, name_of
 
 
@@ -18,12 +18,14 @@ class OneGameEngine:
 
     def __init__(self, env: Env, engine: GtpEngine, owner: Any):
         check_engine("Game", env, engine)
-        self.engine = engine
-        self._seat = EngineSeat(env, engine, 1)
-        self._end = weakref.finalize(owner, self._seat.close)
+        self._slot = EngineSlot(env, engine)
+        self.close = weakref.finalize(owner, self._slot.close)
 
     def answer(self, game: Any) -> Answer:
-        """Returns the engine's answer in the current position. It is told all moves that it has not seen."""
+        """Returns the engine's answer in the current position. It is told all moves that it has not seen.
+
+        After a failure the next question starts a new process.
+        """
         env, (*made, now) = game.env, game.turns
         letters = colours(env)
         line = [
@@ -31,9 +33,10 @@ class OneGameEngine:
             for turn in made
         ]
         mask = np.asarray(now.metadata.action_mask)
-        (answer,) = self._seat.answer([Question(0, now.host, mask, line, letters[game.to_move])])
+        try:
+            (answer,) = self._slot.answers([Question(0, now.host, mask, line, letters[game.to_move])])
+        except BaseException:  # such as Ctrl-C, after which a late answer would be taken for the next one
+            self._slot.close()
+            raise
+        self._slot.failures.clear()  # unlike a match, a game asks again as often as a person wants
         return answer
-
-    def close(self) -> None:
-        """Ends the process."""
-        self._end()

@@ -1,4 +1,4 @@
-"""A game on the host, one move at a time, between people, agents and functions."""
+"""A game on the host, one move at a time, between people, agents, engines and functions."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -48,8 +48,9 @@ class Game:
     - `env`: the game that is played.
     - `players`: a player for each side, in the order of moving. None is a person. A [`tz.Player`][], such as
         [`tz.load_agent`][] returns, is an agent. A [`tz.matches.GtpEngine`][] is an engine; its process starts at its
-        first move and ends with this object. A function `state -> action` may return the number of an action or the
-        name of a move. By default all players are people.
+        first move and ends with this object, or when other players take its place. A function `state -> action` may
+        return the number of an action or the name of a move; in a [`tz.matches.HostPlayer`][] it gets NumPy arrays. By
+        default all players are people.
     - `key`: the random key of the first position (where it is drawn), of nature's outcomes and of the agents. The same
         key and the same moves make the same game. `jax.random.key(0)` by default.
     - `position`: the first position, a state and its metadata; a new game by default.
@@ -124,16 +125,16 @@ class Game:
                 f"Game: found {len(players)} players, expected {self._num_players}, one for each side of "
                 f"{self.env.name}; give None for a person."
             )
-        players = [player.function if isinstance(player, HostPlayer) else player for player in players]
         for player in players:
             if isinstance(player, Player):
                 self._check_agent(player)
             elif isinstance(player, GtpEngine):
                 self._check_engine()
-            elif player is not None and not callable(player):
+            elif not (player is None or isinstance(player, HostPlayer) or callable(player)):
                 raise ValueError(
                     f"Game: found {shown(player)} as a player, expected None for a person, a tz.Player, a "
-                    "tz.matches.GtpEngine or a function state -> action; load an agent from a file by tz.load_agent."
+                    "tz.matches.GtpEngine, a tz.matches.HostPlayer or a function state -> action; load an agent from "
+                    "a file by tz.load_agent."
                 )
         engines = [
             OneGameEngine(self.env, player, self) if isinstance(player, GtpEngine) else None for player in players
@@ -285,15 +286,16 @@ class Game:
                 self.resign()
                 return "resign"
             return self._make("Game.reply", answer.action)
+        found = player.function(self._now.host) if isinstance(player, HostPlayer) else player(self._now.state)
         try:
-            return self._make("Game.reply", self._read("Game.reply", player(self._now.state)))
+            return self._make("Game.reply", self._read("Game.reply", found))
         except ValueError as error:
             raise ValueError(f"Game.reply: found no legal move from {shown(player)}, expected one; {error}") from error
 
     def play(self) -> tuple[str, ...]:
         """Lets agents, engines and functions move until a person is to move or the game is over.
 
-        **Returns:** the names of the moves made.
+        **Returns:** the names of the moves made, the last one `"resign"` if an engine resigned.
         """
         made = []
         while not self.is_over and self.players[self.to_move] is not None:
@@ -325,14 +327,14 @@ class Game:
     def undo(self) -> int:
         """Takes back the last move of a person, with the moves after it. If no person plays, it takes back one move.
 
-        After a resignation, only the resignation is taken back.
+        If a person has resigned, or a player where no person plays, only the resignation is taken back.
 
-        **Returns:** the number of moves taken back; 0 if there is none, or after a resignation.
+        **Returns:** the number of moves taken back; 0 if there is none, or if only a resignation was taken back.
         """
-        if self._resigned is not None:
-            self._resigned = None
-            return 0
         length, has_people = len(self._turns), None in self.players
+        resigned, self._resigned = self._resigned, None
+        if resigned is not None and (not has_people or self.players[resigned] is None):
+            return 0
         places = range(length - 2, -1, -1)
         own = [n for n in places if not has_people or self.players[self.seat_of(self._turns[n].metadata)] is None]
         if not own:

@@ -28,28 +28,40 @@ def play_in_terminal(game: Game, *, read: Callable[[str], str] = input, write: C
     while True:
         player = game.players[game.to_move]
         if not game.is_over and player is not None and not failed:
-            try:
-                write(f"The {'engine' if isinstance(player, GtpEngine) else 'agent'} plays {game.reply()}.")
-            except ValueError as error:
-                write(str(error))
-                failed = True
-            shown = False
+            failed, shown = not _reply(game, write), False
             continue
         if not shown:
             write(f"\n{game.board}\n" + (_result(game) if game.is_over else ""))
             shown = True
         try:
-            line = read("over> " if game.is_over else "your move> ")[:1000].strip()
+            prompt = "its move, or Enter to ask it again> " if failed else "your move> "
+            line = read("over> " if game.is_over else prompt)[:1000].strip()
         except (EOFError, KeyboardInterrupt):
             write("")
             return
         if line.lower() in ("quit", "exit", "q"):
             return
-        failed = False
+        if failed and not line:
+            failed = False
+            continue
+        before = len(game.names)
         try:
             shown = not _obey(game, line, write)
         except ValueError as error:
             write(str(error))
+        failed = failed and len(game.names) == before and not game.is_over
+
+
+def _reply(game: Game, write: Callable[[str], None]) -> bool:
+    """Lets the player to move, who is no person, move; returns False if it fails, or Ctrl-C interrupts it."""
+    who = "engine" if isinstance(game.players[game.to_move], GtpEngine) else "agent"
+    try:
+        move = game.reply()
+    except (ValueError, KeyboardInterrupt) as error:
+        write(str(error) or f"The {who} was interrupted.")
+        return False
+    write(f"The {who} resigns." if game.has_resigned else f"The {who} plays {move}.")
+    return True
 
 
 def _obey(game: Game, line: str, write: Callable[[str], None]) -> bool:

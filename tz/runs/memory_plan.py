@@ -18,7 +18,7 @@ from tz.matches.testers import Tester
 from tz.mcts.simulation import Evaluator
 from tz.nn.outputs import apply
 from tz.runs._new_games import compiled_start
-from tz.sharding import DATA, usable_mesh
+from tz.sharding import DATA, check_mesh, usable_mesh
 
 _PRODUCTS = "dot_general", "conv_general_dilated"
 
@@ -78,8 +78,11 @@ def plan_memory(
     - `mesh`: the devices, from [`tz.data_mesh`][].
 
     **Returns:** the bytes that each device needs.
+
+    **Raises:** `ValueError` if the games cannot be split evenly over the devices.
     """
     mesh = usable_mesh(mesh)
+    check_mesh(mesh, num_games=config.num_games)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), config.num_games))
     average = config.average_decay is not None
     train = eqx.filter_eval_shape(lambda: init_train(config.optimizer, network, norm_state, average=average))

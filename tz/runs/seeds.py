@@ -104,7 +104,8 @@ def train_seeds(
                 started = time.perf_counter()
                 rows = _epoch(config, env, newest, mesh, say)
                 is_test = bool(config.testers) and (int(newest.state.epoch[0]) + 1) % config.epochs_per_test == 0
-                say("testing" if is_test else "training")
+                if is_test:
+                    say("testing")
                 is_tested = _test(config, env, newest.state, testers, rows, one)
                 newest.keep(eqx.tree_at(lambda state: state.epoch, newest.state, newest.state.epoch + 1))
                 seconds = time.perf_counter() - started
