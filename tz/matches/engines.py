@@ -20,10 +20,13 @@ _WHITE_BEGINS = ("chess", "gardner_chess")  # elsewhere black begins, as in Go, 
 class GtpEngine(eqx.Module):
     """Lets a program that speaks GTP, the Go Text Protocol, play in matches, in testers and in [`tz.play.Game`][].
 
-    The game must name its moves, see [`tz.games.move_label`][]; Go and Othello use the names that engines expect. The
-    game's rules decide: each answer of the engine is looked up among the legal moves. If a pass is the only legal move,
-    it is made without asking the engine. An engine that skips players by itself may refuse this pass when it is told.
-    An engine that answers `resign` loses the game. If an engine ends, gives no answer in time, or makes an illegal
+    The game must name its moves, see [`tz.games.move_label`][]; Go and Othello use the names that engines expect. It
+    must also begin with the position that the engine has after `clear_board`: do not use a game whose `init` begins
+    elsewhere, as that of [`tz.random_starts`][] does.
+
+    The game's rules decide: each answer of the engine is looked up among the legal moves. If a pass is the only legal
+    move, it is made without asking the engine. An engine that skips players by itself may refuse this pass when it is
+    told. An engine that answers `resign` loses the game. If an engine ends, gives no answer in time, or makes an illegal
     move, only that game is spoilt, see `failures` of [`tz.matches.MatchResult`][].
 
     **Fields:**
