@@ -26,8 +26,8 @@ class GtpEngine(eqx.Module):
 
     The game's rules decide: each answer of the engine is looked up among the legal moves. If a pass is the only legal
     move, it is made without asking the engine. An engine that skips players by itself may refuse this pass when it is
-    told. An engine that answers `resign` loses the game. If an engine ends, gives no answer in time, or makes an illegal
-    move, only that game is spoilt, see `failures` of [`tz.matches.MatchResult`][].
+    told. An engine that answers `resign` loses the game. If an engine ends, gives no answer in time, or makes an
+    illegal move, only that game is spoilt, see `failures` of [`tz.matches.MatchResult`][].
 
     **Fields:**
 
