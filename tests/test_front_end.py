@@ -342,12 +342,12 @@ def test_the_command_plays_in_the_terminal_and_says_what_is_wrong(tmp_path, monk
 
 def test_the_commands_play_a_game_of_ones_own(tmp_path, monkeypatch, capsys):
     make = "return dataclasses.replace(slips.nim(), label=lambda state, action: f'take{action + 1}')"
-    (tmp_path / "my_games.py").write_text(f"import dataclasses\nimport slips\n\ndef make_env():\n    {make}\n")
+    (tmp_path / "games_to_play.py").write_text(f"import dataclasses\nimport slips\n\ndef make_env():\n    {make}\n")
     monkeypatch.syspath_prepend(tmp_path)
-    game = tz.runs.game_recipe("my_games:make_env").build()[0].test_env
+    game = tz.runs.game_recipe("games_to_play:make_env").build()[0].test_env
     network = tz.MLP(game.observation.shape, game.num_actions, width=4, key=jax.random.key(0))
     tz.save_agent(tmp_path / "agent.tz", game, network)
-    words = [str(tmp_path), "--env", "my_games:make_env", "--simulations", "4"]
+    words = [str(tmp_path), "--env", "games_to_play:make_env", "--simulations", "4"]
     monkeypatch.setattr("sys.stdin", io.StringIO("take1\nquit\n"))
     main(["play", *words, "--terminal"])
     assert "The agent plays take" in capsys.readouterr().out
@@ -357,8 +357,8 @@ def test_the_commands_play_a_game_of_ones_own(tmp_path, monkeypatch, capsys):
     first, second, *_ = capsys.readouterr().out.split("\n\n")
     assert first.strip() == "=" and second.startswith("= take")
     for command in "play", "gtp":
-        with pytest.raises(SystemExit, match="error: .*found no function 'other' in the module 'my_games'"):
-            main([command, str(tmp_path), "--env", "my_games:other"])
+        with pytest.raises(SystemExit, match="error: .*found no function 'other' in the module 'games_to_play'"):
+            main([command, str(tmp_path), "--env", "games_to_play:other"])
         with pytest.raises(SystemExit, match="error: .*expected"):
             main([command, str(tmp_path)])  # the file does not know how to make the game
 
