@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--games", type=int, default=64, help="games in all, a multiple of the number of devices")
     parser.add_argument("--simulations", type=int, default=16)
     parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--patience", type=int, default=30, help="seconds to wait for a process that is silent")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument("--out", type=Path, default=Path("runs/multi_host"))
     arguments = parser.parse_args()
@@ -44,9 +45,8 @@ def main() -> None:
         jax.config.update("jax_num_cpu_devices", arguments.cpu_devices)
     if arguments.num_processes != 1:  # one process needs no others
         # When a process has been silent for that long, the others end instead of waiting for it.
-        jax.distributed.initialize(
-            arguments.coordinator, arguments.num_processes, arguments.process_id, heartbeat_timeout_seconds=30
-        )
+        place = arguments.coordinator, arguments.num_processes, arguments.process_id
+        jax.distributed.initialize(*place, heartbeat_timeout_seconds=arguments.patience)
 
     env = tz.from_pgx(arguments.game)
     network = tz.AZResNet(

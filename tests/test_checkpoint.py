@@ -374,11 +374,11 @@ def damaged(folder: pathlib.Path, rng: random.Random) -> str:
 
 
 def check_damages(folder: pathlib.Path, scratch: pathlib.Path) -> None:
-    """Damages a checkpoint in 100 ways: reading it gives the saved numbers or an error of the expected kind."""
+    """Damages a checkpoint in 40 ways: reading it gives the saved numbers or an error of the expected kind."""
     template = start()
     expected = arrays(tz.Checkpoints(folder, resume=True).restore(template))
     rng, refused = random.Random(0), 0
-    for index in range(100):
+    for index in range(40):
         copy = shutil.copytree(folder, scratch / str(index))
         what = damaged(copy, rng)
         try:
@@ -394,7 +394,7 @@ def check_damages(folder: pathlib.Path, scratch: pathlib.Path) -> None:
             else:
                 assert int(restored.epoch) == 3, what  # without its mark of completion, there is no checkpoint
         shutil.rmtree(copy)
-    assert refused > 15  # many files of orbax are not needed to read it
+    assert refused > 6  # many files of orbax are not needed to read it
 
 
 class Bomb:

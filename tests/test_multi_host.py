@@ -34,7 +34,8 @@ def start_pair(folder, *more):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    of_both = ["--coordinator", address, "--num-processes", "2", "--cpu-devices", "4", "--epochs", "1000", *more]
+    of_both = ["--coordinator", address, "--num-processes", "2", "--cpu-devices", "4", "--patience", "10"]
+    of_both += ["--epochs", "1000", *more]
     return [start(folder, folder / f"{i}.log", *of_both, "--process-id", str(i)) for i in (0, 1)]
 
 
