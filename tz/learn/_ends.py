@@ -39,7 +39,7 @@ def empty_ends(example: Trajectory, capacity: int) -> EndColumns | None:
 
 
 def rows_of_ends(trajectory: Trajectory, outcome: Affine) -> EndColumns:
-    """Returns the rows of new moves.
+    """Returns the rows of these columns for new moves.
 
     **Arguments:** `outcome`, the returns of the moves, bootstrapped only where an episode was truncated.
     """
@@ -56,13 +56,15 @@ def settled_ends(
 ) -> EndColumns:
     """Returns the columns of the earlier rows, updated with what the new moves reveal about them.
 
-    **Arguments:** `first`, the function from what follows the new moves to the return at their beginning; `closed`,
-    whether a new move ended an episode; `age`, the number of rows newer than each row, or -1 if the row's episode has
-    ended; `last_player`, the mover of the newest row; `player`, the mover of the first new move.
+    **Arguments:** `first`, the return from the first new move on, as a function of the return that follows the last
+    one; `closed`, whether each new move ended an episode; `age`, the number of rows newer than each row, or -1 if the
+    row's episode has ended; `last_player`, the player who made the move of the newest row; `player`, the player who
+    made the first new move.
     """
     ended, end = jnp.any(closed), jnp.argmax(closed).astype(jnp.int32)
+    # The moves left are the row's own move, the moves of the `age` newer rows, and the new moves 0 to `end`.
     moves_left = jnp.where((age >= 0) & ended, age + end + 2, columns.moves_left)
-    # Outcomes that are known already are constants, which `compose` does not change.
+    # An outcome that is already known is a constant, which `compose` does not change.
     outcome = compose(columns.outcome, compose(change_of_side(last_player, player), first))
     return EndColumns(moves_left, outcome, columns.truncated, columns.player, columns.final)
 

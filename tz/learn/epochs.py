@@ -1,4 +1,4 @@
-"""An epoch as a pure function of self-play, replay and gradient steps, which can be compiled, sharded and mapped."""
+"""An epoch (self-play, replay and gradient steps) as a pure function, which can be compiled, sharded and mapped."""
 
 from typing import Any
 
@@ -135,7 +135,7 @@ def gradient_phase(
 
 
 def self_play_settings(config: TrainConfig) -> dict[str, Any]:
-    """Returns the settings that self-play depends on, so that a change of the others does not compile it again."""
+    """Returns the settings that self-play depends on, so that changing any other does not compile it again."""
     names = "mcts", "max_episode_moves", "fast_mcts", "record", "record_end"
     return {name: getattr(config, name) for name in names}
 
@@ -169,8 +169,8 @@ def play(
 ) -> tuple[CollectState, tuple[Trajectory, tuple[Array, ...], Array]]:
     """Plays `num_moves` moves in every game.
 
-    **Returns:** the games after the moves, and a tuple: the moves; for each device the numbers of episodes that ended,
-    of truncated ones, of moves in the episodes that ended, and of bad positions; and the returns so far, `[B, T]`.
+    **Returns:** the games after the moves, and a tuple of three: the moves; four counts for each device (episodes that
+    ended, truncated episodes, moves of the episodes that ended, bad positions); and the returns so far, `[B, T]`.
     """
 
     def local(shared, games):
@@ -179,6 +179,7 @@ def play(
         mcts = options.pop("mcts")
         after, trajectory = jax.vmap(lambda game: collect(mcts, env, evaluator, game, **options))(games)
         ended = trajectory.terminated | trajectory.truncated  # [B, T]
+        # The moves of all episodes that were played here, minus those of the episode in progress.
         moves_of_episodes = games.episode_moves + num_moves - after.episode_moves
         counts = ended, trajectory.truncated, moves_of_episodes, is_bad(trajectory)
         check_same_types("a move of self-play", games, after)
@@ -210,7 +211,7 @@ def add(
 def window_of(config: TrainConfig, epoch: int | Int[Array, ""]) -> Int[Array, ""] | None:
     """Returns how many of the newest positions of each game an epoch samples from, or None for all.
 
-    **Raises:** `ValueError` if `config.replay_window` cannot take an array and the number of the epoch is traced.
+    **Raises:** `ValueError` if the number of the epoch is traced and `config.replay_window` cannot take an array.
     """
     if config.replay_window is None:
         return None
@@ -247,13 +248,14 @@ def gradient_step(
     check_same_types("a gradient step", train, after)
     is_finite = _is_finite(train, after, metrics)
     after = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old) if eqx.is_array(new) else new, after, train)
-    # The step number decides the batch. Unless bad steps are skipped, it stays, so the state reproduces the failure.
+    # The step number decides the batch. Without `skip_nonfinite`, it does not advance after a bad step, so that the
+    # state reproduces the failure.
     if config.skip_nonfinite:
         after = eqx.tree_at(lambda train: train.step, after, train.step + 1)
     result = after, metrics, is_finite
     if mesh is None or mesh.size == 1:
         return result
-    # The weights stay whole on every device.
+    # Every device keeps the whole weights.
     return eqx.filter_shard(result, NamedSharding(mesh, PartitionSpec()))
 
 
@@ -275,7 +277,7 @@ def draw(
     *,
     mesh: Mesh | None = None,
 ) -> Sample:
-    """Draws and augments one batch. Each device draws from its own parts of the buffer, with one of `keys` for each."""
+    """Draws and augments one batch. Each device draws from its own parts of the buffer, with one key for each part."""
     per_part = config.train_batch_size // len(keys)
 
     def local(shared, games):
@@ -285,7 +287,7 @@ def draw(
         if config.augment is None:
             return batch
         keys = jax.vmap(lambda key: jax.random.split(key, per_part))(augment_keys)
-        keys = keys.reshape(-1, *keys.shape[2:])  # an old-style key has an axis of its own
+        keys = keys.reshape(-1, *keys.shape[2:])  # old-style keys have one more axis
         return jax.vmap(lambda sample, key: config.augment(sample, key=key))(batch, keys)
 
     return over_games(mesh, local, (config, window), (replay, keys))

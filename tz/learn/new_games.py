@@ -23,7 +23,7 @@ def init_epoch(
 ) -> LoopState:
     """Returns the state before the first epoch, on one device, with the same numbers as [`tz.init_loop`][].
 
-    Unlike `init_loop` it checks nothing and makes no testers. So it can be compiled, and mapped over keys.
+    Unlike `init_loop`, it checks nothing and makes no testers. So it can be compiled and mapped over keys.
 
     **Arguments:**
 
@@ -41,7 +41,7 @@ def init_epoch(
 
 
 def game_keys(config: TrainConfig, key: PRNGKeyArray) -> Shaped[PRNGKeyArray, " B"]:
-    """Returns the keys of all games. The key of a game depends on its number alone, and not on how many there are."""
+    """Returns the keys of all games. The key of a game depends on its number alone, and not on the number of games."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(config.num_games))
 
 

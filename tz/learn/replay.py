@@ -123,10 +123,10 @@ class EpisodeReplayBuffer(eqx.Module):
             discount=discount,
         )
         returns, first = returns_of(lambda_=self.td_lambda)
-        # The open rows continue with the first move of this chunk. Known rows have coefficient 0, so they stay as they
-        # are, and all rows can be composed alike.
+        # The open rows continue with the first move of this chunk. Known rows have coefficient 0, so composing does not
+        # change them, and all rows can be treated alike.
         settled = compose(state.value, compose(change_of_side(state.last_player, player[0]), first))
-        # The search's value of a row is mixed into the target of that row only, so after the returns are computed.
+        # The search's value of a row is mixed into the target of that row only, so it must not enter the returns.
         fraction, value = jnp.float32(self.search_value_fraction), trajectory.value.astype(jnp.float32)
         targets = compose(Affine(fraction * value, jnp.full_like(value, 1 - fraction)), returns)
 
@@ -134,7 +134,7 @@ class EpisodeReplayBuffer(eqx.Module):
         slots = (state.position + jnp.arange(num_steps, dtype=jnp.int32)) % self.capacity
         size = jnp.minimum(state.size + num_steps, self.capacity)
         still_open = state.size - state.num_known + num_steps
-        # The moves after the last end in this chunk are open. Without an end, the rows that were open before still are.
+        # The moves after the last end in this chunk are open. If no episode ended, earlier open rows still are, too.
         num_open = jnp.where(jnp.any(closed), jnp.argmax(closed[::-1]).astype(jnp.int32), still_open)
 
         ends, rows = state.ends, None
@@ -166,7 +166,7 @@ class EpisodeReplayBuffer(eqx.Module):
         )
 
     def resize(self, state: ReplayState) -> ReplayState:
-        """Returns one game's ring, of any capacity, with the capacity of this buffer and the newest rows that fit."""
+        """Copies the newest rows that fit from one game's ring, of any capacity, to a ring of this capacity."""
         size = jnp.minimum(state.size, self.capacity)
         slots = (state.position - size + jnp.arange(self.capacity, dtype=jnp.int32)) % len(state.policy_weight)
         names = "observation", "action_mask", "policy", "value", "policy_weight", "extra", "ends", "steps"

@@ -37,7 +37,7 @@ def empty_steps(capacity: int) -> StepColumns:
 
 
 def rows_of_steps(trajectory: Trajectory, reward: Float[Array, " T"]) -> StepColumns:
-    """Returns the rows of new moves. The reward of each is from the perspective of the player who made it."""
+    """Returns the rows of these columns for new moves; each reward is from the perspective of the player who moved."""
     action, player = trajectory.action.astype(jnp.int32), trajectory.player.astype(jnp.int32)
     return StepColumns(action, reward.astype(jnp.float32), player, trajectory.terminated, trajectory.truncated)
 
@@ -139,7 +139,7 @@ def unroll_at(
     assert steps is not None
     offsets = jnp.arange(num_steps + 1, dtype=jnp.int32)
     closed = (steps.terminated | steps.truncated)[game, (slot + offsets) % capacity]
-    # The exclusive sum counts the closing moves before each row, so it is 0 up to and including the first of them.
+    # The exclusive sum counts the closing moves before each row, so it is 0 up to and including the first closing row.
     is_in_episode = jnp.cumsum(closed, dtype=jnp.int32) - closed.astype(jnp.int32) == 0
     num_rows = jnp.sum(is_in_episode, dtype=jnp.int32)
     # After the end, the last row of the episode is repeated.

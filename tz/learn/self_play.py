@@ -74,7 +74,7 @@ def init_collect(mcts: MCTS, env: Env, *, key: PRNGKeyArray, model: Model | None
     env_state, metadata = strong(env.init(init_key))
     check_no_discount(f"init_collect of {env.name}", metadata)
     state = init_search(mcts, env_state, metadata, model=model)
-    own = jax.tree.map(jnp.copy, (env_state, metadata))  # the search has these too, and no array can be donated twice
+    own = jax.tree.map(jnp.copy, (env_state, metadata))  # the search holds them too, and no array can be donated twice
     no_return = jnp.zeros(metadata.rewards.shape, jnp.float32)
     return CollectState(state, jnp.int32(0), no_return, jnp.int32(0), key, *own)
 
@@ -106,8 +106,8 @@ def collect(
     - `num_moves`: `T`, the number of moves to play.
     - `max_episode_moves`: an episode of this many moves is truncated; None lets every game end on its own.
     - `fast_mcts`: a search with fewer simulations for the moves that are True in `is_fast`. More games can be played
-        that way, but the policies of these moves are no targets (playout cap randomisation; Wu, *Accelerating self-play
-        learning in Go*, 2019).
+        that way, but the policies of these moves are not used as targets (playout cap randomisation; Wu, *Accelerating
+        self-play learning in Go*, 2019).
     - `is_fast`: `[T]`, which moves use `fast_mcts`. It must be the same for all games of a batch.
     - `record`: `(env_state, searched, metadata) -> arrays`, called for each position after its search. The loss gets
         the result as `extra` of the sample.
@@ -118,8 +118,8 @@ def collect(
     **Returns:** the next state, and a [`tz.learn.Trajectory`][] with the leading axis `T`. It includes the last move of
     an episode, with its reward; the row after it belongs to a new game.
 
-    **Raises:** `ValueError` if the state was made with other settings, the two searches need different trees, or only
-    one of `fast_mcts` and `is_fast` is given.
+    **Raises:** `ValueError` if the state was made with other settings or another model, the two searches need different
+    trees, or only one of `fast_mcts` and `is_fast` is given.
     """
     check_one_game("collect", state.search.metadata)
     check_evaluator("collect", evaluator)
@@ -139,7 +139,8 @@ def collect(
         searched = search(mcts, model, evaluator, state.search, key=search_key)
         action = choose_action(mcts, searched, key=action_key, num_moves=state.episode_moves)
         extra = None if record is None else strong(record(state.env_state, searched, state.metadata))
-        # The notes are left out: their shapes depend on the settings, and both branches of a cond must return the same.
+        # The notes are left out: their shapes depend on the settings, but both branches of a cond must return the same
+        # shapes.
         return searched.tree, action, action_weights(mcts, searched), root_value(mcts, searched), extra
 
     def move(state: CollectState, fast):
@@ -183,7 +184,7 @@ def collect(
         next_state, after = jax.tree.map(
             lambda new, old: jnp.where(ended, new, old), env.init(init_key), (next_state, after)
         )
-        # The carry of a scan keeps its dtypes, and `step` may return others than `init`.
+        # The carry of a scan must keep its dtypes, but `step` may return others than `init`.
         next_state, after = jax.tree.map(
             lambda new, old: jnp.asarray(new, old.dtype), (next_state, after), (state.env_state, state.metadata)
         )
@@ -222,7 +223,7 @@ def mean_and_spread(
 
 
 def _check_positions(model: Env | Model, state: CollectState) -> None:
-    """Raises `ValueError` if the searches of a state began with another model, or only one of the two has a model."""
+    """Raises `ValueError` if the positions in the search of a state do not have the shapes and dtypes of `model`."""
     row = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), state.search.tree.state)
     position = jax.eval_shape(lambda: root_of(model, state.env_state, state.metadata))
     found, expected = (

@@ -45,21 +45,21 @@ class TrainConfig(eqx.Module):
         other positions than tests should, as with [`tz.random_starts`][].
     - `fast_mcts`: a search with fewer simulations for some of the moves of self-play, see [`tz.collect`][]; or None.
     - `fast_fraction`: the probability that a move uses `fast_mcts`.
-    - `replay_window`: `moves -> rows`. Samples are drawn only from the newest `rows` known positions of each game, once
-        `moves` moves have been made in it; None, the default, for all. [`tz.train_loop`][] calls it with an int,
-        [`tz.learn.epoch`][] with an array, on which it must not use `max` or `int`.
+    - `replay_window`: `moves -> rows`. After `moves` moves in each game, samples are drawn only from the newest `rows`
+        known positions of each game; None, the default, draws from all. [`tz.train_loop`][] calls it with an int.
+        [`tz.learn.epoch`][] calls it with an array, on which Python's `max` and `int` do not work.
     - `average_decay`: the decay of a running average of the weights, which then plays instead of the newest weights;
         None, the default, keeps no average.
     - `skip_nonfinite`: decides what happens if the loss or the result of a gradient step is not finite. True skips the
         step and counts it in the metric `skipped_steps`; False, the default, stops the training with the state before
         the step.
-    - `search_dtype`: the network is cast to this dtype for self-play and tests, such as `jnp.bfloat16`; None, the
-        default, leaves it as it is.
-    - `record`, `record_end`: make additional data of a sample for the loss, see [`tz.collect`][].
+    - `search_dtype`: the dtype that the network is cast to for self-play and tests, such as `jnp.bfloat16`; None, the
+        default, casts nothing.
+    - `record`, `record_end`: functions that add data to a sample for the loss, see [`tz.collect`][].
     - `evaluator`: `NetworkEvaluator -> evaluator`, makes the evaluator of self-play and tests from the
-        [`tz.NetworkEvaluator`][] of the network that plays. By default the latter is used as it is. If the result is a
-        [`tz.mcts.ModelEvaluator`][], all searches step through its model, always with the newest weights. The result
-        must hold the weights as arrays of modules and not in a closure, such as
+        [`tz.NetworkEvaluator`][] of the network that plays. By default, the `NetworkEvaluator` itself is used. If the
+        result is a [`tz.mcts.ModelEvaluator`][], all searches step through its model, always with the newest weights.
+        The result must hold the weights as arrays of modules and not in a closure, as in
         `tz.mcts.ModelEvaluator(tz.mcts.Model(network.root, network.step), network.predict)`.
 
     **Raises:** `ValueError` if a number is out of its range or two numbers do not fit together.
@@ -113,7 +113,7 @@ class TrainConfig(eqx.Module):
         if len(set(names)) < len(names):
             raise ValueError(
                 f"TrainConfig: found testers with the names {names}, expected different names, as their metrics begin "
-                "with them; give each tester its own."
+                "with them; give each tester its own name."
             )
         longest = max(self.moves_per_epoch, self.max_episode_moves or 0)
         if self.replay.capacity < longest:
@@ -143,8 +143,8 @@ class LoopState(eqx.Module):
     - `replay`: `[B, capacity, ...]`, the rings of all games.
     - `testers`: the state of each tester.
     - `epoch`: the number of epochs done.
-    - `key`: the random key of gradient steps, tests and fast moves. It stays the same; the number of the step, epoch
-        or move is folded into it.
+    - `key`: the random key of gradient steps, tests and fast moves. It never changes: the number of the step, epoch or
+        move is folded into it.
     """
 
     train: TrainState
@@ -158,7 +158,7 @@ class LoopState(eqx.Module):
 def num_parts(config: TrainConfig, num_devices: int) -> int:
     """Returns the number of parts that the buffer is split into for sampling.
 
-    If the numbers of games and samples are multiples of 8, it is 8 for 1, 2, 4 and 8 devices, so these all draw the
+    If the numbers of games and samples are multiples of 8, it is 8 for 1, 2, 4 and 8 devices, so all of these draw the
     same samples.
     """
     return math.gcd(config.num_games, config.train_batch_size, math.lcm(8, num_devices))

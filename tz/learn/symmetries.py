@@ -15,7 +15,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from tz.learn.trajectory import Sample, Unroll
 
 Turn = Callable[[Array], Array]
-"""Turns an array as the observation was turned. Its first two axes are the rows and columns of the board."""
+"""Turns an array like the observation. The array's first two axes are the board's rows and columns."""
 
 TurnRecords = Callable[[Sample, Turn], Sample]
 """`(sample, turn) -> sample`: turns `extra` and `end.final` of a sample whose other fields are turned already."""
@@ -45,7 +45,8 @@ def turn_unroll(augment: Callable[..., Sample], unroll: Unroll, *, key: PRNGKeyA
     - `unroll`: one unroll, without a batch axis.
     - `key`: decides which symmetry is applied.
 
-    **Returns:** the turned unroll, with the same values and rewards.
+    **Returns:** the turned unroll, with the same values and rewards. Actions after the end of the episode are turned
+    like the others, so they may differ from 0.
     """
 
     # `augment` knows how to turn a policy, so the action is turned as a policy that is 1 there and 0 elsewhere.

@@ -1,9 +1,9 @@
 """Value targets: the returns of an episode, including an episode that has not ended yet.
 
 The return of a move depends on moves that may not have been played yet. It is an affine function of the value `x` that
-follows the newest move: `offset + coefficient * x`. When more moves arrive, `x` is in turn an affine function of what
-follows them, and affine functions compose. So an episode may arrive in chunks, and each stored move needs only two
-numbers, however long the episode is. The return is known once the coefficient is 0.
+follows the newest move: `offset + coefficient * x`. When more moves arrive, `x` becomes an affine function of the value
+that follows those moves, and affine functions compose. So an episode may arrive in chunks, and each stored move needs
+only two numbers, however long the episode is. The return is known once the coefficient is 0.
 """
 
 import equinox as eqx
@@ -35,7 +35,7 @@ def compose(outer: Affine, inner: Affine) -> Affine:
 
     **Returns:** the composition, in the shape of `outer`.
     """
-    # A constant stays as it is even if the argument is NaN (0 * NaN is NaN), so a bad chunk cannot spoil known targets.
+    # A constant must not change even if the argument is NaN (0 * NaN is NaN), or a bad chunk would spoil known targets.
     is_constant = outer.coefficient == 0
     offset = jnp.where(is_constant, outer.offset, outer.offset + outer.coefficient * inner.offset)
     return Affine(offset, jnp.where(is_constant, 0.0, outer.coefficient * inner.coefficient))
@@ -92,20 +92,21 @@ def lambda_returns(
     - `discount`: the discount of the return, from 0 to 1.
     - `lambda_`: the λ of the return, from 0 to 1.
 
-    **Returns:** two results, both functions of $M_T$ from the perspective of `player[T - 1]`. The first is `[T]`, the
-    returns $G_t$: if the episode of move $t$ has ended, `coefficient` is 0 and `offset` is $G_t$. The second is $M_0$,
-    which settles the moves before these.
+    **Returns:** two results, both functions of $M_T$, which is taken from the perspective of `player[T - 1]`. The first
+    is `[T]`, the returns $G_t$: if the episode of move $t$ has ended, `coefficient` is 0 and `offset` is $G_t$. The
+    second is $M_0$, from the perspective of `player[0]`, on which the returns of earlier moves depend.
 
     The λ-return is from Sutton and Barto, *Reinforcement Learning* (2018), chapter 12.
     """
     closed, lambda_ = terminated | truncated, jnp.float32(lambda_)
     reward, value, action_value = (x.astype(jnp.float32) for x in (reward, value, action_value))
-    # `step` is G_t as a function of the turned M_{t+1}, and `mix` is M_t as a function of G_t.
+    # `step` is G_t as a function of M_{t+1} from the perspective of move t's player; `mix` is M_t as a function of G_t.
     step = Affine(jnp.where(truncated, action_value, reward), jnp.where(closed, 0.0, jnp.float32(discount)))
     mix = Affine((1 - lambda_) * value, jnp.full_like(value, lambda_))
     first, rest = (jax.tree.map(lambda leaf, part=part: leaf[part], mix) for part in (0, slice(1, None)))
     earlier = jax.tree.map(lambda leaf: leaf[:-1], step)
-    # `inner` is G_t as a function of G_{t+1}; the scan composes these from the back into functions of M_T.
+    # `inner` is G_t as a function of G_{t+1}. The scan composes these from the last move to the first, which makes
+    # every G_t a function of M_T.
     inner = compose(compose(earlier, change_of_side(player[:-1], player[1:])), rest)
     last = jax.tree.map(lambda leaf: leaf[-1], step)
 

@@ -92,7 +92,7 @@ def init_train(
 def _owned(x: Any) -> Any:
     """Copies an array. Many optimisers keep the weights in their state, and no buffer can be donated twice.
 
-    The copy has no weak type, which a gradient step would make strong, so that everything would be compiled again.
+    The copy has a strong type. A gradient step would make a weak type strong, and everything would be compiled again.
     """
     return jnp.array(x, x.dtype) if isinstance(x, jax.Array | np.ndarray) else x
 
@@ -106,7 +106,7 @@ def az_loss(
 ) -> tuple[Float[Array, ""], Metrics]:
     r"""Computes AlphaZero's loss of one sample: policy cross-entropy over legal actions, value loss and L2 penalty.
 
-    With the target policy $\pi$ and the network's policy $p$, its value loss $\ell$ and its parameters $\theta$, it is
+    With the target policy $\pi$, the network's policy $p$, value loss $\ell$ and parameters $\theta$, the loss is
 
     $$-w \sum_a \pi(a) \, \log \, p(a) + \ell + c \, \lVert\theta\rVert^2$$
 
@@ -119,7 +119,7 @@ def az_loss(
     - `sample`: the sample.
     - `l2_reg_lambda`: the weight of the L2 penalty, which is the sum of all squared parameters.
 
-    **Returns:** the loss, and its three terms: `policy_loss`, which is 0 after a fast search, as its policy is no
+    **Returns:** the loss, and its three terms: `policy_loss`, which is 0 after a fast search, since its policy is not a
     target; `value_loss`, see [`tz.nn.value_loss`][]; and `l2_loss`.
 
     The loss is from Silver et al., *Mastering the game of Go without human knowledge*, Nature 2017.
@@ -137,7 +137,7 @@ def az_loss(
 def ownership_loss(
     network: PyTree, output: Any, sample: Sample, *, weight: float = 0.25, l2_reg_lambda: float = 1e-4
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Adds to [`tz.az_loss`][] the squared error of a prediction of who holds each point of the final board.
+    """Computes [`tz.az_loss`][] plus the squared error of a prediction of who holds each point of the final board.
 
     **Arguments:**
 
@@ -146,7 +146,7 @@ def ownership_loss(
         of the planes, from the perspective of the player to move.
     - `sample`: a sample whose `end.final` has the shape of the planes, with 1 where player 0 holds the point, -1 where
         player 1 does, and 0 where neither does.
-    - `weight`: the weight of the mean error over the board. Samples of truncated episodes have no such error.
+    - `weight`: the weight of the mean error over the board. For samples of truncated episodes, the error counts as 0.
 
     **Returns:** the loss, and the terms of `az_loss` along with `ownership_loss`.
 
@@ -154,7 +154,7 @@ def ownership_loss(
     """
     loss, parts = az_loss(network, output, sample, l2_reg_lambda=l2_reg_lambda)
     end, planes = sample.end, output[2]
-    if end is None:  # `train_step` adds to these errors a list of the outputs and records that there are
+    if end is None:  # `train_step` completes these errors with a list of the outputs and records
         raise AttributeError("ownership_loss: found sample.end=None, expected an end; give self-play a record_end.")
     if planes.shape != end.final.shape:
         raise TypeError(
@@ -179,7 +179,7 @@ def _with_floors(means: Metrics, outputs: PyTree, batch: Sample) -> Metrics:
     if (head := categorical_head(outputs)) is None:
         return means | {"value_loss_floor": jnp.maximum(square - jnp.square(value), 0.0)}
     fraction = (batch.weight / jnp.sum(batch.weight)).astype(jnp.float32)
-    best = jnp.sum(fraction[:, None] * jax.vmap(head.two_hot)(batch.value), 0)  # the best single distribution
+    best = jnp.sum(fraction[:, None] * jax.vmap(head.two_hot)(batch.value), 0)  # the best constant prediction
     outside = jnp.sum(fraction * head.is_outside(batch.value))
     return means | {"value_loss_floor": jnp.sum(jax.scipy.special.entr(best)), "value_outside": outside}
 
@@ -228,7 +228,7 @@ def train_step(
 
     def mean_loss(parameters: PyTree):
         network = eqx.combine(parameters, static)
-        # Batch norm averages over the axis "batch", so its next state is one for all samples.
+        # Batch norm averages over the axis "batch", so all samples have the same next state.
         call = jax.vmap(
             lambda observation, key, norm_state: apply(network, observation, norm_state, key=key),
             in_axes=(0, 0, None),
@@ -267,14 +267,14 @@ def train_step(
 def losses_of(
     loss: Loss, network: PyTree, outputs: PyTree, batch: Sample
 ) -> tuple[Float[Array, " B"], dict[str, Float[Array, " B"]]]:
-    """Computes the loss of each sample. If it needs something that is missing, the error lists what there is."""
+    """Computes the loss of each sample. If it needs data that are missing, the error lists the data that exist."""
     try:
         return jax.vmap(loss, in_axes=(None, 0, 0))(network, outputs, batch)
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         shapes = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape[1:])}", (outputs, batch.extra, batch.end))
         shapes = [" ".join(str(x).split()) for x in shapes]
         is_number = categorical_head(outputs) is None
-        advice = "" if is_number else " A categorical value is no number; its loss is tz.nn.value_loss(output, target)."
+        advice = "" if is_number else " The value is categorical; its loss is tz.nn.value_loss(output, target)."
         raise ValueError(
             f"train_step: found a loss that raised {error!r:.300}, for a network that returns {shapes[0]}, and a "
             f"sample whose extra is {shapes[1]} and whose end is {shapes[2]}, expected a loss that uses only these; "
@@ -295,12 +295,12 @@ def _update(
     **Arguments:** `value`, the mean loss of the batch; `value_fn`, the mean loss as a function of the parameters.
     """
 
-    # optax's line searches refuse extra arguments that this function does not take.
+    # optax's line searches pass all extra arguments on to `value_fn` and raise an error for any that it does not take.
     def again(parameters, *, grad_fn=None, obj_fn=None):
         del grad_fn, obj_fn
         return value_fn(parameters)
 
-    # The names that optax and optax.contrib have for them; an `update` without `**extra` gets only those it knows.
+    # These are the names in optax and optax.contrib. An `update` without `**extra` gets only those that it takes.
     extra = {"value": value, "grad": gradients, "value_fn": again, "obj_fn": value_fn}
     extra["grad_fn"] = lambda parameters, _: jax.grad(value_fn)(parameters)
     known = inspect.signature(optimizer.update).parameters
@@ -321,7 +321,7 @@ def _moved(x: Array, update: Array) -> Array:
 
 @contextmanager
 def _calling(where: str) -> Iterator[None]:
-    """Promotes types and ranks as optax expects, and adds to its errors where they come from."""
+    """Promotes types and ranks as optax expects, and adds to optax's errors where they come from."""
     try:
         with standard_promotion():
             yield

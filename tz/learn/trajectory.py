@@ -9,7 +9,7 @@ from tz._arrays import named_arrays
 class Trajectory(eqx.Module):
     """Consecutive moves of one game, oldest first, as self-play records them.
 
-    Every field has the leading axis `T`. A single move has no such axis, so that `jax.lax.scan` can stack moves. The
+    Every field has the leading axis `T`. A single move does not have it, so that `jax.lax.scan` can stack moves. The
     moves may span several episodes: the move after one that is `terminated` or `truncated` belongs to a new episode.
 
     **Fields:**
@@ -75,7 +75,7 @@ class Sample(eqx.Module):
 
     - `observation`: `[...]`, the position, from the perspective of the player to move.
     - `action_mask`: `[A]`, True where an action is legal.
-    - `policy`: `[A]`, the policy target, which is probabilities.
+    - `policy`: `[A]`, the policy target, as probabilities.
     - `value`: the value target, from the perspective of the player to move.
     - `weight`: the weight of the sample in the mean loss of its batch. It is the same for all samples, unless they are
         drawn from parts of the buffer; see [`tz.EpisodeReplayBuffer.sample_parts`][].
@@ -145,15 +145,16 @@ def check_trajectory(trajectory: Trajectory) -> None:
         found = getattr(trajectory, name).shape
         if found != shape:
             raise ValueError(
-                f"trajectory.{name}: found the shape {list(found)}, expected {list(shape)}, as there are {num_steps} "
-                f"moves (by `player`) and {num_actions} actions (by `action_mask`); make all fields of the same moves."
+                f"trajectory.{name}: found the shape {list(found)}, expected {list(shape)}, as there are "
+                f"{num_steps} moves (by `player`) and {num_actions} actions (by `action_mask`); take all fields from "
+                "the same moves."
             )
     for name in ("observation", "extra", "final"):
         for path, x in named_arrays(getattr(trajectory, name)):
             if x.shape[:1] != (num_steps,):
                 raise ValueError(
                     f"trajectory.{name}{path}: found the shape {list(x.shape)}, expected [{num_steps}, ...], as there "
-                    f"are {num_steps} moves (by `player`); make all fields of the same moves."
+                    f"are {num_steps} moves (by `player`); take all fields from the same moves."
                 )
     if num_players > 2:
         raise ValueError(

@@ -1,6 +1,6 @@
 """Monte Carlo tree search of one game: its settings and plug-ins, the tree, evaluators, and results.
 
-Of the other packages, it imports only `tz.games` and `tz.nn`.
+Of the other packages of tz, this package imports only `tz.games` and `tz.nn`.
 """
 
 from tz.mcts.backups import MaxBackup as MaxBackup

@@ -10,8 +10,8 @@ def any_game(pred: Bool[Array, ""]) -> Bool[Array, ""]:
     """Returns whether `pred` holds in any game of the batch, across every enclosing `vmap`.
 
     Use it in the condition of a `while_loop`. Under `vmap`, a condition that differs between games makes JAX select
-    between the old and the new carry in every iteration, which copies all of it. A condition that is the same for all
-    games needs no select. In return, the body must itself leave games alone if their `pred` is False.
+    between the old and the new carry in every iteration, which copies the whole carry. A condition that is the same for
+    all games needs no select. In return, the body itself must leave a game unchanged if its `pred` is False.
     """
     return pred  # without `vmap` there is only one game
 

@@ -1,4 +1,7 @@
-"""Nature's outcomes in a search tree: the outcome that each visit of an edge takes, and the nodes of the outcomes."""
+"""Chance in a search tree: nature's outcome at each visit of an edge, and the nodes of the outcomes.
+
+Nature is the player that rolls the dice, see `tz/games/chance.py`.
+"""
 
 import equinox as eqx
 import jax
@@ -11,12 +14,12 @@ from tz.games.env import StepMetadata
 
 
 class EdgeChance(eqx.Module):
-    """The chance of one edge, and the outcome that one simulation takes there.
+    """The distribution of nature's outcomes at one edge, and the outcome that one simulation takes there.
 
     **Fields:**
 
-    - `cdf`: `[C]`, the cumulative distribution of the outcomes, -1 for those that cannot happen.
-    - `offset`: the random number of the edge, with which its sequence of outcomes begins.
+    - `cdf`: `[C]`, the cumulative distribution of the `C` outcomes, -1 for those that cannot happen.
+    - `offset`: a random number, drawn once for the edge, that shifts its sequence of outcomes; see `nth_point`.
     - `outcome`: the outcome taken; 0 if a player is to move after the edge.
     """
 
@@ -30,11 +33,11 @@ class ChanceColumns(eqx.Module):
 
     If chance follows a move, the edge of the move leads to several nodes, one for each outcome tried so far. The first
     of these nodes is the one in `Tree.children`. Its row in these arrays holds the data of the edge. So edges and
-    backups are the same as in other games: the `q` of an edge is the mean over its visits, whose outcomes follow the
+    backups work as in other games: the `q` of an edge is the mean over its visits, whose outcomes follow the
     probabilities.
 
-    Nature's own position, before the outcome, is not evaluated, since networks are not trained on such positions.
-    `experiments/results/chance_values.md` shows the cost of that.
+    The position before the outcome, in which nature is to move, is not evaluated, since networks are not trained on
+    these positions. `experiments/results/chance_values.md` measures the cost.
 
     **Fields:**
 
@@ -66,7 +69,7 @@ class ChanceColumns(eqx.Module):
         return jnp.where(first >= 0, self.children[first, outcome], -1)
 
     def child_with_state(self, first: Int[Array, ""], states: PyTree, state: PyTree) -> Int[Array, ""]:
-        """Returns the node of an edge whose state equals `state`; -1 if there is none.
+        """Returns the node that an edge leads to and that holds the state `state`; -1 if there is none.
 
         A real game shows the state after an outcome, but not the number of the outcome.
 
@@ -84,7 +87,7 @@ class ChanceColumns(eqx.Module):
     def edge(
         self, first: Int[Array, ""], visit: Int[Array, ""], probabilities: Float[Array, " C"], *, key: PRNGKeyArray
     ) -> EdgeChance:
-        """Returns the chance of an edge for one of its visits; `key` draws the offset if the edge has no node yet."""
+        """Returns the `EdgeChance` of one visit of an edge; `key` draws the offset if the edge has no node yet."""
         offset = jnp.where(first >= 0, self.offset[first], jax.random.bits(key, (), jnp.uint32))
         cdf = cumulative(probabilities)
         return EdgeChance(cdf, offset, outcome_at(cdf, nth_point(offset, visit)))
@@ -92,9 +95,9 @@ class ChanceColumns(eqx.Module):
     def append(
         self, first: Int[Array, ""], slot: Int[Array, ""], is_new: Bool[Array, ""], edge: EdgeChance
     ) -> "ChanceColumns":
-        """Adds the node in `slot`, of the outcome of `edge`; `first` is the first node of the edge, or -1."""
-        # The data of the edge are in the row of its first node, which is the new one if there was none. As in the tree,
-        # a write that must not happen goes out of bounds; `slot` is out of bounds then, too.
+        """Adds the node in `slot`, which has the outcome of `edge`; `first` is the first node of the edge, or -1."""
+        # The data of the edge are in the row of its first node, which is the new node if there was none. As in the
+        # tree, a write that must not happen goes out of bounds. If the node is not new, `slot` is out of bounds, too.
         out_of_bounds = self.outcome.shape[0]
         row = jnp.where(is_new, jnp.where(first >= 0, first, slot), out_of_bounds)
         return ChanceColumns(
@@ -107,11 +110,11 @@ class ChanceColumns(eqx.Module):
     def reroot(
         self, source: Int[Array, " N"], used: Bool[Array, " N"], position: Int[Array, " N"], first: Int[Array, " N"]
     ) -> "ChanceColumns":
-        """Moves the rows of the nodes that are kept to their new slots.
+        """Moves the rows of the kept nodes to their new slots.
 
         **Arguments:** `source`, the old slot that each new slot is filled from; `used`, whether it is filled;
         `position`, the new slot of each old one; `first`, the first node of the edge that leads to each node, in old
-        slots, and out of bounds for the new root, whose edge is gone.
+        slots; out of bounds for the new root, whose edge is gone.
         """
         slots = jnp.arange(self.outcome.shape[0], dtype=jnp.int32)
         outcome = jnp.where(used, self.outcome[source], 0)
@@ -141,9 +144,9 @@ def nth_point(offset: UInt[Array, ""], visit: Int[Array, ""]) -> Float[Array, ""
 
     The points are the multiples of the golden ratio, modulo 1, shifted by a random offset. The offset makes each single
     visit a fair draw. The multiples are spread very evenly, so the fractions of the visits approach the probabilities
-    much sooner than independent draws would.
+    much sooner than they would with independent draws.
     """
-    # The point is `bits / 2**32`, and uint32 wraps around, which is the modulo. The factor is 2**32 times the golden
-    # ratio minus 1. A float32 holds the upper 24 bits exactly; more could round up to 1.
+    # The point is `bits / 2**32`. A uint32 wraps around, which takes the modulo. The factor is 2**32 * (g - 1), where g
+    # is the golden ratio. A float32 holds the upper 24 bits exactly; more bits could round up to 1.
     bits = offset + visit.astype(jnp.uint32) * jnp.uint32(0x9E3779B9)
     return (bits >> 8).astype(jnp.float32) * jnp.float32(2**-24)

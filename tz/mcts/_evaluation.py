@@ -29,7 +29,8 @@ def evaluate(
     logits = jnp.maximum(logits.astype(jnp.float32), jnp.finfo(jnp.float32).min)
     logits = jnp.where(metadata.action_mask, logits, -jnp.inf)
     value = estimate(value.astype(jnp.float32)) if mcts.solve else value.astype(jnp.float32)
-    # If a logit is NaN or infinite, the value becomes NaN. It is backed up to the root, where self-play checks for it.
+    # If a legal action's logit is NaN or +inf, the value becomes NaN. The backup carries the NaN to the root, where
+    # self-play finds it.
     value = jnp.where(jnp.max(logits) < jnp.inf, value, jnp.nan)
     return logits, jnp.where(metadata.terminated, 0.0, value)
 
@@ -45,4 +46,4 @@ def log_prior(logits: Float[Array, " A"], actions: Int[Array, " K"] | None) -> F
     logits = logits if actions is None else logits[actions]
     # The clip keeps legal actions above -inf. Without a legal action, as in an ended game, the softmax is NaN.
     prior = jnp.maximum(jax.nn.log_softmax(logits), jnp.finfo(jnp.float32).min)
-    return jnp.where(logits == -jnp.inf, -jnp.inf, prior)  # a NaN of the evaluator stays
+    return jnp.where(logits == -jnp.inf, -jnp.inf, prior)  # a NaN from the evaluator stays NaN

@@ -54,14 +54,14 @@ def choose_edges(
     The tree itself is not changed: the virtual visits are dropped, and `add_leaf` later backs up the real returns.
     """
 
-    # The fields that a virtual visit changes. The rest of the tree, with its large states, stays outside of the scan.
+    # The fields that a virtual visit changes. The rest of the tree, with its large states, stays outside the scan.
     def changing(tree):
         return tree.visits, tree.q, tree.q_low, tree.q_high
 
     def choose(statistics, _):
         marked = eqx.tree_at(changing, tree, statistics)
         edge = choose_edge(mcts, marked, notes)
-        marked = backup(marked, *edge[:2], jnp.float32(0), 1.0, virtual_visit)  # its return, 0, is ignored
+        marked = backup(marked, *edge[:2], jnp.float32(0), 1.0, virtual_visit)  # `virtual_visit` ignores the return, 0
         return changing(marked), edge
 
     return lax.scan(choose, changing(tree), length=mcts.num_leaves)[1]
@@ -75,8 +75,8 @@ def expand_edge(
     before = jax.tree.map(lambda x: x[node], tree.state)
     env_state, metadata = stepped(model, before, tree.env_action(node, action), root)
     if tree.chance is not None and metadata.chance is not None:
-        # The key is made from the number of the edge, its index in the flattened `[N, A]`. So several simulations that
-        # reach a new edge in the same step draw the same offset for it.
+        # The key depends on the edge, by its index in the flattened `[N, A]`. So simulations that reach the same new
+        # edge in the same step draw the same offset for it.
         edge_key = jax.random.fold_in(chance_key, node * tree.children.shape[1] + action)
         chance = tree.chance.edge(tree.children[node, action], visit, metadata.chance, key=edge_key)
         env_state, metadata = answered(model, env_state, metadata, chance, root)

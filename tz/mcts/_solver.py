@@ -1,9 +1,9 @@
 """Proven wins and losses: the functions that `MCTS(solve=True)` wraps around the other settings of a search.
 
-A `q` of exactly 1 or -1 is a proof, so that proofs need no array of their own. A move that ends the game begins a
-proof; estimates are clipped so that they never reach 1 or -1. A position with a won move is won, and a position whose
+A `q` of exactly 1 or -1 is a proof, so proofs need no additional array. Every proof starts at a move that ends the
+game: estimates are clipped so that they never reach 1 or -1. A position with a won move is won, and a position whose
 legal moves are all lost is lost. This assumes that games end with a reward of 1 or -1, or 0 for a draw, and that all
-rewards before are zero.
+earlier rewards are zero.
 
 Winands, Björnsson and Saito, *Monte-Carlo tree search solver*, Computers and Games 2008.
 """
@@ -31,7 +31,10 @@ def proven(node: Node) -> tuple[Bool[Array, " A"], Bool[Array, " A"]]:
 
 
 def _without_lost(node: Node) -> tuple[Float[Array, " A"], Bool[Array, " A"]]:
-    """Returns the log prior with lost moves made illegal, and their mask; if all moves are lost, none is changed."""
+    """Returns the log prior with lost moves made illegal, and the mask of these moves.
+
+    If all moves are lost, the log prior is unchanged and the mask is False everywhere.
+    """
     lost = proven(node)[1]
     lost &= jnp.any((node.logits > -jnp.inf) & ~lost)
     return jnp.where(lost, -jnp.inf, node.logits), lost
@@ -52,7 +55,7 @@ def solving_backup(backup: Callable) -> Callable:
 
     def update(node: Node, action: Int[Array, ""], q: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
         new_q, value = backup(node, action, q)
-        # The edge keeps a proof that it has. A return of 1 or -1 is a new proof. Any other result is an estimate.
+        # An edge that has a proof keeps it. A return of 1 or -1 is a new proof. Any other result is an estimate.
         won, lost = proven(node)
         new_q = jnp.where((won | lost)[action], node.q[action], jnp.where(jnp.abs(q) >= 1, q, estimate(new_q)))
         # `node` is from before this visit, so a proof of the edge just taken is added to the masks.
@@ -67,16 +70,17 @@ def solving_backup(backup: Callable) -> Callable:
 def solved_result(node: Node, read: Callable[[Node], RootResult]) -> RootResult:
     """Returns the result at a root with proven moves: won moves have the whole policy, and lost moves have none of it.
 
-    **Arguments:** `node`, the root; `read`, of the root policy, which sees lost moves as illegal and unvisited.
+    **Arguments:** `node`, the root; `read`, the root policy's function, which gets the root with lost moves shown as
+    illegal and unvisited.
 
-    **Returns:** the result of `read` with another policy and value. The log weights are left to `solved_weights`, since
-    `mcts.final_move` changes them first.
+    **Returns:** the result of `read` with the policy and value corrected. `solved_weights` corrects the log weights
+    later, after `mcts.final_move` has changed them.
     """
     logits, lost = _without_lost(node)
     visits = jnp.where(lost, 0, node.visits)
     result = read(Node(logits, visits, node.q, node.raw_value, node.q_low, node.q_high))
     won, all_lost = proven(node)[0], jnp.all(proven(node)[1] | (node.logits == -jnp.inf))
-    # Several won moves share the policy as `read` has it, or equally if it gives them nothing.
+    # Several won moves keep the proportions that `read` gives them. If it gives them nothing, they share equally.
     kept = jnp.where(won, result.policy, 0.0)
     kept = jnp.where(jnp.sum(kept) > 0, kept, won.astype(kept.dtype))
     policy = jnp.where(jnp.any(won), kept / jnp.maximum(jnp.sum(kept), jnp.finfo(kept.dtype).tiny), result.policy)
@@ -86,7 +90,7 @@ def solved_result(node: Node, read: Callable[[Node], RootResult]) -> RootResult:
 
 
 def solved_weights(node: Node, log_weights: Float[Array, " A"]) -> Float[Array, " A"]:
-    """Returns the log weights of the root's moves without lost moves; if a move is won, only won moves are left.
+    """Takes lost moves out of the log weights of the root. If a move is won, only won moves are left.
 
     If the moves that are left have no weight, their visits decide. If no move is left, nothing is changed.
     """

@@ -1,4 +1,7 @@
-"""Backups, which carry the return of a simulation up the tree: any function `(Node, action, q) -> (new q, value)`."""
+"""Backups, which carry the return of a simulation up the tree.
+
+A backup is any function `(Node, action, q) -> (new q, value)`.
+"""
 
 import equinox as eqx
 import jax
@@ -32,8 +35,8 @@ class MeanBackup(eqx.Module):
 class SoftmaxBackup(eqx.Module):
     """A backup by a softmax-weighted mean, in which good edges count for more than their fraction of the visits.
 
-    The `q` of an edge is the return last seen on it, so it is the current value of its child. The value of a node is
-    `(raw value + visits * mean) / (1 + visits)`, where `mean` averages the `q` of the visited edges with the weights
+    The `q` of an edge is the last return seen on it, so it follows the current value of its child. The value of a node
+    is `(raw value + visits * mean) / (1 + visits)`, where `mean` averages the `q` of the visited edges with the weights
     `softmax(q / temperature)`.
 
     **Fields:**
@@ -42,8 +45,8 @@ class SoftmaxBackup(eqx.Module):
 
     **Raises:** `ValueError` if `temperature` is not above 0.
 
-    The weighted search of [turbozero](https://github.com/lowrollr/turbozero); the softmax operator: Asadi and Littman,
-    *An alternative softmax operator for reinforcement learning*, ICML 2017.
+    This is the weighted search of [turbozero](https://github.com/lowrollr/turbozero). For the softmax operator, see
+    Asadi and Littman, *An alternative softmax operator for reinforcement learning*, ICML 2017.
     """
 
     temperature: float | Float[Array, ""] = 0.1
@@ -59,7 +62,7 @@ class SoftmaxBackup(eqx.Module):
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Returns the new `q` of the edge, which is the return seen, and the value of the node.
 
-        **Arguments:** `node`, `action` and `q`, as of [`tz.mcts.MeanBackup`][].
+        **Arguments:** `node`, `action` and `q`, as in [`tz.mcts.MeanBackup`][].
         """
         taken = jnp.arange(len(node.q), dtype=jnp.int32) == action
         values, visits = jnp.where(taken, q, node.q), node.visits + taken.astype(jnp.int32)
@@ -71,7 +74,7 @@ class SoftmaxBackup(eqx.Module):
 class MaxBackup(eqx.Module):
     """MaxMCTS(lambda): a node passes up a mixture of the return seen and the `q` of its best edge.
 
-    The `q` of an edge is the mean of what is passed up to it, as with [`tz.mcts.MeanBackup`][].
+    The `q` of an edge is the mean of the returns passed up to it, as with [`tz.mcts.MeanBackup`][].
 
     **Fields:**
 
@@ -96,7 +99,7 @@ class MaxBackup(eqx.Module):
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Returns the new `q` of the edge, which is the mean of the returns seen, and the value of the node.
 
-        **Arguments:** `node`, `action` and `q`, as of [`tz.mcts.MeanBackup`][].
+        **Arguments:** `node`, `action` and `q`, as in [`tz.mcts.MeanBackup`][].
         """
         taken = jnp.arange(len(node.q), dtype=jnp.int32) == action
         new_q = node.q[action] + (q - node.q[action]) / (node.visits[action] + 1).astype(jnp.float32)
@@ -106,10 +109,10 @@ class MaxBackup(eqx.Module):
 
 
 def virtual_visit(node: Node, action: Int[Array, ""], q: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Marks a simulation that is still under way, as a visit that returned the expected value.
+    """Counts a simulation that is still under way as a visit that returned the expected value.
 
-    A visited edge keeps its `q`, and an unvisited one gets the value of its node. Only the visits grow, which draws the
-    next simulation to other edges.
+    A visited edge keeps its `q`, and an unvisited one gets the value of its node. Only the visits grow, which steers
+    the next simulation to other edges.
 
     Liu et al., *Watch the unobserved: a simple approach to parallelizing Monte Carlo tree search*, ICLR 2020.
     """

@@ -28,12 +28,12 @@ class NetworkEvaluator(eqx.Module):
     **Arguments:**
 
     - `network`: `obs -> (logits [A], value [])`, or with `norm_state` the stateful form
-        `(obs, norm_state) -> ((logits, value), norm_state)`. It is put in inference mode. It may return more, see
-        [`tz.nn.policy_and_value`][], and may take a `key=`.
+        `(obs, norm_state) -> ((logits, value), norm_state)`. It is put in inference mode. It may return more than these
+        two (see [`tz.nn.policy_and_value`][]) and may take a `key=`.
     - `observe`: `env_state -> obs`, usually `env.observe`.
     - `norm_state`: the `eqx.nn.State` of a stateful network, or None.
-    - `dtype`: a dtype for the network, such as `jnp.bfloat16`, to which its floating-point parameters are cast. None,
-        the default, leaves them as they are.
+    - `dtype`: the dtype that the network's floating-point parameters are cast to, such as `jnp.bfloat16`. None, the
+        default, casts nothing.
 
     All arguments but `dtype` are also fields.
 
@@ -81,7 +81,7 @@ class NetworkEvaluator(eqx.Module):
         **Arguments:**
 
         - `observation`: the network's input, of one game.
-        - `key`: a random key, for networks that take one. It may be None, since in inference mode it decides nothing.
+        - `key`: a random key, for networks that take one. It may be None, since it changes nothing in inference mode.
         """
         key = jax.random.key(0) if key is None else key
         return policy_and_value(apply(self.network, observation, self.norm_state, key=key)[0])
@@ -92,7 +92,8 @@ def uniform_evaluator(
 ) -> tuple[Float[Array, " A"], Float[Array, ""]]:
     """Evaluates without any knowledge: all actions have the same logit, and every position has the value 0.
 
-    It is an evaluator itself: pass it to a search as it is. The search then finds good moves by the rewards alone.
+    This function is itself an evaluator: pass it to a search without calling it. The search then finds good moves by
+    the rewards alone.
 
     **Arguments:** `env_state`, `metadata` and `key`. Only the number of actions, from `metadata`, is used.
 
@@ -106,13 +107,13 @@ def uniform_evaluator(
 class RolloutEvaluator(eqx.Module):
     """Evaluates a position by rollouts: the value is the mean return of games played to the end with random moves.
 
-    All actions have the same logit. With it, a search is plain Monte Carlo tree search, without a network.
+    All actions have the same logit. With this evaluator, a search is plain Monte Carlo tree search without a network.
 
     **Fields:**
 
     - `env`: the game.
     - `num_rollouts`: the number of rollouts per position.
-    - `max_moves`: the number of moves after which a rollout is cut off; its return is then the rewards so far.
+    - `max_moves`: the number of moves after which a rollout is cut off; its return then counts only the rewards so far.
     - `discount`: the discount of the return, per move; usually the same as in [`tz.MCTS`][].
 
     **Raises:** `ValueError` if `num_rollouts` or `max_moves` is below 1.
@@ -149,8 +150,8 @@ class RolloutEvaluator(eqx.Module):
 
         def rollout(key):
             def body(carry):
-                # A game that is over stays as it is while others finish: a terminal state leads only to itself. Its
-                # rewards are masked, and its moves do not matter.
+                # A game that is over keeps making moves until the others finish. They do not matter: a step from a
+                # terminated state leaves it terminated, and its rewards are masked here.
                 env_state, metadata, total, weight, step = carry
                 legal = jnp.where(metadata.action_mask, jnp.float32(0), -jnp.inf)
                 step_key, over = jax.random.fold_in(key, step), metadata.terminated

@@ -1,6 +1,6 @@
-"""Final moves, which change the weights of the moves after a search: `(tree, discount, log_weights) -> log_weights`.
+"""Final moves, which change the weights by which a search chooses its move.
 
-The temperature is applied to their result.
+A final move is any function `(tree, discount, log_weights) -> log_weights`. The temperature is applied to its result.
 """
 
 import equinox as eqx
@@ -14,7 +14,7 @@ from tz.mcts.tree import Tree
 
 
 def by_weights(tree: Tree, discount: float | Float[Array, ""], log_weights: Float[Array, " A"]) -> Float[Array, " A"]:
-    """Returns the weights of the root policy unchanged, which for most root policies are the visits."""
+    """Returns the log weights of the root policy unchanged. Most root policies weigh moves by their visits."""
     del tree, discount
     return log_weights
 
@@ -24,9 +24,9 @@ def root_returns(
 ) -> tuple[Int[Array, " A"], Float[Array, " A"], Float[Array, " A"]]:
     """Returns the number, mean and variance of the returns of each move at the root, from the evaluations in the tree.
 
-    A node stands for the simulation that added it, and a terminal node for all simulations that ended there.
-    Simulations that found the tree full left no node and are not counted. In a game with chance, a terminal node would
-    stand for all visits of its edge, whatever their outcome.
+    A node counts as one return, of the simulation that added it. A terminal node counts as often as simulations ended
+    there. Simulations that found the tree full left no node and are not counted. The result is wrong in a game with
+    chance, since a terminal node would count for all visits of its edge, whatever their outcome.
 
     **Arguments:**
 
@@ -40,7 +40,7 @@ def root_returns(
     discount = jnp.asarray(discount, jnp.float32)
 
     # All nodes climb together, one level per iteration, until each is at its ancestor just below the root. On the way,
-    # the value gains the reward and the discount of each edge, and is for the player to move at the current node.
+    # `value` takes in the reward and the discount of each edge. It is always for the player to move at `node`.
     def climb(carry):
         node, value = carry
         parent = tree.parent[node]
@@ -69,16 +69,17 @@ def root_returns(
 class LowerConfidenceBound(eqx.Module):
     """Chooses the move with the largest lower confidence bound, `mean - z * sqrt(variance / count)`.
 
-    Such a move is good with some certainty, which the number of its visits alone does not show. The three numbers come
-    from [`tz.mcts.root_returns`][]. A move is eligible if it has at least two returns, and at least `min_fraction` of
-    the largest count. If no move is eligible, the weights of the root policy decide.
+    The bound is high for a move whose returns are both good and certain. The number of visits alone does not show this.
+    The count, mean and variance come from [`tz.mcts.root_returns`][]. A move is eligible if it has at least two
+    returns, and at least `min_fraction` of the largest count. If no move is eligible, the weights of the root policy
+    decide.
 
     **Fields:**
 
     - `z`: the number of standard errors that are subtracted.
     - `min_fraction`: the fraction of the largest count that a move needs, from 0 to 1.
 
-    The final move of Leela Zero, where it comes from, and of KataGo, whose settings are the defaults.
+    This final move comes from Leela Zero. KataGo uses it, too, and the defaults are KataGo's settings.
     """
 
     z: float | Float[Array, ""] = 5.0

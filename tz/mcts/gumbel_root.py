@@ -27,11 +27,12 @@ class Gumbel(RootPolicy):
     """Gumbel AlphaZero's root, for few simulations: sequential halving over actions drawn without replacement.
 
     The search considers the actions with the largest `gumbel + logits`, which are a sample from the prior without
-    replacement, and gives each equally many simulations. The better half, by `gumbel + logits + completed q`, stays,
-    and so on until two are left. The policy is the softmax of `logits + completed q`: actions that were never visited
-    keep a probability, so that the policy is a good target after a few simulations. The move is the best of the most
-    visited actions, at any temperature. On a root that was kept from an earlier search, the halving counts only the
-    visits of this search, while `q` includes all.
+    replacement. It gives each of them equally many simulations and keeps the better half, by the score
+    `gumbel + logits + bonus`, where the bonus grows with the action's `q` ([`tz.mcts.CompletedQ`][]). It repeats this
+    until two actions are left. The policy is the softmax of `logits + bonus`. Actions that were never visited keep a
+    probability, so the policy is a good target even after a few simulations. The move is the most visited action, at
+    any temperature; the score decides between equals. On a root that was kept from an earlier search, the halving and
+    the move count only the visits of this search, while `q` includes all visits.
 
     Use [`tz.ImprovedPolicy`][] below this root, as [`tz.gumbel_mcts`][] does.
 
@@ -62,8 +63,8 @@ class Gumbel(RootPolicy):
 
     def start(self, node: Node, num_simulations: int, *, key: PRNGKeyArray) -> tuple[Float[Array, " A"], GumbelNotes]:
         """Returns the log prior unchanged; the notes hold the noise and the schedule."""
-        # The number of legal actions is known only at run time. So NumPy makes the schedules of all possible numbers
-        # while the search is compiled, and the search looks up its own.
+        # The number of legal actions is known only at run time. So NumPy makes the schedules for all possible numbers
+        # while the search is traced, and the search then looks up the one that it needs.
         most = self.max_num_considered_actions
         schedules = np.stack([halving_schedule(number, num_simulations) for number in range(most + 1)])
         num_considered = jnp.minimum(jnp.sum(node.logits > -jnp.inf, dtype=jnp.int32), most)
@@ -71,27 +72,27 @@ class Gumbel(RootPolicy):
         return node.logits, GumbelNotes(gumbel, node.visits, jnp.asarray(schedules)[num_considered])
 
     def _score(self, node: Node, notes: GumbelNotes, considered: Any) -> Float[Array, " A"]:
-        """Returns `gumbel + logits + completed q` for the legal actions that are considered, -inf for the others."""
+        """Returns the score `gumbel + logits + bonus` of the legal actions that are considered, -inf for the others."""
         # Subtracting the largest logit changes no comparison, and the clip keeps legal actions above -inf.
         score = notes.gumbel + node.logits - jnp.max(node.logits) + self.completed_q(node)
         return jnp.where((node.logits > -jnp.inf) & considered, jnp.maximum(score, -1e9), -jnp.inf)
 
     def select(self, node: Node, notes: GumbelNotes, selector: Selector) -> Int[Array, ""]:
         """Returns the best of the actions whose turn it is: those with as many new visits as the schedule says."""
-        # The halving keeps no list of candidates. The schedule names a number of visits, and the candidates are the
-        # actions with exactly that many. At first these are all actions, with 0. An action that is dropped stays behind
-        # at its number, which the schedule does not name again.
+        # The halving keeps no list of candidates. For each simulation, the schedule gives a number of visits, and the
+        # candidates are the actions with exactly that many. At first these are all actions, with 0. A dropped action
+        # keeps its number of visits, which the schedule does not use again.
         del selector
         visits = node.visits - notes.visits
         index, last = jnp.sum(visits, dtype=jnp.int32), len(notes.schedule)
         turn = jnp.where(index < last, notes.schedule[jnp.minimum(index, last - 1)], jnp.max(visits))
-        # Actions can become illegal during the search, if `solve` proves that they lose. If that leaves none with the
-        # number of the schedule, it is the turn of those with the nearest number.
+        # With `solve`, an action becomes illegal during the search once it is proven to lose. If this leaves no action
+        # with the scheduled number of visits, those with the nearest number take their turn.
         distance = jnp.where(node.logits > -jnp.inf, jnp.abs(visits - turn).astype(jnp.float32), jnp.inf)
         return best_action(self._score(node, notes, distance == jnp.min(distance)))
 
     def read(self, node: Node, notes: GumbelNotes) -> RootResult:
-        """Returns the improved policy, its value, and all weight on one move: the best of those with most new visits.
+        """Returns the improved policy, its value, and log weights that leave one move: the best of the most visited.
 
         The value is the mean of the completed `q` under the improved policy. The mean of all returns would be a poor
         estimate, since half of the visits go to moves that the halving drops.

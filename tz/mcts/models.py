@@ -1,7 +1,7 @@
 """Models that a search steps through instead of the game.
 
-The environment plays the real game. A search of it may step through something else: a learned model, or simpler rules.
-Wherever a search takes a model, it also takes the environment.
+The environment plays the real game. A search may step through something else: a learned model, or simpler rules.
+Wherever a search takes a model, it takes the environment as well.
 """
 
 import dataclasses
@@ -29,12 +29,12 @@ class Model(eqx.Module):
 
     **Fields:**
 
-    - `root`: `(env_state, metadata) -> (model_state, StepMetadata)`, the model's state of a real position, and the
+    - `root`: `(env_state, metadata) -> (model_state, StepMetadata)`, the model's state for a real position, and the
         metadata that the search uses there. The player to move must be the same as in the game. The model may forbid
         actions; actions that the game forbids are never searched at the root. A model that has nothing to add returns
         the metadata of the game. The rewards are ignored.
     - `step`: `(model_state, action) -> (model_state, StepMetadata)`, like `step` of a [`tz.Env`][]. If the metadata has
-        a `discount`, the metadata of `root` needs one too, which is ignored.
+        a `discount`, the metadata of `root` needs one too, whose value is ignored.
     - `name`: the name of the model in messages.
     - `outcome`: `(model_state, outcome, key) -> (model_state, StepMetadata)`, nature's move as in [`tz.Env`][], for a
         model whose metadata has `chance`. A model without it treats the game as one without chance. The state and the
@@ -97,7 +97,7 @@ def model_of(evaluator: Any, env: Env) -> Env | Model:
 def root_of(model: Env | Model | None, env_state: PyTree, metadata: StepMetadata) -> tuple[PyTree, StepMetadata]:
     """Returns the position where a search begins: the real position, or the model's root for it.
 
-    If the model forbids all actions that the game allows, the actions that the game allows are searched.
+    If the model forbids every legal action of the game, the search considers all of them.
 
     **Raises:** `ValueError` if the root of a model does not fit the game.
     """
@@ -118,14 +118,16 @@ def root_of(model: Env | Model | None, env_state: PyTree, metadata: StepMetadata
 
 
 def without_forbidden(tree: Tree, child: Int[Array, ""], root: StepMetadata) -> tuple[Tree, Int[Array, ""]]:
-    """Removes from node `child`, which is about to become the root, the edges that the real position forbids.
+    """Removes the edges of node `child` that the real position forbids. The node is about to become the root.
 
-    A model may have allowed them. The nodes below them become children of the old root, so rerooting drops them.
+    A model may have allowed these edges. The nodes that they lead to become children of the old root, so `reroot` drops
+    them and everything below.
 
     **Arguments:** `root`, the metadata of the new root, which may differ from what the model predicted.
 
     **Returns:** the tree, and `child`, or -1 if no edge is left or the model predicted another player to move.
     """
+    # If `child` is -1 already, this changes the last row of the tree, but then `reroot` keeps no row.
     allowed = root.action_mask if tree.actions is None else root.action_mask[tree.actions[child]]
     cut = (tree.parent == child) & ~allowed[tree.action]
     logits = jnp.where(allowed, tree.logits[child], -jnp.inf)
@@ -185,7 +187,7 @@ def answered(
     """
 
     def nature(model_state: PyTree, outcome: Int[Array, ""], key: PRNGKeyArray) -> tuple[PyTree, StepMetadata]:
-        assert model.outcome is not None  # `check_nature` raises a proper error before
+        assert model.outcome is not None  # otherwise `check_nature` has already raised an error
         return _fitting(model, "outcome", model.outcome(model_state, outcome, key), model_state, root)
 
     key = jax.random.fold_in(jax.random.key(edge.offset), edge.outcome)
@@ -195,7 +197,7 @@ def answered(
 def _fitting(
     model: Env | Model, name: str, result: Any, model_state: PyTree, root: StepMetadata
 ) -> tuple[PyTree, StepMetadata]:
-    """Returns the result of a function of a model, after a check that its shapes and dtypes are the root's."""
+    """Returns the result of a function of a model, after a check that it has the root's shapes and dtypes."""
     after, metadata = strong(_checked(model, name, result))
     rows = {"state": (after, model_state), "metadata": (metadata, root)}
     for part, trees in rows.items():  # the tree casts metadata, so their dtypes may differ

@@ -24,11 +24,11 @@ def _read_root(mcts: MCTS, state: SearchState) -> RootResult:
 
 
 def action_weights(mcts: MCTS, state: SearchState) -> Float[Array, " A"]:
-    """Returns the policy that a search found, the policy target of training.
+    """Returns the policy that a search found, which is the policy target of training.
 
-    The root policy decides how it is read; for most root policies it is the fractions of the visits. It does not depend
-    on the temperature. To choose a move, use [`tz.choose_action`][]. Before any simulation, the policy is the prior;
-    before [`tz.start_search`][], all legal actions are equally likely.
+    The root policy decides how it is read. For most root policies, it is each action's fraction of the visits. It does
+    not depend on the temperature. To choose a move, use [`tz.choose_action`][]. Before any simulation, the policy is
+    the prior; before [`tz.start_search`][], all legal actions are equally likely.
 
     **Arguments:**
 
@@ -95,7 +95,7 @@ def choose_action(
         with standard_promotion():  # schedules of optax need it
             temperature = temperature(jnp.asarray(num_moves, jnp.int32))
     temperature = jnp.asarray(temperature, jnp.float32)
-    # The best log weights are 0 now. At temperature 0, which must not divide, all others become -inf.
+    # The largest log weights are 0 now. At temperature 0, all others become -inf, without a division by 0.
     warm = log_weights / jnp.where(temperature > 0, temperature, 1.0)
     tempered = jnp.where((temperature > 0) | (log_weights == 0), warm, -jnp.inf)
     return jax.random.choice(key, jnp.arange(len(tempered), dtype=jnp.int32), p=jnp.exp(tempered))

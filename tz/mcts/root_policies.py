@@ -1,7 +1,7 @@
 """Root policies: the noise at the root, the edge that each simulation begins with, and the result of a search.
 
-A root policy has four methods, see [`tz.mcts.RootPolicy`][]. Policies that only change the prior let `visit_fractions`
-read the result.
+A root policy has four methods, see [`tz.mcts.RootPolicy`][]. Root policies that read the result from the visits use
+`visit_fractions`.
 """
 
 import abc
@@ -36,7 +36,7 @@ class RootResult(eqx.Module):
 
 
 class RootPolicy(eqx.Module):
-    """The interface of a root policy: the part of a search that treats the root unlike other nodes.
+    """The interface of a root policy: the part of a search that treats the root differently from other nodes.
 
     A search calls `start` once, `select` in every simulation, and `read` when its result is asked for. To write a root
     policy, subclass this class and implement all four methods.
@@ -48,7 +48,8 @@ class RootPolicy(eqx.Module):
 
         **Arguments:**
 
-        - `node`: the evaluated root, with the visits and `q` that an earlier search left in a subtree that was kept.
+        - `node`: the evaluated root. If its subtree was kept from an earlier search, it has the visits and `q` of that
+            search.
         - `num_simulations`: the number of simulations of the search.
         - `key`: a random key, for noise.
 
@@ -88,9 +89,9 @@ class RootPolicy(eqx.Module):
 
 
 def visit_fractions(node: Node) -> RootResult:
-    """Reads a root by its visits: the policy is each action's fraction of the visits, or the prior without visits.
+    """Reads a root by its visits: the policy is each action's fraction of the visits, or the prior if there are none.
 
-    The value is the mean of all returns. Moves are drawn by the same fractions.
+    The value is the mean of all returns. Moves are drawn with the probabilities of the policy.
     """
     prior = jnp.exp(node.logits)
     weights = jnp.where(jnp.any(node.visits > 0), node.visits.astype(prior.dtype), prior)
@@ -127,12 +128,13 @@ class PlainRoot(RootPolicy):
 def _log_gamma(key: PRNGKeyArray, alpha: Float[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
     """Draws logarithms of gamma variates, by rejection: each round draws all variates and keeps the accepted ones.
 
-    `jax.random.loggamma` gives each variate a key and a loop of its own, which takes four times as long.
+    `jax.random.loggamma` runs a separate loop, with a separate key, for each variate, and takes four times as long.
 
     Marsaglia and Tsang, *A simple method for generating gamma variables*, ACM TOMS 2000, with the boost of section 6.
     """
-    # The method needs an alpha of at least 1. So it draws with alpha + 1, for which its d is alpha + 1 - 1/3. Then the
-    # boost, a factor of uniform ** (1 / alpha), makes this a draw with alpha. Logs do not underflow if alpha is small.
+    # The method needs an alpha of at least 1. So this draws with alpha + 1, for which the paper's d is alpha + 1 - 1/3.
+    # The boost, a factor of uniform ** (1 / alpha), then turns it into a draw with alpha. If alpha is small, variates
+    # can underflow, but their logarithms do not.
     key, boost_key = jax.random.split(key)
     boost = jnp.log(jax.random.uniform(boost_key, shape, alpha.dtype, jnp.finfo(alpha.dtype).tiny)) / alpha
     d = alpha + 2 / 3
@@ -155,15 +157,15 @@ def _log_gamma(key: PRNGKeyArray, alpha: Float[Array, ""], shape: tuple[int, ...
 class Dirichlet(RootPolicy):
     """Mixes Dirichlet noise into the root's prior, `(1 - epsilon) * prior + epsilon * noise`, on legal actions only.
 
-    Noise makes self-play try moves whose prior is low. The policy is the fractions of the visits. For the value, the
-    mean of all returns would be too low, since noise spends visits on poor moves. So a visit counts in it by
-    `prior / noisy prior` if noise has raised the prior of its move, and fully if not.
+    Noise makes self-play try moves whose prior is low. The policy is each action's fraction of the visits. The mean of
+    all returns would be too low a value, since noise spends visits on poor moves. So in the value, a visit has the
+    weight `prior / noisy prior` if noise raised the prior of its move, and the weight 1 otherwise.
 
     **Fields:**
 
-    - `alpha`: the concentration, above 0. The paper takes 0.3 in chess and 0.03 in Go, about 10 divided by the usual
+    - `alpha`: the concentration, above 0. The paper uses 0.3 in chess and 0.03 in Go, about 10 divided by the usual
         number of legal moves.
-    - `epsilon`: the fraction of the noise, from 0 to 1.
+    - `epsilon`: the fraction of noise in the mixture, from 0 to 1.
 
     **Raises:** `ValueError` if a number is out of its range.
 
@@ -185,7 +187,7 @@ class Dirichlet(RootPolicy):
     def start(
         self, node: Node, num_simulations: int, *, key: PRNGKeyArray
     ) -> tuple[Float[Array, " A"], Float[Array, " A"]]:
-        """Returns the log prior with noise; the notes are the weight of a visit of each action in the value."""
+        """Returns the log prior with noise. The notes hold, for each action, the weight of its visits in the value."""
         del num_simulations
         logits, epsilon = node.logits, jnp.float32(self.epsilon)
         legal = logits > -jnp.inf
@@ -214,12 +216,12 @@ class Dirichlet(RootPolicy):
 
 
 class ForcedPlayouts(RootPolicy):
-    """KataGo's root: forces visits of moves that the noise favours, and takes wasted ones out of the policy.
+    """KataGo's root: forces visits to moves that the noise favours, and removes wasted visits from the policy.
 
-    During the search, an edge that has visits gets at least `sqrt(k * prior * all visits)` of them. Afterwards, up to
-    that number is taken from each edge except the most visited one, as long as the edge's PUCT score stays no higher
-    than the score of the most visited edge. An edge that is left with a single visit loses it too. The policy and the
-    value are read from the visits that remain.
+    During the search, an edge that has visits gets at least `sqrt(k * prior * all visits)` of them, where `prior`
+    includes the noise. Afterwards, up to that many visits are removed from each edge except the most visited one, as
+    long as the edge's PUCT score does not rise above the score of the most visited edge. An edge that is left with a
+    single visit loses it too. The policy and the value are read from the visits that remain.
 
     **Fields:**
 

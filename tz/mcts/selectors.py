@@ -1,4 +1,7 @@
-"""Selectors, which choose the edge that a simulation follows from a node: any function `Node -> action`."""
+"""Selectors, which choose the edge that a simulation follows from a node.
+
+A selector is any function `Node -> action`.
+"""
 
 from typing import Literal
 
@@ -12,12 +15,12 @@ from tz.mcts.tree import Node
 
 
 def best_action(scores: Float[Array, " A"]) -> Int[Array, ""]:
-    """Returns the index of the largest score, the first among equals; the last index if all scores are NaN.
+    """Returns the index of the largest score, the first among equals; the last index if any score is NaN.
 
     It works in floats, which a CPU reduces several times faster than integers. `jnp.argmax` is slower still.
     """
-    # Each index counts the actions from it to the end, so the first of the best has the largest count, and the number
-    # of actions less that count is its index.
+    # `num_left` is the number of actions from an index to the end. Among the best actions it is largest for the first,
+    # so the maximum gives that action's index.
     num_left = jnp.arange(scores.shape[0], 0, -1, dtype=jnp.float32)  # exact up to 2**24 actions
     most_left = jnp.max(jnp.where(scores == jnp.max(scores), num_left, 1.0))
     return scores.shape[0] - most_left.astype(jnp.int32)
@@ -68,9 +71,9 @@ class MuZeroPUCT(eqx.Module):
 
     - `c_init`, `c_base`: the two numbers in the weight of exploration.
     - `scale`: the values whose minimum and maximum become 0 and 1: "siblings" for the node's value and the `q` of its
-        visited edges, "tree" for the node's value and every `q` that the tree has had, or "none" for `q` as it is.
+        visited edges, "tree" for the node's value and every `q` that the tree has had, or "none" to leave `q` unscaled.
     - `fpu_reduction`: if given, an edge without visits counts as the node's scaled value minus this number. By default
-        (None), it has the least value: 0 on the scale, or -1 without one.
+        (None), it counts as the lowest value: 0 on the scale, or -1 if `scale` is "none".
 
     **Raises:** `ValueError` if `scale` is none of the three.
 
@@ -119,17 +122,17 @@ class CompletedQ(eqx.Module):
 
     $$\left(c_\mathrm{visit} + \max_b n(b)\right) c_\mathrm{scale} \, q(a)$$
 
-    where $n(b)$ are the visits of the node's edges. An edge without visits has no $q$. Its place is taken by the node's
-    mixed value, an estimate of the value of playing by the prior $p$:
+    where $n(b)$ are the visits of the node's edges. An edge without visits has no $q$. The node's mixed value, an
+    estimate of the value of playing by the prior $p$, takes its place:
 
     $$\frac{1}{1 + N} \left(v + N \, \frac{\sum_{b \in V} p(b) \, q(b)}{\sum_{b \in V} p(b)}\right)$$
 
-    Here $v$ is the value from the evaluator, $V$ are the visited edges, and $N$ is the sum of their visits. So a move
-    that was not tried is neither preferred nor punished.
+    Here $v$ is the value from the evaluator, $V$ are the visited edges, and $N$ is the sum of their visits. The mixed
+    value neither favours nor punishes a move that was not tried.
 
     **Fields:**
 
-    - `c_visit`: the weight of `q` before any visit, as a number of visits.
+    - `c_visit`: a number of visits that is added to the largest count, so that `q` has weight from the first visit.
     - `c_scale`: the factor of the bonus. A larger one follows `q` more, and the prior less.
     - `rescale`: True to scale the completed `q` of a node to [0, 1] first. Then the bonus of the best action is always
         the full weight above the bonus of the worst, even if their `q` hardly differ.
@@ -144,7 +147,7 @@ class CompletedQ(eqx.Module):
     def complete(self, node: Node) -> Float[Array, " A"]:
         """Returns the `q` of each action of `node`, `[A]`; it is the mixed value for actions without visits."""
         visited, num_edge_visits = node.visits > 0, jnp.sum(node.visits.astype(jnp.float32))
-        # A visited action has a weight, even if its prior underflows: their sum is the divisor of the mean.
+        # A visited action keeps a positive weight even if its prior underflows, since the weights' sum is a divisor.
         prior = jnp.maximum(jnp.exp(node.logits), jnp.finfo(jnp.float32).tiny)
         prior = jnp.where(visited, prior, 0.0)
         mean = jnp.sum(prior * node.q) / jnp.maximum(jnp.sum(prior), jnp.finfo(jnp.float32).tiny)
@@ -162,14 +165,14 @@ class CompletedQ(eqx.Module):
 
 
 class ImprovedPolicy(eqx.Module):
-    r"""Gumbel AlphaZero's selector below the root: brings the visits into the proportions of the improved policy.
+    r"""Gumbel AlphaZero's selector below the root: distributes the visits in proportion to the improved policy.
 
     The improved policy $\pi$ is the softmax of the logits plus the bonus of [`tz.mcts.CompletedQ`][]. The selector
-    chooses the action whose fraction of the visits falls short of it the most, that is, the largest
+    chooses the action whose fraction of the visits falls short of $\pi$ the most, that is, the action with the largest
 
     $$\pi(a) - \frac{n(a)}{1 + \sum_b n(b)}$$
 
-    where $n(a)$ are the visits of an edge. Nothing is random.
+    where $n(a)$ are the visits of an edge. The choice is deterministic.
 
     **Fields:**
 

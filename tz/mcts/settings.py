@@ -33,26 +33,27 @@ class MCTS(eqx.Module):
         all. In a game with many actions, few of them legal, the tree then takes far less memory, and nothing else
         changes as long as there is room for all legal actions.
     - `selector`: `Node -> action`, such as [`tz.PUCT`][] or [`tz.mcts.MuZeroPUCT`][].
-    - `root`: the root policy, such as [`tz.Dirichlet`][] or [`tz.Gumbel`][].
+    - `root`: the root policy, such as [`tz.Dirichlet`][] or [`tz.Gumbel`][]. The default adds noise for self-play;
+        [`tz.without_exploration`][] removes it.
     - `backup`: `(Node, action, q) -> (new q, value)`, such as [`tz.mcts.MeanBackup`][].
     - `discount`: the discount of the return, per move.
-    - `temperature`: the temperature of the choice of a move, which is drawn by `weights ** (1 / temperature)`; 0 takes
-        the best move. It may be a function of the number of moves made in the game (in a match, since its opening),
-        such as `optax.piecewise_constant_schedule(1.0, {30: 0.0})`.
+    - `temperature`: a move is drawn with probabilities proportional to `weights ** (1 / temperature)`; 0 takes the best
+        move. It may be a function of the number of moves made in the game (in a match, since its opening), such as
+        `optax.piecewise_constant_schedule(1.0, {30: 0.0})`.
     - `final_move`: `(tree, discount, log_weights) -> log_weights`, such as [`tz.mcts.LowerConfidenceBound`][].
-    - `persist_tree`: True if [`tz.advance`][] keeps the subtree of the move played.
+    - `persist_tree`: True to make [`tz.advance`][] keep the subtree of the move played.
     - `num_leaves`: the number of positions that are evaluated together. Above 1, the simulations of a step choose their
-        edges before any position is evaluated, and each sees the others as visits that returned the expected value.
-        Use it for one or a few games with a large network: it is faster, but a little weaker at the same number of
-        simulations.
-    - `solve`: True if wins and losses that the tree has proven are used: lost moves are no longer tried, and a won move
-        is played. It assumes that games end with a reward of 1 or -1, and that all rewards before the last are zero;
-        see `tz/mcts/_solver.py`.
+        edges before any position is evaluated, and each sees the earlier ones as visits that returned the expected
+        value. Use it for one or a few games with a large network: it is faster, but a little weaker at the same number
+        of simulations.
+    - `solve`: True to use the wins and losses that the tree has proven: lost moves are no longer tried, and a won move
+        is played. It assumes that games end with a reward of 1 or -1, or 0 for a draw, and that all earlier rewards are
+        zero; see `tz/mcts/_solver.py`.
 
     Settings that are floats may be JAX arrays, to sweep them with `jax.vmap`.
 
-    **Raises:** `ValueError` if a number is out of its range, or `solve` does not fit the other settings. It warns if
-    the tree has too little room for one search.
+    **Raises:** `ValueError` if a number is out of its range, or `solve` does not fit the other settings. A warning is
+    given if the tree has too little room for one search.
     """
 
     num_simulations: int = eqx.field(static=True)
@@ -98,7 +99,7 @@ class MCTS(eqx.Module):
                 "move."
             )
         if isinstance(self.discount, int | float) and not 0 <= self.discount <= 1:
-            raise ValueError(f"MCTS: found discount={self.discount}, expected from 0 to 1; give 1 for none.")
+            raise ValueError(f"MCTS: found discount={self.discount}, expected from 0 to 1; give 1 for no discount.")
         if self.solve and self.max_actions is not None:
             raise ValueError(
                 f"MCTS: found solve=True and max_actions={self.max_actions}, expected None, since a proof of a loss "
@@ -147,13 +148,13 @@ def check_settings(mcts: MCTS, metadata: StepMetadata) -> None:
 
 
 def without_exploration(mcts: MCTS) -> MCTS:
-    """Returns the settings for matches and analysis: without noise at the root, and with the best move (temperature 0).
+    """Returns the settings for matches and analysis: no noise at the root, and temperature 0 (the best move).
 
     **Arguments:**
 
-    - `mcts`: the settings, such as the ones for self-play; they are not changed.
+    - `mcts`: the settings, such as those of self-play.
 
-    **Returns:** the new settings. All others are unchanged.
+    **Returns:** new settings, which differ only in the noise and the temperature.
     """
     return dataclasses.replace(mcts, root=mcts.root.quiet(), temperature=0.0)
 
@@ -181,7 +182,9 @@ def gumbel_mcts(
 
 
 def on_trees_of(mcts: MCTS, fast_mcts: MCTS) -> MCTS:
-    """Checks that two searches can share a tree, and returns the fast one; it takes over `max_nodes` if it has none.
+    """Checks that two searches can share a tree, and returns the fast one.
+
+    If `max_nodes` of the fast search is None, it is set to the number of nodes of the other.
 
     **Raises:** `ValueError` if the two searches need different trees.
     """

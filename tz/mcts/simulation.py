@@ -117,14 +117,14 @@ def _with_root_prior(mcts: MCTS, tree: Tree, logits: Float[Array, " A"]) -> Tree
     """Returns the tree with a new prior at its root, and with the actions that the root keeps."""
     actions = largest(mcts, logits)
     if actions is not None and tree.actions is not None:
-        # A root with children keeps its actions, since its statistics and children are stored by their order.
+        # A root with children keeps its actions, since its statistics and children are stored in their order.
         actions = jnp.where(tree.size > 1, tree.actions[0], actions)
         tree = eqx.tree_at(lambda tree: tree.actions, tree, tree.actions.at[0].set(actions))
     return eqx.tree_at(lambda tree: tree.logits, tree, tree.logits.at[0].set(log_prior(logits, actions)))
 
 
 def check_trees(mcts: MCTS, state: SearchState) -> None:
-    """Raises `ValueError` if the tree of a search state has other shapes than these settings need."""
+    """Raises `ValueError` if the tree of a search state does not have the shapes that these settings need."""
     num_actions = state.metadata.action_mask.shape[-1]
     found = state.tree.parent.shape[-1], state.tree.logits.shape[-1], state.tree.actions is None
     expected = mcts.num_nodes, mcts.max_actions or num_actions, mcts.max_actions is None
@@ -138,7 +138,7 @@ def check_trees(mcts: MCTS, state: SearchState) -> None:
 
 
 def check_notes(mcts: MCTS, state: SearchState) -> None:
-    """Raises `ValueError` if a search state has a tree of other shapes, or the notes of another root policy."""
+    """Raises `ValueError` if a search state has a tree of the wrong shapes, or the notes of another root policy."""
     check_trees(mcts, state)
     found, expected = jax.tree.structure(state.notes), jax.tree.structure(_no_notes(mcts, state.tree))
     if found != expected and expected.num_leaves > 0:  # a root policy without notes can read any search
@@ -149,7 +149,7 @@ def check_notes(mcts: MCTS, state: SearchState) -> None:
 
 
 def _no_notes(mcts: MCTS, tree: Tree) -> PyTree:
-    """Returns zeros of the shapes of the root policy's notes, so that a state has the same types before a search."""
+    """Returns zeros in place of the root policy's notes, so that a search does not change the types of its state."""
 
     def start(tree, key):
         return mcts.root.start(tree.node(jnp.int32(0)), mcts.num_simulations, key=key)
@@ -197,10 +197,10 @@ def _check_model(where: str, model: Any, evaluator: Evaluator, state: SearchStat
 def search_step(
     mcts: MCTS, model: Env | Model, evaluator: Evaluator, state: SearchState, *, key: PRNGKeyArray
 ) -> SearchState:
-    """Runs one simulation and returns the grown tree. If `mcts.num_leaves` is above 1, it runs that many.
+    """Runs one simulation, or `mcts.num_leaves` simulations together.
 
-    A simulation goes down the tree to an edge without a child, steps the game along that edge, evaluates the position
-    that it reaches, adds it as a node, and backs its value up to the root.
+    A simulation goes down the tree to an edge without a child (or with a terminal child), steps the game along that
+    edge, evaluates the position that it reaches, adds it as a node, and backs its value up to the root.
 
     **Arguments:**
 
@@ -210,7 +210,7 @@ def search_step(
     - `state`: from [`tz.start_search`][] or an earlier step, of one game.
     - `key`: a random key, for the evaluator and, in a game with chance, for nature.
 
-    **Returns:** the search state after the simulation.
+    **Returns:** the search state with the grown tree.
 
     **Raises:** `ValueError` as [`tz.search`][] does, and if the state has the notes of another root policy.
     """
@@ -282,8 +282,8 @@ def advance(
 
     With `mcts.persist_tree` it keeps the subtree, so that the next search continues with the statistics found so far.
     In a game with chance, it keeps the subtree of the outcome that led to exactly this state. With a model, the state
-    of the new root is the model's state of the real position, and edges of the root that the game forbids are dropped.
-    Nothing is kept if no edge is left, or if the model predicted another player to move.
+    of the new root is the model's state for the real position, and edges of the root that the game forbids are dropped.
+    Nothing is kept if this leaves no edge, or if the model predicted another player to move.
 
     **Arguments:**
 

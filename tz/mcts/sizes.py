@@ -1,4 +1,4 @@
-"""The memory of searches, computed from shapes without allocating any."""
+"""The memory that searches need, computed from shapes without allocating it."""
 
 import jax
 

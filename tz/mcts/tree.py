@@ -7,8 +7,8 @@ No `while_loop` carries a tree. Under `vmap`, the games of a batch need differen
 the loop until all are done, and in every iteration selects between the old and the new carry of each game, which copies
 everything that is carried. So `descend` carries three integers and reads the tree from outside the loop, and `backup`
 carries only the arrays that it writes. `any_game` removes the select as well, by a condition that is the same for all
-games. In return, the body itself must leave finished games alone: it keeps scalars by `jnp.where`, and writes to arrays
-out of bounds, where `mode="drop"` discards the write.
+games. In return, the body itself must leave finished games unchanged: it keeps their scalars with `jnp.where`, and
+sends their array writes out of bounds, where `mode="drop"` discards them.
 """
 
 from collections.abc import Callable
@@ -41,7 +41,8 @@ class Tree(eqx.Module):
     - `parent`, `action`: `[N]`, the edge that leads to the node; -1 at the root.
     - `logits`: `[N, A]`, the log prior; -inf where illegal.
     - `children`: `[N, A]`, the node that an edge leads to; -1 if there is none. An edge that was first tried when the
-        tree was full has visits but no child. With chance, an edge has a node for each outcome, and this is the first.
+        tree was full has visits but no child. With chance, an edge has a node for each outcome that was tried, and this
+        is the first.
     - `visits`: `[N, A]`, the number of simulations that went through an edge.
     - `q`: `[N, A]`, the expected discounted return of an edge, for the player to move at its node; 0 if unvisited.
     - `actions`: `[N, A]`, the actions that each node keeps; None if nodes keep all actions.
@@ -75,11 +76,11 @@ class Tree(eqx.Module):
         return self.parent.shape[-1]
 
     def env_action(self, node: Int[Array, ""], action: Int[Array, ""]) -> Int[Array, ""]:
-        """Returns the game's action for an edge; it differs from `action` only if nodes keep some of the actions."""
+        """Returns the game's action for an edge; it differs from `action` only if nodes do not keep all actions."""
         return action if self.actions is None else self.actions[node, action].astype(jnp.int32)
 
     def discount_of(self, node: Int[Array, "..."], discount: Float[Array, ""]) -> Float[Array, "..."]:
-        """Returns the discount of the edge that leads to a node: `discount`, of the search, times the model's."""
+        """Returns the discount of the edge that leads to a node: the search's `discount` times the model's, if any."""
         return discount if self.discount is None else discount * self.discount[node]
 
     def node(self, index: Int[Array, ""]) -> "Node":
@@ -109,7 +110,7 @@ class Node(eqx.Module):
 
     @property
     def num_visits(self) -> Int[Array, "..."]:
-        """The number of visits of the node: one to evaluate it, and one for each visit of its edges."""
+        """The number of visits of the node: one for its evaluation, and one for each visit of its edges."""
         # A sum in floats is faster than in integers, and exact up to 2**24.
         return 1 + jnp.sum(self.visits.astype(jnp.float32), axis=-1).astype(jnp.int32)
 
@@ -193,10 +194,10 @@ def append(
 ) -> Tree:
     """Adds the child of edge `(node, action)`; changes nothing if the child exists or the tree is full.
 
-    **Arguments:** the child's `state`, `metadata`, `logits` (log prior, -inf where illegal), `actions` (the ones it
-    keeps; None for all) and `value` (for the player to move there, 0 if the game is over); `chance`, of the edge.
+    **Arguments:** the child's `state`, `metadata`, `logits` (log prior, -inf where illegal), `actions` (those that
+    it keeps; None for all) and `value` (for the player to move there, 0 if the game is over); the edge's `chance`.
     """
-    # `first` is the first node of the edge, `known` the node of this outcome. Without chance there is no difference.
+    # `first` is the first node of the edge, `known` the node of this outcome. Without chance, the two are the same.
     first = known = tree.children[node, action]
     if tree.chance is not None and chance is not None:
         known = tree.chance.known_child(first, chance.outcome)
@@ -241,7 +242,7 @@ def backup(
     """Backs up the return of a simulation from edge `(node, action)` to the root, and counts a visit of each edge.
 
     **Arguments:** `q`, the return seen on that edge, for the player to move at `node`; `update`, the backup,
-    `(Node, action, q) -> (new q of the edge, value of the node, which is carried up)`.
+    `(Node, action, q) -> (new q of the edge, value of the node)`. The value is carried up to the parent.
     """
     discount = jnp.asarray(discount, jnp.float32)
 
@@ -273,7 +274,7 @@ def backup(
 
 @jax.named_scope("reroot")
 def reroot(tree: Tree, child: Int[Array, ""], state: PyTree, metadata: StepMetadata) -> Tree:
-    """Returns the subtree of node `child` as a tree of its own: same statistics, nodes in the same order.
+    """Returns the subtree of node `child` as a new tree, with the same statistics and the nodes in the same order.
 
     **Arguments:** `child`, or -1 for a tree that has only a new root; `state` and `metadata`, of the new root.
     """
