@@ -8,52 +8,17 @@ folder are not trained again.
 
 import argparse
 import dataclasses
-import functools
 import pathlib
 import platform
 import sys
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, PyTree
 
 import tz
 
 RECIPE = tz.Recipe("othello", symmetry="dihedral", random_starts=10, q_scale=0.5)
-KINDS = {"policy and value": None, "ownership, weight 0.25": 0.25, "ownership, weight 1": 1.0}
-
-
-def holders(env: tz.Env, env_state: PyTree, metadata: tz.StepMetadata) -> Array:
-    """Returns the holder of each point, `[8, 8, 1]`: 1 for player 0, -1 for player 1, 0 for neither."""
-    observation = env.observe(env_state).astype(jnp.int8)
-    mine = observation[..., :1] - observation[..., 1:2]
-    return jnp.where(metadata.cur_player_id == 0, mine, -mine)
-
-
-def turn_final(sample: tz.Sample, turn) -> tz.Sample:
-    """Turns the record of the final state together with the observation."""
-    return dataclasses.replace(sample, end=dataclasses.replace(sample.end, final=turn(sample.end.final)))
-
-
-def settings(kind: str) -> tuple[tz.TrainConfig, tz.Env]:
-    config, env = RECIPE.build()
-    if (weight := KINDS[kind]) is None:
-        return config, env
-    return dataclasses.replace(
-        config,
-        record_end=functools.partial(holders, env),
-        loss=functools.partial(tz.learn.ownership_loss, weight=weight, l2_reg_lambda=RECIPE.l2),
-        augment=functools.partial(tz.random_dihedral, turn_records=turn_final),
-    ), env
-
-
-def start(kind: str, config: tz.TrainConfig, env: tz.Env, seed: int) -> tz.learn.LoopState:
-    network_key, key = jax.random.split(jax.random.key(seed))
-    heads = {"num_policy_channels": RECIPE.head_channels, "num_value_channels": RECIPE.head_channels}
-    sizes = env.observation.shape, env.num_actions, RECIPE.num_blocks, RECIPE.num_channels
-    num_planes = 0 if KINDS[kind] is None else 1
-    return tz.init_loop(config, env, tz.AZResNet(*sizes, **heads, num_planes=num_planes, key=network_key), key=key)
+KINDS = {"policy and value": 0.0, "ownership, weight 0.25": 0.25, "ownership, weight 1": 1.0}
 
 
 def file_of(out: pathlib.Path, kind: str, seed: int) -> pathlib.Path:
@@ -65,12 +30,13 @@ def train(kind: str, seeds: range, minutes: float, out: pathlib.Path) -> None:
     missing = [seed for seed in seeds if not file_of(out, kind, seed).exists()]
     if not missing:
         return
-    config, env = settings(kind)
-    tz.train_loop(config, env, start(kind, config, env, 0), num_epochs=1, sinks=[], progress=False)  # compiles
+    recipe = dataclasses.replace(RECIPE, ownership=KINDS[kind])
+    config, env = recipe.build()
+    tz.train_loop(config, env, recipe.start(config, env, seed=0), num_epochs=1, sinks=[], progress=False)  # compiles
     for seed in missing:
-        rows, state = [], start(kind, config, env, seed)
+        rows, state = [], recipe.start(config, env, seed=seed)
         options = {"seconds": 60 * minutes, "sinks": [rows.append], "progress": False}
-        state = tz.runs.train_for(RECIPE, config, env, state, **options)
+        state = tz.runs.train_for(recipe, config, env, state, **options)
         last = {name: x for name, x in rows[-1].items() if name.endswith("loss")}
         print(f"{kind}, seed {seed}: {int(state.epoch)} epochs, {last}", flush=True)
         tz.save_agent(file_of(out, kind, seed), env, state.train.playing, card={"epochs": int(state.epoch)})

@@ -4,6 +4,7 @@ import dataclasses
 import types
 
 import jax
+import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
@@ -110,6 +111,7 @@ def test_each_phase_is_compiled_once_also_where_the_learning_rate_is_set(compile
             "q_scale": 0.5,
             "fast_simulations": 2,
         },
+        {"ownership": 0.25, "moves_per_epoch": 16},
     ],
 )
 def test_every_setting_builds_a_loop(change):
@@ -117,8 +119,23 @@ def test_every_setting_builds_a_loop(change):
     config, env = recipe.build()
     state = recipe.start(config, env, seed=0)
     assert config.mcts.num_simulations == 4 and int(state.epoch) == 0
+    assert (state.train.network.planes_conv is not None) == ("ownership" in change)
     _, begun = jax.vmap(config.test_env.init)(jax.random.split(jax.random.key(0), 16))
     assert begun.action_mask.all(), "tests begin at the beginning"
+
+
+@pytest.mark.parametrize("name", ["connect_four", "go_9x9", "othello", "tic_tac_toe"])
+def test_who_holds_each_point_has_the_sign_of_the_player(name):
+    """After a move of player p, p holds one point more (in Othello more), whoever is to move."""
+    record_end = dataclasses.replace(tz.Recipe(name), ownership=0.5).build()[0].record_end
+    env = tz.from_pgx(name)
+    state, metadata = env.init(jax.random.key(3))
+    for _ in range(2):
+        mover, before = int(metadata.cur_player_id), int(record_end(state, metadata).sum())
+        state, metadata = env.step(state, jnp.argmax(metadata.action_mask))
+        held = record_end(state, metadata)
+        assert held.shape == (*env.observation.shape[:2], 1) and int(metadata.cur_player_id) != mover
+        assert (int(held.sum()) - before) * (1 if mover == 0 else -1) >= 1
 
 
 @pytest.mark.parametrize(
@@ -132,6 +149,11 @@ def test_every_setting_builds_a_loop(change):
         ({"anneal": 1.5}, "found anneal=1.5, expected a number from 0"),
         ({"search": "puct", "q_scale": 0.5}, 'found q_scale=0.5 with search="puct"'),
         ({"q_scale": 0.0}, "found q_scale=0.0, expected more than 0"),
+        ({"ownership": -1.0}, "found ownership=-1.0, expected 0 or more"),
+        (
+            {"ownership": 0.25, "env": "hex"},
+            "found ownership=0.25 for hex, expected it for one of connect_four, go_19x",
+        ),
     ],
 )
 def test_a_recipe_without_sense_is_refused(change, message):

@@ -19,9 +19,11 @@ import platform
 import re
 import shlex
 import sys
+import time
 import zlib
 
 import equinox as eqx
+import ideas
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -67,11 +69,17 @@ VARIANTS = {
         "td_lambda": 1.0,
         "search_value_fraction": 0.5,
     },
+    "the network also predicts the final board": {"ownership": 0.25},
+    "the network also predicts how many moves are left": {"idea": "moves_left"},
+    "a soft policy target beside the usual one": {"idea": "soft_policy"},
+    "four leaves at a time": {"idea": "four_leaves"},
+    "a quarter of the games begin in positions of the buffer": {"idea": "uniform_restarts"},
+    "a quarter of the games begin in positions of the buffer, by regret": {"idea": "regret_restarts"},
     "a constant learning rate, and twice the gradient steps": {"anneal": 0.0, "train_steps_per_epoch": 24},
 }
 
 
-NOT_OF_THE_RECIPE = ("simulations_at_first", "cut_after", "drawn_after", "surprise_fraction")
+NOT_OF_THE_RECIPE = ("simulations_at_first", "cut_after", "drawn_after", "surprise_fraction", "idea")
 MEAN_SURPRISE = 0.7
 """The typical surprise of a position, in nats. The mean of a batch falls from 0.9 to 0.65 in twenty epochs."""
 
@@ -133,18 +141,27 @@ def trained(name: str, seeds: range, length: dict[str, float], out: pathlib.Path
     if (share := others["surprise_fraction"]) is not None:
         loss = functools.partial(surprising_loss, share=share, l2=recipe.l2)
         config = dataclasses.replace(config, loss=loss)
-    if others["simulations_at_first"] is not None and "num_epochs" in length:
-        raise SystemExit(f"{name}: found --epochs, expected --minutes, since its epochs do not take equally long.")
+    idea = ideas.Idea(config) if others["idea"] is None else getattr(ideas, others["idea"])(recipe, config, env)
+    config = idea.config
+    if "num_epochs" in length and (others["simulations_at_first"] is not None or idea.openings is not None):
+        raise SystemExit(f"{name}: found --epochs, expected --minutes, since it is trained in parts of the time.")
     stages = [config]
     if (at_first := others["simulations_at_first"]) is not None:
         stages.insert(0, dataclasses.replace(config, mcts=dataclasses.replace(config.mcts, num_simulations=at_first)))
-    for stage in stages:
-        tz.train_loop(stage, env, recipe.start(config, env, seed=0), num_epochs=1, sinks=[], progress=False)  # compiles
+    for stage in stages:  # compiles
+        state, played = idea.start(recipe, env, seed=0), idea.starting(env, None, key=jax.random.key(0))
+        state = tz.train_loop(stage, played, state, num_epochs=1, sinks=[], progress=False)
+        idea.starting(env, state, key=jax.random.key(0))
+    if idea.openings is not None:
+        stages = stages * ideas.NUM_PARTS
     for seed, path in missing:
-        state = recipe.start(config, env, seed=seed)
+        state = idea.start(recipe, env, seed=seed)
         for index, stage in enumerate(stages):
-            part = index / len(stages), (index + 1) / len(stages)
-            state = tz.runs.train_for(recipe, stage, env, state, part=part, **length, progress=False)
+            begun, part = time.perf_counter(), np.array([index, index + 1]) / len(stages)
+            key = jax.random.fold_in(jax.random.key(seed), index)
+            played = idea.starting(env, state if index else None, key=key)
+            part[0] += (time.perf_counter() - begun) / length.get("seconds", np.inf)
+            state = tz.runs.train_for(recipe, stage, played, state, part=tuple(part), **length, progress=False)
         card = made_with | {"seed": seed, "epochs": int(state.epoch)}
         tz.save_agent(path, env, state.train.playing, state.train.playing_norm_state, card=card)
     jax.clear_caches()

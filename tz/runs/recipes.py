@@ -24,6 +24,7 @@ from tz.mcts.selectors import PUCT, CompletedQ, MuZeroPUCT
 from tz.mcts.settings import MCTS, gumbel_mcts
 from tz.nn.networks import MLP, AZResNet
 from tz.nn.value_heads import CategoricalValue, TanhValue, ValueHead
+from tz.runs._ownership import with_ownership
 from tz.runs.loop import init_loop
 
 _SYMMETRIES = {"none": None, "mirror": random_mirror, "dihedral": random_dihedral}
@@ -118,6 +119,9 @@ class Recipe:
     the search found on the way."""
     search_value_fraction: float = 0.0
     """The weight, from 0 to 1, of the value that the search found for a position in the position's value target."""
+    ownership: float = 0.0
+    """The weight of a second target of a residual network: who holds each point of the final board. With 0, there is
+    none."""
     average_decay: float | None = None
     """The decay of a running average of the weights. The averaged network then plays; by default the newest does."""
     random_starts: int = 20
@@ -181,6 +185,8 @@ class Recipe:
             search_dtype=None if self.search_dtype == "float32" else jnp.bfloat16,
             test_env=env,
         )
+        if self.ownership:
+            config = with_ownership(config, env, self.ownership, self.l2)
         return config, random_starts(env, self.random_starts) if self.random_starts else env
 
     def _search(self, env: Env) -> MCTS:
@@ -240,6 +246,11 @@ class Recipe:
                     f'Recipe: found norm="{self.norm}" with a multilayer perceptron, which has no normalisation, '
                     'expected "none"; leave norm out.'
                 )
+            if self.ownership:
+                raise ValueError(
+                    f"Recipe: found ownership={self.ownership} with a multilayer perceptron, which has no planes, "
+                    "expected 0; leave ownership out."
+                )
             sizes = {"width": self.num_channels, "depth": self.num_blocks}
             return eqx.nn.make_with_state(MLP)(shape, env.num_actions, **sizes, value_head=self._value_head(), key=key)
         return eqx.nn.make_with_state(AZResNet)(
@@ -250,6 +261,7 @@ class Recipe:
             self.norm,
             num_policy_channels=self.head_channels,
             num_value_channels=self.head_channels,
+            num_planes=1 if self.ownership else 0,
             value_head=self._value_head(),
             key=key,
         )

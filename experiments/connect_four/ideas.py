@@ -1,0 +1,118 @@
+"""Ideas of other projects as changes of the recipe, for `study.py`.
+
+Each idea takes the settings and the game of a recipe and returns an `Idea`: new settings, the number of planes that the
+network returns beside policy and value, and a function that finds positions for self-play to begin in.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+import tz
+
+NUM_STARTS = 2048
+FRACTION = 0.25
+"""The fraction of the games of self-play that begin in an earlier position."""
+NUM_PARTS = 12
+"""How often the list of earlier positions is made anew during the training."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Idea:
+    """The changes of a recipe. `openings(state, key)` returns positions `[NUM_STARTS, ...]` of the buffer."""
+
+    config: tz.TrainConfig
+    num_planes: int = 0
+    openings: Callable[[tz.learn.LoopState, PRNGKeyArray], PyTree] | None = None
+
+    def start(self, recipe: tz.Recipe, env: tz.Env, seed: int) -> tz.learn.LoopState:
+        """Makes a network with the planes, and new games."""
+        if not self.num_planes:
+            return recipe.start(self.config, env, seed=seed)
+        network_key, key = jax.random.split(jax.random.key(seed))
+        heads = {"num_policy_channels": recipe.head_channels, "num_value_channels": recipe.head_channels}
+        sizes = env.observation.shape, env.num_actions, recipe.num_blocks, recipe.num_channels
+        network = tz.AZResNet(*sizes, **heads, num_planes=self.num_planes, key=network_key)
+        return tz.init_loop(self.config, env, network, key=key)
+
+    def starting(self, env: tz.Env, state: tz.learn.LoopState | None, *, key: PRNGKeyArray) -> tz.Env:
+        """Returns the game whose episodes begin, in part, in positions of the buffer; at first in new games."""
+        if self.openings is None:
+            return env
+        new_games = jax.vmap(env.init)(jax.random.split(key, NUM_STARTS))
+        found = new_games if state is None else self.openings(state, key)
+        return tz.games.starts_from(env, found, FRACTION)
+
+
+def _soft_policy_loss(network, output, sample: tz.Sample, *, l2: float) -> tuple[Array, dict[str, Array]]:
+    """Adds a second policy, the sum of a plane over the rows, whose target has a temperature of 4, with weight 8."""
+    loss, metrics = tz.az_loss(network, output, sample, l2_reg_lambda=l2)
+    logits = jnp.where(sample.action_mask, jnp.sum(output[2][..., 0], 0), jnp.finfo(jnp.float32).min)
+    target = jnp.where(sample.action_mask, sample.policy, 0.0) ** 0.25
+    target /= jnp.sum(target)
+    soft = -8.0 * sample.policy_weight * jnp.sum(target * jax.nn.log_softmax(logits))
+    return loss + soft, metrics | {"soft_policy_loss": soft}
+
+
+def _moves_left_loss(network, output, sample: tz.Sample, *, l2: float) -> tuple[Array, dict[str, Array]]:
+    """Adds the squared error of the number of moves left, as a fraction of the 42 cells, which a plane's mean gives."""
+    loss, metrics = tz.az_loss(network, output, sample, l2_reg_lambda=l2)
+    error = jnp.square(jnp.mean(output[2]) - sample.end.moves_left.astype(jnp.float32) / 42)
+    return loss + error, metrics | {"moves_left_loss": error}
+
+
+def moves_left(recipe: tz.Recipe, config: tz.TrainConfig, env: tz.Env) -> Idea:
+    """The network also predicts how many moves are left."""
+    changes = {
+        "record_end": lambda env_state, metadata: jnp.int8(0),  # nothing of the last position; its distance is known
+        "loss": functools.partial(_moves_left_loss, l2=recipe.l2),
+        "augment": functools.partial(tz.learn.random_mirror, turn_records=lambda sample, turn: sample),
+    }
+    return Idea(dataclasses.replace(config, **changes), num_planes=1)
+
+
+def soft_policy(recipe: tz.Recipe, config: tz.TrainConfig, env: tz.Env) -> Idea:
+    """The network also learns a softer policy target, as in KataGo."""
+    return Idea(dataclasses.replace(config, loss=functools.partial(_soft_policy_loss, l2=recipe.l2)), num_planes=1)
+
+
+def four_leaves(recipe: tz.Recipe, config: tz.TrainConfig, env: tz.Env) -> Idea:
+    """A search evaluates four leaves at a time."""
+    return Idea(dataclasses.replace(config, mcts=dataclasses.replace(config.mcts, num_leaves=4)))
+
+
+def _openings(state: tz.learn.LoopState, key: PRNGKeyArray, *, by_regret: bool) -> PyTree:
+    """Draws positions of the buffer whose targets are known, all alike or in proportion to the squared regret."""
+    replay = state.replay
+    positions, value = replay.extra
+    num_games, capacity = value.shape
+    # The oldest row is in slot `position - size`, and the oldest `num_known` rows are known.
+    index = (jnp.arange(capacity) - (replay.position - replay.size)[:, None]) % capacity
+    known = index < replay.num_known[:, None]
+    regret = jnp.square(replay.value.offset - value) if by_regret else jnp.ones_like(value)
+    logits = jnp.where(known, jnp.log(regret + 1e-6), -jnp.inf).ravel()
+    rows = jax.random.categorical(key, logits, shape=(NUM_STARTS,))
+    return jax.tree.map(lambda x: x.reshape(num_games * capacity, *x.shape[2:])[rows], positions)
+
+
+def _restarts(recipe: tz.Recipe, config: tz.TrainConfig, env: tz.Env, *, by_regret: bool) -> Idea:
+    mcts = config.mcts
+    changes = {
+        "record": lambda env_state, searched, metadata: ((env_state, metadata), tz.root_value(mcts, searched)),
+        "augment": functools.partial(tz.learn.random_mirror, turn_records=lambda sample, turn: sample),
+    }
+    openings = eqx.filter_jit(functools.partial(_openings, by_regret=by_regret))
+    return Idea(dataclasses.replace(config, **changes), openings=openings)
+
+
+uniform_restarts = functools.partial(_restarts, by_regret=False)
+"""A quarter of the games begin in positions of the buffer, all equally likely."""
+
+regret_restarts = functools.partial(_restarts, by_regret=True)
+"""A quarter of the games begin in positions of the buffer, most often where the value target differs most from the
+value that the search found. This is a simple form of Regret-Guided Search Control (arXiv 2602.20809)."""
