@@ -422,3 +422,17 @@ def test_check_env_finds_a_step_that_begins_new_games_by_itself():
     restarts = pytest.warns(UserWarning, match=r"found no game that ended, but \d+ moves that paid .* \(auto-reset\)")
     with pytest.warns(UserWarning, match="found no end in 2 random games"), restarts:
         check_env(countdown(step=restarting), num_games=2, max_moves=32)
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (lambda state, action: f"take {action // 2}", "found the name 'take 0' for the legal actions 0 and 1 in one"),
+        (lambda state, action: action, "label of countdown: found 0 for action 0, expected a text"),
+    ],
+)
+def test_names_of_moves_are_checked(label, message):
+    named = dataclasses.replace(countdown(), label=lambda state, action: f"take {action + 1}")
+    check_env(named, num_games=2, max_moves=9)
+    with pytest.raises(ValueError, match=message):
+        check_env(dataclasses.replace(named, label=label), num_games=2, max_moves=9)

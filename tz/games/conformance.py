@@ -12,6 +12,7 @@ from tz._arguments import check_ints, check_one_key, shown
 from tz.games._random_games import check_record, play_random_games
 from tz.games.chance import check_nature
 from tz.games.env import Env, StepMetadata
+from tz.games.names import label_of
 
 
 def check_env(env: Env, *, key: PRNGKeyArray | None = None, num_games: int = 8, max_moves: int = 512) -> None:
@@ -54,6 +55,7 @@ def check_env(env: Env, *, key: PRNGKeyArray | None = None, num_games: int = 8, 
         raise _failure(env, f"that a random game fails {where}", error) from error
     check_record(env, record, keys)
     _check_purity(env, sample)
+    _check_names(env, sample)
     if not record.terminated.any():
         warnings.warn(
             f"{env.name}: found no end in {num_games} random games of {max_moves} moves, expected at least one, to see "
@@ -221,6 +223,21 @@ def _check_purity(env: Env, sample: PyTree) -> None:
                 f"`{path}`, expected the same; let it depend only on its arguments, not on earlier calls or on "
                 "tracing."
             )
+
+
+def _check_names(env: Env, sample: PyTree) -> None:
+    """Checks that no two legal moves have one name, in a first position and after a move."""
+    _, start, (_, _, _, after, _) = sample
+    for state, metadata in (start, after) if env.label is not None else ():
+        names: dict[str, int] = {}
+        for action in map(int, np.flatnonzero(metadata.action_mask)):
+            name = label_of(env, state, action)
+            if (other := names.setdefault("".join(name.split()), action)) != action:
+                raise ValueError(
+                    f"{env.name}: found the name {name!r} for the legal actions {other} and {action} in one position, "
+                    "expected a name for each; let `label` return different names, since people and programs choose "
+                    "moves by name."
+                )
 
 
 def _difference(first: PyTree, second: PyTree, *, tolerance: float) -> str | None:
