@@ -20,7 +20,7 @@ SHOWN = (
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "CITATION.cff",
-    "docs/guides/*.md",
+    "docs/guides/**/*.md",
     "notebooks/*.ipynb",
     "experiments/**/README.md",
     "experiments/**/*.py",
