@@ -65,3 +65,4 @@ def _release_compiled_programs():
     maps = pathlib.Path("/proc/self/maps")
     if not maps.exists() or maps.read_bytes().count(b"\n") > 20_000:
         jax.clear_caches()
+        gc.collect()
