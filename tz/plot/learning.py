@@ -87,13 +87,14 @@ def plot_learning(
             "plot_learning: found rows without losses, scores, Elo or returns, expected one of these; give the metrics "
             "of a run that has trained."
         )
-    axes = new_axes(len(shown), (4.8 * len(shown), 3.4))
+    axes, num_lines = new_axes(len(shown), (4.8 * len(shown), 3.4)), []
     for ax, (label, metrics) in zip(axes, shown.items(), strict=True):
-        _draw_panel(ax, read, metrics, x)
+        num_lines.append(_draw_panel(ax, read, metrics, x))
         ax.set(xlabel=x, ylabel=label, title=_TITLES[label])
         if label == "score":
             ax.axhline(0.5, color=GREY, linewidth=0.8)
             ax.set_ylim(-0.03, 1.03)
+    figure_of(axes[0]).set_figheight(3.4 + 0.17 * max(num_lines))  # the legends are below the axes
     limits = [ax.get_xlim() for ax in axes]
     for ax in axes:  # tests may begin later than losses, but all panels should have the same axis
         ax.set_xlim(min(low for low, _ in limits), max(high for _, high in limits))
@@ -187,8 +188,11 @@ def _returns(rows: Rows) -> dict[str, str]:
     return labels | {name.removesuffix("_return").replace("_", ", "): name for name in tested}
 
 
-def _draw_panel(ax: "Axes", runs: Mapping[str, Rows], metrics: Mapping[str, Mapping[str, str]], x: str) -> None:
-    """Draws one panel. Runs differ by colour and metrics by line; with a single run, metrics differ by both."""
+def _draw_panel(ax: "Axes", runs: Mapping[str, Rows], metrics: Mapping[str, Mapping[str, str]], x: str) -> int:
+    """Draws one panel and returns the number of its lines.
+
+    Runs differ by colour and metrics by line; with a single run, metrics differ by both.
+    """
     labels = list(dict.fromkeys(label for of_run in metrics.values() for label in of_run))
     for number, (run, rows) in enumerate(runs.items()):
         for label, name in metrics[run].items():
@@ -214,7 +218,6 @@ def _draw_panel(ax: "Axes", runs: Mapping[str, Rows], metrics: Mapping[str, Mapp
         ax.locator_params(axis="x", integer=True)
     ax.spines[["top", "right"]].set_visible(False)
     if num_labels := len(ax.get_legend_handles_labels()[0]):
-        below = (
-            {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18)} if num_labels > 4 else {}
-        )  # a large one would hide curves
-        ax.legend(frameon=False, fontsize=8, **below)
+        # Inside the axes, a legend would hide curves. The pad, in units of the font size, leaves room for the axis.
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=4.5, frameon=False, fontsize=8)
+    return num_labels
