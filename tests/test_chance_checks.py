@@ -164,6 +164,9 @@ def test_settings_that_chance_does_not_allow_are_refused_by_name():
     ):
         with pytest.raises(ValueError, match=f"found a game with chance and {message}"):
             tz.init_search(tz.MCTS(4, **settings), *start)
+    tree = tz.init_search(tz.MCTS(4), *start).tree
+    with pytest.raises(ValueError, match="root_returns: found a tree of a game with chance"):
+        tz.mcts.root_returns(tree, 1.0)
     blind = dataclasses.replace(PIG, outcome=None)
     with pytest.raises(ValueError, match="search of pig: found `chance` without an `outcome`"):
         tz.search(tz.MCTS(4), blind, tz.uniform_evaluator, tz.init_search(tz.MCTS(4), *start), key=jax.random.key(0))

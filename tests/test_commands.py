@@ -209,6 +209,8 @@ def test_a_terminal_has_one_line_that_is_rewritten_and_fits(monkeypatch):
     shown = [part for part in re.split(r"\r\x1b\[K", stream.getvalue()) if not part.endswith("\n")]
     assert all(len(part) < 80 for part in shown)
     monkeypatch.setenv("COLUMNS", "160")
+    numbers = 999.6, 999_400, 999_600, 1_234_567, 999_999_999
+    assert [screens._rounded(x) for x in numbers] == ["1k", "999k", "1M", "1.23M", "1G"]
     stream = Terminal()
     with Screen(num_epochs=10, totals=lambda: totals, stream=stream) as screen:
         screen(ROW)

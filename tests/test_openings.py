@@ -76,6 +76,17 @@ def test_positions_of_games_are_those_in_which_a_move_was_made(env):
     np.testing.assert_array_equal(metadata.action_mask, np.asarray(env_state._x.board) == -1)
 
 
+def test_a_resigned_game_stays_at_its_last_position(env):
+    start = env.init(jax.random.key(0))
+    states, metadata = tz.games.follow_moves(env, start, jnp.array([4, 0, -1, -1]))
+    last, *rest = (jax.tree.map(lambda x: x[i], (states, metadata)) for i in (2, 3, 4))
+    for position in rest:
+        chex.assert_trees_all_equal(position, last)
+    assert not last[1].terminated and num_stones(last) == 2
+    over = tz.games.follow_moves(env, start, jnp.array([0, 3, 1, 4, 2, -1]))[1]
+    np.testing.assert_array_equal(jnp.abs(over.rewards).sum(1), [0, 0, 0, 0, 0, 2, 0])
+
+
 def test_positions_of_a_match_are_openings_for_self_play(env):
     player = tz.random_player()
     match = eqx.filter_jit(tz.play_match)(env, player, player, num_games=8, max_moves=9, key=jax.random.key(0))

@@ -205,9 +205,12 @@ def test_a_symmetry_turns_all_steps_alike(games, rings):
     def mirrored(sample, *, key):
         return dataclasses.replace(sample, policy=sample.policy[::-1], action_mask=sample.action_mask[::-1])
 
-    unroll = jax.tree.map(lambda x: x[0], BUFFER.sample(rings, 1, key=jax.random.key(3), unroll=3))
-    turned = turn_unroll(mirrored, unroll, key=jax.random.key(4))
-    np.testing.assert_array_equal(turned.action, 2 - unroll.action)
+    drawn = BUFFER.sample(rings, 64, key=jax.random.key(3), unroll=3)
+    made = np.asarray(drawn.is_in_episode[:, :-1])
+    turned = jax.vmap(lambda unroll: turn_unroll(mirrored, unroll, key=jax.random.key(4)))(drawn)
+    np.testing.assert_array_equal(turned.action, np.where(made, 2 - drawn.action, 0))
+    assert made.all(1).any() and not made.all(), "some unrolls end before three moves"
+    unroll, turned = (jax.tree.map(lambda x: x[made.all(1).argmax()], tree) for tree in (drawn, turned))
     np.testing.assert_array_equal(turned.positions.policy, unroll.positions.policy[:, ::-1])
     np.testing.assert_array_equal(turned.positions.value, unroll.positions.value)
 

@@ -1,5 +1,7 @@
 """Functions that replay lists of moves, and sample positions from games that were played."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -67,7 +69,8 @@ def follow_moves(
 
     - `env`: the game.
     - `start`: the state and metadata before the first move.
-    - `actions`: `[T]`, the moves, padded with -1 after the end of the game, where no action changes anything.
+    - `actions`: `[T]`, the moves, padded with -1 after the end of the game. A -1 changes nothing, and has no rewards,
+        so a game that was resigned stays at its last position.
     - `chance_key`: the key of nature's draws, such as an entry of `chance_keys` in [`tz.matches.MatchResult`][]. Only a
         game with chance needs it.
 
@@ -82,6 +85,8 @@ def follow_moves(
 
     def move(at, action):
         after = make_numbered_move(env, at[0], action, at[2], key=chance_key)
+        stays = (at[0], dataclasses.replace(at[1], rewards=jnp.zeros_like(at[1].rewards)), at[2])
+        after = jax.tree.map(lambda old, new: jnp.where(action < 0, old, new), stays, after)
         return after, after[:2]
 
     after = lax.scan(move, (*start, no_draws), actions)[1]

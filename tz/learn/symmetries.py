@@ -45,8 +45,7 @@ def turn_unroll(augment: Callable[..., Sample], unroll: Unroll, *, key: PRNGKeyA
     - `unroll`: one unroll, without a batch axis.
     - `key`: decides which symmetry is applied.
 
-    **Returns:** the turned unroll, with the same values and rewards. Actions after the end of the episode are turned
-    like the others, so they may differ from 0.
+    **Returns:** the turned unroll, with the same values and rewards. Actions after the end of the episode are still 0.
     """
 
     # `augment` knows how to turn a policy, so the action is turned as a policy that is 1 there and 0 elsewhere.
@@ -58,7 +57,8 @@ def turn_unroll(augment: Callable[..., Sample], unroll: Unroll, *, key: PRNGKeyA
     # All positions get one key, and with it the same symmetry.
     positions = jax.vmap(lambda sample: augment(sample, key=key))(unroll.positions)
     before = jax.tree.map(lambda x: x[:-1], unroll.positions)
-    return dataclasses.replace(unroll, positions=positions, action=jax.vmap(moved)(before, unroll.action))
+    action = jnp.where(unroll.is_in_episode[:-1], jax.vmap(moved)(before, unroll.action), 0)
+    return dataclasses.replace(unroll, positions=positions, action=action)
 
 
 def _shape(sample: Sample) -> tuple[int, ...]:

@@ -25,8 +25,7 @@ def root_returns(
     """Returns the number, mean and variance of the returns of each move at the root, from the evaluations in the tree.
 
     A node counts as one return, of the simulation that added it. A terminal node counts as often as simulations ended
-    there. Simulations that found the tree full left no node and are not counted. The result is wrong in a game with
-    chance, since a terminal node would count for all visits of its edge, whatever their outcome.
+    there. Simulations that found the tree full left no node and are not counted.
 
     **Arguments:**
 
@@ -35,8 +34,15 @@ def root_returns(
 
     **Returns:** `count`, `mean` and `variance` of the returns, `[A]` each, for the player to move at the root. The
     variance is unbiased, and 0 for fewer than two returns.
-    """
 
+    **Raises:** `ValueError` for a tree of a game with chance, where a terminal node would count for all visits of its
+    edge, whatever their outcome.
+    """
+    if tree.chance is not None:
+        raise ValueError(
+            "root_returns: found a tree of a game with chance, expected one without, since the number of visits of each "
+            "outcome is not known; use the `q` of the tree, the mean over all outcomes."
+        )
     discount = jnp.asarray(discount, jnp.float32)
 
     # All nodes climb together, one level per iteration, until each is at its ancestor just below the root. On the way,

@@ -186,7 +186,7 @@ def epoch_text(values: Mapping[str, Any], totals: Mapping[str, int | float], is_
 def _rounded(number: float | int) -> str:
     """Writes a number with three digits and a unit: `27.4k`."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
+        if float(f"{number:.3g}") >= size:  # 999,600 is 1M
             return f"{number / size:.3g}{unit}"
     return f"{number:.0f}"
 
