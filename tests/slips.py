@@ -476,6 +476,14 @@ CASES = {
         lambda g: tz.play_match(solitaire(), g.player, g.player, num_games=2, key=g.one),
         "play_match: found solitaire, a game of 1 player, expected one of two players",
     ),
+    "checkpoints that keep nothing": (
+        lambda g: tz.Checkpoints("not made", keep=None),
+        "Checkpoints: found keep=None, expected an int",
+    ),
+    "checkpoints at half epochs": (
+        lambda g: tz.Checkpoints("not made", every_epochs=2.5),
+        "Checkpoints: found every_epochs=2.5, expected an int",
+    ),
     # Correct calls.
     "fine": (lambda g: loop(g.nim), "nothing"),
     "fine for one": (lambda g: loop(solitaire()), "nothing"),

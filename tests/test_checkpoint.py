@@ -220,13 +220,7 @@ def test_other_settings_are_refused_with_the_difference(run):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"keep": 0}, "found keep=0"),
-        ({"keep": None}, "Checkpoints: found keep=None, expected an int"),
-        ({"every_epochs": 2.5}, "found every_epochs=2.5, expected an int"),
-        ({"every_minutes": -1.0}, "found every_minutes=-1"),
-    ],
+    ("options", "message"), [({"keep": 0}, "found keep=0"), ({"every_minutes": -1.0}, "found every_minutes=-1")]
 )
 def test_numbers_out_of_range_are_refused(options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
