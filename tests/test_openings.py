@@ -79,10 +79,10 @@ def test_positions_of_games_are_those_in_which_a_move_was_made(env):
 def test_a_resigned_game_stays_at_its_last_position(env):
     start = env.init(jax.random.key(0))
     states, metadata = tz.games.follow_moves(env, start, jnp.array([4, 0, -1, -1]))
-    last, *rest = (jax.tree.map(lambda x: x[i], (states, metadata)) for i in (2, 3, 4))
-    for position in rest:
-        chex.assert_trees_all_equal(position, last)
-    assert not last[1].terminated and num_stones(last) == 2
+    at = lambda index: jax.tree.map(lambda x: x[index], (states, metadata))
+    for index in (3, 4):
+        chex.assert_trees_all_equal(at(index), at(2))
+    assert not at(2)[1].terminated and num_stones(at(2)) == 2
     over = tz.games.follow_moves(env, start, jnp.array([0, 3, 1, 4, 2, -1]))[1]
     np.testing.assert_array_equal(jnp.abs(over.rewards).sum(1), [0, 0, 0, 0, 0, 2, 0])
 
