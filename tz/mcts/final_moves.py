@@ -40,8 +40,8 @@ def root_returns(
     """
     if tree.chance is not None:
         raise ValueError(
-            "root_returns: found a tree of a game with chance, expected one without, since the visits of each outcome are "
-            "not counted; use the `q` of the tree, the mean over all outcomes."
+            "root_returns: found a tree of a game with chance, expected one without, since the visits of each outcome "
+            "are not counted; use the `q` of the tree, the mean over all outcomes."
         )
     discount = jnp.asarray(discount, jnp.float32)
 

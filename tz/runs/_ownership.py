@@ -46,4 +46,6 @@ def _holders(env: Env, env_state: PyTree, metadata: StepMetadata) -> Array:
 
 def _turn_final(sample: Sample, turn: Turn) -> Sample:
     """Turns the final board together with the observation."""
-    return dataclasses.replace(sample, end=dataclasses.replace(sample.end, final=turn(sample.end.final)))
+    end = sample.end
+    assert end is not None  # `record_end` makes it
+    return dataclasses.replace(sample, end=dataclasses.replace(end, final=turn(end.final)))
