@@ -20,9 +20,12 @@ MESH = tz.data_mesh(jax.devices()[:1])
 
 
 def record(row, searched, metadata):
-    """Records the row, the search's results and the number of legal actions, with a Python number and a bool."""
-    weights = tz.action_weights(MCTS, searched)
-    return {"row": row, "weights": weights, "legal": jnp.sum(metadata.action_mask, dtype=jnp.int8), "three": 3}
+    """Records the row, the search's results, the number of legal actions, a Python number, and an empty array.
+
+    The states of pgx, without their observations, have such empty arrays too.
+    """
+    weights, legal = tz.action_weights(MCTS, searched), jnp.sum(metadata.action_mask, dtype=jnp.int8)
+    return {"row": row, "weights": weights, "legal": legal, "three": 3, "empty": jnp.zeros((2, 0), jnp.int8)}
 
 
 def record_end(row, metadata):

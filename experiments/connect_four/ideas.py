@@ -44,8 +44,9 @@ class Idea:
         """Returns the game whose episodes begin, in part, in positions of the buffer; at first in new games."""
         if self.openings is None:
             return env
-        new_games = jax.vmap(env.init)(jax.random.split(key, NUM_STARTS))
-        found = new_games if state is None else self.openings(state, key)
+        if state is not None:
+            return tz.games.starts_from(env, self.openings(state, key), FRACTION)
+        found = jax.vmap(env.init)(jax.random.split(key, NUM_STARTS))
         return tz.games.starts_from(env, found, FRACTION)
 
 
@@ -95,8 +96,8 @@ def _openings(state: tz.learn.LoopState, key: PRNGKeyArray, *, by_regret: bool) 
     index = (jnp.arange(capacity) - (replay.position - replay.size)[:, None]) % capacity
     known = index < replay.num_known[:, None]
     regret = jnp.square(replay.value.offset - value) if by_regret else jnp.ones_like(value)
-    logits = jnp.where(known, jnp.log(regret + 1e-6), -jnp.inf).ravel()
-    rows = jax.random.categorical(key, logits, shape=(NUM_STARTS,))
+    weights = jnp.where(known, regret + 1e-6, 0.0).ravel()
+    rows = jax.random.choice(key, weights.size, (NUM_STARTS,), p=weights / jnp.sum(weights))
     return jax.tree.map(lambda x: x.reshape(num_games * capacity, *x.shape[2:])[rows], positions)
 
 

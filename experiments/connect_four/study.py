@@ -143,8 +143,8 @@ def trained(name: str, seeds: range, length: dict[str, float], out: pathlib.Path
         config = dataclasses.replace(config, loss=loss)
     idea = ideas.Idea(config) if others["idea"] is None else getattr(ideas, others["idea"])(recipe, config, env)
     config = idea.config
-    if "num_epochs" in length and (others["simulations_at_first"] is not None or idea.openings is not None):
-        raise SystemExit(f"{name}: found --epochs, expected --minutes, since it is trained in parts of the time.")
+    if others["simulations_at_first"] is not None and "num_epochs" in length:
+        raise SystemExit(f"{name}: found --epochs, expected --minutes, since its epochs do not take equally long.")
     stages = [config]
     if (at_first := others["simulations_at_first"]) is not None:
         stages.insert(0, dataclasses.replace(config, mcts=dataclasses.replace(config.mcts, num_simulations=at_first)))
@@ -155,13 +155,12 @@ def trained(name: str, seeds: range, length: dict[str, float], out: pathlib.Path
     if idea.openings is not None:
         stages = stages * ideas.NUM_PARTS
     for seed, path in missing:
-        state = idea.start(recipe, env, seed=seed)
+        state, begun = idea.start(recipe, env, seed=seed), time.perf_counter()
         for index, stage in enumerate(stages):
-            begun, part = time.perf_counter(), np.array([index, index + 1]) / len(stages)
             key = jax.random.fold_in(jax.random.key(seed), index)
             played = idea.starting(env, state if index else None, key=key)
-            part[0] += (time.perf_counter() - begun) / length.get("seconds", np.inf)
-            state = tz.runs.train_for(recipe, stage, played, state, part=tuple(part), **length, progress=False)
+            part = (time.perf_counter() - begun) / length.get("seconds", np.inf), (index + 1) / len(stages)
+            state = tz.runs.train_for(recipe, stage, played, state, part=part, **length, progress=False)
         card = made_with | {"seed": seed, "epochs": int(state.epoch)}
         tz.save_agent(path, env, state.train.playing, state.train.playing_norm_state, card=card)
     jax.clear_caches()

@@ -301,7 +301,7 @@ class EpisodeReplayBuffer(eqx.Module):
                 f"sample_parts: found {num_games} games and {num_samples} samples, expected multiples of the number "
                 f"of keys, {num_parts}; change one of the three."
             )
-        parts = jax.tree.map(lambda x: x.reshape(num_parts, -1, *x.shape[1:]), state)
+        parts = jax.tree.map(lambda x: x.reshape(num_parts, num_games // num_parts, *x.shape[1:]), state)
         read = sample_at if unroll is None else functools.partial(unroll_at, unroll)
         samples = jax.vmap(lambda part, key: draw(part, num_samples // num_parts, key, window, read))(parts, keys)
         return jax.tree.map(lambda x: x.reshape(num_samples, *x.shape[2:]), samples)

@@ -45,9 +45,8 @@ def train_for(
         [`tz.runs.train_seeds`][] trains. Games and buffer are donated.
     - `seconds`, `num_epochs`: the length of the whole training, including what was done before the state was restored.
         Give one of the two.
-    - `part`: the part of the time that this call trains for, as two fractions of `seconds`. The learning rate depends
-        on the whole time, so a call with `(0.0, 0.5)` and then one with `(0.5, 1.0)` make one training. With
-        `num_epochs`, it is not used.
+    - `part`: the part of the training that this call does, as two fractions of `seconds` or `num_epochs`. The learning
+        rate depends on the whole length, so a call with `(0.0, 0.5)` and then one with `(0.5, 1.0)` make one training.
     - `checkpoints`: as in [`tz.train_loop`][]; for several seeds, a list with one for each.
     - `**options`: further arguments of [`tz.train_loop`][] or [`tz.runs.train_seeds`][], such as `sinks`.
 
@@ -72,7 +71,7 @@ def train_for(
         if seconds is not None:
             fraction, done = now / seconds, now + clock.expected(epoch) >= part[1] * seconds
         else:
-            fraction, done = epoch / (num_epochs or 1), epoch >= (num_epochs or 0)
+            fraction, done = epoch / (num_epochs or 1), epoch >= round(part[1] * (num_epochs or 0))
         if done:
             raise StopTraining
         return _with_learning_rate(state, recipe.learning_rate * annealed(recipe.anneal, fraction))
