@@ -429,10 +429,16 @@ def test_check_env_finds_a_step_that_begins_new_games_by_itself():
     [
         (lambda state, action: f"take {action // 2}", "found the name 'take 0' for the legal actions 0 and 1 in one"),
         (lambda state, action: action, "label of countdown: found 0 for action 0, expected a text"),
+        (
+            lambda state, action: f"take {action + 1}" if state["left"] > 3 else "take the rest",
+            "found the name 'take the rest' for the legal actions 0 and 1 in one position",
+        ),
     ],
 )
 def test_names_of_moves_are_checked(label, message):
-    named = dataclasses.replace(countdown(), label=lambda state, action: f"take {action + 1}")
-    check_env(named, num_games=2, max_moves=9)
+    """In the positions of a game, but not after its end, where the names below are all "leave 0"."""
+    named = dataclasses.replace(countdown(), label=lambda state, action: f"leave {max(state['left'] - action - 1, 0)}")
+    game = {"key": jax.random.key(4), "num_games": 2, "max_moves": 9}  # the first game ends with 3 left
+    check_env(named, **game)
     with pytest.raises(ValueError, match=message):
-        check_env(dataclasses.replace(named, label=label), num_games=2, max_moves=9)
+        check_env(dataclasses.replace(named, label=label), **game)

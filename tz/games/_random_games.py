@@ -106,7 +106,7 @@ def _play(
             nature, broken = _one_outcome(env, *made_move, key=key)
             afters = jax.vmap(functools.partial(draw_answer, env, key=key))(*afters)
             broken |= _broken_rules_of_nature(metadata, made_move[1], afters[1], is_new=num_moves == 0)
-        made = (state, action, observation, made_move, nature)
+        made = ((state, metadata), action, observation, made_move, nature)
         # Keep the last move before the end of the game, which `check_env` repeats.
         last = jax.tree.map(lambda old, new: jnp.where(metadata.terminated, old, new), last, made)
         pays = (metadata.rewards != 0).any()
@@ -124,7 +124,7 @@ def _play(
     nature = None if env.outcome is None else _one_outcome(env, *first, key=chance_key)[0]
     unseen = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(env.observe, first[0]))
     # The loop needs a value of the right types for the last move before there is one.
-    none_yet = (first[0], jnp.int32(0), unseen, first, nature)
+    none_yet = (first, jnp.int32(0), unseen, first, nature)
     inputs = jnp.arange(chances.shape[0], dtype=jnp.int32), chances
     (*_, last), record = jax.lax.scan(move, (starts, jnp.bool_(False), none_yet), inputs)
     return (init_key, first, last), record

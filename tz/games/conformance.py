@@ -12,7 +12,7 @@ from tz._arguments import check_ints, check_one_key, shown
 from tz.games._random_games import check_record, play_random_games
 from tz.games.chance import check_nature
 from tz.games.env import Env, StepMetadata
-from tz.games.names import label_of
+from tz.games.names import label_of, without_spaces
 
 
 def check_env(env: Env, *, key: PRNGKeyArray | None = None, num_games: int = 8, max_moves: int = 512) -> None:
@@ -28,6 +28,8 @@ def check_env(env: Env, *, key: PRNGKeyArray | None = None, num_games: int = 8, 
     - the same moves lead to different positions in two new games that look alike, since the state then hides something
         that a search knows, such as a shuffled deck;
     - no game ended, but moves with a reward led back to the first state, as if `step` started new games by itself.
+
+    If the game names its moves with `label`, it also checks that legal moves have different names.
 
     **Arguments:**
 
@@ -202,7 +204,7 @@ def _check_same(env: Env, name: str, part: str, first: PyTree, second: PyTree) -
 
 def _check_purity(env: Env, sample: PyTree) -> None:
     """Repeats calls of the compiled games without `jax.jit`, and checks that the results are the same."""
-    init_key, start, (before, action, observation, after, nature) = sample
+    init_key, start, ((before, _), action, observation, after, nature) = sample
     calls = [("init", (init_key,), start), ("step", (before, action), after), ("observe", (before,), observation)]
     if nature is not None:
         calls.append(("outcome", (after[0], *nature[0]), nature[1]))
@@ -226,13 +228,13 @@ def _check_purity(env: Env, sample: PyTree) -> None:
 
 
 def _check_names(env: Env, sample: PyTree) -> None:
-    """Checks that no two legal moves have one name, in a first position and after a move."""
-    _, start, (_, _, _, after, _) = sample
-    for state, metadata in (start, after) if env.label is not None else ():
+    """Checks that no two legal moves have one name, in the first and the last position of a game before its end."""
+    _, start, (before, *_) = sample
+    for state, metadata in (start, before) if env.label is not None else ():
         names: dict[str, int] = {}
         for action in map(int, np.flatnonzero(metadata.action_mask)):
             name = label_of(env, state, action)
-            if (other := names.setdefault("".join(name.split()), action)) != action:
+            if (other := names.setdefault(without_spaces(name), action)) != action:
                 raise ValueError(
                     f"{env.name}: found the name {name!r} for the legal actions {other} and {action} in one position, "
                     "expected a name for each; let `label` return different names, since people and programs choose "

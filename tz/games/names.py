@@ -72,8 +72,11 @@ def find_move(env: Env, state: PyTree, action_mask: ArrayLike, text: str) -> int
         raise ValueError(f"find_move: found {shown(text)}, expected the name of a move; write it as a str.")
     legal = [int(action) for action in np.flatnonzero(np.asarray(action_mask))]
     names = {action: label_of(env, state, action) for action in legal}
-    wanted = _plain(text[:200])
-    for same in (lambda name: _plain(name) == wanted, lambda name: _plain(name).lower() == wanted.lower()):
+    wanted = without_spaces(text[:200])
+    for same in (
+        lambda name: without_spaces(name) == wanted,
+        lambda name: without_spaces(name).lower() == wanted.lower(),
+    ):
         found = [action for action, name in names.items() if same(name)]
         if len(found) == 1:
             return found[0]
@@ -85,7 +88,7 @@ def find_move(env: Env, state: PyTree, action_mask: ArrayLike, text: str) -> int
     raise ValueError(_no_such_move(env, state, names, text))
 
 
-def _plain(name: str) -> str:
+def without_spaces(name: str) -> str:
     return "".join(name.split())
 
 
@@ -99,8 +102,8 @@ def _no_such_move(env: Env, state: PyTree, names: dict[int, str], text: str) -> 
             f"find_move: found {_short(text)!r} in a position without legal moves, expected one in which {env.name} is "
             "not over; look at `terminated` first."
         )
-    wanted = _plain(text[:200]).lower()
-    known = any(_plain(label_of(env, state, action)).lower() == wanted for action in range(env.num_actions))
+    wanted = without_spaces(text[:200]).lower()
+    known = any(without_spaces(label_of(env, state, action)).lower() == wanted for action in range(env.num_actions))
     problem = "which is not legal here" if known else "which names no move"
     close = difflib.get_close_matches(wanted, [name.lower() for name in names.values()], n=3, cutoff=0.5)
     near = [name for name in names.values() if name.lower() in close]
