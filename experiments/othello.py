@@ -21,6 +21,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 import tz
 
 STARTED = time.perf_counter()
+# The recipe of the results so far. That of `tz.runs.game_recipe` has a second target, `ownership`.
 RECIPE = tz.Recipe("othello", symmetry="dihedral", random_starts=10, q_scale=0.5)
 GAMES = {"num_games": 256, "max_moves": 128}
 NUM_DRAWN = 2  # how often new starts are drawn for each point of the curve

@@ -37,8 +37,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 if "TZ_TEST_UNTYPED" not in os.environ:  # the checks take a sixth of the time
     jaxtyping.install_import_hook("tz", "beartype.beartype")
 
-# Tracing makes millions of small objects, and hardly any of them are in cycles. To look for cycles seldom saves a tenth
-# of the time.
+# Tracing makes millions of small objects, and hardly any of them are in cycles. Looking for cycles less often
+# saves a tenth of the time.
 gc.set_threshold(100_000, 20, 100)
 
 

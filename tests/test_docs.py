@@ -4,6 +4,7 @@
 """
 
 import ast
+import dataclasses
 import importlib
 import json
 import pathlib
@@ -91,3 +92,23 @@ def test_the_table_of_games_is_what_the_code_says():
             assert f"| {recipe.num_blocks} \N{MULTIPLICATION SIGN} {recipe.num_channels} | {search} |" in row
         else:
             assert row == names["row"](name)
+
+
+def test_each_game_has_a_page_with_the_settings_of_its_recipe():
+    overview = (ROOT / "docs" / "guides" / "games.md").read_text("utf-8")
+    names = re.findall(r"^\| \[`(\S+)`\]\(games/\1\.md\) \|", overview, re.MULTILINE)
+    pages = {path.stem: path.read_text("utf-8") for path in (ROOT / "docs" / "guides" / "games").glob("*.md")}
+    assert len(names) == 17
+    assert sorted(names) == sorted(pages)
+    always = {"num_blocks", "num_channels", "num_simulations", "num_games", "random_starts", "opening_moves"}
+    always |= {"capacity", "td_lambda", "learning_rate"}
+    for name, page in pages.items():
+        recipe, defaults = (dataclasses.asdict(one) for one in (tz.runs.game_recipe(name), tz.Recipe(name)))
+        shown = always | {field for field in recipe if recipe[field] != defaults[field]}
+        table = page.split("| part | settings of the recipe for a CPU |\n|---|---|\n")[1].split("\n\n")[0]
+        settings = re.findall(r"`(\w+)=([^`]+)`", table)
+        assert sorted(field for field, _ in settings) == sorted(shown), name
+        assert {field: ast.literal_eval(text) for field, text in settings} == {field: recipe[field] for field in shown}
+        assert re.search(rf"^python -m tz train --env {name} --minutes \d+$", page, re.MULTILINE), name
+        assert f"/films/{name}.gif)" in page
+        assert f"(games/{name}.md)" in overview.split("## What they look like")[1]  # its film leads to the page

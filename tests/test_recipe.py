@@ -111,7 +111,7 @@ def test_each_phase_is_compiled_once_also_where_the_learning_rate_is_set(compile
             "q_scale": 0.5,
             "fast_simulations": 2,
         },
-        {"ownership": 0.25, "moves_per_epoch": 16},
+        {"ownership": 0.25},
     ],
 )
 def test_every_setting_builds_a_loop(change):
@@ -125,17 +125,26 @@ def test_every_setting_builds_a_loop(change):
 
 
 @pytest.mark.parametrize("name", ["connect_four", "go_9x9", "othello", "tic_tac_toe"])
-def test_who_holds_each_point_has_the_sign_of_the_player(name):
-    """After a move of player p, p holds one point more (in Othello more), whoever is to move."""
-    record_end = dataclasses.replace(tz.Recipe(name), ownership=0.5).build()[0].record_end
+def test_the_pieces_on_the_final_board_are_those_of_the_player(name):
+    """Whoever is to move, a piece of player p counts for p, at its place; a symmetry turns it with the observation."""
+    config = tz.Recipe(name, ownership=0.5).build()[0]
     env = tz.from_pgx(name)
     state, metadata = env.init(jax.random.key(3))
-    for _ in range(2):
-        mover, before = int(metadata.cur_player_id), int(record_end(state, metadata).sum())
+    for _ in range(3):
+        mover, before = int(metadata.cur_player_id), config.record_end(state, metadata)
         state, metadata = env.step(state, jnp.argmax(metadata.action_mask))
-        held = record_end(state, metadata)
-        assert held.shape == (*env.observation.shape[:2], 1) and int(metadata.cur_player_id) != mover
-        assert (int(held.sum()) - before) * (1 if mover == 0 else -1) >= 1
+        held, observed = config.record_end(state, metadata), env.observe(state).astype(jnp.int8)
+        to_move = 1 if metadata.cur_player_id == 0 else -1
+        np.testing.assert_array_equal(held[..., 0], to_move * (observed[..., 0] - observed[..., 1]))
+        assert int(metadata.cur_player_id) != mover
+        assert (int(held.sum()) - int(before.sum())) * (1 if mover == 0 else -1) >= 1
+    end = tz.learn.EpisodeEnd(jnp.int32(1), jnp.float32(0), jnp.bool_(False), metadata.cur_player_id, held)
+    policy, zero = jnp.ones(env.num_actions) / env.num_actions, jnp.float32(0)
+    sample = tz.Sample(env.observe(state), metadata.action_mask, policy, zero, zero, zero, None, end)
+    turned = jax.vmap(lambda key: config.augment(sample, key=key))(jax.random.split(jax.random.key(0), 16))
+    pieces = turned.observation.astype(jnp.int8)
+    np.testing.assert_array_equal(turned.end.final[..., 0], to_move * (pieces[..., 0] - pieces[..., 1]))
+    assert len(np.unique(np.asarray(turned.end.final), axis=0)) > 1
 
 
 @pytest.mark.parametrize(
@@ -150,6 +159,7 @@ def test_who_holds_each_point_has_the_sign_of_the_player(name):
         ({"search": "puct", "q_scale": 0.5}, 'found q_scale=0.5 with search="puct"'),
         ({"q_scale": 0.0}, "found q_scale=0.0, expected more than 0"),
         ({"ownership": -1.0}, "found ownership=-1.0, expected 0 or more"),
+        ({"ownership": 0.25, "network": "mlp"}, 'found ownership=0.25 with network="mlp".* set ownership to 0'),
         (
             {"ownership": 0.25, "env": "hex"},
             "found ownership=0.25 for hex, expected it for one of connect_four, go_19x",

@@ -1,7 +1,7 @@
 """Ideas of other projects as changes of the recipe, for `study.py`.
 
-Each idea takes the settings and the game of a recipe and returns an `Idea`: new settings, the number of planes that the
-network returns beside policy and value, and a function that finds positions for self-play to begin in.
+Each idea takes a recipe and its settings and returns an `Idea`: new settings, whether the network returns a plane
+beside policy and value, and a function that finds positions for self-play to begin in.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 import tz
 
 NUM_STARTS = 2048
+"""The number of earlier positions in the list from which games begin."""
 FRACTION = 0.25
 """The fraction of the games of self-play that begin in an earlier position."""
 NUM_PARTS = 12
@@ -27,18 +28,14 @@ class Idea:
     """The changes of a recipe. `openings(state, key)` returns positions `[NUM_STARTS, ...]` of the buffer."""
 
     config: tz.TrainConfig
-    num_planes: int = 0
+    has_plane: bool = False
     openings: Callable[[tz.learn.LoopState, PRNGKeyArray], PyTree] | None = None
 
     def start(self, recipe: tz.Recipe, env: tz.Env, seed: int) -> tz.learn.LoopState:
-        """Makes a network with the planes, and new games."""
-        if not self.num_planes:
-            return recipe.start(self.config, env, seed=seed)
-        network_key, key = jax.random.split(jax.random.key(seed))
-        heads = {"num_policy_channels": recipe.head_channels, "num_value_channels": recipe.head_channels}
-        sizes = env.observation.shape, env.num_actions, recipe.num_blocks, recipe.num_channels
-        network = tz.AZResNet(*sizes, **heads, num_planes=self.num_planes, key=network_key)
-        return tz.init_loop(self.config, env, network, key=key)
+        """Makes a network, and new games."""
+        if self.has_plane:  # the network of a recipe has one for the final board
+            recipe = dataclasses.replace(recipe, ownership=1.0)
+        return recipe.start(self.config, env, seed=seed)
 
     def starting(self, env: tz.Env, state: tz.learn.LoopState | None, *, key: PRNGKeyArray) -> tz.Env:
         """Returns the game whose episodes begin, in part, in positions of the buffer; at first in new games."""
@@ -51,7 +48,10 @@ class Idea:
 
 
 def _soft_policy_loss(network, output, sample: tz.Sample, *, l2: float) -> tuple[Array, dict[str, Array]]:
-    """Adds a second policy, the sum of a plane over the rows, whose target has a temperature of 4, with weight 8."""
+    """Adds a second policy, the sum of a plane over the rows, whose target has a temperature of 4, with weight 8.
+
+    The temperature and the weight are those of KataGo (`docs/KataGoMethods.md` in its repository).
+    """
     loss, metrics = tz.az_loss(network, output, sample, l2_reg_lambda=l2)
     logits = jnp.where(sample.action_mask, jnp.sum(output[2][..., 0], 0), jnp.finfo(jnp.float32).min)
     target = jnp.where(sample.action_mask, sample.policy, 0.0) ** 0.25
@@ -67,22 +67,22 @@ def _moves_left_loss(network, output, sample: tz.Sample, *, l2: float) -> tuple[
     return loss + error, metrics | {"moves_left_loss": error}
 
 
-def moves_left(recipe: tz.Recipe, config: tz.TrainConfig, env: tz.Env) -> Idea:
+def moves_left(recipe: tz.Recipe, config: tz.TrainConfig) -> Idea:
     """The network also predicts how many moves are left."""
     changes = {
         "record_end": lambda env_state, metadata: jnp.int8(0),  # nothing of the last position; its distance is known
         "loss": functools.partial(_moves_left_loss, l2=recipe.l2),
         "augment": functools.partial(tz.learn.random_mirror, turn_records=lambda sample, turn: sample),
     }
-    return Idea(dataclasses.replace(config, **changes), num_planes=1)
+    return Idea(dataclasses.replace(config, **changes), has_plane=True)
 
 
-def soft_policy(recipe: tz.Recipe, config: tz.TrainConfig, env: tz.Env) -> Idea:
+def soft_policy(recipe: tz.Recipe, config: tz.TrainConfig) -> Idea:
     """The network also learns a softer policy target, as in KataGo."""
-    return Idea(dataclasses.replace(config, loss=functools.partial(_soft_policy_loss, l2=recipe.l2)), num_planes=1)
+    return Idea(dataclasses.replace(config, loss=functools.partial(_soft_policy_loss, l2=recipe.l2)), has_plane=True)
 
 
-def four_leaves(recipe: tz.Recipe, config: tz.TrainConfig, env: tz.Env) -> Idea:
+def four_leaves(recipe: tz.Recipe, config: tz.TrainConfig) -> Idea:
     """A search evaluates four leaves at a time."""
     return Idea(dataclasses.replace(config, mcts=dataclasses.replace(config.mcts, num_leaves=4)))
 
@@ -101,7 +101,7 @@ def _openings(state: tz.learn.LoopState, key: PRNGKeyArray, *, by_regret: bool) 
     return jax.tree.map(lambda x: x.reshape(num_games * capacity, *x.shape[2:])[rows], positions)
 
 
-def _restarts(recipe: tz.Recipe, config: tz.TrainConfig, env: tz.Env, *, by_regret: bool) -> Idea:
+def _restarts(recipe: tz.Recipe, config: tz.TrainConfig, *, by_regret: bool) -> Idea:
     mcts = config.mcts
     changes = {
         "record": lambda env_state, searched, metadata: ((env_state, metadata), tz.root_value(mcts, searched)),

@@ -1,9 +1,9 @@
 """Measures the worth of each part of the recipe, by matches of variants against the whole recipe.
 
 `python experiments/connect_four/study.py --minutes 4 --seeds 2 --out runs/study` writes a table and a plot; `--only`
-selects variants. Each variant changes the recipe in one way, the last two in two ways. All agents are trained for the
-same time, without compilation. The agents of a variant play those of the whole recipe (or of the variant `--rival`)
-with the same seed, from the same openings of five random moves.
+selects variants. Each variant changes the recipe in one way, the last two in two ways; `ideas.py` has those that are
+more than a setting. All agents are trained for the same time, without compilation. The agents of a variant play those
+of the whole recipe (or of the variant `--rival`) with the same seed, from the same openings of five random moves.
 
 `--epochs` replaces the time for variants whose epochs take equally long, such as the variants of the value target; then
 the load of the machine does not matter. Agents and matches that are already in the folder are not made again, so the
@@ -64,17 +64,17 @@ VARIANTS = {
     "half of a position's weight by how its policy surprises": {"surprise_fraction": 0.5},
     "games cut after 8 moves, their value bootstrapped": {"cut_after": 8},
     "games cut after 8 moves, called drawn": {"drawn_after": 8},
-    "a constant learning rate, and targets of half outcome, half search": {
-        "anneal": 0.0,
-        "td_lambda": 1.0,
-        "search_value_fraction": 0.5,
-    },
     "the network also predicts the final board": {"ownership": 0.25},
     "the network also predicts how many moves are left": {"idea": "moves_left"},
     "a soft policy target beside the usual one": {"idea": "soft_policy"},
     "four leaves at a time": {"idea": "four_leaves"},
     "a quarter of the games begin in positions of the buffer": {"idea": "uniform_restarts"},
     "a quarter of the games begin in positions of the buffer, by regret": {"idea": "regret_restarts"},
+    "a constant learning rate, and targets of half outcome, half search": {
+        "anneal": 0.0,
+        "td_lambda": 1.0,
+        "search_value_fraction": 0.5,
+    },
     "a constant learning rate, and twice the gradient steps": {"anneal": 0.0, "train_steps_per_epoch": 24},
 }
 
@@ -130,7 +130,9 @@ def trained(name: str, seeds: range, length: dict[str, float], out: pathlib.Path
     made_with = {"recipe": dataclasses.asdict(recipe)} | length | others
     missing = [(seed, path) for seed, path in zip(seeds, paths, strict=True) if not path.exists()]
     for path in set(paths) - {path for _, path in missing}:
-        if {key: tz.runs.agent_card(path).get(key) for key in made_with} != made_with:
+        card = tz.runs.agent_card(path)
+        then = {key: card.get(key) for key in made_with} | {"recipe": dataclasses.asdict(tz.Recipe(**card["recipe"]))}
+        if then != made_with:
             raise SystemExit(f"{path} was trained with other settings or for another time; choose another --out.")
     if not missing:
         return paths
@@ -141,7 +143,7 @@ def trained(name: str, seeds: range, length: dict[str, float], out: pathlib.Path
     if (share := others["surprise_fraction"]) is not None:
         loss = functools.partial(surprising_loss, share=share, l2=recipe.l2)
         config = dataclasses.replace(config, loss=loss)
-    idea = ideas.Idea(config) if others["idea"] is None else getattr(ideas, others["idea"])(recipe, config, env)
+    idea = ideas.Idea(config) if others["idea"] is None else getattr(ideas, others["idea"])(recipe, config)
     config = idea.config
     if others["simulations_at_first"] is not None and "num_epochs" in length:
         raise SystemExit(f"{name}: found --epochs, expected --minutes, since its epochs do not take equally long.")

@@ -89,6 +89,7 @@ def find_move(env: Env, state: PyTree, action_mask: ArrayLike, text: str) -> int
 
 
 def without_spaces(name: str) -> str:
+    """Returns a name as two names are compared."""
     return "".join(name.split())
 
 

@@ -87,14 +87,15 @@ def plot_learning(
             "plot_learning: found rows without losses, scores, Elo or returns, expected one of these; give the metrics "
             "of a run that has trained."
         )
-    axes, num_lines = new_axes(len(shown), (4.8 * len(shown), 3.4)), []
+    width, height = 4.8 * len(shown), 3.4
+    axes, num_lines = new_axes(len(shown), (width, height)), []
     for ax, (label, metrics) in zip(axes, shown.items(), strict=True):
         num_lines.append(_draw_panel(ax, read, metrics, x))
         ax.set(xlabel=x, ylabel=label, title=_TITLES[label])
         if label == "score":
             ax.axhline(0.5, color=GREY, linewidth=0.8)
             ax.set_ylim(-0.03, 1.03)
-    figure_of(axes[0]).set_figheight(3.4 + 0.17 * max(num_lines))  # the legends are below the axes
+    figure_of(axes[0]).set_figheight(height + 0.17 * max(num_lines))  # the legends are below the axes
     limits = [ax.get_xlim() for ax in axes]
     for ax in axes:  # tests may begin later than losses, but all panels should have the same axis
         ax.set_xlim(min(low for low, _ in limits), max(high for _, high in limits))

@@ -1,4 +1,4 @@
-"""A second target of a recipe: who holds each point of the final board."""
+"""A second target of a recipe: whose piece is on each point of the final board."""
 
 import dataclasses
 import functools
@@ -16,16 +16,18 @@ from tz.learn.trajectory import Sample
 GAMES = ("connect_four", "go_19x19", "go_9x9", "othello", "tic_tac_toe")
 
 
-def with_ownership(config: TrainConfig, env: Env, weight: float, l2: float) -> TrainConfig:
-    """Returns settings with this target, for a network with one plane.
+def with_ownership(config: TrainConfig, name: str, env: Env, weight: float, l2: float) -> TrainConfig:
+    """Adds the target of `ownership_loss` to settings, for a network with one plane.
 
-    **Raises:** `ValueError` if the weight is not positive, or if the pieces of this game are not known.
+    **Arguments:** `name`, the name of the game in the recipe, as a user's own game may have any `env.name`.
+
+    **Raises:** `ValueError` if the weight is negative, or if the pieces of this game are not known.
     """
     if not weight > 0:
         raise ValueError(f"Recipe: found ownership={weight}, expected 0 or more; raise it.")
-    if env.name not in GAMES:
+    if name not in GAMES:
         raise ValueError(
-            f"Recipe: found ownership={weight} for {env.name}, expected it for one of {', '.join(GAMES)}; set it to 0, "
+            f"Recipe: found ownership={weight} for {name}, expected it for one of {', '.join(GAMES)}; set it to 0, "
             "or write a record_end for tz.learn.ownership_loss."
         )
     augment = config.augment and functools.partial(config.augment, turn_records=_turn_final)

@@ -15,7 +15,6 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from tz._arguments import check_ints
 from tz.learn.settings import LoopState
 from tz.runs.checkpoint_format import (
     FORMAT,
@@ -68,8 +67,9 @@ class Checkpoints:
         on_save: Callable[[LoopState], None] | None = None,
         resume: bool = False,
     ):
-        given = {"every_epochs": every_epochs} if every_epochs is not None else {}
-        check_ints("Checkpoints", keep=keep, **given)
+        for name, count in {"every_epochs": every_epochs or 1, "keep": keep}.items():
+            if isinstance(count, bool) or not isinstance(count, int | np.integer):
+                raise ValueError(f"Checkpoints: found {name}={count!r}, expected an int; give a whole number.")
         for name, number in {"every_epochs": every_epochs, "every_minutes": every_minutes, "keep": keep}.items():
             if number is not None and not number > 0:
                 raise ValueError(f"Checkpoints: found {name}={number}, expected more than 0; raise it.")

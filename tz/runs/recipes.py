@@ -120,8 +120,8 @@ class Recipe:
     search_value_fraction: float = 0.0
     """The weight, from 0 to 1, of the value that the search found for a position in the position's value target."""
     ownership: float = 0.0
-    """The weight of a second target of a residual network: who holds each point of the final board. With 0, there is
-    none."""
+    """The weight of a second target of a residual network: whose piece is on each point of the final board. It is known
+    for Connect Four, Go, Othello and tic-tac-toe. With 0, there is no such target."""
     average_decay: float | None = None
     """The decay of a running average of the weights. The averaged network then plays; by default the newest does."""
     random_starts: int = 20
@@ -186,7 +186,12 @@ class Recipe:
             test_env=env,
         )
         if self.ownership:
-            config = with_ownership(config, env, self.ownership, self.l2)
+            if self.network == "mlp":
+                raise ValueError(
+                    f'Recipe: found ownership={self.ownership} with network="mlp", which predicts no board, expected '
+                    "0; set ownership to 0, or choose another network."
+                )
+            config = with_ownership(config, self.env, env, self.ownership, self.l2)
         return config, random_starts(env, self.random_starts) if self.random_starts else env
 
     def _search(self, env: Env) -> MCTS:
@@ -245,11 +250,6 @@ class Recipe:
                 raise ValueError(
                     f'Recipe: found norm="{self.norm}" with a multilayer perceptron, which has no normalisation, '
                     'expected "none"; leave norm out.'
-                )
-            if self.ownership:
-                raise ValueError(
-                    f"Recipe: found ownership={self.ownership} with a multilayer perceptron, which has no planes, "
-                    "expected 0; leave ownership out."
                 )
             sizes = {"width": self.num_channels, "depth": self.num_blocks}
             return eqx.nn.make_with_state(MLP)(shape, env.num_actions, **sizes, value_head=self._value_head(), key=key)
