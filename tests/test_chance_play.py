@@ -154,6 +154,17 @@ def test_both_games_of_an_opening_have_the_same_dice_and_can_be_replayed():
         tz.games.played_positions(PIG, match.opening, match.actions, 64, key=jax.random.key(1))
 
 
+def test_a_missing_move_throws_no_dice():
+    """The throws after a -1 are those that would have come without it."""
+    start = PIG.init(jax.random.key(0))
+    follow = lambda moves: tz.games.follow_moves(PIG, start, jnp.array(moves), chance_key=jax.random.key(1))[0]
+    straight, paused = follow([ROLL, HOLD, ROLL, ROLL]), follow([ROLL, -1, HOLD, -1, ROLL, ROLL])
+    taken = jax.tree.map(lambda x: x[jnp.array([0, 1, 3, 5, 6])], paused)
+    assert jax.tree.all(jax.tree.map(np.array_equal, taken, straight))
+    assert jax.tree.all(jax.tree.map(lambda x: np.array_equal(x[1], x[2]), paused))
+    assert len(np.unique(np.asarray(straight.turn))) > 1
+
+
 def test_rollouts_openings_and_lists_of_moves_know_chance():
     values = pig_values(GOAL)
     rollouts = tz.RolloutEvaluator(PIG, num_rollouts=2000, max_moves=200)
