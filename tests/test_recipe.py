@@ -86,8 +86,9 @@ def test_each_phase_is_compiled_once_also_where_the_learning_rate_is_set(compile
     phases = {"jit(compiled_play)", "jit(compiled_add)", "jit(compiled_step)"}
     assert all(compiled.count(phase) == 1 for phase in phases)
     compiled.clear()
-    state = tz.runs.train_for(TINY, config, env, state, num_epochs=6, sinks=[seen.append], mesh=mesh)
-    assert int(state.epoch) == 6 and len(seen) == 4
+    for part, epoch in (((0.0, 0.5), 3), ((0.5, 1.0), 6)):
+        state = tz.runs.train_for(TINY, config, env, state, num_epochs=6, part=part, sinks=[seen.append], mesh=mesh)
+        assert int(state.epoch) == epoch and len(seen) == epoch - 2
     assert not phases & set(compiled)
 
 

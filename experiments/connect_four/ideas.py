@@ -20,7 +20,7 @@ NUM_STARTS = 2048
 FRACTION = 0.25
 """The fraction of the games of self-play that begin in an earlier position."""
 NUM_PARTS = 12
-"""How often the list of earlier positions is made anew during the training."""
+"""The number of parts of the training. A new list of earlier positions is drawn before each part but the first."""
 
 
 @dataclasses.dataclass(frozen=True)
