@@ -76,7 +76,7 @@ def merges_most(env: tz.Env) -> tz.Player:
         rewards = jax.vmap(lambda action: env.step(env_state, action)[1].rewards[0])(jnp.arange(env.num_actions))
         return 1e3 * rewards.astype(jnp.float32), jnp.float32(0)
 
-    return tz.Player(tz.MCTS(1, root=tz.PlainRoot(), temperature=0.0), evaluator)
+    return tz.Player(tz.MCTS(0, root=tz.PlainRoot(), temperature=0.0), evaluator)
 
 
 def strength_2048(env: tz.Env, agent: tz.Player, num_games: int) -> list[str]:

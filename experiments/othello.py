@@ -29,7 +29,7 @@ NUM_DRAWN = 2  # how often new starts are drawn for each point of the curve
 
 def against_random(env: tz.Env, player: tz.Player, key: PRNGKeyArray) -> tuple[PyTree, tz.StepMetadata]:
     """Returns positions of games of the policy alone against random moves, where one side has few discs left."""
-    policy = dataclasses.replace(player, mcts=tz.MCTS(1, root=tz.PlainRoot(), temperature=0.0, persist_tree=False))
+    policy = dataclasses.replace(player, mcts=tz.MCTS(0, root=tz.PlainRoot(), temperature=0.0, persist_tree=False))
     match_key, key = jax.random.split(key)
     match = tz.play_match(env, policy, tz.random_player(), key=match_key, mesh=tz.data_mesh(), **GAMES)
     return tz.games.played_positions(env, match.opening, match.actions, num_positions=4096, key=key)

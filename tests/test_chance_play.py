@@ -15,6 +15,8 @@ from tz.games.chance import make_move
 from tz.plot import plot_tree, tree_to_dot
 from tz.plot.tree_view import read_nodes, show_nodes
 
+pytestmark = pytest.mark.slow
+
 PIG, GOAL = pig(10), 10
 
 
@@ -109,6 +111,7 @@ def test_lambda_returns_are_those_of_the_players_moves_with_nature_between_them(
     assert num_same > 300
 
 
+@pytest.mark.once
 def test_games_with_chance_are_the_same_on_any_number_of_devices():
     keys = jax.random.split(jax.random.key(2), 8)
     alone = collected(tz.gumbel_mcts(8, 2), PIG, keys)
@@ -124,10 +127,11 @@ def raw_keys(match):
     return dataclasses.replace(match, chance_keys=jax.random.key_data(match.chance_keys))
 
 
+@pytest.mark.once
 def test_both_games_of_an_opening_have_the_same_dice_and_can_be_replayed():
     """Two players that always roll: both games of an opening have the same throws, in the same order."""
     roller = tz.Player(
-        tz.MCTS(1, root=tz.PlainRoot(), temperature=0.0), lambda *_: (jnp.array([9.0, 0]), jnp.float32(0))
+        tz.MCTS(0, root=tz.PlainRoot(), temperature=0.0), lambda *_: (jnp.array([9.0, 0]), jnp.float32(0))
     )
     options = {"num_games": 8, "key": jax.random.key(0), "opening_moves": 0, "max_moves": 40}
     match = tz.play_match(PIG, roller, roller, **options)

@@ -15,10 +15,12 @@ import tz
 from tz.matches._gtp_process import GtpProcess
 from tz.matches.engines import HostPlayer
 
+pytestmark = [pytest.mark.once, pytest.mark.slow]
+
 NUM_GAMES = 12
 OPTIONS = {"num_games": NUM_GAMES, "opening_moves": 2, "max_moves": 9, "key": jax.random.key(3)}
 AGENT = tz.Player(tz.MCTS(8, root=tz.PlainRoot(), temperature=0.0), tz.uniform_evaluator)
-ONE_LOOK = tz.MCTS(1, root=tz.PlainRoot(), temperature=0.0, persist_tree=False)
+ONE_LOOK = tz.MCTS(0, root=tz.PlainRoot(), temperature=0.0, persist_tree=False)
 
 
 def first_legal(state) -> int:
@@ -290,7 +292,6 @@ def test_a_game_refuses_an_engine_by_name(env):
 REAL = {"gtp-rhino": ("othello", "gtp-rhino --level 1"), "gnugo": ("go_9x9", "gnugo --mode gtp --level 1")}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("program", REAL)
 def test_real_engines_beat_random_moves(program):
     """Two whole games each, with passes: names of moves and rules agree with programs of others."""

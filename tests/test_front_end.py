@@ -26,7 +26,7 @@ import tz
 import tz.play
 from tz.__main__ import main
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
+pytestmark = [pytest.mark.once, pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +247,7 @@ def test_the_value_is_that_of_the_first_side(env):
     def first_loses(state, metadata, key):
         return jnp.zeros(9), jnp.where(state._x.color == 0, jnp.float32(-0.5), jnp.float32(0.5))
 
-    agent = tz.Player(tz.MCTS(1, root=tz.PlainRoot(), temperature=0.0), first_loses)
+    agent = tz.Player(tz.MCTS(0, root=tz.PlainRoot(), temperature=0.0), first_loses)
     for person in ("first", "second"):
         session = tz.play.Session(env, agent, person=person)
         view = session.ask({"do": "view", "overlay": True})

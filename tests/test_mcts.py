@@ -1,7 +1,9 @@
 """The settings of a search, and what they refuse."""
 
+import chex
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
 import tz
@@ -10,7 +12,7 @@ import tz
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_simulations": 0}, "found num_simulations=0, expected at least 1"),
+        ({"num_simulations": -1}, "found num_simulations=-1, expected at least 0; give 0 to play without a search"),
         ({"num_simulations": 4, "max_nodes": 1}, "found max_nodes=1, expected at least 2"),
         ({"num_simulations": 4, "temperature": -0.5}, "found temperature=-0.5, expected a finite number"),
         ({"num_simulations": 4, "temperature": float("nan")}, "found temperature=nan, expected a finite number"),
@@ -29,6 +31,7 @@ def test_a_small_tree_is_announced():
         tz.MCTS(32, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("completed_q", "is_played"),
     [(tz.mcts.CompletedQ(c_scale=0.5, rescale=False), True), (tz.mcts.CompletedQ(), False)],
@@ -70,3 +73,29 @@ def test_settings_show_what_differs_from_the_defaults():
     traced = []
     jax.jit(lambda x: traced.append(repr(tz.MCTS(8, discount=x))))(1.0)
     assert traced == ["MCTS(num_simulations=8, discount=an array of shape ())"]
+
+
+@pytest.mark.parametrize("mcts", [tz.MCTS(0, root=tz.PlainRoot()), tz.gumbel_mcts(0)], ids=["plain", "Gumbel"])
+def test_without_simulations_the_policy_of_the_evaluator_plays(mcts):
+    env = tz.from_pgx("tic_tac_toe")
+    position = tz.play_moves(env, jnp.array([8]))  # the move with the largest logit is illegal now
+    logits = jnp.arange(9.0)
+
+    @jax.jit
+    def played(key):
+        quiet = tz.without_exploration(mcts)
+        state = tz.search(quiet, env, lambda *_: (logits, jnp.float32(0.25)), tz.init_search(quiet, *position), key=key)
+        after = tz.advance(quiet, state, jnp.int32(7), *env.step(position[0], jnp.int32(7)))
+        read = tz.choose_action(quiet, state, key=key), tz.action_weights(quiet, state), tz.root_value(quiet, state)
+        return *read, after.tree.size
+
+    action, policy, value, size = played(jax.random.key(0))
+    assert (action, value, size) == (7, 0.25, 1)
+    chex.assert_trees_all_close(policy, jax.nn.softmax(logits.at[8].set(-jnp.inf)), rtol=1e-5)
+
+
+def test_training_without_simulations_is_refused():
+    given = {"optimizer": optax.sgd(0.1), "replay": tz.EpisodeReplayBuffer(16), "num_games": 2, "train_batch_size": 2}
+    given |= {"moves_per_epoch": 4, "train_steps_per_epoch": 1}
+    with pytest.raises(ValueError, match=r"found mcts.num_simulations=0, expected at least 1, since a policy learns"):
+        tz.TrainConfig(mcts=tz.MCTS(0), **given)

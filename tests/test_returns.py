@@ -19,6 +19,8 @@ import tz
 from tz.games._random_games import GameRecord, proven_returns
 from tz.learn.self_play import mean_and_spread, returns_so_far
 
+pytestmark = pytest.mark.slow
+
 MESH = tz.data_mesh(jax.devices()[:1])
 
 
@@ -204,7 +206,7 @@ def test_episodes_for_one_have_the_returns_of_the_moves_and_no_mesh_changes_them
     """Compares a player that takes items in an order of preference, and one that moves at random."""
     env, order = knapsack(), np.random.default_rng(3).permutation(10)
     place = jnp.asarray(np.argsort(order), jnp.float32)
-    stubborn = tz.Player(tz.MCTS(1, root=tz.PlainRoot(), temperature=0.0), lambda *_: (-1e3 * place, jnp.float32(0)))
+    stubborn = tz.Player(tz.MCTS(0, root=tz.PlainRoot(), temperature=0.0), lambda *_: (-1e3 * place, jnp.float32(0)))
     expected, num_moves = return_in_order(order)
     result = tz.matches.play_episodes(env, stubborn, num_games=2, key=jax.random.key(0), max_moves=12)
     assert result.returns.tolist() == 2 * [expected] and result.num_moves.tolist() == 2 * [num_moves]
@@ -285,7 +287,7 @@ def train(scale, head, seed, num_epochs, **changes):
     return tz.train_loop(config, env, state, num_epochs=num_epochs, sinks=sinks, **options), rows
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("head", [tz.nn.CategoricalValue(0.0, 150.0)], ids=["categorical"])
 def test_training_finds_what_is_nearly_the_best_result_of_a_puzzle(head):
     """Rewards are in the tens. The episodes of the tester begin with the empty knapsack and have no exploration."""
@@ -302,7 +304,7 @@ def test_training_finds_what_is_nearly_the_best_result_of_a_puzzle(head):
     assert {"mean_return", "return_spread"} <= last.keys()
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_a_game_whose_rewards_are_128_times_as_large_is_learned_alike():
     """The factor is a power of two, so that rounding is the same, and all moves, losses and weights are equal."""
     runs = [train(scale, tz.nn.CategoricalValue(0.0, 150.0 * scale), 0, 4) for scale in (1.0, 128.0)]

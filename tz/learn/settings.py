@@ -95,6 +95,11 @@ class TrainConfig(eqx.Module):
         check_sequence("TrainConfig", "testers", self.testers, Tester)
 
     def __check_init__(self):
+        if self.mcts.num_simulations == 0:
+            raise ValueError(
+                "TrainConfig: found mcts.num_simulations=0, expected at least 1, since a policy learns nothing from "
+                "targets that are the policy itself; raise it."
+            )
         if self.fast_mcts is not None:
             on_trees_of(self.mcts, self.fast_mcts)
         for name in ("fast_fraction", "average_decay"):

@@ -45,7 +45,7 @@ def check_is_player(where: str, name: str, player: Any) -> None:
             f"{where}: found {name} to be {shown(player)}, expected a tz.Player; wrap it in one. An evaluator: "
             "tz.Player(tz.MCTS(32), evaluator). A network: tz.Player(tz.MCTS(32), tz.NetworkEvaluator(network, "
             "env.observe)). A function that gives the action of a state: "
-            "tz.Player(tz.MCTS(1, root=tz.PlainRoot(), temperature=0.0), "
+            "tz.Player(tz.MCTS(0, root=tz.PlainRoot(), temperature=0.0), "
             "lambda state, metadata, key: (1e6 * jax.nn.one_hot(function(state), env.num_actions), jnp.float32(0))), "
             "or, in matches, where JAX cannot trace it: tz.matches.HostPlayer(function)."
         )
@@ -78,12 +78,12 @@ def check_player(env: Env, player: Player) -> None:
 def random_player() -> Player:
     """Makes a player that chooses uniformly among the legal moves.
 
-    Its evaluator returns Gumbel noise as logits, and its search of one simulation takes the action with the largest
-    prior, so each legal action is equally likely.
+    Its evaluator returns Gumbel noise as logits. It makes no simulations, so it takes the action with the largest
+    prior, and each legal action is equally likely.
 
     **Returns:** a [`tz.Player`][] for any game.
     """
-    return Player(MCTS(1, root=PlainRoot(), temperature=0.0, persist_tree=False), _random_prior)
+    return Player(MCTS(0, root=PlainRoot(), temperature=0.0, persist_tree=False), _random_prior)
 
 
 def _random_prior(env_state: PyTree, metadata: StepMetadata, key: PRNGKeyArray) -> tuple[Array, Array]:

@@ -25,7 +25,8 @@ class MCTS(eqx.Module):
 
     **Fields:**
 
-    - `num_simulations`: the number of simulations of a search; each evaluates one position.
+    - `num_simulations`: the number of simulations of a search; each evaluates one position. With 0, only the root is
+        evaluated, and a move follows from the prior: the policy of the network alone.
     - `max_nodes`: the number of node slots of the tree, including the root. With None, the default, `num_nodes` follows
         from the other settings, also after `dataclasses.replace`: enough for one search, or for two with
         `persist_tree`. In a full tree, simulations still update the statistics but add no nodes.
@@ -71,9 +72,12 @@ class MCTS(eqx.Module):
 
     def __post_init__(self):
         check_fields(self)
-        if self.num_simulations < 1:
-            raise ValueError(f"MCTS: found num_simulations={self.num_simulations}, expected at least 1; raise it.")
-        if self.max_nodes is not None and self.max_nodes < 2:
+        if self.num_simulations < 0:
+            raise ValueError(
+                f"MCTS: found num_simulations={self.num_simulations}, expected at least 0; give 0 to play without a "
+                "search, by the policy of the evaluator alone."
+            )
+        if self.max_nodes is not None and self.max_nodes < min(2, 1 + self.num_simulations):
             raise ValueError(
                 f"MCTS: found max_nodes={self.max_nodes}, expected at least 2, for the root and a child; raise it."
             )

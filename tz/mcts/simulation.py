@@ -259,6 +259,8 @@ def search(
     check_evaluator("search", evaluator)
     root_key, key = jax.random.split(key)
     state = start_search(mcts, evaluator, state, key=root_key)
+    if mcts.num_simulations == 0:  # the body of a loop would be compiled even if it never runs
+        return state
 
     # Unlike a `while_loop`, a `scan` may carry the tree: all games run the same number of iterations, so `vmap` adds no
     # select between old and new trees.

@@ -106,7 +106,7 @@ def _check_evaluator(
             "since new functions are compiled again in each epoch; keep the weights in modules and not in closures, "
             "such as tz.mcts.Model(network.root, network.step), and make other functions once, outside of `evaluator`."
         )
-    check_player(env, Player(MCTS(1), one))
+    check_player(env, Player(MCTS(0), one))
 
 
 def _check_testers(env: Env, testers: Any) -> None:
