@@ -174,6 +174,7 @@ def test_nothing_in_a_file_is_executed(tmp_path):
     assert not (tmp_path / "exploded").exists()
 
 
+@pytest.mark.slow
 def test_damaged_files_are_refused_or_harmless(path, tmp_path):
     """300 files with truncated, flipped or random bytes: each raises a `ValueError` or gives the same arrays."""
     whole, rng = path.read_bytes(), np.random.default_rng(0)
@@ -234,6 +235,7 @@ def test_agents_of_other_games_know_who_is_winning(name):
     assert lost < even < won
 
 
+@pytest.mark.slow
 def test_the_small_agent_that_comes_with_tz_plays():
     agent = tz.load_agent("connect_four_small", mcts=tz.without_exploration(tz.gumbel_mcts(8, ENV.num_actions)))
     rival = tz.Player(tz.MCTS(100, root=tz.PlainRoot(), temperature=0.0), tz.uniform_evaluator)

@@ -25,6 +25,8 @@ import tz
 from tz.games.chance import cumulative, make_move, outcome_at
 from tz.mcts._chance import nth_point
 
+pytestmark = pytest.mark.slow
+
 PIG = pig(10)
 
 
@@ -146,6 +148,7 @@ def exact_pig(goal, values):
     return evaluator
 
 
+@pytest.mark.once
 def test_the_values_of_long_searches_are_those_of_expectimax():
     """The evaluator is constant, but the race is short enough to be searched to its end."""
     env = race(num_sides=2, start=2)
@@ -161,6 +164,7 @@ def test_the_values_of_long_searches_are_those_of_expectimax():
     assert errors[2048] < errors[128] / 4  # at least as fast as one over the square root
 
 
+@pytest.mark.once
 def test_scores_of_long_searches_are_those_of_expectimax_too():
     """A game for one, with rewards on the way, on a board of 2 by 2."""
     env, exact = small_2048(), small_2048_value((1, 0, 0, 1))

@@ -9,6 +9,8 @@ from chance_games import pig, searched
 
 import tz
 
+pytestmark = pytest.mark.slow
+
 PIG = pig(10)
 
 

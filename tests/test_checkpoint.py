@@ -424,6 +424,7 @@ def check_bombs(folder: pathlib.Path, scratch: pathlib.Path) -> None:
     assert len(names) > 10 and not mark.exists()
 
 
+@pytest.mark.once
 def test_damage_is_refused_nothing_is_executed_and_a_full_disk_leaves_the_earlier_checkpoints(run, tmp_path):
     """Runs in its own process, since threads of orbax may raise further errors at any time after the first."""
     shutil.copytree(run[0], tmp_path / "run")
@@ -481,6 +482,7 @@ def chain_of_kills(folder: pathlib.Path, seed: int, number: int) -> list[tuple[i
     return found
 
 
+@pytest.mark.once
 def test_a_run_that_is_killed_at_any_moment_goes_on_from_its_last_checkpoint(tmp_path):
     """Two kills, in a save and in self-play; then the run ends with the same bits as one that was never stopped.
 

@@ -12,7 +12,7 @@ from tz.games._hidden_keys import keys_used
 from tz.games.conformance import check_env
 from tz.games.env import Env, StepMetadata
 
-pytestmark = pytest.mark.usefixtures("standard_promotion")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
 
 
 def describe(state, rewards):

@@ -14,6 +14,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import tz
 
+pytestmark = [pytest.mark.once, pytest.mark.slow]
+
 MESH = tz.data_mesh(jax.devices()[:1])
 SEEDS = jnp.arange(4)
 

@@ -12,7 +12,7 @@ import trainer
 
 import tz
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.once, pytest.mark.slow]
 
 MESH = tz.data_mesh(jax.devices()[:1])
 ENV = tz.from_pgx("tic_tac_toe")

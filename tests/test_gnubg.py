@@ -11,6 +11,8 @@ import pytest
 
 import tz
 
+pytestmark = [pytest.mark.slow, pytest.mark.once]
+
 PROGRAM = pathlib.Path("/usr/games/gnubg")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import tz
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.once, pytest.mark.slow]
 
 EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
 

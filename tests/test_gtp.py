@@ -18,6 +18,8 @@ from tz.play._gtp_lines import MAX_LINE, LineReader, TooLongError, split_command
 from tz.play._scores import final_score
 from tz.play._thinking import Thinker, anytime
 
+pytestmark = pytest.mark.once
+
 SMALL = tz.MCTS(16, root=tz.Dirichlet())
 
 
@@ -339,6 +341,7 @@ def untrained(path, name: str) -> str:
     return program(path, "--simulations", "4")
 
 
+@pytest.mark.slow
 def test_the_program_plays_a_match(env, tmp_path):
     engine = GtpEngine(untrained(tmp_path / "agent.tz", "tic_tac_toe"), num_processes=1, timeout=300.0)
     options = {"num_games": 4, "opening_moves": 1, "max_moves": 9, "key": jax.random.key(0)}

@@ -13,6 +13,8 @@ from tabular import draw_tables, tabular_env, tabular_evaluator
 
 import tz
 
+pytestmark = pytest.mark.slow
+
 MESH = tz.data_mesh(jax.devices()[:1])
 TABLES = draw_tables(3)
 TABULAR, EVALUATOR = tabular_env(TABLES), tabular_evaluator(TABLES)

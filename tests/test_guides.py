@@ -13,7 +13,7 @@ import pytest
 
 import tz
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.once, pytest.mark.slow]
 DOCS = pathlib.Path(tz.__file__).parents[1] / "docs"
 PAGES = [path for path in sorted(DOCS.rglob("*.md")) if "```python\n" in path.read_text("utf-8")]
 

@@ -8,6 +8,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 import tz
 
 ROOT = pathlib.Path(tz.__file__).parents[1]
@@ -103,6 +105,7 @@ def test_notebooks_and_experiments_use_public_names_only():
         assert not hidden, f"{path.name}: {hidden}"
 
 
+@pytest.mark.slow
 def test_importing_makes_no_array_and_loads_no_matplotlib():
     code = (
         "import sys, tz; tz.plot.plot_tree; tz.play.Game; from jax._src import xla_bridge;"

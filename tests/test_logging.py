@@ -94,6 +94,7 @@ def test_json_lines_have_null_for_what_json_has_not(tmp_path):
     assert len(path.read_text().splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_a_line_is_in_the_file_at_once(tmp_path):
     """Under `nohup`, standard output is a file, which Python writes with a long delay unless it is flushed."""
     code = "import os, tz; tz.console_sink({'epoch': 0}); os._exit(0)"
@@ -164,6 +165,8 @@ def test_tensorboard_events_are_read_back(tmp_path):
     assert b'"seed": 7' in text.tensor_proto.string_val[0]
 
 
+@pytest.mark.once
+@pytest.mark.slow
 def test_weights_and_biases_offline(tmp_path):
     """Runs in its own process, since wandb starts services and changes the process."""
     code = (

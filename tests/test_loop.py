@@ -67,11 +67,13 @@ def five_epochs(config, env, network, tmp_path_factory):
     return train_loop(config, env, state, num_epochs=5, sinks=[tz.JsonLinesSink(path), count]), path, traces
 
 
+@pytest.mark.slow
 def test_nothing_recompiles_after_the_first_epoch(five_epochs):
     _, _, traces = five_epochs
     assert traces[0] > 0 and len(set(traces)) == 1, traces
 
 
+@pytest.mark.slow
 def test_it_continues_where_it_stopped(config, env, network, five_epochs):
     state = init_loop(config, env, network, key=jax.random.key(1))
     for num_epochs in (2, 3):
@@ -83,6 +85,7 @@ def test_it_continues_where_it_stopped(config, env, network, five_epochs):
     assert state.epoch == 5
 
 
+@pytest.mark.slow
 def test_the_metrics_of_an_epoch(config, five_epochs):
     state, path, _ = five_epochs
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -103,6 +106,7 @@ def test_the_metrics_of_an_epoch(config, five_epochs):
     assert state.train.step == 20
 
 
+@pytest.mark.slow
 def test_the_network_given_is_not_used_up(network, five_epochs):
     assert all(not x.is_deleted() for x in jax.tree.leaves(eqx.filter(network, eqx.is_array)))
 
@@ -192,6 +196,7 @@ def test_a_network_that_is_nan_from_the_start_is_refused(config, env):
         init_loop(config, env, network, key=jax.random.key(0))
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_training_waits_for_the_first_episode_to_end(config, env, network):
     config = dataclasses.replace(config, warmup_moves=0, moves_per_epoch=2, testers=(), augment=None)
@@ -201,6 +206,7 @@ def test_training_waits_for_the_first_episode_to_end(config, env, network):
     assert state.train.step == 0 and all("loss" not in row and row["replay_known"] == 0 for row in rows)
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_truncated_episodes_are_learned_from_and_counted(config, env, network):
     config = dataclasses.replace(config, warmup_moves=0, max_episode_moves=3, testers=(), augment=None)
@@ -252,6 +258,7 @@ def test_a_schedule_of_optax_is_followed(config, env):
     assert state.train.step == 8 and state.train.network.weight == 15, "three steps of 5, the rest of 0"
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_a_window_of_one_row_a_game_trains_on_the_newest_only(config, env):
     """With a window of 1, the targets in the loss are those of the last known row of each game."""
@@ -289,6 +296,7 @@ def test_some_moves_are_fast_and_they_are_the_same_in_all_games(config, env, net
     assert len({tuple(row) for row in weight[0].reshape(5, 6)}) > 1, "other moves in other epochs"
 
 
+@pytest.mark.once
 @pytest.mark.slow
 @pytest.mark.parametrize("root", [tz.Dirichlet(), tz.Gumbel()])
 def test_more_simulations_later_are_another_call_of_the_loop(config, env, network, root):
@@ -345,6 +353,7 @@ class FirstMoves(eqx.Module):
         return state, {"legal": float(metadata.action_mask.sum(1).mean())}
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_tests_can_be_played_from_other_beginnings_than_self_play(config, env, network):
     varied, seen = tz.random_starts(env, 4), []
@@ -359,6 +368,7 @@ def test_tests_can_be_played_from_other_beginnings_than_self_play(config, env, n
         init_loop(other, env, network, key=jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_a_network_of_the_wrong_shape_is_refused(config, env):
     for network, message in [
         (tz.MLP((3, 3, 2), 10, key=jax.random.key(0)), r"logits of shape \(10,\).* expected logits of shape \(9,\)"),

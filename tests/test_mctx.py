@@ -142,6 +142,7 @@ def test_a_constant_alternating_discount_is_right_only_where_players_alternate()
         assert same.all() == equal
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", ["tic_tac_toe", "connect_four", "othello"])
 def test_agrees_on_games_of_pgx(name):
     env = tz.from_pgx(name)

@@ -10,6 +10,8 @@ import trainer
 import tz
 from tz.runs.memory_plan import check_memory, plan_memory
 
+pytestmark = [pytest.mark.once, pytest.mark.slow]
+
 ENV = tz.from_pgx("tic_tac_toe")
 CONFIG = dataclasses.replace(
     trainer.config(), testers=(tz.TwoPlayerTester(num_games=4, max_moves=9), tz.ApproxEloTester(3, 4, 2))

@@ -16,6 +16,8 @@ from tz.matches import replay_values
 from tz.mcts import Model, ModelEvaluator
 from tz.runs import phases
 
+pytestmark = pytest.mark.slow
+
 TABLES, OTHER = draw_tables(7, end_rate=0.05), draw_tables(6, end_rate=0.05)
 ENV, EVALUATOR = tabular_env(TABLES), tabular_evaluator(TABLES)
 MCTS = tz.MCTS(num_simulations=6, max_nodes=14)
@@ -89,6 +91,7 @@ def test_the_real_game_is_played_whatever_the_model_believes(max_actions):
         assert games.env_state[game] == row and (games.search.tree.state[game, 0] == 0).all()
 
 
+@pytest.mark.once
 def test_each_player_of_a_match_has_its_own_model():
     """A player whose model is a copy of the game plays like one without a model; a wrong model plays the real game."""
     plain, copy, wrong = (tz.Player(MCTS, evaluator) for evaluator in (EVALUATOR, COPY, WRONG))
@@ -251,7 +254,6 @@ def init_loop(config):
         return tz.init_loop(config, ENV, network(), key=jax.random.key(1), mesh=mesh)
 
 
-@pytest.mark.slow
 def test_a_run_plans_with_the_newest_weights_and_compiles_once():
     weights, traces = [], []
 

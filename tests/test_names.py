@@ -13,7 +13,7 @@ import tz
 from tz.games.chance import make_move
 from tz.games.names import find_move, move_label, text_board
 
-pytestmark = pytest.mark.usefixtures("standard_promotion")
+pytestmark = [pytest.mark.once, pytest.mark.usefixtures("standard_promotion")]
 
 
 def random_game(env, num_moves, seed=0):
@@ -115,6 +115,7 @@ def test_a_disc_falls_in_the_column_of_its_name():
     assert "to move: yellow" in lines
 
 
+@pytest.mark.slow
 def test_known_openings():
     """Names agree with other sources: first moves as books write them."""
     firsts = {

@@ -282,6 +282,7 @@ def test_errors_of_a_wrong_observation(make_network):
         jax.vmap(network)(observe(6, (5, 4, 2)))
 
 
+@pytest.mark.slow
 def test_errors_of_batch_norm():
     network, state = make("batch")
     with pytest.raises(ValueError, match="make_with_state"):

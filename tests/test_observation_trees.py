@@ -13,6 +13,8 @@ from tabular import draw_tables, tabular_env
 import tz
 from tz._arrays import data_of
 
+pytestmark = pytest.mark.slow
+
 TABLES = draw_tables(3, alternate=True)
 MESH = tz.data_mesh(jax.devices()[:1])
 

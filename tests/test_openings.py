@@ -10,6 +10,8 @@ from tabular import draw_tables, tabular_env
 
 import tz
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def env():

@@ -15,6 +15,8 @@ import tz
 from tz.learn.targets import Affine
 from tz.runs.phases import compiled_step
 
+pytestmark = pytest.mark.slow
+
 MESH = tz.data_mesh(jax.devices()[:1])
 SGD = optax.sgd(0.1)
 PARTS = {  # parts of optimisers, besides all names that begin with scale_by_

@@ -133,6 +133,7 @@ def test_the_wheel_has_what_belongs_to_it_and_nothing_else(installed):
     assert set(about.metadata.get_all("Provides-Extra")) == set(EXTRAS)
 
 
+@pytest.mark.slow
 def test_the_installed_form_works_without_a_checkout(installed):
     code = (
         "import jax, tz; player = tz.load_agent('connect_four_small'); "
@@ -144,6 +145,7 @@ def test_the_installed_form_works_without_a_checkout(installed):
     assert pathlib.Path(file) == installed / "tz" / "__init__.py" and rest == ["(7,) True"]
 
 
+@pytest.mark.slow
 def test_the_command_line_of_the_installed_form_says_its_options(installed):
     code = "import runpy; sys.argv = ['tz', '--help']; runpy.run_module('tz', run_name='__main__')"
     assert "--minutes" in run(installed, code)

@@ -12,7 +12,7 @@ import pytest
 from tz.games.conformance import check_env
 from tz.games.pgx_games import from_pgx
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
+pytestmark = [pytest.mark.once, pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
 
 PLAYABLE = (
     "animal_shogi",

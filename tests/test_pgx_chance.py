@@ -11,7 +11,7 @@ from test_pgx import CHANCE
 import tz
 from tz.games.chance import make_move
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
+pytestmark = [pytest.mark.once, pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
 
 NUM_DRAWS = 5_000
 

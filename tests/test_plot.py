@@ -109,6 +109,7 @@ def node_depth(tree, number):
     return 0 if number == 0 else 1 + node_depth(tree, tree.parent[number])
 
 
+@pytest.mark.slow
 def test_kept_actions_go_by_the_names_that_the_game_has_for_them():
     env, start, _ = tic_tac_toe_search()
     mcts = tz.MCTS(num_simulations=30, max_actions=3, root=tz.PlainRoot())
@@ -251,6 +252,7 @@ def test_moves_have_the_names_of_the_game():
     assert {text.get_text() for text in plot.plot_root(state, env=env, labels=CELLS).axes[0].get_xticklabels()} != bars
 
 
+@pytest.mark.slow
 def test_numbers_are_drawn_on_the_position_itself():
     env = tz.from_pgx("connect_four")
     mcts = tz.gumbel_mcts(8)
@@ -268,6 +270,7 @@ def test_numbers_are_drawn_on_the_position_itself():
         plot.plot_root(state, board=True)
 
 
+@pytest.mark.slow
 def test_a_game_with_names_marks_and_sides(tmp_path):
     env, _, match = tic_tac_toe_match()
     states, moves = tz.replay_game(env, match, 0), np.asarray(match.actions[0])
@@ -302,6 +305,7 @@ def test_on_a_board_only_legal_cells_are_filled():
         plot.plot_root(state, board=(4, 3))
 
 
+@pytest.mark.slow
 def test_the_animation_shows_the_search_that_search_would_run():
     env, start, state = tic_tac_toe_search()
     mcts = tz.MCTS(num_simulations=6, max_nodes=64, root=tz.Dirichlet())
@@ -330,6 +334,7 @@ def one_device():
     return tz.data_mesh(jax.devices()[:1])
 
 
+@pytest.mark.slow
 def test_the_players_values_are_seen_by_the_first_player_and_end_with_the_outcome():
     env, player, match = tic_tac_toe_match()
     for game in (0, 1):

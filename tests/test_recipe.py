@@ -12,7 +12,7 @@ import pytest
 import tz
 from tz.runs.timed import annealed
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.once, pytest.mark.slow]
 
 TINY = tz.Recipe(
     "tic_tac_toe",

@@ -13,6 +13,8 @@ from tabular import draw_tables, tabular_env, tabular_evaluator
 
 import tz
 
+pytestmark = pytest.mark.slow
+
 TABLES = draw_tables(8, end_rate=0.05)
 ENV, EVALUATOR = tabular_env(TABLES), tabular_evaluator(TABLES)
 NUM_GAMES, CAPACITY = 3, 24
@@ -205,7 +207,7 @@ def turn_final(sample, turn):
     return dataclasses.replace(sample, end=dataclasses.replace(sample.end, final=turn(sample.end.final)))
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_a_network_learns_who_holds_each_cell_in_the_end():
     """With a record of the final board that symmetries turn, a third output, and a loss that includes it."""
     env = tz.from_pgx("tic_tac_toe")

@@ -315,6 +315,7 @@ def test_shares_are_drawn_from_equally_and_their_weights_make_up_for_it(uneven):
             assert (weights[game] == 0).all() and np.isfinite(sample.value).all()
 
 
+@pytest.mark.slow
 def test_a_share_does_not_depend_on_the_others(uneven):
     buffer, state, _ = uneven
     keys = jax.random.split(jax.random.key(0), 3)

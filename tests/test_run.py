@@ -98,6 +98,7 @@ def test_a_run_that_is_stopped_by_a_signal_is_resumed_by_the_same_command(run, t
     assert len(metrics(folder)) == 5
 
 
+@pytest.mark.once
 def test_a_fork_begins_with_the_run_and_its_settings_but_for_those_given(run, tmp_path):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     folder = tmp_path / "fork"
@@ -114,6 +115,7 @@ def test_a_fork_begins_with_the_run_and_its_settings_but_for_those_given(run, tm
     assert card["epochs"] == 6 and card["forked_from"] == tz.runs.agent_card(run / "agent.tz")
 
 
+@pytest.mark.once
 def test_several_seeds_are_runs_that_can_be_resumed_alone(tmp_path):
     folder = tmp_path / "seeds"
     main(options(folder, "--epochs", "2", "--seeds", "2", "--seed", "3"))
@@ -179,6 +181,7 @@ def test_options_without_sense_are_refused_before_anything_is_compiled(more, mes
     assert not (tmp_path / "run").exists(), "nothing is left behind"
 
 
+@pytest.mark.once
 def test_a_fork_that_dies_early_goes_on_from_the_run_that_it_began_from(run, tmp_path, monkeypatch):
     folder, rows = tmp_path / "fork", []
 
@@ -314,6 +317,7 @@ def test_a_length_that_is_given_takes_the_place_of_the_one_before(run, tmp_path,
             main([*more, "--minutes", "2.5", "--epochs", "9"])
 
 
+@pytest.mark.once
 def test_a_fork_with_nothing_to_do_is_refused(run, tmp_path):
     with pytest.raises(SystemExit, match="found a run of 4 epochs in .*, expected fewer than epochs=4"):
         main(["fork", str(run), "--out", str(tmp_path / "fork"), "--cpu-devices", "8", "--learning-rate", "1e-4"])

@@ -158,6 +158,7 @@ def test_advance_keeps_the_played_subtree():
     assert num_kept == kept.tree.size.sum() > NUM_GAMES
 
 
+@pytest.mark.slow
 def test_advance_to_an_unvisited_move_and_reset_start_anew():
     mcts, tables, (first, actions, *_) = searched("two players")
     env = tabular_env(jax.tree.map(jnp.asarray, tables[0]))
@@ -285,6 +286,7 @@ def test_the_root_policy_is_asked_once_a_search_and_no_key_is_used_twice(num_lea
     assert len({*seen["root"], *seen["evaluator"]}) == 14
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [1e-3, 0.03, 10.0])
 def test_noise_of_any_concentration_is_finite(alpha):
     logits = jnp.log(jnp.array([0.2, 0.0, 0.8, 0.0]))
@@ -362,6 +364,7 @@ def test_search_bytes_are_those_allocated(mcts):
     assert tz.mcts.search_bytes(mcts, env, 6) == sum(leaf.nbytes for leaf in jax.tree.leaves(states))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_actions", [NUM_ACTIONS, 2])
 def test_nodes_that_keep_some_actions_search_as_if_the_others_were_illegal(max_actions):
     tables = [draw_tables(seed) for seed in range(NUM_GAMES)]
@@ -378,6 +381,7 @@ def test_nodes_that_keep_some_actions_search_as_if_the_others_were_illegal(max_a
     assert kept[0].tree.visits.shape == (NUM_GAMES, mcts.num_nodes, max_actions)
 
 
+@pytest.mark.slow
 def test_a_thousand_games_of_chess_fit_a_gpu():
     """Nodes keep 218 actions, the most that are ever legal; with all 4,672, the trees alone would fill the GPU."""
     env = tz.from_pgx("chess")

@@ -13,6 +13,8 @@ from test_epoch import MESH, assert_same, settings
 
 import tz
 
+pytestmark = [pytest.mark.once, pytest.mark.slow]
+
 
 @pytest.fixture(scope="module")
 def env():

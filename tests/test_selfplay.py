@@ -11,6 +11,8 @@ from tabular import draw_tables, tabular_env, tabular_evaluator
 
 import tz
 
+pytestmark = pytest.mark.slow
+
 TABLES = draw_tables(5, end_rate=0.15)
 ENV, EVALUATOR = tabular_env(TABLES), tabular_evaluator(TABLES)
 MCTS = tz.MCTS(num_simulations=8, max_nodes=20)
@@ -186,6 +188,7 @@ def test_values_have_the_perspective_of_the_player_to_move():
     assert (np.diff(record.player) == 0).any(), "some player moves twice in a row"
 
 
+@pytest.mark.once
 def test_a_state_may_hold_keys_and_keys_may_be_of_the_old_kind():
     """A game that carries a key and a Python number in its state, played from `jax.random.PRNGKey`."""
 

@@ -16,6 +16,7 @@ def messages():
     return json.loads(result.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", slips.CASES)
 def test_a_slip_is_named(messages, name):
     assert re.search(slips.CASES[name][1], messages[name]), messages[name]

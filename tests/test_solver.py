@@ -11,6 +11,8 @@ from tic_tac_toe import after, is_mistake, minimax, padded, reachable
 
 import tz
 
+pytestmark = pytest.mark.slow
+
 ENV = tz.from_pgx("tic_tac_toe")
 BOARDS = [board for board, moves in reachable().items() if 2 <= len(moves) <= 5][::40]
 MOVES = padded([reachable()[board] for board in BOARDS])

@@ -15,6 +15,8 @@ import pytest
 import tz
 from tz.runs import loop, phases
 
+pytestmark = pytest.mark.slow
+
 MESH = tz.data_mesh(jax.devices()[:1])
 ENV = tz.from_pgx("tic_tac_toe")
 

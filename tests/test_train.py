@@ -58,6 +58,7 @@ def test_illegal_actions_get_no_gradient_and_do_no_harm(network, batch):
     assert jnp.isfinite(jax.grad(loss)(wild)).all()
 
 
+@pytest.mark.slow
 def test_a_step_is_a_gradient_step_of_the_mean_loss(network, batch):
     optimizer = optax.sgd(0.1)
     state = tz.init_train(optimizer, network)
@@ -150,6 +151,7 @@ def test_training_fits_a_batch(network, batch):
     assert last["policy_loss"] - entropy < 0.2 * (first["policy_loss"] - entropy)
 
 
+@pytest.mark.slow
 def test_the_average_of_a_batch_norm_network_has_the_average_of_its_statistics(batch):
     options = {"num_blocks": 1, "num_channels": 4, "norm": "batch", "key": jax.random.key(0)}
     network, norm_state = eqx.nn.make_with_state(tz.AZResNet)(SHAPE, NUM_ACTIONS, **options)
@@ -169,6 +171,7 @@ def test_the_average_of_a_batch_norm_network_has_the_average_of_its_statistics(b
     chex.assert_trees_all_equal(*(eqx.filter(x, eqx.is_array) for x in (state.playing, state.average)))
 
 
+@pytest.mark.slow
 def test_batch_norm_trains_on_batch_statistics_and_searches_on_running_ones(batch):
     def build(key):
         return eqx.nn.make_with_state(tz.AZResNet)(

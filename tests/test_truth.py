@@ -14,7 +14,7 @@ from tic_tac_toe import is_mistake, padded, reachable, representatives
 
 import tz
 
-pytestmark = [pytest.mark.slow, pytest.mark.optimised]  # here most of the time is not compilation
+pytestmark = [pytest.mark.once, pytest.mark.slow, pytest.mark.optimised]  # here most of the time is not compilation
 
 
 @eqx.filter_jit

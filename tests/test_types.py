@@ -13,6 +13,8 @@ import tz
 from tz.runs.checkpoint_format import named
 from tz.runs.phases import check_types
 
+pytestmark = pytest.mark.slow
+
 MESH = tz.data_mesh(jax.devices()[:1])
 
 

@@ -11,6 +11,8 @@ import pytest
 import tz
 from tz.learn import Trajectory, turn_unroll
 
+pytestmark = pytest.mark.slow
+
 NUM_GAMES, LENGTH, CAPACITY, STEPS, DISCOUNT = 3, 33, 12, 4, 0.9
 BUFFER = tz.EpisodeReplayBuffer(CAPACITY, td_lambda=0.7, max_unroll=STEPS)
 ONGOING, TERMINATED, TRUNCATED = range(3)

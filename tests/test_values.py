@@ -119,6 +119,7 @@ def test_what_is_recorded_is_what_the_root_policy_reads(mcts):
             assert counts.sum() == 12 or not isinstance(mcts.root, tz.PlainRoot)
 
 
+@pytest.mark.slow
 def test_self_play_records_the_value_of_the_root_policy():
     """The first move of a game is searched with a known key, so its record can be computed again."""
     mcts = tz.gumbel_mcts(12, 3)
@@ -154,6 +155,7 @@ def test_before_any_simulation_the_prior_answers(root, max_actions):
     assert tz.root_value(mcts, evaluated) == pytest.approx(float(TABLES.values[0]), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_after_a_move_whose_subtree_is_unknown_the_prior_answers():
     mcts = tz.MCTS(8, root=tz.PlainRoot())
     for persist_tree in (True, False):

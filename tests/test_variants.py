@@ -24,6 +24,8 @@ from tabular import (
 import tz
 from tz.mcts.gumbel_root import GumbelNotes
 
+pytestmark = pytest.mark.slow
+
 NUM_GAMES = 12
 SELECTORS = {
     "puct": tz.PUCT(fpu_reduction=0.2),
@@ -171,7 +173,6 @@ def pairs():
         yield selector, root, list(BACKUPS)[(index + index // 4) % 3], (1, 4)[(index + index // 4) % 2]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("selector", "root", "backup", "num_leaves"), list(pairs()))
 def test_all_variants_compose(selector, root, backup, num_leaves):
     settings = {"selector": SELECTORS[selector], "root": ROOTS[root], "backup": BACKUPS[backup]}
@@ -323,7 +324,6 @@ VARIANTS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_extreme_logits_do_not_break_a_search(name):
     mcts, tables = VARIANTS[name], draw_tables(2, end_rate=0.0)
@@ -345,7 +345,6 @@ def test_extreme_logits_do_not_break_a_search(name):
         assert state.metadata.action_mask[action]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_ten_thousand_simulations_in_float32(name):
     tables = draw_tables(5, end_rate=0.1)
