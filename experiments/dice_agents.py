@@ -70,11 +70,12 @@ def train(game: str, env: tz.Env, minutes: float, seed: int, out: Path) -> tz.Pl
 
 
 def merges_most(env: tz.Env) -> tz.Player:
-    """Returns a player of the moves that have the highest immediate reward."""
+    """Returns a player of the moves that have the highest immediate reward, the first of several."""
 
     def evaluator(env_state, metadata, key):
         rewards = jax.vmap(lambda action: env.step(env_state, action)[1].rewards[0])(jnp.arange(env.num_actions))
-        return 1e3 * rewards.astype(jnp.float32), jnp.float32(0)
+        first = -jnp.arange(env.num_actions, dtype=jnp.float32)  # decides between equals
+        return 1e3 * rewards.astype(jnp.float32) + first, jnp.float32(0)
 
     return tz.Player(tz.MCTS(0, root=tz.PlainRoot(), temperature=0.0), evaluator)
 

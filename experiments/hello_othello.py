@@ -23,7 +23,7 @@ against a player that always takes the most discs. {out} now contains
 
   agent.tz        the agent
   learning.png    its learning curve: losses, and scores with their intervals
-  game.gif        a game against the greedy player, with the values that both found
+  game.gif        a game against the greedy player, with the values that both gave it
   metrics.jsonl   the metrics of each epoch
 
 What next? (In an environment with tz: pip install -e .)
@@ -35,15 +35,18 @@ What next? (In an environment with tz: pip install -e .)
 
 
 def greedy_player(env: tz.Env) -> tz.Player:
-    """Returns a player of the moves after which it has the most discs. Any function of a position is an evaluator."""
+    """Returns a player of the moves after which it has the most discs, the first of several.
+
+    It plays without a search: any function of a position is an evaluator. The value that it gives a position is the
+    lead in discs after its move, as a fraction of the 64 squares.
+    """
 
     def count_discs(state, metadata, key):
         after = jax.vmap(lambda action: env.step(state, action)[0])(jnp.arange(env.num_actions))
         lead = -jnp.sum(after._x.board, axis=-1)  # +1 is a disc of the player to move, who is now the opponent
-        return 10.0 * lead, jnp.float32(0)
+        return 10.0 * lead - 0.1 * jnp.arange(env.num_actions), jnp.max(jnp.where(metadata.action_mask, lead, -64)) / 64
 
-    one_look = tz.MCTS(num_simulations=1, root=tz.PlainRoot(), temperature=0.0, persist_tree=False)
-    return tz.Player(one_look, count_discs)
+    return tz.Player(tz.MCTS(num_simulations=0, root=tz.PlainRoot(), temperature=0.0), count_discs)
 
 
 def parse() -> argparse.Namespace:
@@ -108,7 +111,7 @@ def main() -> None:
 def draw_game(
     env: tz.Env, match: tz.matches.MatchResult, agent: tz.Player, greedy: tz.Player, path: pathlib.Path
 ) -> None:
-    """Writes a film of game 0, in which the agent moves first, with the values that each player's search found."""
+    """Writes a film of game 0, in which the agent moves first, with the values that each player gave the positions."""
     values = {
         name: tz.matches.replay_values(env, match, 0, player, key=jax.random.key(1))
         for name, player in {"the agent's estimate": agent, "greedy's": greedy}.items()

@@ -77,7 +77,6 @@ def test_a_replayed_game_ends_as_it_was_counted(env, match):
         assert states.rewards[-1][match.player_id[game]] == match.returns[game]
 
 
-@pytest.mark.once
 def test_swapping_the_players_swaps_the_result(env, match):
     """From the same openings, the better player has the same score as the first and as the second player."""
     swapped = tz.play_match(env, WORSE, BETTER, **OPTIONS)
@@ -85,7 +84,6 @@ def test_swapping_the_players_swaps_the_result(env, match):
     np.testing.assert_array_equal(match.opening[0]._x.board, swapped.opening[0]._x.board)
 
 
-@pytest.mark.once
 def test_unfinished_games_count_in_nothing(env):
     match = compiled_match(env, UNIFORM, UNIFORM, num_games=10, opening_moves=0, max_moves=4, key=jax.random.key(0))
     assert not match.finished.any()
@@ -112,34 +110,6 @@ def test_each_player_follows_the_game_with_a_tree_of_its_own(env):
         sizes = [np.asarray(tree.tree.size) for tree in games.trees]
         # The player who searched keeps a subtree; the other has at most the rest of its last search.
         assert (sizes[step % 2] > 1).all() and ((sizes[1 - step % 2] == 1).all() or step > 0)
-
-
-class Weighted(eqx.Module):
-    """An evaluator whose preferences are numbers in an array, as those of a network are."""
-
-    weights: jax.Array
-
-    def __call__(self, state, metadata, key):
-        traced.append(self.weights)
-        return self.weights, jnp.float32(0)
-
-
-traced = []
-
-
-def test_players_that_differ_only_in_numbers_share_a_search(env, monkeypatch):
-    """A loop over both sides compiles one search, and its games are those of two searches."""
-    sides = (tz.Player(WEAK, Weighted(jnp.arange(9.0))), tz.Player(WEAK, Weighted(-jnp.arange(9.0) / 2)))
-    options = {"num_games": 8, "opening_moves": 1, "max_moves": 9, "key": jax.random.key(0)}
-    traced.clear()
-    shared, num_traced = tz.play_match(env, *sides, **options), len(traced)
-    monkeypatch.setattr("tz.matches._playing.are_alike", lambda one, other: False)
-    traced.clear()
-    apart = tz.play_match(env, *sides, **options | {"max_moves": 10})  # another program; no game is longer than 8 moves
-    assert len(traced) > num_traced, "two searches were compiled"
-    np.testing.assert_array_equal(shared.actions, apart.actions[:, :9])
-    np.testing.assert_array_equal(shared.returns, apart.returns)
-    assert len({tuple(moves) for moves in np.asarray(apart.actions)}) > 2
 
 
 @pytest.mark.parametrize("num_games", [0, 7])
@@ -201,7 +171,6 @@ class Warm(eqx.Module):
         return jnp.where(num_moves < self.moves, 1.0, 0.0)
 
 
-@pytest.mark.once
 def test_a_temperature_for_the_first_moves_makes_games_differ(env):
     """Without random openings there is one game for each side at temperature 0, and many with a temperature."""
     prefer = lambda state, metadata, key: (jnp.arange(9.0) / 4, jnp.float32(0))
@@ -246,7 +215,6 @@ def test_the_interval_of_a_match_won_to_the_last_game_is_not_a_point():
     assert (low, high) == (0, 1), "nothing was finished, nothing is known"
 
 
-@pytest.mark.once
 def test_a_round_robin_counts_every_pair_from_both_ends(env):
     players = [WORSE, BETTER, BETTER]
     league = tz.round_robin(env, players, **OPTIONS)

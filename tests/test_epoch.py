@@ -106,54 +106,7 @@ def test_it_has_the_numbers_of_the_loop(config, env):
     assert_same(state, looped, rtol=1e-4, atol=1e-5)
 
 
-@pytest.fixture(scope="module")
-def four_seeds(config, env):
-    """Four seeds in one program: the states after the warm-up and after two epochs, and the last metrics."""
-    before = states = start_many(config, env, SEEDS)
-    step = eqx.filter_jit(eqx.filter_vmap(lambda state: tz.learn.epoch(config, env, state)))
-    for _ in range(2):
-        states, metrics = step(states)
-    return before, states, metrics
-
-
-def of_seed(tree, seed):
-    return jax.tree.map(lambda x: x[seed] if eqx.is_array(x) else x, tree)
-
-
-def test_four_seeds_in_one_program_are_the_four_one_by_one(config, env, four_seeds):
-    before, after, metrics = four_seeds
-    for seed in range(4):
-        state = warm_up(config, env, start(config, env, seed))
-        assert_same(of_seed(before, seed), state, rtol=1e-5, atol=1e-6)
-        for _ in range(2):
-            state, expected = compiled_epoch(env, state)
-        chex.assert_trees_all_equal(of_seed(after, seed).games.search.tree.state, state.games.search.tree.state)
-        assert_same(of_seed(after, seed), state, rtol=1e-4, atol=1e-5)
-        assert_same(of_seed(metrics, seed), expected, rtol=1e-4, atol=1e-5)
-    assert len({float(x) for x in metrics["loss"]}) == 4, "seeds differ"
-
-
-def test_seeds_are_spread_over_devices(config, env, four_seeds):
-    before, after, _ = four_seeds
-    mesh = tz.data_mesh(jax.devices()[:2])
-    states, static = eqx.partition(before, eqx.is_array)
-
-    @jax.jit
-    def step(states):
-        def local(shared, states):
-            config, env = shared
-            epoch = lambda state: eqx.filter(tz.learn.epoch(config, env, eqx.combine(state, static))[0], eqx.is_array)
-            return jax.vmap(epoch)(states)
-
-        return tz.over_games(mesh, local, (config, env), states)
-
-    states = jax.device_put(states, NamedSharding(mesh, PartitionSpec("data")))
-    for _ in range(2):
-        states = step(states)
-        assert states.games.step.sharding.num_devices == 2
-    assert_same(states, after, rtol=1e-4, atol=1e-5)
-
-
+# Four seeds side by side: two with the given settings, two with other ones.
 SWEPT = {
     "rate": [1e-3, 1e-1],
     "c": [0.5, 4.0],
@@ -162,21 +115,65 @@ SWEPT = {
     "fast": [0.0, 1.0],
     "decay": [0.0, 0.99],
 }
+EACH = {name: jnp.array([GIVEN[name], GIVEN[name], *values], jnp.float32) for name, values in SWEPT.items()}
 
 
-def test_hyper_parameters_are_swept_in_one_program(config, env):
+@pytest.fixture(scope="module")
+def side_by_side(config, env):
+    """The four in one program: the states after the warm-up and after two epochs, and the last metrics."""
+    before = states = start_many(config, env, SEEDS)
+    step = eqx.filter_jit(eqx.filter_vmap(lambda given, state: tz.learn.epoch(settings(**given), env, state)))
+    for _ in range(2):
+        states, metrics = step(EACH, states)
+    return before, states, metrics
+
+
+def of_seed(tree, seed):
+    return jax.tree.map(lambda x: x[seed] if eqx.is_array(x) else x, tree)
+
+
+def test_seeds_and_hyper_parameters_in_one_program_are_those_one_by_one(config, env, side_by_side):
+    before, after, metrics = side_by_side
+    for seed in range(4):
+        state = warm_up(config, env, start(config, env, seed))
+        assert_same(of_seed(before, seed), state, rtol=1e-5, atol=1e-6)
+        for _ in range(2):
+            state, expected = compiled_epoch(env, state, of_seed(EACH, seed))
+        chex.assert_trees_all_equal(of_seed(after, seed).games.search.tree.state, state.games.search.tree.state)
+        assert_same(of_seed(after, seed), state, rtol=1e-4, atol=1e-5)
+        assert_same(of_seed(metrics, seed), expected, rtol=1e-4, atol=1e-5)
+    assert len({float(x) for x in metrics["loss"]}) == 4, "they differ"
+
+
+def test_each_hyper_parameter_is_used(env, config):
+    """Each one alone changes the state after an epoch, also where it is an argument of the compiled program."""
     state = warm_up(config, env, start(config, env, 0))
-    swept = {name: jnp.array(values, jnp.float32) for name, values in SWEPT.items()}
-    step = eqx.filter_jit(
-        eqx.filter_vmap(lambda swept, state: tz.learn.epoch(settings(**swept), env, state), in_axes=(0, None))
-    )
-    both, metrics = step(swept, state)
-    for index in range(2):
-        expected, row = compiled_epoch(env, state, {name: x[index] for name, x in SWEPT.items()})
-        assert_same(of_seed(both, index), expected, rtol=1e-4, atol=1e-5)
-        assert_same(of_seed(metrics, index), row, rtol=1e-4, atol=1e-5)
-    weights = both.train.network.policy_linear.weight
-    assert not np.allclose(weights[0], weights[1], atol=1e-3)
+    usual = jax.tree.leaves(arrays(compiled_epoch(env, state)[0]))
+    for name, values in SWEPT.items():
+        other = jax.tree.leaves(arrays(compiled_epoch(env, state, GIVEN | {name: values[1]})[0]))
+        assert any(not np.array_equal(a, b) for a, b in zip(usual, other, strict=True)), name
+
+
+def test_seeds_are_spread_over_devices(env, side_by_side):
+    before, after, _ = side_by_side
+    mesh = tz.data_mesh(jax.devices()[:2])
+    states, static = eqx.partition(before, eqx.is_array)
+
+    @jax.jit
+    def step(states):
+        def local(env, given_and_states):
+            def epoch(given, state):
+                return eqx.filter(tz.learn.epoch(settings(**given), env, eqx.combine(state, static))[0], eqx.is_array)
+
+            return jax.vmap(epoch)(*given_and_states)
+
+        return tz.over_games(mesh, local, env, (EACH, states))
+
+    states = jax.device_put(states, NamedSharding(mesh, PartitionSpec("data")))
+    for _ in range(2):
+        states = step(states)
+        assert states.games.step.sharding.num_devices == 2
+    assert_same(states, after, rtol=1e-4, atol=1e-5)
 
 
 def test_before_the_first_end_of_an_episode_nothing_is_learned(config, env):

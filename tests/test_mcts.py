@@ -75,7 +75,15 @@ def test_settings_show_what_differs_from_the_defaults():
     assert traced == ["MCTS(num_simulations=8, discount=an array of shape ())"]
 
 
-@pytest.mark.parametrize("mcts", [tz.MCTS(0, root=tz.PlainRoot()), tz.gumbel_mcts(0)], ids=["plain", "Gumbel"])
+WITHOUT_SEARCH = {
+    "plain": tz.MCTS(0, root=tz.PlainRoot()),
+    "Gumbel": tz.gumbel_mcts(0),
+    "forced": tz.MCTS(0, root=tz.mcts.ForcedPlayouts()),
+    "solver, bound": tz.MCTS(0, solve=True, final_move=tz.mcts.LowerConfidenceBound()),
+}
+
+
+@pytest.mark.parametrize("mcts", WITHOUT_SEARCH.values(), ids=WITHOUT_SEARCH)
 def test_without_simulations_the_policy_of_the_evaluator_plays(mcts):
     env = tz.from_pgx("tic_tac_toe")
     position = tz.play_moves(env, jnp.array([8]))  # the move with the largest logit is illegal now
@@ -92,6 +100,13 @@ def test_without_simulations_the_policy_of_the_evaluator_plays(mcts):
     action, policy, value, size = played(jax.random.key(0))
     assert (action, value, size) == (7, 0.25, 1)
     chex.assert_trees_all_close(policy, jax.nn.softmax(logits.at[8].set(-jnp.inf)), rtol=1e-5)
+
+
+def test_a_step_without_simulations_is_refused():
+    env, mcts = tz.from_pgx("tic_tac_toe"), tz.gumbel_mcts(0)
+    start = tz.init_search(mcts, *env.init(jax.random.key(0)))
+    with pytest.raises(ValueError, match="search_step: found settings with num_simulations=0, expected at least 1"):
+        tz.search_step(mcts, env, tz.uniform_evaluator, start, key=jax.random.key(0))
 
 
 def test_training_without_simulations_is_refused():

@@ -12,7 +12,7 @@ import pytest
 from tz.games.conformance import check_env
 from tz.games.pgx_games import from_pgx
 
-pytestmark = [pytest.mark.once, pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
 
 PLAYABLE = (
     "animal_shogi",
@@ -47,10 +47,10 @@ REFUSED = {
 # A game small enough to break in every way: take one to three of seven counters; who takes the last one wins.
 
 
-LONG = ("go_19x19", "shogi")  # these take longer to play than to compile
+LONG = dict.fromkeys(("go_19x19", "shogi"), (pytest.mark.optimised, pytest.mark.once))  # they take long to play
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.optimised if n in LONG else ()) for n in PLAYABLE])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=LONG.get(n, ())) for n in PLAYABLE])
 def test_pgx_games_conform(name):
     check_env(from_pgx(name), num_games=2)  # if no game ends, it warns, which is an error here
 

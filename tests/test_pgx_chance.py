@@ -11,9 +11,10 @@ from test_pgx import CHANCE
 import tz
 from tz.games.chance import make_move
 
-pytestmark = [pytest.mark.once, pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
 
 NUM_DRAWS = 5_000
+SLOWEST = {"minatar-seaquest": pytest.mark.once}
 
 
 def positions(env, num_moves, seed):
@@ -84,7 +85,7 @@ def test_outcomes_and_probabilities_are_those_of_pgx(name, look, num_moves):
         np.testing.assert_array_equal(expected[tuple(row.tolist())][1], mask)
 
 
-@pytest.mark.parametrize("name", CHANCE)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOWEST.get(name, ())) for name in CHANCE])
 def test_games_of_chance_conform(name):
     max_moves = 3000 if name == "minatar-freeway" else 1200 if name == "2048" else 512  # to see the end of a game
     tz.check_env(tz.from_pgx(name), num_games=2, max_moves=max_moves)
@@ -107,7 +108,10 @@ def test_an_illegal_move_ends_the_game_as_in_pgx():
     np.testing.assert_array_equal(again._board, after._board)
 
 
-@pytest.mark.parametrize("name", [name for name in CHANCE if name.startswith("minatar-")])
+MINATAR = [pytest.param(name, marks=SLOWEST.get(name, ())) for name in CHANCE if name.startswith("minatar-")]
+
+
+@pytest.mark.parametrize("name", MINATAR)
 def test_minatar_draws_as_pgx_does(name):
     """Sampled chance: the positions that a search meets have the frequencies of pgx's own step."""
     env, game = tz.from_pgx(name), pgx.make(name)

@@ -165,8 +165,8 @@ def test_what_is_wrong_is_said_and_the_game_goes_on(env):
         game.go_back(7)
     with pytest.raises(ValueError, match="found 3 players, expected 2"):
         game.set_players([None] * 3)
-    with pytest.raises(ValueError, match="num_simulations: found 0, expected at least 1"):
-        tz.play.analyse(env, tz.random_player(), game.position, num_simulations=0)
+    with pytest.raises(ValueError, match="num_simulations: found -1, expected at least 0"):
+        tz.play.analyse(env, tz.random_player(), game.position, num_simulations=-1)
 
 
 def test_an_agent_of_another_game_is_refused(env):

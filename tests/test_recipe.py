@@ -157,6 +157,8 @@ def test_the_pieces_on_the_final_board_are_those_of_the_player(name):
         ({"env": "tictactoe"}, "found 'tictactoe', expected .*; write 'tic_tac_toe', or choose"),
         ({"td_lambda": 2.0}, "found td_lambda=2.0, expected a number from 0 to 1"),
         ({"anneal": 1.5}, "found anneal=1.5, expected a number from 0"),
+        ({"num_simulations": 0}, "found num_simulations=0, expected at least 1"),
+        ({"fast_simulations": 0}, "found fast_simulations=0, expected at least 1"),
         ({"search": "puct", "q_scale": 0.5}, 'found q_scale=0.5 with search="puct"'),
         ({"q_scale": 0.0}, "found q_scale=0.0, expected more than 0"),
         ({"ownership": -1.0}, "found ownership=-1.0, expected 0 or more"),

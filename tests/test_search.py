@@ -364,6 +364,14 @@ def test_search_bytes_are_those_allocated(mcts):
     assert tz.mcts.search_bytes(mcts, env, 6) == sum(leaf.nbytes for leaf in jax.tree.leaves(states))
 
 
+def test_search_bytes_of_a_model_count_its_states():
+    env, mcts = tz.from_pgx("connect_four"), tz.MCTS(20)
+    model = tz.mcts.Model(lambda state, metadata: (jnp.zeros(100), metadata), lambda *state_and_action: None)
+    of_the_game = sum(leaf.nbytes for leaf in jax.tree.leaves(env.init(jax.random.key(0))[0]))
+    difference = tz.mcts.search_bytes(mcts, env, 3, model=model) - tz.mcts.search_bytes(mcts, env, 3)
+    assert difference == 3 * mcts.num_nodes * (400 - of_the_game)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("max_actions", [NUM_ACTIONS, 2])
 def test_nodes_that_keep_some_actions_search_as_if_the_others_were_illegal(max_actions):

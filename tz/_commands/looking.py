@@ -118,7 +118,7 @@ def match(arguments: Sequence[str]) -> None:
     if found["help"]:
         rows = {
             "--games N": "The number of games, an even number. [100]",
-            "--simulations N": "The number of simulations of an agent for each move. [200]",
+            "--simulations N": "The number of simulations of an agent for each move; 0 for its policy alone. [200]",
             "--opening-moves N": "The number of random moves that a game begins with, so that games differ. [4]",
             "--max-moves N": "The number of moves after which a game is cut off. [1024]",
             "--seed N": "The seed of the openings and of the searches. [0]",

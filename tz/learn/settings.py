@@ -26,7 +26,7 @@ class TrainConfig(eqx.Module):
 
     **Fields:**
 
-    - `mcts`: the search of self-play.
+    - `mcts`: the search of self-play, with at least one simulation.
     - `optimizer`: any optax optimiser.
     - `replay`: the buffer. Its `capacity` is per game, so it holds `num_games * capacity` positions.
     - `num_games`: the number of games that are played at once.

@@ -200,11 +200,8 @@ class _Match:
 
     def _search(self, half: int, step: int) -> dict[int, tuple[Array, Any]]:
         """Starts the searches of the agents in one half; returns moves and trees by side."""
-        games, ids, found = self.halves[half], jnp.asarray(self.player_ids[half]), {}
-        for side, (agent, tree) in enumerate(zip(self.agents, games.trees, strict=True)):
-            if agent is not None and tree is not None:
-                found[side] = _search(self.env, agent, tree, games, ids, jnp.int32(step), side)
-        return found
+        ids, sides = jnp.asarray(self.player_ids[half]), [side for side in (0, 1) if self.agents[side] is not None]
+        return {side: _search(self.env, self.agents, self.halves[half], ids, jnp.int32(step), side) for side in sides}
 
     def _question(self, position: tuple[PyTree, StepMetadata], half: int, game: int) -> Question:
         """Makes the question for one game of a half; its number is the index of the game in the result."""

@@ -1,7 +1,6 @@
 """Plays the moves of a match: two agents, many games at once, each opening from both sides."""
 
 import statistics
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -156,54 +155,24 @@ def _search_if_to_move(
 
 def _play_move(env: Env, players: tuple[Player, Player], games: Games, player_id, step) -> tuple[Games, Array]:
     """Makes one move in every unfinished game of one half; `step` is the number of moves since the opening."""
-
-    def searched(player, side, tree):
-        return search_side(env, player, tree, games, player_id, step, side)
-
-    (action_0, tree_0), (action_1, tree_1) = _for_each_side(searched, players, games.trees)
-    action = jnp.where(games.metadata.cur_player_id == player_id, action_0, action_1)
+    first_to_move = games.metadata.cur_player_id == player_id
+    (action_0, tree_0), (action_1, tree_1) = (search_side(env, players, games, player_id, step, i) for i in (0, 1))
+    action = jnp.where(first_to_move, action_0, action_1)
     return make_moves(env, players, games, (tree_0, tree_1), action, player_id)
 
 
 def search_side(
-    env: Env, player: Player, tree: SearchState, games: Games, player_id: Array, step: Array, side: int | Array
+    env: Env, players: tuple[Any, Any], games: Games, player_id: Array, step: Array, side: int
 ) -> tuple[Array, SearchState]:
     """Searches with one of the two players in the games of one half in which it is to move.
 
     `side` is 0 for the first player and 1 for the second. Returns its moves and trees; other trees are unchanged.
     """
-    to_move = ~games.metadata.terminated & ((games.metadata.cur_player_id == player_id) == (side == 0))
+    live, tree = ~games.metadata.terminated, games.trees[side]
+    assert tree is not None
+    to_move = live & ((games.metadata.cur_player_id == player_id) == (side == 0))
     keys = jax.vmap(jax.random.fold_in, (0, None))(games.keys, step)
-    return _search_if_to_move(env, player, tree, to_move, keys, step)
-
-
-def _for_each_side(function: Callable[..., Any], players: tuple[Any, Any], trees: tuple[Any, Any]) -> tuple[Any, Any]:
-    """Returns `function(player, side, tree)` for both sides.
-
-    If the players are alike, a loop calls it twice, so that it is compiled once. A match then begins sooner.
-    """
-    sides = tuple(zip(players, trees, strict=True))
-    if not are_alike(*sides):
-        return tuple(function(player, side, tree) for side, (player, tree) in enumerate(sides))
-    (first, fixed), (second, _) = (eqx.partition(side, eqx.is_array) for side in sides)
-
-    def one(side_and_arrays):
-        side, arrays = side_and_arrays
-        player, tree = eqx.combine(arrays, fixed)
-        return function(player, side, tree)
-
-    both = jax.tree.map(lambda *x: jnp.stack(x), first, second)
-    results = lax.map(one, (jnp.arange(2, dtype=jnp.int32), both))
-    return tuple(jax.tree.map(lambda x, side=side: x[side], results) for side in (0, 1))
-
-
-def are_alike(one: PyTree, other: PyTree) -> bool:
-    """Returns whether two trees differ in nothing but the numbers in their arrays, so that one program serves both."""
-
-    def types(tree: PyTree) -> PyTree:
-        return jax.tree.map(lambda x: jax.typeof(x) if eqx.is_array(x) else x, tree)
-
-    return bool(eqx.tree_equal(types(one), types(other)))
+    return _search_if_to_move(env, players[side], tree, to_move, keys, step)
 
 
 def make_moves(
@@ -220,13 +189,13 @@ def make_moves(
     env_state, metadata, num_draws = make(games.env_state, action, games.num_draws, games.chance_keys)
 
     # Each player keeps its own tree, and follows the moves of both.
-    def follow(player: Any, _: Any, tree: SearchState | None) -> SearchState | None:
+    def follow(player: Any, tree: SearchState | None) -> SearchState | None:
         def one(tree, action, *after):
             return advance(player.mcts, tree, action, *after, model=model_of(player.evaluator, env))
 
         return None if tree is None else jax.vmap(one)(tree, action, env_state, metadata)
 
-    trees = _for_each_side(follow, players, trees)
+    trees = follow(players[0], trees[0]), follow(players[1], trees[1])
     reward = jax.vmap(lambda rewards, player: rewards[player])(metadata.rewards, player_id)
     returns = games.returns + jnp.where(live, reward.astype(jnp.float32), 0)
     keys = games.keys, games.chance_keys

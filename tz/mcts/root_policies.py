@@ -50,7 +50,7 @@ class RootPolicy(eqx.Module):
 
         - `node`: the evaluated root. If its subtree was kept from an earlier search, it has the visits and `q` of that
             search.
-        - `num_simulations`: the number of simulations of the search.
+        - `num_simulations`: the number of simulations of the search, which may be 0.
         - `key`: a random key, for noise.
 
         **Returns:** the log prior to search with, `[A]`, -inf where illegal; and notes, any PyTree of arrays, which

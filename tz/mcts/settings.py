@@ -26,7 +26,8 @@ class MCTS(eqx.Module):
     **Fields:**
 
     - `num_simulations`: the number of simulations of a search; each evaluates one position. With 0, only the root is
-        evaluated, and a move follows from the prior: the policy of the network alone.
+        evaluated. Without a kept tree, moves then follow from the prior, which includes the noise of `root`;
+        `tz.without_exploration(tz.MCTS(0))` plays the favourite move of the network.
     - `max_nodes`: the number of node slots of the tree, including the root. With None, the default, `num_nodes` follows
         from the other settings, also after `dataclasses.replace`: enough for one search, or for two with
         `persist_tree`. In a full tree, simulations still update the statistics but add no nodes.
@@ -77,9 +78,11 @@ class MCTS(eqx.Module):
                 f"MCTS: found num_simulations={self.num_simulations}, expected at least 0; give 0 to play without a "
                 "search, by the policy of the evaluator alone."
             )
-        if self.max_nodes is not None and self.max_nodes < min(2, 1 + self.num_simulations):
+        fewest = min(2, 1 + self.num_simulations)
+        if self.max_nodes is not None and self.max_nodes < fewest:
             raise ValueError(
-                f"MCTS: found max_nodes={self.max_nodes}, expected at least 2, for the root and a child; raise it."
+                f"MCTS: found max_nodes={self.max_nodes}, expected at least {fewest}, for the root"
+                f"{' and a child' if fewest == 2 else ''}; raise it."
             )
         if self.num_nodes <= self.num_simulations:
             warnings.warn(

@@ -212,9 +212,15 @@ def search_step(
 
     **Returns:** the search state with the grown tree.
 
-    **Raises:** `ValueError` as [`tz.search`][] does, and if the state has the notes of another root policy.
+    **Raises:** `ValueError` as [`tz.search`][] does, if the state has the notes of another root policy, and for
+    settings without simulations.
     """
     check_one_game("search_step", state.metadata)
+    if mcts.num_simulations == 0:
+        raise ValueError(
+            "search_step: found settings with num_simulations=0, expected at least 1, since a step is a simulation; "
+            "raise it, or read the result after tz.start_search."
+        )
     _check_model("search_step", model, evaluator, state)
     check_notes(mcts, state)
     tree, chance_key = state.tree, key

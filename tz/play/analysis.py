@@ -93,7 +93,7 @@ def analyse(
     **Returns:** a [`tz.play.Analysis`][].
 
     **Raises:** `ValueError` if the player belongs to another game, if the position has no legal move, or if
-    `num_simulations` is less than 1.
+    `num_simulations` is negative.
     """
     check_is_player("analyse", "player", player)
     metadata = position[1]
@@ -113,8 +113,10 @@ def with_simulations(player: Player, num_simulations: int | None) -> Player:
     number = mcts.num_simulations
     if num_simulations is not None:
         check_ints("num_simulations", num_simulations=num_simulations)
-        if num_simulations < 1:
-            raise ValueError(f"num_simulations: found {num_simulations}, expected at least 1; ask for more.")
+        if num_simulations < 0:
+            raise ValueError(
+                f"num_simulations: found {num_simulations}, expected at least 0; 0 asks for the policy alone."
+            )
         number = int(num_simulations)
     # The number of leaves has to divide the new number of simulations as well.
     leaves = math.gcd(number, mcts.num_leaves)

@@ -31,9 +31,8 @@ def run_play(arguments: Sequence[str]) -> None:
     parser.add_argument("--port", type=int, default=0, help="the port of the page (default: any free one)")
     sides = ("first", "second", "both", "nobody")
     parser.add_argument("--person", choices=sides, default="first", help="the side that you play (default: first)")
-    parser.add_argument(
-        "--simulations", type=int, default=None, help="simulations for each move of the agent (default: its own number)"
-    )
+    number = "simulations for each move of the agent; 0 for its policy alone (default: its own number)"
+    parser.add_argument("--simulations", type=int, default=None, help=number)
     parser.add_argument(
         "--seed", type=int, default=0, help="decides the first position and nature's outcomes (default: 0)"
     )

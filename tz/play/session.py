@@ -30,7 +30,7 @@ class Session:
 
     **Attributes:** `game`, the [`tz.play.Game`][]; `env`.
 
-    **Raises:** `ValueError` if `person` is none of these, if `num_simulations` is less than 1, or if the agent plays a
+    **Raises:** `ValueError` if `person` is none of these, if `num_simulations` is negative, or if the agent plays a
     side and belongs to another game.
     """
 
@@ -112,8 +112,8 @@ class Session:
     def _set(self, message: dict[str, Any]) -> None:
         person, number = message.get("person", self._person), _number(message, "simulations")
         _check_choice("person", person, _WHO)
-        if number is not None and not 1 <= number <= MOST_SIMULATIONS:
-            raise ValueError(f"play: found {number} simulations, expected from 1 to {MOST_SIMULATIONS}.")
+        if number is not None and not 0 <= number <= MOST_SIMULATIONS:
+            raise ValueError(f"play: found {number} simulations, expected from 0 to {MOST_SIMULATIONS}.")
         self._person = person
         self._num_simulations = self._num_simulations if number is None else number
         self.game.set_players(self._players())
@@ -229,13 +229,14 @@ def _distinct(moves: dict[str, int]) -> list[str]:
 
 
 def _notes(board: Board, analysis: Analysis) -> list[Note]:
-    notes, total = [], max(sum(move.visits for move in analysis.moves), 1)
+    """Returns the fraction of the visits and the value of each move; without a search, its probability."""
+    notes, total = [], sum(move.visits for move in analysis.moves)
     for move in analysis.moves:
-        if move.q is None:
+        if total and move.q is None:
             continue
-        lines = f"{100 * move.visits / total:.0f}%", _signed(move.q)
-        is_first = move.action == analysis.action
-        notes.append(Note(board.squares_of(move.name), lines, move.visits / total, is_first))
+        fraction = move.visits / total if total else move.policy
+        lines = (f"{100 * fraction:.0f}%",) if move.q is None else (f"{100 * fraction:.0f}%", _signed(move.q))
+        notes.append(Note(board.squares_of(move.name), lines, fraction, move.action == analysis.action))
     return notes
 
 

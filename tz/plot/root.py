@@ -120,7 +120,8 @@ def _on_position(env: Env, state: SearchState, root: Any, columns: dict[str, np.
                 continue
             text = signed(float(values[action])) if name == _VALUE else _percent(float(values[action]))
             strength = float(columns["visits"][action] if name == _VALUE else values[action])
-            notes.append(Note(places, (text,), strength, bool(values[action] == best)))
+            is_best = values[action] == best and (name == _VALUE or best > 0)
+            notes.append(Note(places, (text,), strength, bool(is_best)))
         ax.imshow(picture(lambda _, notes=notes: annotated(board, (), notes), position, 480))
         ax.set_axis_off()
         ax.set_title(name if name == _VALUE else f"{name}, %", fontsize=10)

@@ -150,6 +150,9 @@ class Recipe:
                 f"Recipe: found anneal={self.anneal}, expected a number from 0 (never) to 1 (from the start); change "
                 "it."
             )
+        for name in ("num_simulations", "fast_simulations"):
+            if (number := getattr(self, name)) is not None and number < 1:
+                raise ValueError(f"Recipe: found {name}={number}, expected at least 1; raise it.")
         symmetry = _KNOWN.get(self.env, "none") if self.symmetry == "auto" else self.symmetry
         if symmetry not in _SYMMETRIES:
             raise ValueError(
