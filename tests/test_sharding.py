@@ -90,6 +90,7 @@ def test_games_trees_and_buffer_are_bit_identical_on_any_number_of_devices(env, 
     assert found[0][1]["episodes"] >= 16
 
 
+@pytest.mark.once
 @pytest.mark.optimised
 @pytest.mark.parametrize("name", ["rollouts", "tabular, Gumbel"])
 def test_other_evaluators_and_searches_too(name):
@@ -174,6 +175,7 @@ def trained(env, config):
     return {size: train(size) for size in (1, 8)}
 
 
+@pytest.mark.once
 def test_training_agrees_to_the_order_of_summation(trained):
     """Gradients are sums over the batch, added up in another order: a few units in the last place (1e-7) a step, which
     Adam's division by the size of the gradient can raise to that part of its learning rate (1e-2)."""
@@ -183,6 +185,7 @@ def test_training_agrees_to_the_order_of_summation(trained):
     assert rows[-1]["loss"] == pytest.approx(other_rows[-1]["loss"], rel=1e-3)
 
 
+@pytest.mark.once
 def test_only_the_gradients_are_communicated(env, config):
     mesh = mesh_of(8)
     model, _ = network(env)
@@ -213,6 +216,7 @@ def test_only_the_gradients_are_communicated(env, config):
     assert num_parameters <= communicated <= num_parameters + 16, "the gradients, the loss and its parts"
 
 
+@pytest.mark.once
 def test_batch_norm_has_the_statistics_of_the_whole_batch(env, config):
     one_step = dataclasses.replace(config, train_steps_per_epoch=1, evaluator=lambda network: tz.uniform_evaluator)
     after, (model, norm_state) = [], network(env, "batch")
@@ -242,6 +246,7 @@ def test_a_state_goes_on_with_another_number_of_devices(env, config, trained, fi
     assert state.games.step.sharding.num_devices == second
 
 
+@pytest.mark.once
 def test_nothing_batched_leaves_its_device(env, config):
     """Only explicit transfers are allowed, and these fetch only a few numbers."""
     mesh, fetched = mesh_of(8), []
