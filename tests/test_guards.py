@@ -152,8 +152,10 @@ def test_a_ring_of_another_capacity_is_refused():
     assert larger.add(larger.resize(ring), rows, discount=1.0).size == 3
 
 
-@pytest.mark.parametrize("root", [tz.Dirichlet(), tz.Gumbel()])
+@pytest.mark.parametrize("root", [tz.mcts.ForcedPlayouts(), tz.Gumbel()])
 def test_a_live_state_without_a_legal_action_stops_the_run(config, env, root):
+    """The first root finds a finite value there, and the second one NaN."""
+
     def step(state, action):
         state, metadata = env.step(state, action)
         num_marks = env.observe(state).sum()
