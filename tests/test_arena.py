@@ -77,6 +77,7 @@ def test_a_replayed_game_ends_as_it_was_counted(env, match):
         assert states.rewards[-1][match.player_id[game]] == match.returns[game]
 
 
+@pytest.mark.once
 def test_swapping_the_players_swaps_the_result(env, match):
     """From the same openings, the better player has the same score as the first and as the second player."""
     swapped = tz.play_match(env, WORSE, BETTER, **OPTIONS)
@@ -84,6 +85,7 @@ def test_swapping_the_players_swaps_the_result(env, match):
     np.testing.assert_array_equal(match.opening[0]._x.board, swapped.opening[0]._x.board)
 
 
+@pytest.mark.once
 def test_unfinished_games_count_in_nothing(env):
     match = compiled_match(env, UNIFORM, UNIFORM, num_games=10, opening_moves=0, max_moves=4, key=jax.random.key(0))
     assert not match.finished.any()
@@ -91,6 +93,7 @@ def test_unfinished_games_count_in_nothing(env):
     assert match.score == 0.5 and match.interval() == (0, 1), "nothing is known"
 
 
+@pytest.mark.once
 def test_each_player_follows_the_game_with_a_tree_of_its_own(env):
     """After every move, the current position is the root of both trees, and only the mover has searched."""
     players = (
@@ -125,6 +128,7 @@ def test_an_opening_does_not_end_the_game():
     assert not opening[1].terminated.any()
 
 
+@pytest.mark.once
 def test_openings_can_be_given(env):
     """Each list of moves is played from both sides, on any number of devices; lists may be of different lengths."""
     player = UNIFORM
@@ -171,6 +175,7 @@ class Warm(eqx.Module):
         return jnp.where(num_moves < self.moves, 1.0, 0.0)
 
 
+@pytest.mark.once
 def test_a_temperature_for_the_first_moves_makes_games_differ(env):
     """Without random openings there is one game for each side at temperature 0, and many with a temperature."""
     prefer = lambda state, metadata, key: (jnp.arange(9.0) / 4, jnp.float32(0))
@@ -215,6 +220,7 @@ def test_the_interval_of_a_match_won_to_the_last_game_is_not_a_point():
     assert (low, high) == (0, 1), "nothing was finished, nothing is known"
 
 
+@pytest.mark.once
 def test_a_round_robin_counts_every_pair_from_both_ends(env):
     players = [WORSE, BETTER, BETTER]
     league = tz.round_robin(env, players, **OPTIONS)

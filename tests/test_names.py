@@ -13,7 +13,7 @@ import tz
 from tz.games.chance import make_move
 from tz.games.names import find_move, move_label, text_board
 
-pytestmark = [pytest.mark.usefixtures("standard_promotion")]
+pytestmark = [pytest.mark.once, pytest.mark.usefixtures("standard_promotion")]
 
 
 def random_game(env, num_moves, seed=0):

@@ -108,9 +108,10 @@ def test_an_illegal_move_ends_the_game_as_in_pgx():
     np.testing.assert_array_equal(again._board, after._board)
 
 
-MINATAR = [pytest.param(name, marks=SLOWEST.get(name, ())) for name in CHANCE if name.startswith("minatar-")]
+MINATAR = [name for name in CHANCE if name.startswith("minatar-")]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", MINATAR)
 def test_minatar_draws_as_pgx_does(name):
     """Sampled chance: the positions that a search meets have the frequencies of pgx's own step."""
