@@ -252,6 +252,7 @@ def test_the_value_is_that_of_the_first_side(env):
         session = tz.play.Session(env, agent, person=person)
         view = session.ask({"do": "view", "overlay": True})
         assert view["value"] == pytest.approx(-0.5)
+        assert view["svg"].count("11%") == 9, "without a search, the overlay shows the policy"
         session.ask({"do": "move", "move": "b2"} if person == "first" else {"do": "reply"})
         view = session.ask({"do": "view", "overlay": True})
         assert view["value"] == pytest.approx(-0.5) and view["analysis"]["value"] == pytest.approx(0.5)
