@@ -108,11 +108,8 @@ def test_an_illegal_move_ends_the_game_as_in_pgx():
     np.testing.assert_array_equal(again._board, after._board)
 
 
-MINATAR = [name for name in CHANCE if name.startswith("minatar-")]
-
-
 @pytest.mark.once
-@pytest.mark.parametrize("name", MINATAR)
+@pytest.mark.parametrize("name", [name for name in CHANCE if name.startswith("minatar-")])
 def test_minatar_draws_as_pgx_does(name):
     """Sampled chance: the positions that a search meets have the frequencies of pgx's own step."""
     env, game = tz.from_pgx(name), pgx.make(name)

@@ -235,7 +235,7 @@ def _notes(board: Board, analysis: Analysis) -> list[Note]:
         if total and move.q is None:
             continue
         fraction = move.visits / total if total else move.policy
-        lines = (f"{100 * fraction:.0f}%",) if move.q is None else (f"{100 * fraction:.0f}%", _signed(move.q))
+        lines = f"{100 * fraction:.0f}%", *(() if move.q is None else (_signed(move.q),))
         notes.append(Note(board.squares_of(move.name), lines, fraction, move.action == analysis.action))
     return notes
 
