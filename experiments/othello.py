@@ -21,7 +21,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 import tz
 
 STARTED = time.perf_counter()
-# The recipe of the results so far. That of `tz.runs.game_recipe` has a second target, `ownership`.
+# The recipe of the older results. That of `tz.runs.game_recipe` has a second target; see `--ownership`.
 RECIPE = tz.Recipe("othello", symmetry="dihedral", random_starts=10, q_scale=0.5)
 GAMES = {"num_games": 256, "max_moves": 128}
 NUM_DRAWN = 2  # how often new starts are drawn for each point of the curve
@@ -126,6 +126,9 @@ def main() -> None:
     parser.add_argument(
         "--q-scale", type=float, default=RECIPE.q_scale, help="see tz.Recipe; 0 for tz.mcts.CompletedQ()"
     )
+    parser.add_argument(
+        "--ownership", type=float, default=RECIPE.ownership, help="the weight of the final board as a target"
+    )
     parser.add_argument("--devices", type=int, default=2, help="two use the cores of a CPU better than one")
     parser.add_argument("--matches-only", action="store_true", help="train nothing, and match the agents in --out")
     parser.add_argument(
@@ -149,7 +152,8 @@ def main() -> None:
     else:
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / "metrics.jsonl").unlink(missing_ok=True)  # left by an earlier run of this script
-        recipe = dataclasses.replace(RECIPE, random_starts=args.random_starts, q_scale=args.q_scale or None)
+        changes = {"random_starts": args.random_starts, "q_scale": args.q_scale or None, "ownership": args.ownership}
+        recipe = dataclasses.replace(RECIPE, **changes)
         paths = train(recipe, args.minutes, args.agents, args.seed, args.starts, args.share, args.out)
     lines = [
         f"{jax.device_count()} x {jax.devices()[0].device_kind}, JAX {jax.__version__}, "

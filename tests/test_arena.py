@@ -151,8 +151,9 @@ def test_openings_can_be_given(env):
 def test_a_list_with_an_illegal_move_is_refused(env):
     play = eqx.filter_jit(lambda moves: tz.play_moves(env, moves)[1].terminated)
     assert not play(jnp.array([4, 3, 2]))
+    refused = eqx.EquinoxRuntimeError, ValueError  # the second with JAX 0.7
     for moves in ([4, 4, 2], [4, 5, 4], [4, 9, 2], [4, -2, 2]):
-        with pytest.raises(eqx.EquinoxRuntimeError, match="play_moves: found a move that is not legal in its position"):
+        with pytest.raises(refused, match="play_moves: found a move that is not legal in its position"):
             jax.block_until_ready(play(jnp.array(moves)))
 
 

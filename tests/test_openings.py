@@ -113,7 +113,8 @@ def test_a_game_that_begins_in_the_middle_begins_without_a_reward():
 
 def test_games_without_a_move_have_no_positions(env, openings):
     none = jnp.full((3, 2), -1, jnp.int32)
-    with pytest.raises(eqx.EquinoxRuntimeError, match="played_positions: found no move in these games"):
+    refused = eqx.EquinoxRuntimeError, ValueError  # the second with JAX 0.7
+    with pytest.raises(refused, match="played_positions: found no move in these games"):
         jax.block_until_ready(tz.games.played_positions(env, openings, none, 4, key=jax.random.key(0)))
 
 

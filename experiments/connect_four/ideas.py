@@ -1,7 +1,7 @@
 """Ideas of other projects as changes of the recipe, for `study.py`.
 
-Each idea takes a recipe and its settings and returns an `Idea`: new settings, whether the network returns a plane
-beside policy and value, and a function that finds positions for self-play to begin in.
+Each idea takes a recipe and its settings and returns an `Idea`: new settings, another network, whether the network
+returns a plane beside policy and value, and a function that finds positions for self-play to begin in.
 """
 
 import dataclasses
@@ -25,17 +25,25 @@ NUM_PARTS = 12
 
 @dataclasses.dataclass(frozen=True)
 class Idea:
-    """The changes of a recipe. `openings(state, key)` returns positions `[NUM_STARTS, ...]` of the buffer."""
+    """The changes of a recipe. `openings(state, key)` returns positions `[NUM_STARTS, ...]` of the buffer.
+
+    `network` makes another network from the network of the recipe and a key.
+    """
 
     config: tz.TrainConfig
     has_plane: bool = False
+    network: Callable[[tz.AZResNet, PRNGKeyArray], eqx.Module] | None = None
     openings: Callable[[tz.learn.LoopState, PRNGKeyArray], PyTree] | None = None
 
     def start(self, recipe: tz.Recipe, env: tz.Env, seed: int) -> tz.learn.LoopState:
         """Makes a network, and new games."""
         if self.has_plane:  # the network of a recipe has one for the final board
             recipe = dataclasses.replace(recipe, ownership=1.0)
-        return recipe.start(self.config, env, seed=seed)
+        state = recipe.start(self.config, env, seed=seed)
+        if self.network is None:
+            return state
+        network_key, loop_key = jax.random.split(jax.random.key(seed))
+        return tz.init_loop(self.config, env, self.network(state.train.network, network_key), key=loop_key)
 
     def starting(self, env: tz.Env, state: tz.learn.LoopState | None, *, key: PRNGKeyArray) -> tz.Env:
         """Returns the game whose episodes begin, in part, in positions of the buffer; at first in new games."""
@@ -85,6 +93,41 @@ def soft_policy(recipe: tz.Recipe, config: tz.TrainConfig) -> Idea:
 def four_leaves(recipe: tz.Recipe, config: tz.TrainConfig) -> Idea:
     """A search evaluates four leaves at a time."""
     return Idea(dataclasses.replace(config, mcts=dataclasses.replace(config.mcts, num_leaves=4)))
+
+
+class PooledResNet(eqx.Module):
+    """A residual network whose blocks also see the whole board: the means and the maxima of their channels.
+
+    As in KataGo (`docs/KataGoMethods.md` in its repository), a linear map of them is added to the channels between the
+    two convolutions of a block.
+    """
+
+    base: tz.AZResNet
+    pools: tuple[eqx.nn.Linear, ...]
+
+    def __call__(self, observation: Array) -> tuple[Array, Array]:
+        base = self.base
+        x = jax.nn.relu(base.stem(observation.astype(base.stem.weight.dtype), None)[0])
+        for (first, second), pool in zip(base.blocks, self.pools, strict=True):
+            branch = first(x, None)[0]
+            summary = jnp.concatenate([jnp.mean(branch, (0, 1)), jnp.max(branch, (0, 1))])
+            x = jax.nn.relu(x + second(jax.nn.relu(branch + pool(summary)), None)[0])
+        policy, value = base.policy_conv(x, None)[0], base.value_conv(x, None)[0]
+        logits = base.policy_linear(jax.nn.relu(policy).ravel())
+        value = base.value_linear(jax.nn.relu(base.value_hidden(jax.nn.relu(value).ravel())))
+        return logits, base.value_head(value)
+
+
+def pooled(base: tz.AZResNet, key: PRNGKeyArray) -> PooledResNet:
+    """Gives each block of a network a view of the whole board."""
+    num_channels = base.stem.weight.shape[-1]
+    keys = jax.random.split(key, len(base.blocks))
+    return PooledResNet(base, tuple(eqx.nn.Linear(2 * num_channels, num_channels, key=key) for key in keys))
+
+
+def global_pooling(recipe: tz.Recipe, config: tz.TrainConfig) -> Idea:
+    """The blocks of the network see means and maxima over the whole board, as in KataGo."""
+    return Idea(config, network=pooled)
 
 
 def _openings(state: tz.learn.LoopState, key: PRNGKeyArray, *, by_regret: bool) -> PyTree:

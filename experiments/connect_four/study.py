@@ -5,9 +5,10 @@ selects variants. Each variant changes the recipe in one way, the last two in tw
 more than a setting. All agents are trained for the same time, without compilation. The agents of a variant play those
 of the whole recipe (or of the variant `--rival`) with the same seed, from the same openings of five random moves.
 
-`--epochs` replaces the time for variants whose epochs take equally long, such as the variants of the value target; then
-the load of the machine does not matter. Agents and matches that are already in the folder are not made again, so the
-same command continues a study that was cut off.
+`--epochs` replaces the time, so that the load of the machine does not matter. It is the length for the whole recipe,
+and with `--equal-time` a variant gets as many epochs as take equally long. How long its epochs take beside those of the
+whole recipe is measured in turns. Agents, matches and these ratios that are already in the folder are not made again,
+so the same command continues a study that was cut off.
 """
 
 import argparse
@@ -60,6 +61,14 @@ VARIANTS = {
     "heads of 2 channels": {"head_channels": 2},
     "4 blocks": {"num_blocks": 4},
     "2 blocks of 48 channels": {"num_blocks": 2, "num_channels": 48},
+    "2 blocks of 24 channels": {"num_blocks": 2, "num_channels": 24},
+    "4 blocks of 48 channels, half as many games": {
+        "num_blocks": 4,
+        "num_channels": 48,
+        "num_games": 64,
+        "capacity": 1000,
+    },
+    "means and maxima over the board (global pooling)": {"idea": "global_pooling"},
     "batch norm": {"norm": "batch"},
     "half of a position's weight by how its policy surprises": {"surprise_fraction": 0.5},
     "games cut after 8 moves, their value bootstrapped": {"cut_after": 8},
@@ -121,21 +130,33 @@ def surprising_loss(
     return weight * (loss - metrics["l2_loss"]) + metrics["l2_loss"], metrics | {"surprise": surprise}
 
 
-def trained(name: str, seeds: range, length: dict[str, float], out: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the files of the agents of a variant, one for each seed; trains the agents that are missing."""
-    paths = [out / f"{slug(name)}-{seed}.tz" for seed in seeds]
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A variant that is ready to be trained. With more than one stage, they follow each other in a training."""
+
+    recipe: tz.Recipe
+    env: tz.Env
+    idea: ideas.Idea
+    stages: list[tz.TrainConfig]
+    made_with: dict[str, object]
+
+    def played(self, state: tz.learn.LoopState | None, key: jax.Array) -> tz.Env:
+        return self.idea.starting(self.env, state, key=key)
+
+    def compiled(self) -> tz.learn.LoopState:
+        """Trains for an epoch of each stage, so that all is compiled; returns the state."""
+        state, played = self.idea.start(self.recipe, self.env, seed=0), self.played(None, jax.random.key(0))
+        for stage in self.stages:
+            state = tz.train_loop(stage, played, state, num_epochs=1, sinks=[], progress=False)
+        self.played(state, jax.random.key(0))
+        return state
+
+
+def prepared(name: str) -> Prepared:
     settings = dict(VARIANTS.get(name, {}))
     others = {key: settings.pop(key, None) for key in NOT_OF_THE_RECIPE}
     recipe = dataclasses.replace(tz.Recipe(), **settings)
-    made_with = {"recipe": dataclasses.asdict(recipe)} | length | others
-    missing = [(seed, path) for seed, path in zip(seeds, paths, strict=True) if not path.exists()]
-    for path in set(paths) - {path for _, path in missing}:
-        card = tz.runs.agent_card(path)
-        then = {key: card.get(key) for key in made_with} | {"recipe": dataclasses.asdict(tz.Recipe(**card["recipe"]))}
-        if then != made_with:
-            raise SystemExit(f"{path} was trained with other settings or for another time; choose another --out.")
-    if not missing:
-        return paths
+    made_with = {"recipe": dataclasses.asdict(recipe)} | others
     config, env = recipe.build()
     config = dataclasses.replace(config, max_episode_moves=others["cut_after"])
     if others["drawn_after"] is not None:
@@ -144,29 +165,65 @@ def trained(name: str, seeds: range, length: dict[str, float], out: pathlib.Path
         loss = functools.partial(surprising_loss, share=share, l2=recipe.l2)
         config = dataclasses.replace(config, loss=loss)
     idea = ideas.Idea(config) if others["idea"] is None else getattr(ideas, others["idea"])(recipe, config)
-    config = idea.config
-    if others["simulations_at_first"] is not None and "num_epochs" in length:
-        raise SystemExit(f"{name}: found --epochs, expected --minutes, since its epochs do not take equally long.")
-    stages = [config]
+    stages = [idea.config]
     if (at_first := others["simulations_at_first"]) is not None:
-        stages.insert(0, dataclasses.replace(config, mcts=dataclasses.replace(config.mcts, num_simulations=at_first)))
-    for stage in stages:  # compiles
-        state, played = idea.start(recipe, env, seed=0), idea.starting(env, None, key=jax.random.key(0))
-        state = tz.train_loop(stage, played, state, num_epochs=1, sinks=[], progress=False)
-        idea.starting(env, state, key=jax.random.key(0))
-    if idea.openings is not None:
+        mcts = dataclasses.replace(idea.config.mcts, num_simulations=at_first)
+        stages.insert(0, dataclasses.replace(idea.config, mcts=mcts))
+    return Prepared(recipe, env, idea, stages, made_with)
+
+
+def trained(name: str, seeds: range, length: dict[str, float], out: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the files of the agents of a variant, one for each seed; trains the agents that are missing."""
+    paths = [out / f"{slug(name)}-{seed}.tz" for seed in seeds]
+    variant = prepared(name)
+    recipe, made_with = variant.recipe, variant.made_with | length
+    missing = [(seed, path) for seed, path in zip(seeds, paths, strict=True) if not path.exists()]
+    for path in set(paths) - {path for _, path in missing}:
+        card = tz.runs.agent_card(path)
+        then = {key: card.get(key) for key in made_with} | {"recipe": dataclasses.asdict(tz.Recipe(**card["recipe"]))}
+        if then != made_with:
+            raise SystemExit(f"{path} was trained with other settings or for another time; choose another --out.")
+    if not missing:
+        return paths
+    stages = variant.stages
+    if len(stages) > 1 and "num_epochs" in length:
+        raise SystemExit(f"{name}: found --epochs, expected --minutes, since its epochs do not take equally long.")
+    variant.compiled()
+    if variant.idea.openings is not None:
         stages = stages * ideas.NUM_PARTS
     for seed, path in missing:
-        state, begun = idea.start(recipe, env, seed=seed), time.perf_counter()
+        state, begun = variant.idea.start(recipe, variant.env, seed=seed), time.perf_counter()
         for index, stage in enumerate(stages):
             key = jax.random.fold_in(jax.random.key(seed), index)
-            played = idea.starting(env, state if index else None, key=key)
+            played = variant.played(state if index else None, key)
             part = (time.perf_counter() - begun) / length.get("seconds", np.inf), (index + 1) / len(stages)
             state = tz.runs.train_for(recipe, stage, played, state, part=part, **length, progress=False)
         card = made_with | {"seed": seed, "epochs": int(state.epoch)}
-        tz.save_agent(path, env, state.train.playing, state.train.playing_norm_state, card=card)
+        tz.save_agent(path, variant.env, state.train.playing, state.train.playing_norm_state, card=card)
     jax.clear_caches()
     return paths
+
+
+def relative_cost(name: str, out: pathlib.Path, num_turns: int = 5) -> float:
+    """Returns how many times as long an epoch of a variant takes as one of the whole recipe, measured in turns."""
+    path = out / "costs.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    if name not in known:
+        variants = [prepared(name), prepared("nothing")]
+        states, seconds = [variant.compiled() for variant in variants], ([], [])
+        for _ in range(num_turns):
+            for index, variant in enumerate(variants):
+                begun = time.perf_counter()
+                played = variant.played(None, jax.random.key(0))
+                options = {"num_epochs": 1, "sinks": [], "progress": False}
+                states[index] = tz.train_loop(variant.stages[-1], played, states[index], **options)
+                jax.block_until_ready(states[index].train.network)
+                seconds[index].append(time.perf_counter() - begun)
+        jax.clear_caches()
+        known = json.loads(path.read_text()) if path.exists() else {}  # another process may have written it
+        known[name] = float(np.median(seconds[0]) / np.median(seconds[1]))
+        path.write_text(json.dumps(known, indent=1))
+    return known[name]
 
 
 def scores(
@@ -181,12 +238,24 @@ def scores(
     mcts = tz.without_exploration(tz.gumbel_mcts(num_simulations, env.num_actions))
     rows = []
     for seed, pair in enumerate(zip(agents, rivals, strict=True)):
-        players = [tz.load_agent(path, mcts=mcts) for path in pair]
+        players = [tz.load_agent(path, mcts=mcts, network=other_network(path)) for path in pair]
         options = {"num_games": num_games, "opening_moves": 5, "max_moves": 42}
         match = tz.play_match(env, *players, key=jax.random.key(seed), mesh=tz.data_mesh(), **options)
         rows.append((float(match.score), *map(float, match.interval())))
     record.write_text(json.dumps({"match": match_of, "scores": rows}))
     return rows
+
+
+def other_network(path: pathlib.Path) -> eqx.Module | None:
+    """Returns a network like that of an agent, with other weights, if it is not a network of tz."""
+    card = tz.runs.agent_card(path)
+    if card.get("idea") is None:
+        return None
+    recipe = tz.Recipe(**card["recipe"])
+    idea = getattr(ideas, card["idea"])(recipe, recipe.build()[0])
+    if idea.network is None:
+        return None
+    return idea.start(recipe, recipe.build()[1], seed=0).train.network
 
 
 def epochs(agents: list[pathlib.Path]) -> str:
@@ -208,6 +277,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=4, help="the length of the training of each agent")
     parser.add_argument("--epochs", type=int, help="the length of the training, instead of minutes")
+    parser.add_argument("--equal-time", action="store_true", help="with --epochs: as long as the whole recipe takes")
     parser.add_argument("--seeds", type=int, default=2, help="the number of agents of each variant")
     parser.add_argument("--games", type=int, default=400, help="games of a match")
     parser.add_argument("--simulations", type=int, default=32, help="for a move of both players")
@@ -218,6 +288,8 @@ def main() -> None:
     args = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", args.devices)
     tz.matches.check_split("--games", args.games, tz.data_mesh())  # now, not after the training
+    if args.equal_time and args.epochs is None:
+        raise SystemExit("--equal-time: found no --epochs, expected the number for the whole recipe; add --epochs 36.")
     args.out.mkdir(parents=True, exist_ok=True)
     lines = [
         f"`python {shlex.join(sys.argv)}`, {jax.device_count()} x {jax.devices()[0].device_kind}, "
@@ -232,7 +304,10 @@ def main() -> None:
     rivals = trained(rival, seeds, length, args.out)
     lines.append(f"| {rival} | {epochs(rivals)} |" + " |" * args.seeds)
     for name in args.only:
-        agents = trained(name, seeds, length, args.out)
+        same = length
+        if args.equal_time:
+            same = {"num_epochs": round(length["num_epochs"] / relative_cost(name, args.out))}
+        agents = trained(name, seeds, same, args.out)
         rows[name] = scores(agents, rivals, args.games, args.simulations, args.out / f"{slug(name)}.json")
         cells = [f"{score:.2f} ({low:.2f} to {high:.2f})" for score, low, high in rows[name]]
         lines.append(f"| {name} | {epochs(agents)} | {' | '.join(cells)} |")

@@ -203,7 +203,9 @@ def _prepare_devices(found: dict[str, Any], seeds: int) -> None:
         raise ValueError(
             f"--cpu-devices: found {found['cpu_devices']}, expected at least 1; give about the number of cores."
         )
-    jax.config.update("jax_num_cpu_devices", max(found["cpu_devices"], seeds))  # seeds are fastest on one device each
+    num_devices = max(found["cpu_devices"], seeds)  # seeds are fastest on one device each
+    if num_devices != jax.config.jax_num_cpu_devices:  # once JAX has started, version 0.7 refuses even the same number
+        jax.config.update("jax_num_cpu_devices", num_devices)
     if not found["no_gpu_graphs"] and (refused := use_gpu_graphs()):
         print(refused, flush=True)
 
