@@ -95,6 +95,11 @@ def four_leaves(recipe: tz.Recipe, config: tz.TrainConfig) -> Idea:
     return Idea(dataclasses.replace(config, mcts=dataclasses.replace(config.mcts, num_leaves=4)))
 
 
+def fresh_trees(recipe: tz.Recipe, config: tz.TrainConfig) -> Idea:
+    """Each search of self-play begins with an empty tree."""
+    return Idea(dataclasses.replace(config, mcts=dataclasses.replace(config.mcts, persist_tree=False)))
+
+
 class PooledResNet(eqx.Module):
     """A residual network whose blocks also see the whole board: the means and the maxima of their channels.
 

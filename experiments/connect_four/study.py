@@ -62,6 +62,10 @@ VARIANTS = {
     "4 blocks": {"num_blocks": 4},
     "2 blocks of 48 channels": {"num_blocks": 2, "num_channels": 48},
     "2 blocks of 24 channels": {"num_blocks": 2, "num_channels": 24},
+    "32 games at a time": {"num_games": 32, "moves_per_epoch": 64, "capacity": 2000},
+    "512 games at a time": {"num_games": 512, "moves_per_epoch": 4, "capacity": 125},
+    "64 simulations": {"num_simulations": 64},
+    "no reused trees": {"idea": "fresh_trees"},
     "4 blocks of 48 channels, half as many games": {
         "num_blocks": 4,
         "num_channels": 48,
