@@ -204,7 +204,8 @@ def _prepare_devices(found: dict[str, Any], seeds: int) -> None:
             f"--cpu-devices: found {found['cpu_devices']}, expected at least 1; give about the number of cores."
         )
     num_devices = max(found["cpu_devices"], seeds)  # seeds are fastest on one device each
-    if num_devices != jax.config.jax_num_cpu_devices:  # once JAX has started, version 0.7 refuses even the same number
+    # Once JAX has started, version 0.7 refuses even the number that it has.
+    if num_devices != jax.config.values["jax_num_cpu_devices"]:
         jax.config.update("jax_num_cpu_devices", num_devices)
     if not found["no_gpu_graphs"] and (refused := use_gpu_graphs()):
         print(refused, flush=True)
