@@ -7,7 +7,8 @@ writes its results to `--out` as soon as it has them. `--parts` runs some of the
 - `speed`, `speed_graphs`: simulations a second against mctx, first with XLA's defaults and then with loops as CUDA
   graphs (`XLA_FLAGS=--xla_gpu_enable_command_buffer=+WHILE`). It also compares the results bit for bit.
 - `kernels`: the number of kernels that a simulation starts, by parts of the search.
-- `connect_four`: an agent trained for `--minutes`, and its mistakes on solved positions.
+- `epoch`: the time of each phase of an epoch of training, and the kernels of a gradient step.
+- `connect_four`, `connect_four_small`: an agent trained for `--minutes`, and its mistakes on solved positions.
 - `leaves`: the speed of batches of games with several leaves evaluated together, and the strength in the same time.
 - `othello`, `go_9x9`: an agent trained for `--minutes`; `experiments/engines.py` then rates it.
 
@@ -30,12 +31,14 @@ LIMITS = {  # seconds, training not included
     "speed": 900,
     "speed_graphs": 900,
     "kernels": 120,
+    "epoch": 300,
     "connect_four": 180,
+    "connect_four_small": 180,
     "leaves": 600,
     "othello": 120,
     "go_9x9": 120,
 }
-TRAINED = ("connect_four", "othello", "go_9x9")  # parts that train for --minutes
+TRAINED = ("connect_four", "connect_four_small", "othello", "go_9x9")  # parts that train for --minutes
 
 
 def command(part: str, args: argparse.Namespace) -> list[str]:

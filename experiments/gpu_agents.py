@@ -19,27 +19,33 @@ import truth
 
 STARTED = time.perf_counter()
 _SHIPPED = {"num_blocks": 5, "num_channels": 96, "head_channels": 16}  # small enough for a file that comes with tz
-_CHANGES: dict[str, dict[str, Any]] = {"connect_four": {}, "othello": _SHIPPED, "go_9x9": _SHIPPED}
+_CHANGES: dict[str, dict[str, Any]] = {
+    "connect_four": {},
+    "connect_four_small": {"num_blocks": 3, "num_channels": 32, "head_channels": 16},  # as in the recipe for a CPU
+    "othello": _SHIPPED,
+    "go_9x9": {**_SHIPPED, "num_games": 4096, "moves_per_epoch": 8, "capacity": 750, "train_dtype": "bfloat16"},
+}
 
 
 def jax_flags() -> str:
     return os.environ.get("XLA_FLAGS", "")
 
 
-def recipe_of(game: str, args: argparse.Namespace) -> tz.Recipe:
-    """Returns the recipe of a game for a GPU, with a buffer that holds about a third of a run of some minutes."""
+def recipe_of(name: str, args: argparse.Namespace) -> tz.Recipe:
+    """Returns the recipe of an agent for a GPU, with a buffer that holds about a third of a run of some minutes."""
+    game = name.removesuffix("_small")
     if args.tiny:
         sizes: dict[str, Any] = {"num_blocks": 1, "num_channels": 8, "num_games": 8, "train_batch_size": 8}
         return tz.Recipe(game, num_simulations=4, moves_per_epoch=4, capacity=64, train_steps_per_epoch=1, **sizes)
-    return dataclasses.replace(tz.runs.game_recipe(game, "gpu"), capacity=1500, **_CHANGES[game])
+    return dataclasses.replace(tz.runs.game_recipe(game, "gpu"), **{"capacity": 1500, **_CHANGES[name]})
 
 
-def train(game: str, args: argparse.Namespace) -> tz.mcts.NetworkEvaluator:
+def train(name: str, args: argparse.Namespace) -> tz.mcts.NetworkEvaluator:
     """Trains an agent and writes it to a file. `--minutes` is the time of the whole process."""
-    recipe = recipe_of(game, args)
+    recipe = recipe_of(name, args)
     config, env = recipe.build()
     state = recipe.start(config, env, seed=args.seed)
-    sinks = [tz.console_sink, tz.JsonLinesSink(args.out / f"{game}.jsonl")]
+    sinks = [tz.console_sink, tz.JsonLinesSink(args.out / f"{name}.jsonl")]
     seconds = 60 * args.minutes - (time.perf_counter() - STARTED)
     length: dict[str, Any] = {"num_epochs": 2} if args.tiny else {"seconds": seconds}
     state = tz.runs.train_for(recipe, config, env, state, sinks=sinks, **length)
@@ -47,17 +53,17 @@ def train(game: str, args: argparse.Namespace) -> tz.mcts.NetworkEvaluator:
     card = {"recipe": dataclasses.asdict(recipe), "seed": args.seed, "epochs": int(state.epoch)}
     facts = tz.runs.run_facts()
     card |= {"minutes": round(spent / 60, 2), "device": facts["devices"], "flags": jax_flags()}
-    card |= {name: facts[name] for name in ("versions", "git")}
-    card["script"] = f"python experiments/gpu.py --parts {game} --minutes {args.minutes:g}"
-    tz.save_agent(args.out / f"{game}.tz", tz.from_pgx(game), state.train.playing, card=card)
+    card |= {fact: facts[fact] for fact in ("versions", "git")}
+    card["script"] = f"python experiments/gpu.py --parts {name} --minutes {args.minutes:g}"
+    tz.save_agent(args.out / f"{name}.tz", tz.from_pgx(recipe.env), state.train.playing, card=card)
     return tz.NetworkEvaluator(state.train.playing, env.observe)
 
 
-def connect_four(args: argparse.Namespace) -> Iterator[str]:
+def connect_four(name: str, args: argparse.Namespace) -> Iterator[str]:
     """Trains an agent, and measures its mistakes on solved positions, which are never trained on."""
-    agent = train("connect_four", args)
+    agent, file = train(name, args), args.out / f"{name}.tz"
     trained = time.perf_counter() - STARTED
-    epochs = tz.runs.agent_card(args.out / "connect_four.tz")["epochs"]
+    epochs = tz.runs.agent_card(file)["epochs"]
     yield "# Connect Four\n"
     yield f"{heading('jax', 'pgx', 'equinox')} {trained:.0f} s in all, {epochs} epochs, seed {args.seed}.\n"
     solved = truth.load_solved()
@@ -68,13 +74,13 @@ def connect_four(args: argparse.Namespace) -> Iterator[str]:
     yield "|---|" + "---:|" * len(columns)
     numbers, measured = (4,) if args.tiny else (600, 32, 64, 200), {}
     rows = [("policy", None)] + [(f"{n} simulations", truth.gumbel(n)) for n in numbers]
-    for name, mcts in rows:
+    for player, mcts in rows:
         chosen = truth.chosen_moves(mcts, agent, solved.moves, batch_size=64 if args.tiny else 1024)
         found = [round(rate, 2) for rate in truth.rates(solved, truth.mistakes(solved, chosen))]
-        measured[name] = dict(zip(columns, found, strict=True))
-        yield f"| {name} | " + " | ".join(f"{rate:.2f}" for rate in found) + " |"
-    card = tz.runs.agent_card(args.out / "connect_four.tz") | {"mistakes": measured}
-    tz.save_agent(args.out / "connect_four.tz", tz.from_pgx("connect_four"), agent.network, card=card)
+        measured[player] = dict(zip(columns, found, strict=True))
+        yield f"| {player} | " + " | ".join(f"{rate:.2f}" for rate in found) + " |"
+    card = tz.runs.agent_card(file) | {"mistakes": measured}
+    tz.save_agent(file, tz.from_pgx("connect_four"), agent.network, card=card)
 
 
 def board_game(game: str, args: argparse.Namespace) -> Iterator[str]:

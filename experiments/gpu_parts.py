@@ -21,6 +21,7 @@ import numpy as np
 import pgx
 from bench_search import mctx_search, network_alone, positions, steps_alone, tz_search
 from gpu_agents import board_game, connect_four, jax_flags
+from gpu_epoch import measure_epoch
 from profile_search import part_of
 from timing import heading
 
@@ -202,7 +203,7 @@ def measure_leaves(args: argparse.Namespace) -> Iterator[str]:
         return tz.gumbel_mcts(simulations, 7, num_leaves=number, persist_tree=False)
 
     speeds = {}
-    for number in (1, 2) if args.tiny else (1, 2, 4, 8):
+    for number in (1, 2) if args.tiny else (1, 8, 4, 2):
         mcts = search(number, num_simulations)
         program = jax.jit(functools.partial(tz_search, mcts, env, evaluator)).lower(*inputs).compile()
         jax.block_until_ready(program(*inputs))
@@ -231,7 +232,9 @@ PARTS = {
     "speed": measure_speed,
     "speed_graphs": measure_speed,
     "kernels": count_kernels,
-    "connect_four": connect_four,
+    "epoch": measure_epoch,
+    "connect_four": functools.partial(connect_four, "connect_four"),
+    "connect_four_small": functools.partial(connect_four, "connect_four_small"),
     "leaves": measure_leaves,
     "othello": functools.partial(board_game, "othello"),
     "go_9x9": functools.partial(board_game, "go_9x9"),

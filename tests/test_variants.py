@@ -118,6 +118,20 @@ def test_completed_q_and_the_improved_policy_are_their_formulas(rescale):
         assert shortfall[action] >= shortfall[legal].max() - 1e-5 and legal[action]
 
 
+def test_values_that_differ_only_by_rounding_count_as_equal():
+    """Otherwise rounding would decide, and a GPU, which rounds in other places, would search another tree."""
+    nodes, rng = random_nodes(NODES), np.random.default_rng(1)
+    batch, worth = stacked(nodes), rng.normal(size=(NODES, 1))
+    q = worth * (1 + rng.integers(-2, 3, batch.q.shape) * np.finfo(np.float32).eps)
+    q, raw = (jnp.asarray(x, jnp.float32) for x in (np.where(batch.visits > 0, q, 0), worth[:, 0]))
+    batch = eqx.tree_at(lambda node: (node.q, node.raw_value), batch, (q, raw))
+    actions, bonuses = (for_each(function, batch) for function in (tz.mcts.MuZeroPUCT(), tz.mcts.CompletedQ()))
+    for node, action, bonus in zip(nodes, actions, bonuses, strict=True):
+        np.testing.assert_array_equal(bonus, 0)
+        explore = np.where(node.logits > -np.inf, np.exp(node.logits) / (1 + node.visits), -np.inf)
+        assert explore[action] >= explore.max() * (1 - 1e-5)
+
+
 def test_forced_playouts_are_forced_and_then_pruned():
     nodes = random_nodes(NODES)
     root = tz.mcts.ForcedPlayouts(k=2.0, c=1.5, noise=tz.PlainRoot())

@@ -242,7 +242,8 @@ def gradient_step(
     parts = num_parts(config, 1 if mesh is None else mesh.shape[DATA])
     keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(parts))
     batch = draw(config, replay, keys, window, mesh=mesh)
-    options = {} if config.average_decay is None else {"average_decay": config.average_decay}
+    options: dict[str, Any] = {"dtype": config.train_dtype}
+    options |= {} if config.average_decay is None else {"average_decay": config.average_decay}
     network_key = jax.random.fold_in(step_key, parts)  # the smaller numbers are the keys of the parts
     after, metrics = train_step(config.optimizer, config.loss, train, batch, key=network_key, **options)
     check_same_types("a gradient step", train, after)

@@ -55,6 +55,8 @@ class TrainConfig(eqx.Module):
         the step.
     - `search_dtype`: the dtype that the network is cast to for self-play and tests, such as `jnp.bfloat16`; None, the
         default, casts nothing.
+    - `train_dtype`: the dtype that the network is cast to in gradient steps, see `dtype` of [`tz.train_step`][]; None,
+        the default, casts nothing.
     - `record`, `record_end`: functions that add data to a sample for the loss, see [`tz.collect`][].
     - `evaluator`: `NetworkEvaluator -> evaluator`, makes the evaluator of self-play and tests from the
         [`tz.NetworkEvaluator`][] of the network that plays. By default, the `NetworkEvaluator` itself is used. If the
@@ -86,6 +88,7 @@ class TrainConfig(eqx.Module):
     average_decay: float | Float[Array, ""] | None = None
     skip_nonfinite: bool = eqx.field(static=True, default=False)
     search_dtype: Any = eqx.field(static=True, default=None)
+    train_dtype: Any = eqx.field(static=True, default=None)
     record: Record | None = None
     record_end: EndRecord | None = None
     evaluator: Callable[[NetworkEvaluator], Evaluator] | None = None

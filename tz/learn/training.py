@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from tz._promotion import standard_promotion
 from tz.learn.trajectory import Sample
 from tz.nn.layers import widened
-from tz.nn.outputs import apply, categorical_head, policy_and_value, takes_key, value_loss
+from tz.nn.outputs import apply, cast_parameters, categorical_head, policy_and_value, takes_key, value_loss
 
 Metrics = dict[str, Float[Array, ""]]
 Loss = Callable[[PyTree, Any, Sample], tuple[Float[Array, ""], Metrics]]
@@ -192,6 +192,7 @@ def train_step(
     *,
     key: PRNGKeyArray | None = None,
     average_decay: float | Float[Array, ""] = 0.999,
+    dtype: jax.typing.DTypeLike | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Makes one gradient step on the weighted mean loss of a batch.
 
@@ -204,6 +205,9 @@ def train_step(
     - `key`: needed for a network that takes a key, such as one with dropout. Each sample gets its own key.
     - `average_decay`: the fraction of the running average that a step keeps, if the state has an average. It is smaller
         in the first steps, so that the initial weights are soon forgotten.
+    - `dtype`: the dtype that the network's floating-point parameters are cast to before it is called, such as
+        `jnp.bfloat16`, which is faster on a GPU. The loss gets the network as it is, and the gradients, the optimiser
+        and the new weights keep its dtypes. None, the default, casts nothing.
 
     **Returns:** the next state, and weighted means over the batch of `loss`, of the metrics of the loss, and of
 
@@ -228,9 +232,10 @@ def train_step(
 
     def mean_loss(parameters: PyTree):
         network = eqx.combine(parameters, static)
+        called = network if dtype is None else cast_parameters(network, dtype)
         # Batch norm averages over the axis "batch", so all samples have the same next state.
         call = jax.vmap(
-            lambda observation, key, norm_state: apply(network, observation, norm_state, key=key),
+            lambda observation, key, norm_state: apply(called, observation, norm_state, key=key),
             in_axes=(0, 0, None),
             out_axes=(0, None),
             axis_name="batch",

@@ -16,7 +16,7 @@ from tz._arguments import check_fields, check_instance, check_one_game, check_on
 from tz.games.chance import make_move
 from tz.games.env import Env, StepMetadata
 from tz.mcts._any_game import any_game
-from tz.nn.outputs import apply, policy_and_value
+from tz.nn.outputs import apply, cast_parameters, policy_and_value
 
 
 class NetworkEvaluator(eqx.Module):
@@ -55,7 +55,7 @@ class NetworkEvaluator(eqx.Module):
         check_instance("NetworkEvaluator", "network", network)
         network = eqx.nn.inference_mode(network)
         if dtype is not None:
-            network = jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, network)
+            network = cast_parameters(network, dtype)
         self.network = network
         self.observe = observe
         self.norm_state = norm_state

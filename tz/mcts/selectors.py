@@ -26,6 +26,15 @@ def best_action(scores: Float[Array, " A"]) -> Int[Array, ""]:
     return scores.shape[0] - most_left.astype(jnp.int32)
 
 
+def _width(low: Float[Array, ""], high: Float[Array, ""]) -> Float[Array, ""]:
+    """Returns the width of a range of values, by which they are divided; infinity if they differ only by rounding.
+
+    Equal values, computed in several ways, differ in their last bits. Scaled to [0, 1], this noise would decide.
+    """
+    rounding = jnp.float32(1e-6) * jnp.maximum(jnp.abs(low), jnp.abs(high))  # eight times the precision of float32
+    return jnp.where(high - low > rounding, jnp.maximum(high - low, 1e-8), jnp.inf)
+
+
 class PUCT(eqx.Module):
     r"""AlphaZero's selector: chooses the largest sum of `q` and an exploration bonus.
 
@@ -103,7 +112,7 @@ class MuZeroPUCT(eqx.Module):
                 high = jnp.max(jnp.where(visited, node.q, value), initial=value)
             else:
                 low, high = jnp.minimum(node.q_low, value), jnp.maximum(node.q_high, value)
-            width = jnp.maximum(high - low, 1e-8)
+            width = _width(low, high)
         if self.fpu_reduction is None:
             unvisited = jnp.float32(-1 if self.scale == "none" else 0)
         else:
@@ -135,7 +144,8 @@ class CompletedQ(eqx.Module):
     - `c_visit`: a number of visits that is added to the largest count, so that `q` has weight from the first visit.
     - `c_scale`: the factor of the bonus. A larger one follows `q` more, and the prior less.
     - `rescale`: True to scale the completed `q` of a node to [0, 1] first. Then the bonus of the best action is always
-        the full weight above the bonus of the worst, even if their `q` hardly differ.
+        the full weight above the bonus of the worst, even if their `q` hardly differ. Differences that rounding
+        explains are no differences: then every bonus is 0.
 
     Danihelka et al., *Policy improvement by planning with Gumbel*, ICLR 2022: equation 8 and appendix D.
     """
@@ -159,7 +169,7 @@ class CompletedQ(eqx.Module):
         q = self.complete(node)
         if self.rescale:
             low, high = jnp.min(q), jnp.max(q)
-            q = (q - low) / jnp.maximum(high - low, 1e-8)
+            q = (q - low) / _width(low, high)
         most_visits = jnp.max(node.visits).astype(jnp.float32)
         return (jnp.float32(self.c_visit) + most_visits) * jnp.float32(self.c_scale) * q
 

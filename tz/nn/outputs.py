@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
@@ -70,6 +71,11 @@ def _first_two(output: Any) -> tuple[Any, Any]:
         f"network: found an output that is {found}, expected (logits, value, ...), or one with the names `logits` and "
         "`value`; return these two first, or under these names."
     )
+
+
+def cast_parameters(network: PyTree, dtype: jax.typing.DTypeLike) -> PyTree:
+    """Casts the floating-point parameters of a network."""
+    return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, network)
 
 
 def takes_key(network: PyTree) -> bool:

@@ -1,10 +1,11 @@
-"""A second target of a recipe: whose piece is on each point of the final board."""
+"""A second target of a recipe: who holds each point of the final board."""
 
 import dataclasses
 import functools
 
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jax import lax
+from jaxtyping import Array, Int8, PyTree
 
 from tz.games.env import Env, StepMetadata
 from tz.learn.settings import TrainConfig
@@ -33,17 +34,41 @@ def with_ownership(config: TrainConfig, name: str, env: Env, weight: float, l2: 
     augment = config.augment and functools.partial(config.augment, turn_records=_turn_final)
     return dataclasses.replace(
         config,
-        record_end=functools.partial(_holders, env),
+        record_end=functools.partial(_holders, env, name.startswith("go_")),
         loss=functools.partial(ownership_loss, weight=weight, l2_reg_lambda=l2),
         augment=augment,
     )
 
 
-def _holders(env: Env, env_state: PyTree, metadata: StepMetadata) -> Array:
+def _holders(env: Env, has_territory: bool, env_state: PyTree, metadata: StepMetadata) -> Array:
     """Returns the holder of each point, `[H, W, 1]`: 1 for player 0, -1 for player 1, 0 for neither."""
     pieces = env.observe(env_state)[..., :2].astype(jnp.int8)
     mine = pieces[..., :1] - pieces[..., 1:]
+    if has_territory:
+        mine = with_territory(mine)
     return jnp.where(metadata.cur_player_id == 0, mine, -mine)
+
+
+def with_territory(board: Int8[Array, "H W 1"]) -> Int8[Array, "H W 1"]:
+    """Gives the empty points of Go that border on one player only to that player, as in area scoring.
+
+    **Arguments:** `board`, 1 and -1 for the stones of the players, and 0 for empty points.
+    """
+    empty = board == 0
+
+    def spread(reached):  # to the empty neighbours of what has been reached
+        padded = jnp.pad(reached, ((1, 1), (1, 1), (0, 0)))
+        near = padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]
+        return reached | (near & empty)
+
+    def grow(carry):
+        reached, _ = carry
+        return spread(reached), jnp.any(spread(reached) != reached)
+
+    def reach(stones):
+        return lax.while_loop(lambda carry: carry[1], grow, (stones, jnp.any(stones)))[0].astype(jnp.int8)
+
+    return reach(board == 1) - reach(board == -1)
 
 
 def _turn_final(sample: Sample, turn: Turn) -> Sample:

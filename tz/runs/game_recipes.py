@@ -25,15 +25,16 @@ _ATARI: dict[str, Any] = {
     "value_transform": "muzero",
     "max_episode_moves": 1024,
 }
+_GO: dict[str, Any] = {"num_simulations": 32, "q_scale": 0.5, "ownership": 0.5}
 _GAMES: dict[str, dict[str, Any]] = {
     "connect_four": {},
     "tic_tac_toe": {"num_blocks": 1, "random_starts": 2, "opening_moves": 1, "capacity": 200},
     "othello": {"random_starts": 10, "q_scale": 0.5, "ownership": 0.25},
     "hex": {"random_starts": 10, "num_simulations": 32, "num_games": 64},
-    "go_9x9": {"random_starts": 10, "num_simulations": 32, "num_games": 64, "capacity": 800},
+    "go_9x9": {**_GO, "random_starts": 10, "num_games": 64, "capacity": 800},
     "go_19x19": {
+        **_GO,
         "random_starts": 20,
-        "num_simulations": 32,
         "num_games": 16,
         "capacity": 1500,
         "max_actions": 64,

@@ -54,7 +54,9 @@ class Recipe:
     num_channels: int = 32
     """The number of channels of each residual block, or of units of each hidden layer."""
     search_dtype: Literal["float32", "bfloat16"] = "float32"
-    """The number type of the network in self-play and in tests. Training always uses float32."""
+    """The number type of the network in self-play and in tests."""
+    train_dtype: Literal["float32", "bfloat16"] = "float32"
+    """The number type of the network in gradient steps. The weights themselves are always float32."""
     norm: Literal["none", "layer", "batch"] = "none"
     """The normalisation of the activations of residual blocks."""
     head_channels: int = 16
@@ -120,8 +122,8 @@ class Recipe:
     search_value_fraction: float = 0.0
     """The weight, from 0 to 1, of the value that the search found for a position in the position's value target."""
     ownership: float = 0.0
-    """The weight of a second target of a residual network: whose piece is on each point of the final board. It is known
-    for Connect Four, Go, Othello and tic-tac-toe. With 0, there is no such target."""
+    """The weight of a second target of a residual network: whose piece, or in Go also whose territory, is on each point
+    of the final board. It is known for Connect Four, Go, Othello and tic-tac-toe. With 0, there is no such target."""
     average_decay: float | None = None
     """The decay of a running average of the weights. The averaged network then plays; by default the newest does."""
     random_starts: int = 20
@@ -159,10 +161,9 @@ class Recipe:
                 f"Recipe: found symmetry={symmetry!r}, expected auto or one of {', '.join(_SYMMETRIES)}; choose one of "
                 "these."
             )
-        if self.search_dtype not in ("float32", "bfloat16"):
-            raise ValueError(
-                f"Recipe: found search_dtype={self.search_dtype!r}, expected float32 or bfloat16; choose one of them."
-            )
+        for name in ("search_dtype", "train_dtype"):
+            if (found := getattr(self, name)) not in ("float32", "bfloat16"):
+                raise ValueError(f"Recipe: found {name}={found!r}, expected float32 or bfloat16; choose one of them.")
         for name in ("random_starts", "opening_moves"):
             if getattr(self, name) < 0:
                 raise ValueError(f"Recipe: found {name}={getattr(self, name)}, expected 0 or more; raise it.")
@@ -186,6 +187,7 @@ class Recipe:
             replay_window=None if window is None else lambda moves: jnp.maximum(100, window * jnp.float32(moves)),
             average_decay=self.average_decay,
             search_dtype=None if self.search_dtype == "float32" else jnp.bfloat16,
+            train_dtype=None if self.train_dtype == "float32" else jnp.bfloat16,
             test_env=env,
         )
         if self.ownership:

@@ -1,0 +1,135 @@
+"""The part of `gpu.py` that measures the phases of an epoch of training."""
+
+import argparse
+import collections
+import contextlib
+import dataclasses
+import functools
+import pathlib
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gpu_agents import recipe_of
+from timing import heading
+
+import tz
+from tz.learn.epochs import draw, gradient_step, window_of
+from tz.learn.settings import num_parts
+from tz.runs.phases import collect_phase
+
+REPETITIONS = 5
+KERNELS = 8  # the number of kernels that are listed, those that take the most time
+
+
+def measure_epoch(args: argparse.Namespace) -> Iterator[str]:
+    """Times the phases of the recipe of Connect Four, and lists the kernels of a gradient step."""
+    recipe = recipe_of("connect_four", args)
+    config, env = recipe.build()
+    state, first = recipe.start(config, env, seed=args.seed), 0.0
+    while int(config.replay.num_known(state.replay)) == 0:  # until there is something to learn from
+        (state, _), seconds = timed(functools.partial(play, config, env, state))
+        first = max(first, seconds)
+    yield "# The phases of an epoch\n"
+    yield f"{heading('jax', 'pgx', 'equinox')} {recipe}. Medians of {REPETITIONS} runs.\n"
+    yield "| phase | milliseconds an epoch | seconds of compilation |"
+    yield "|---|---:|---:|"
+    state, seconds = self_play(config, env, state)
+    yield row(f"self-play, {config.num_games} games", seconds, first)
+    steps: dict[str, Any] = {}
+    for name, dtype in (("float32", None), ("bfloat16", jnp.bfloat16), ("float32, derivatives as on a CPU", None)):
+        settings = dataclasses.replace(config, train_dtype=dtype)
+        # The backend decides how convolutions are differentiated, see `tz.nn.layers.conv3x3`.
+        with mock.patch("jax.default_backend", return_value="cpu") if "CPU" in name else contextlib.nullcontext():
+            compile_step = eqx.filter_jit(functools.partial(step, settings)).lower(state, state.train).compile
+            steps[name], seconds = timed(compile_step)
+        yield row(f"gradient steps, {name}", median_of(steps[name], state, config.train_steps_per_epoch), seconds)
+    program, seconds = timed(eqx.filter_jit(functools.partial(samples, config)).lower(state, state.train).compile)
+    yield row("drawing the samples alone", median_of(program, state, config.train_steps_per_epoch), seconds)
+    wide = dataclasses.replace(
+        config, num_games=2 * config.num_games, moves_per_epoch=-(-config.moves_per_epoch // 2), warmup_moves=0
+    )
+    (games, _), first = timed(lambda: play(wide, env, recipe.start(wide, env, seed=args.seed)))
+    yield row(f"self-play, {wide.num_games} games, half as many moves", self_play(wide, env, games)[1], first)
+    yield "\n| gradient steps | kernel | kernels a step | microseconds a step |"
+    yield "|---|---|---:|---:|"
+    for name, program in steps.items():
+        found = kernels_of(program, state)
+        number, spent = sum(found.values(), start=np.zeros(2))
+        yield f"| {name} | all | {number:.0f} | {spent:.0f} |"
+        for kernel, (number, spent) in sorted(found.items(), key=lambda item: -item[1][1])[:KERNELS]:
+            yield f"| {name} | `{kernel[:80]}` | {number:.0f} | {spent:.0f} |"
+
+
+def timed(function: Callable[[], Any]) -> tuple[Any, float]:
+    """Calls a function. Returns its result and the seconds it took."""
+    begun = time.perf_counter()
+    result = jax.block_until_ready(function())
+    return result, time.perf_counter() - begun
+
+
+def row(name: str, seconds: float, compilation: float) -> str:
+    return f"| {name} | {1000 * seconds:.1f} | {compilation:.1f} |"
+
+
+def play(config: tz.TrainConfig, env: tz.Env, state: Any) -> tuple[Any, dict]:
+    return collect_phase(config, env, state, config.moves_per_epoch, tz.data_mesh(jax.devices()[:1]))
+
+
+def self_play(config: tz.TrainConfig, env: tz.Env, state: Any) -> tuple[Any, float]:
+    """Plays several epochs. Returns the last state, and the median of the seconds of an epoch."""
+    times = []
+    for _ in range(REPETITIONS):
+        (state, _), seconds = timed(functools.partial(play, config, env, state))
+        times.append(seconds)
+    return state, statistics.median(times)
+
+
+def step(config: tz.TrainConfig, state: Any, train: Any) -> Any:
+    """Makes a gradient step, as the training loop does."""
+    return gradient_step(config, state.replay, state.key, window_of(config, state.epoch), train)[0]
+
+
+def samples(config: tz.TrainConfig, state: Any, train: Any) -> Any:
+    """Draws the samples of a gradient step, and advances the number of the step."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(
+        jax.random.fold_in(state.key, train.step), jnp.arange(num_parts(config, 1))
+    )
+    batch = draw(config, state.replay, keys, window_of(config, state.epoch))
+    total = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(batch))  # so that nothing is left out
+    return eqx.tree_at(lambda train: train.step, train, train.step + 1 + (0 * total).astype(jnp.int32))
+
+
+def median_of(program: Any, state: Any, calls: int) -> float:
+    """Returns the median of the seconds that some calls take, each of which waits for the one before."""
+
+    def run():
+        train = state.train
+        for _ in range(calls):
+            train = program(state, train)
+        return train
+
+    run()
+    return statistics.median(timed(run)[1] for _ in range(REPETITIONS))
+
+
+def kernels_of(program: Any, state: Any) -> dict[str, np.ndarray]:
+    """Returns how often each kernel ran in one call, and for how many microseconds."""
+    found: dict[str, np.ndarray] = collections.defaultdict(lambda: np.zeros(2))
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            jax.block_until_ready(program(state, state.train))
+        (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
+        trace = jax.profiler.ProfileData.from_file(str(path))
+    for plane in trace.planes:
+        for line in plane.lines if plane.name.startswith("/device:GPU") else ():
+            for event in line.events if line.name.startswith("Stream") else ():
+                found[event.name] += [1, event.duration_ns / 1000]
+    return found
