@@ -3,6 +3,7 @@
 import dataclasses
 import types
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jaxtyping
@@ -11,6 +12,7 @@ import pytest
 from pgx._src.games.go import GameState, _count_scores
 
 import tz
+from tz.learn.epochs import gradient_step
 from tz.runs._ownership import with_territory
 from tz.runs.timed import annealed
 
@@ -113,7 +115,7 @@ def test_each_phase_is_compiled_once_also_where_the_learning_rate_is_set(compile
             "q_scale": 0.5,
             "fast_simulations": 2,
         },
-        {"ownership": 0.25},
+        {"ownership": 0.25, "train_dtype": "bfloat16"},
     ],
 )
 def test_every_setting_builds_a_loop(change):
@@ -122,6 +124,8 @@ def test_every_setting_builds_a_loop(change):
     state = recipe.start(config, env, seed=0)
     assert config.mcts.num_simulations == 4 and int(state.epoch) == 0
     assert (state.train.network.planes_conv is not None) == ("ownership" in change)
+    step = eqx.filter_make_jaxpr(gradient_step)(config, state.replay, state.key, None, state.train)[0]
+    assert ("bf16[" in str(step)) == ("train_dtype" in change)
     _, begun = jax.vmap(config.test_env.init)(jax.random.split(jax.random.key(0), 16))
     assert begun.action_mask.all(), "tests begin at the beginning"
 
@@ -177,6 +181,7 @@ def test_the_pieces_on_the_final_board_are_those_of_the_player(name):
         ({"fast_simulations": 0}, "found fast_simulations=0, expected at least 1"),
         ({"search": "puct", "q_scale": 0.5}, 'found q_scale=0.5 with search="puct"'),
         ({"q_scale": 0.0}, "found q_scale=0.0, expected more than 0"),
+        ({"train_dtype": "float16"}, "float16"),
         ({"ownership": -1.0}, "found ownership=-1.0, expected 0 or more"),
         ({"ownership": 0.25, "network": "mlp"}, 'found ownership=0.25 with network="mlp".* set ownership to 0'),
         (

@@ -151,6 +151,25 @@ def test_a_bfloat16_network_stays_one_and_its_average_is_exact():
     np.testing.assert_array_equal(state.playing.weight, state.average.weight.astype(jnp.bfloat16))
 
 
+def test_a_gradient_step_in_bfloat16_changes_weights_in_float32():
+    key, (one, policy) = jax.random.key(0), (jnp.ones(8, jnp.float32), jnp.full((8, 3), 1 / 3))
+    observations = jax.random.normal(key, (8, 5))
+    batch = jax.vmap(tz.Sample)(observations, jnp.ones((8, 3), bool), policy, observations[:, 0], one, one)
+    optimizer, network = optax.sgd(0.1), tz.MLP((5,), 3, width=8, key=key)
+    state, step = tz.init_train(optimizer, network), eqx.filter_jit(tz.train_step)
+    (full, full_metrics), (half, metrics) = (
+        step(optimizer, tz.az_loss, state, batch, dtype=dtype) for dtype in (None, jnp.bfloat16)
+    )
+    assert jax.tree.map(jax.typeof, half) == jax.tree.map(jax.typeof, full) == jax.tree.map(jax.typeof, state)
+    assert metrics["l2_loss"] == full_metrics["l2_loss"], "the loss gets the weights as they are"
+    assert metrics["policy_loss"] != full_metrics["policy_loss"]
+    for name in metrics:
+        np.testing.assert_allclose(metrics[name], full_metrics[name], rtol=0.02)
+    changes = [jax.tree.map(lambda new, old: new - old, after.network, network) for after in (full, half)]
+    for one, other in zip(*map(jax.tree.leaves, changes), strict=True):
+        np.testing.assert_allclose(one, other, atol=0.05 * np.abs(one).max())
+
+
 def unsteady(start, after):
     """Returns an optimiser whose state changes its type."""
     return optax.GradientTransformation(lambda params: start, lambda updates, state, params=None: (updates, after))
