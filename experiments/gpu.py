@@ -61,6 +61,7 @@ def environment(part: str, tiny: bool) -> dict[str, str]:
     found = dict(os.environ, PYTHONUNBUFFERED="1")
     if part == "tests":
         found["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+        found["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"  # the tests expect products in float32, not in TF32
     elif part not in ("speed", "kernels") and not tiny:
         found["XLA_FLAGS"] = f"{found.get('XLA_FLAGS', '')} {GRAPHS}".strip()
     return found

@@ -58,16 +58,16 @@ def trained(name: str, num_epochs: int, seed: int, out: pathlib.Path) -> list[pa
     return paths
 
 
-def score(path: pathlib.Path, num_games: int) -> tuple[float, float, float]:
-    """Returns the score of an agent against the rival, with its interval."""
+def score(path: pathlib.Path, num_games: int) -> float:
+    """Returns the score of an agent against the rival."""
     record = path.with_suffix(f".{num_games}.json")
     if not record.exists():
         env, mcts = tz.from_pgx("connect_four"), tz.without_exploration(tz.gumbel_mcts(SIMULATIONS, 7))
         players = [tz.load_agent(source, mcts=mcts) for source in (path, RIVAL)]
         options = {"num_games": num_games, "opening_moves": 5, "max_moves": 42, "key": jax.random.key(0)}
         match = tz.play_match(env, *players, **options)
-        record.write_text(json.dumps([float(match.score), *map(float, match.interval())]))
-    return tuple(json.loads(record.read_text()))
+        record.write_text(json.dumps(float(match.score)))
+    return json.loads(record.read_text())
 
 
 def seconds_of_an_epoch(num_epochs: int = 6) -> float:
@@ -124,8 +124,7 @@ def main() -> None:
         num_epochs = round(args.epochs / cost)
         paths = [trained(name, num_epochs, seed, args.out) for seed in range(args.seeds)]
         jax.clear_caches()
-        found = np.array([[score(path, args.games) for path in one] for one in paths])
-        curves[name] = found[..., 0]
+        curves[name] = np.array([[score(path, args.games) for path in one] for one in paths])
         cells = [", ".join(f"{x:.2f}" for x in column) for column in curves[name].T]
         lines.append(f"| {name} | {num_epochs} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
