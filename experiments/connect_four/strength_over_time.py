@@ -1,8 +1,8 @@
 """Plots strength against minutes of training: `python experiments/connect_four/strength_over_time.py --epochs 160`.
 
 Each line is the recipe with one setting changed: simulations a move, games at a time, or reused trees. Agents are saved
-after an eighth, a quarter, a half and all of a training, and play an agent that comes with tz. The learning rate is
-constant, so that each moment of a training compares with the same moment of another.
+after an eighth, a quarter, a half and all of a training, and play the last agent of the whole recipe with the first
+seed. The learning rate is constant, so that each moment of a training compares with the same moment of another.
 
 The load of a machine changes, so lengths are epochs: `--epochs` of the whole recipe, and as many of a line as take
 equally long, by the ratios that `study.py` measures in turns. The axis of minutes is the time of these epochs at the
@@ -37,7 +37,7 @@ LINES = (
     "no reused trees",
 )
 MOMENTS = (0.125, 0.25, 0.5, 1.0)
-RIVAL, SIMULATIONS = "connect_four_small", 32
+SIMULATIONS = 32
 
 
 def trained(name: str, num_epochs: int, seed: int, out: pathlib.Path) -> list[pathlib.Path]:
@@ -58,12 +58,12 @@ def trained(name: str, num_epochs: int, seed: int, out: pathlib.Path) -> list[pa
     return paths
 
 
-def score(path: pathlib.Path, num_games: int) -> float:
+def score(path: pathlib.Path, rival: pathlib.Path, num_games: int) -> float:
     """Returns the score of an agent against the rival."""
     record = path.with_suffix(f".{num_games}.json")
     if not record.exists():
         env, mcts = tz.from_pgx("connect_four"), tz.without_exploration(tz.gumbel_mcts(SIMULATIONS, 7))
-        players = [tz.load_agent(source, mcts=mcts) for source in (path, RIVAL)]
+        players = [tz.load_agent(source, mcts=mcts) for source in (path, rival)]
         options = {"num_games": num_games, "opening_moves": 5, "max_moves": 42, "key": jax.random.key(0)}
         match = tz.play_match(env, *players, **options)
         record.write_text(json.dumps(float(match.score)))
@@ -92,7 +92,7 @@ def plot(curves: dict[str, np.ndarray], minutes: np.ndarray, path: pathlib.Path)
         axes.fill_between(minutes, scores.min(0), scores.max(0), color=line.get_color(), alpha=0.12, linewidth=0)
     axes.set_xscale("log", base=2)
     axes.set_xticks(minutes, [f"{x:.1f}" for x in minutes])
-    axes.set(xlabel="minutes of training", ylabel=f"score against {RIVAL}, {SIMULATIONS} simulations each")
+    axes.set(xlabel="minutes of training", ylabel=f"score against the whole recipe\nat its end, {SIMULATIONS} simulations each")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=150)
@@ -118,13 +118,13 @@ def main() -> None:
         "|---|---:|" + "---|" * len(minutes),
     ]
     print(*lines, sep="\n", flush=True)
-    curves = {}
+    curves, rival = {}, trained("nothing", args.epochs, 0, args.out)[-1]
     for name in args.only:
         cost = 1.0 if name == "nothing" else study.relative_cost(name, args.out)
         num_epochs = round(args.epochs / cost)
         paths = [trained(name, num_epochs, seed, args.out) for seed in range(args.seeds)]
         jax.clear_caches()
-        curves[name] = np.array([[score(path, args.games) for path in one] for one in paths])
+        curves[name] = np.array([[score(path, rival, args.games) for path in one] for one in paths])
         cells = [", ".join(f"{x:.2f}" for x in column) for column in curves[name].T]
         lines.append(f"| {name} | {num_epochs} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
