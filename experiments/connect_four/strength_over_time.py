@@ -92,7 +92,10 @@ def plot(curves: dict[str, np.ndarray], minutes: np.ndarray, path: pathlib.Path)
         axes.fill_between(minutes, scores.min(0), scores.max(0), color=line.get_color(), alpha=0.12, linewidth=0)
     axes.set_xscale("log", base=2)
     axes.set_xticks(minutes, [f"{x:.1f}" for x in minutes])
-    axes.set(xlabel="minutes of training", ylabel=f"score against the whole recipe\nat its end, {SIMULATIONS} simulations each")
+    axes.set(
+        xlabel="minutes of training",
+        ylabel=f"score against the whole recipe\nat its end, {SIMULATIONS} simulations each",
+    )
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=150)
