@@ -2,7 +2,6 @@
 
 import argparse
 import collections
-import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -11,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
-from unittest import mock
 
 import equinox as eqx
 import jax
@@ -44,12 +42,11 @@ def measure_epoch(args: argparse.Namespace) -> Iterator[str]:
     state, seconds = self_play(config, env, state)
     yield row(f"self-play, {config.num_games} games", seconds, first)
     steps: dict[str, Any] = {}
-    for name, dtype in (("float32", None), ("bfloat16", jnp.bfloat16), ("float32, derivatives as on a CPU", None)):
+    for name, dtype in (("float32", None), ("bfloat16", jnp.bfloat16)):
         settings = dataclasses.replace(config, train_dtype=dtype)
-        # The backend decides how convolutions are differentiated, see `tz.nn.layers.conv3x3`.
-        with mock.patch("jax.default_backend", return_value="cpu") if "CPU" in name else contextlib.nullcontext():
-            compile_step = eqx.filter_jit(functools.partial(step, settings)).lower(state, state.train).compile
-            steps[name], seconds = timed(compile_step)
+        steps[name], seconds = timed(
+            eqx.filter_jit(functools.partial(step, settings)).lower(state, state.train).compile
+        )
         yield row(f"gradient steps, {name}", median_of(steps[name], state, config.train_steps_per_epoch), seconds)
     program, seconds = timed(eqx.filter_jit(functools.partial(samples, config)).lower(state, state.train).compile)
     yield row("drawing the samples alone", median_of(program, state, config.train_steps_per_epoch), seconds)
@@ -123,13 +120,19 @@ def median_of(program: Any, state: Any, calls: int) -> float:
 def kernels_of(program: Any, state: Any) -> dict[str, np.ndarray]:
     """Returns how often each kernel ran in one call, and for how many microseconds."""
     found: dict[str, np.ndarray] = collections.defaultdict(lambda: np.zeros(2))
+    for event in kernel_events(program, state, state.train):
+        found[event.name] += [1, event.duration_ns / 1000]
+    return found
+
+
+def kernel_events(program: Any, *inputs: Any) -> Iterator[Any]:
+    """Runs a program once, and yields the event of each kernel that ran on a GPU."""
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
-            jax.block_until_ready(program(state, state.train))
+            jax.block_until_ready(program(*inputs))
         (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
         trace = jax.profiler.ProfileData.from_file(str(path))
     for plane in trace.planes:
         for line in plane.lines if plane.name.startswith("/device:GPU") else ():
-            for event in line.events if line.name.startswith("Stream") else ():
-                found[event.name] += [1, event.duration_ns / 1000]
-    return found
+            if line.name.startswith("Stream"):
+                yield from line.events

@@ -9,7 +9,6 @@ import hashlib
 import pathlib
 import re
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ import numpy as np
 import pgx
 from bench_search import mctx_search, network_alone, positions, steps_alone, tz_search
 from gpu_agents import board_game, connect_four, jax_flags
-from gpu_epoch import measure_epoch
+from gpu_epoch import kernel_events, measure_epoch
 from profile_search import part_of
 from timing import heading
 
@@ -152,36 +151,19 @@ def count_kernels(args: argparse.Namespace) -> Iterator[str]:
     for name, mcts in searches.items():
         program = jax.jit(functools.partial(tz_search, mcts, env, tz.uniform_evaluator)).lower(*inputs).compile()
         jax.block_until_ready(program(*inputs))
-        with tempfile.TemporaryDirectory() as folder:
-            with jax.profiler.trace(folder):
-                jax.block_until_ready(program(*inputs))
-            (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
-            trace = jax.profiler.ProfileData.from_file(str(path))
         text = program.as_text() or ""
         source = dict(re.findall(r'^\s*(?:ROOT )?%([\w.-]+) = .*op_name="([^"]*)"', text, flags=re.MULTILINE))
         kernels: collections.Counter[str] = collections.Counter()
         microseconds: collections.defaultdict[str, float] = collections.defaultdict(float)
-        for operation, duration in device_events(trace):
+        for event in kernel_events(program, *inputs):
+            operation = str(dict(event.stats).get("hlo_op", event.name))
             # Operations that XLA adds, such as copies, have no source, so their own names are shown.
             part = part_of(source[operation]) if operation in source else f"`{re.sub(r'[._]?[0-9]+', '', operation)}`"
             kernels[part] += 1
-            microseconds[part] += duration / 1000
+            microseconds[part] += event.duration_ns / 1000
         for part, number in [("all", kernels.total()), *kernels.most_common()]:
             spent = sum(microseconds.values()) if part == "all" else microseconds[part]
             yield f"| {name} | {part} | {number / num_simulations:.1f} | {spent / num_simulations:.1f} |"
-
-
-def device_events(trace: Any) -> Iterator[tuple[str, float]]:
-    """Yields the operation and the nanoseconds of each kernel that ran on a GPU."""
-    for plane in trace.planes:
-        if not plane.name.startswith("/device:GPU"):
-            continue
-        for line in plane.lines:
-            if not line.name.startswith("Stream"):
-                continue
-            for event in line.events:
-                stats = dict(event.stats)
-                yield str(stats.get("hlo_op", event.name)), event.duration_ns
 
 
 def measure_leaves(args: argparse.Namespace) -> Iterator[str]:
