@@ -8,11 +8,14 @@ import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
+import optax
 import pytest
 from pgx._src.games.go import GameState, _count_scores
 
 import tz
+from tz._promotion import standard_promotion
 from tz.learn.epochs import gradient_step
+from tz.runs._optimizers import learning_rate_of, recipe_optimizer
 from tz.runs._ownership import with_territory
 from tz.runs.timed import annealed
 
@@ -32,6 +35,29 @@ TINY = tz.Recipe(
     capacity=64,
     random_starts=3,
 )
+
+
+def test_muon_makes_orthogonal_updates_of_matrices_and_leaves_the_rest_to_adamw():
+    """The convolution [3, 3, 2, 4] is a matrix of 18 inputs and 4 outputs, the layer [6, 5] one of 5 and 6."""
+    optimizer = recipe_optimizer("muon", 0.5, 0.0)
+    keys = jax.random.split(jax.random.key(0), 3)
+    gradients = {
+        "conv": jax.random.normal(keys[0], (3, 3, 2, 4)),
+        "linear": jax.random.normal(keys[1], (6, 5)),
+        "bias": jax.random.normal(keys[2], (7,)),
+    }
+    zeros = jax.tree.map(jnp.zeros_like, gradients)
+    with standard_promotion():
+        updates, _ = optimizer.update(gradients, optimizer.init(zeros), zeros)
+    for matrix in (updates["conv"].reshape(18, 4), updates["linear"].T):
+        sizes = np.linalg.svd(matrix, compute_uv=False) / (0.5 * 0.2 * np.sqrt(max(matrix.shape)))
+        assert sizes.max() < 1.3 and sizes.min() > 0.6, "five steps of Newton's iteration are only near 1"
+    turned = np.sum(np.asarray(updates["conv"] * gradients["conv"]))
+    assert turned < 0, "downhill"
+    adamw = optax.nadamw(0.5, weight_decay=0.0)
+    with standard_promotion():
+        alone, _ = adamw.update(gradients["bias"], adamw.init(zeros["bias"]), zeros["bias"])
+    np.testing.assert_allclose(updates["bias"], alone, rtol=1e-4)
 
 
 def tiny_start(env, config, mesh):
@@ -55,7 +81,7 @@ def test_training_for_a_time_makes_epochs_and_lets_the_learning_rate_fall_in_its
         tz.runs.train_for(recipe, config, env, state, num_epochs=4, **options)
     for part in ((0.0, 0.5), (0.5, 1.0)):
         state = tz.runs.train_for(recipe, config, env, state, part=part, **options)
-        rates.append(float(state.train.opt_state["adam"].hyperparams["learning_rate"]))
+        rates.append(float(learning_rate_of(state)))
     assert seen == list(range(7 + 12)), "begun at 0, 24, 28, ... 44 and at 50, 54, ... 94: another would end too late"
     assert rates == pytest.approx([recipe.learning_rate, recipe.learning_rate * annealed(0.5, 0.94)])
 
@@ -116,6 +142,7 @@ def test_each_phase_is_compiled_once_also_where_the_learning_rate_is_set(compile
             "fast_simulations": 2,
         },
         {"ownership": 0.25, "train_dtype": "bfloat16"},
+        {"optimizer": "muon", "average_decay": 0.9},
     ],
 )
 def test_every_setting_builds_a_loop(change):
@@ -182,6 +209,7 @@ def test_the_pieces_on_the_final_board_are_those_of_the_player(name):
         ({"search": "puct", "q_scale": 0.5}, 'found q_scale=0.5 with search="puct"'),
         ({"q_scale": 0.0}, "found q_scale=0.0, expected more than 0"),
         ({"train_dtype": "float16"}, "float16"),
+        ({"optimizer": "sgd"}, "sgd"),
         ({"ownership": -1.0}, "found ownership=-1.0, expected 0 or more"),
         ({"ownership": 0.25, "network": "mlp"}, 'found ownership=0.25 with network="mlp".* set ownership to 0'),
         (

@@ -80,6 +80,7 @@ VARIANTS = {
     "the network also predicts the final board": {"ownership": 0.25},
     "the network also predicts how many moves are left": {"idea": "moves_left"},
     "a soft policy target beside the usual one": {"idea": "soft_policy"},
+    "Muon, with a learning rate of 0.01": {"optimizer": "muon", "learning_rate": 0.01},
     "four leaves at a time": {"idea": "four_leaves"},
     "a quarter of the games begin in positions of the buffer": {"idea": "uniform_restarts"},
     "a quarter of the games begin in positions of the buffer, by regret": {"idea": "regret_restarts"},

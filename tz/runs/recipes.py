@@ -24,6 +24,7 @@ from tz.mcts.selectors import PUCT, CompletedQ, MuZeroPUCT
 from tz.mcts.settings import MCTS, gumbel_mcts
 from tz.nn.networks import MLP, AZResNet
 from tz.nn.value_heads import CategoricalValue, TanhValue, ValueHead
+from tz.runs._optimizers import recipe_optimizer
 from tz.runs._ownership import with_ownership
 from tz.runs.loop import init_loop
 
@@ -107,13 +108,16 @@ class Recipe:
     window: float | None = 0.5
     """Samples are drawn from this fraction of all moves so far, the newest ones. With none, samples are drawn from the
     whole buffer."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """The optimiser. Muon orthogonalises the updates of linear layers and convolutions, leaves all other parameters to
+    AdamW, and needs a higher learning rate, such as 0.01."""
     learning_rate: float = 3e-3
-    """The initial learning rate of AdamW."""
+    """The initial learning rate of the optimiser."""
     anneal: float = 0.3
     """The fraction of the training at its end, during which the learning rate falls to 1 % along half a cosine wave; 0
     for a constant learning rate."""
     weight_decay: float = 0.0
-    """The weight decay of AdamW."""
+    """The weight decay of the optimiser."""
     l2: float = 1e-4
     """The weight of the sum of all squared network weights in the loss."""
     td_lambda: float = 0.8
@@ -168,13 +172,11 @@ class Recipe:
             if getattr(self, name) < 0:
                 raise ValueError(f"Recipe: found {name}={getattr(self, name)}, expected 0 or more; raise it.")
         env = named_game(self.env)
-        # `inject_hyperparams` keeps the learning rate in the state, where `train_for` changes it without recompiling.
-        adam = optax.inject_hyperparams(optax.adamw)(self.learning_rate, weight_decay=self.weight_decay)
         mcts, fast, window = self._search(env), self.fast_simulations, self.window
         config = TrainConfig(
             mcts=mcts,
             fast_mcts=None if fast is None else dataclasses.replace(mcts, num_simulations=fast, root=mcts.root.quiet()),
-            optimizer=optax.named_chain(("clip", optax.clip_by_global_norm(1.0)), ("adam", adam)),
+            optimizer=recipe_optimizer(self.optimizer, self.learning_rate, self.weight_decay),
             replay=EpisodeReplayBuffer(self.capacity, self.td_lambda, self.search_value_fraction),
             num_games=self.num_games,
             train_batch_size=self.train_batch_size,

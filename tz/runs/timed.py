@@ -5,7 +5,6 @@ import statistics
 import time
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +12,7 @@ from jax.experimental import multihost_utils
 
 from tz.games.env import Env
 from tz.learn.settings import LoopState, TrainConfig
+from tz.runs._optimizers import with_learning_rate
 from tz.runs.checkpoints import Checkpoints
 from tz.runs.loop import train_loop
 from tz.runs.recipes import Recipe
@@ -74,7 +74,7 @@ def train_for(
             fraction, done = epoch / (num_epochs or 1), epoch >= round(part[1] * (num_epochs or 0))
         if done:
             raise StopTraining
-        return _with_learning_rate(state, recipe.learning_rate * annealed(recipe.anneal, fraction))
+        return with_learning_rate(state, recipe.learning_rate * annealed(recipe.anneal, fraction))
 
     ends = {"num_epochs": None, "before_epoch": before_epoch}
     if isinstance(state, list):
@@ -126,16 +126,3 @@ def _agreed(seconds: float) -> float:
     if jax.process_count() == 1:
         return seconds
     return float(multihost_utils.broadcast_one_to_all(np.float32(seconds)))
-
-
-def _with_learning_rate(state: LoopState, rate: float) -> LoopState:
-    """Replaces the learning rate in the state of the optimiser."""
-
-    def found(state):
-        return state.train.opt_state["adam"].hyperparams["learning_rate"]
-
-    # The new rate is committed to devices only if the old one is; otherwise everything would be compiled again.
-    new = jnp.full(found(state).shape, rate, jnp.float32)
-    if found(state).committed:
-        new = jax.device_put(new, found(state).sharding)
-    return eqx.tree_at(found, state, new)
