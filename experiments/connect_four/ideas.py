@@ -11,6 +11,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import trunks
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 import tz
@@ -27,13 +28,14 @@ NUM_PARTS = 12
 class Idea:
     """The changes of a recipe. `openings(state, key)` returns positions `[NUM_STARTS, ...]` of the buffer.
 
-    `network` makes another network from the network of the recipe and a key.
+    `network` makes another network from the network of the recipe and a key, and `game` another game of self-play.
     """
 
     config: tz.TrainConfig
     has_plane: bool = False
     network: Callable[[tz.AZResNet, PRNGKeyArray], eqx.Module] | None = None
     openings: Callable[[tz.learn.LoopState, PRNGKeyArray], PyTree] | None = None
+    game: Callable[[tz.Env], tz.Env] = lambda env: env
 
     def start(self, recipe: tz.Recipe, env: tz.Env, seed: int) -> tz.learn.LoopState:
         """Makes a network, and new games."""
@@ -53,6 +55,57 @@ class Idea:
             return tz.games.starts_from(env, self.openings(state, key), FRACTION)
         found = jax.vmap(env.init)(jax.random.split(key, NUM_STARTS))
         return tz.games.starts_from(env, found, FRACTION)
+
+
+NUM_MOVES = 8
+"""The number of moves after which a game is cut, for the ideas that cut games."""
+
+
+def cut_games(recipe: tz.Recipe, config: tz.TrainConfig) -> Idea:
+    """Games of self-play are cut after some moves, and their value is bootstrapped."""
+    return Idea(dataclasses.replace(config, max_episode_moves=NUM_MOVES))
+
+
+def drawn_games(recipe: tz.Recipe, config: tz.TrainConfig) -> Idea:
+    """Games of self-play that are not over after some moves are drawn."""
+    return Idea(config, game=_drawn_after)
+
+
+def _drawn_after(env: tz.Env) -> tz.Env:
+    def init(key):
+        state, metadata = env.init(key)
+        return (state, jnp.int32(0)), metadata
+
+    def step(state, action):
+        (state, count), over = state, state[1] >= NUM_MOVES
+        after, metadata = env.step(state, action)
+        rewards = jnp.where(over, 0.0, metadata.rewards)
+        terminated = metadata.terminated | (count + 1 >= NUM_MOVES)
+        metadata = tz.StepMetadata(rewards, metadata.action_mask, terminated, metadata.cur_player_id)
+        return (after, count + 1), metadata
+
+    return dataclasses.replace(env, init=init, step=step, observe=lambda state: env.observe(state[0]), draw=None)
+
+
+MEAN_SURPRISE = 0.7
+"""The typical surprise of a position, in nats. The mean of a batch falls from 0.9 to 0.65 in twenty epochs."""
+
+
+def surprise(recipe: tz.Recipe, config: tz.TrainConfig) -> Idea:
+    """Half of the weight of a position in the loss is proportional to its surprise.
+
+    The surprise is the Kullback-Leibler divergence of the network's current policy from the target. In expectation, and
+    up to a factor, the weight is the same as drawing the position that much more often.
+    """
+    return Idea(dataclasses.replace(config, loss=functools.partial(_surprising_loss, l2=recipe.l2)))
+
+
+def _surprising_loss(network, output, sample: tz.Sample, *, l2: float) -> tuple[Array, dict[str, Array]]:
+    loss, metrics = tz.az_loss(network, output, sample, l2_reg_lambda=l2)
+    entropy = jnp.sum(jax.scipy.special.entr(sample.policy))
+    surprise = jax.lax.stop_gradient(metrics["policy_loss"]) - entropy
+    weight = 0.5 + 0.5 * surprise / MEAN_SURPRISE
+    return weight * (loss - metrics["l2_loss"]) + metrics["l2_loss"], metrics | {"surprise": surprise}
 
 
 def _soft_policy_loss(network, output, sample: tz.Sample, *, l2: float) -> tuple[Array, dict[str, Array]]:
@@ -75,12 +128,18 @@ def _moves_left_loss(network, output, sample: tz.Sample, *, l2: float) -> tuple[
     return loss + error, metrics | {"moves_left_loss": error}
 
 
+def _with_records(config: tz.TrainConfig) -> Callable:
+    """Returns the augmentation for samples with records that a symmetry leaves as they are."""
+    known = {"turn_records": lambda sample, turn: sample} | getattr(config.augment, "keywords", {})
+    return functools.partial(config.augment, **known)
+
+
 def moves_left(recipe: tz.Recipe, config: tz.TrainConfig) -> Idea:
     """The network also predicts how many moves are left."""
     changes = {
         "record_end": lambda env_state, metadata: jnp.int8(0),  # nothing of the last position; its distance is known
         "loss": functools.partial(_moves_left_loss, l2=recipe.l2),
-        "augment": functools.partial(tz.learn.random_mirror, turn_records=lambda sample, turn: sample),
+        "augment": _with_records(config),
     }
     return Idea(dataclasses.replace(config, **changes), has_plane=True)
 
@@ -100,39 +159,19 @@ def fresh_trees(recipe: tz.Recipe, config: tz.TrainConfig) -> Idea:
     return Idea(dataclasses.replace(config, mcts=dataclasses.replace(config.mcts, persist_tree=False)))
 
 
-class PooledResNet(eqx.Module):
-    """A residual network whose blocks also see the whole board: the means and the maxima of their channels.
-
-    As in KataGo (`docs/KataGoMethods.md` in its repository), a linear map of them is added to the channels between the
-    two convolutions of a block.
-    """
-
-    base: tz.AZResNet
-    pools: tuple[eqx.nn.Linear, ...]
-
-    def __call__(self, observation: Array) -> tuple[Array, Array]:
-        base = self.base
-        x = jax.nn.relu(base.stem(observation.astype(base.stem.weight.dtype), None)[0])
-        for (first, second), pool in zip(base.blocks, self.pools, strict=True):
-            branch = first(x, None)[0]
-            summary = jnp.concatenate([jnp.mean(branch, (0, 1)), jnp.max(branch, (0, 1))])
-            x = jax.nn.relu(x + second(jax.nn.relu(branch + pool(summary)), None)[0])
-        policy, value = base.policy_conv(x, None)[0], base.value_conv(x, None)[0]
-        logits = base.policy_linear(jax.nn.relu(policy).ravel())
-        value = base.value_linear(jax.nn.relu(base.value_hidden(jax.nn.relu(value).ravel())))
-        return logits, base.value_head(value)
-
-
-def pooled(base: tz.AZResNet, key: PRNGKeyArray) -> PooledResNet:
-    """Gives each block of a network a view of the whole board."""
-    num_channels = base.stem.weight.shape[-1]
-    keys = jax.random.split(key, len(base.blocks))
-    return PooledResNet(base, tuple(eqx.nn.Linear(2 * num_channels, num_channels, key=key) for key in keys))
-
-
 def global_pooling(recipe: tz.Recipe, config: tz.TrainConfig) -> Idea:
     """The blocks of the network see means and maxima over the whole board, as in KataGo."""
-    return Idea(config, network=pooled)
+    return Idea(config, network=trunks.pooled)
+
+
+def bottlenecks(recipe: tz.Recipe, config: tz.TrainConfig) -> Idea:
+    """The blocks compute in half as many channels as lie between them, as in KataGo's networks."""
+    return Idea(config, network=trunks.bottlenecks)
+
+
+def transformer(recipe: tz.Recipe, config: tz.TrainConfig) -> Idea:
+    """The blocks attend to the cells of the board instead of convolving it."""
+    return Idea(config, network=trunks.transformer)
 
 
 def _openings(state: tz.learn.LoopState, key: PRNGKeyArray, *, by_regret: bool) -> PyTree:
@@ -153,7 +192,7 @@ def _restarts(recipe: tz.Recipe, config: tz.TrainConfig, *, by_regret: bool) -> 
     mcts = config.mcts
     changes = {
         "record": lambda env_state, searched, metadata: ((env_state, metadata), tz.root_value(mcts, searched)),
-        "augment": functools.partial(tz.learn.random_mirror, turn_records=lambda sample, turn: sample),
+        "augment": _with_records(config),
     }
     openings = eqx.filter_jit(functools.partial(_openings, by_regret=by_regret))
     return Idea(dataclasses.replace(config, **changes), openings=openings)

@@ -1,9 +1,10 @@
 """Measures the worth of each part of the recipe, by matches of variants against the whole recipe.
 
 `python experiments/connect_four/study.py --minutes 4 --seeds 2 --out runs/study` writes a table and a plot; `--only`
-selects variants. Each variant changes the recipe in one way, the last two in two ways; `ideas.py` has those that are
-more than a setting. All agents are trained for the same time, without compilation. The agents of a variant play those
-of the whole recipe (or of the variant `--rival`) with the same seed, from the same openings of five random moves.
+selects variants, and `--env othello` studies the recipe of Othello instead. Each variant changes the recipe in one way,
+the last two in two ways; `ideas.py` has those that are more than a setting. All agents are trained for the same time,
+without compilation. The agents of a variant play those of the whole recipe (or of the variant `--rival`) with the same
+seed, from the same openings of a few random moves.
 
 `--epochs` replaces the time, so that the load of the machine does not matter. It is the length for the whole recipe,
 and with `--equal-time` a variant gets as many epochs as take equally long. How long its epochs take beside those of the
@@ -13,7 +14,6 @@ so the same command continues a study that was cut off.
 
 import argparse
 import dataclasses
-import functools
 import json
 import pathlib
 import platform
@@ -26,7 +26,6 @@ import zlib
 import equinox as eqx
 import ideas
 import jax
-import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -73,10 +72,12 @@ VARIANTS = {
         "capacity": 1000,
     },
     "means and maxima over the board (global pooling)": {"idea": "global_pooling"},
+    "bottlenecks of 32 in 64 channels": {"idea": "bottlenecks", "num_channels": 64},
+    "a transformer, 2 blocks of 64 channels": {"idea": "transformer", "num_blocks": 2, "num_channels": 64},
     "batch norm": {"norm": "batch"},
-    "half of a position's weight by how its policy surprises": {"surprise_fraction": 0.5},
-    "games cut after 8 moves, their value bootstrapped": {"cut_after": 8},
-    "games cut after 8 moves, called drawn": {"drawn_after": 8},
+    "half of a position's weight by how its policy surprises": {"idea": "surprise"},
+    "games cut after 8 moves, their value bootstrapped": {"idea": "cut_games"},
+    "games cut after 8 moves, called drawn": {"idea": "drawn_games"},
     "the network also predicts the final board": {"ownership": 0.25},
     "the network also predicts how many moves are left": {"idea": "moves_left"},
     "a soft policy target beside the usual one": {"idea": "soft_policy"},
@@ -93,46 +94,15 @@ VARIANTS = {
 }
 
 
-NOT_OF_THE_RECIPE = ("simulations_at_first", "cut_after", "drawn_after", "surprise_fraction", "idea")
-MEAN_SURPRISE = 0.7
-"""The typical surprise of a position, in nats. The mean of a batch falls from 0.9 to 0.65 in twenty epochs."""
+MATCHES = {
+    "connect_four": {"opening_moves": 5, "max_moves": 42},
+    "othello": {"opening_moves": 6, "max_moves": 128},
+}
+NOT_OF_THE_RECIPE = ("simulations_at_first", "idea")
 
 
 def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower())
-
-
-def drawn_after(env: tz.Env, num_moves: int) -> tz.Env:
-    """Returns the game with a limit: it is drawn if it is not over some moves after its start."""
-
-    def init(key):
-        state, metadata = env.init(key)
-        return (state, jnp.int32(0)), metadata
-
-    def step(state, action):
-        (state, count), over = state, state[1] >= num_moves
-        after, metadata = env.step(state, action)
-        rewards = jnp.where(over, 0.0, metadata.rewards)
-        terminated = metadata.terminated | (count + 1 >= num_moves)
-        metadata = tz.StepMetadata(rewards, metadata.action_mask, terminated, metadata.cur_player_id)
-        return (after, count + 1), metadata
-
-    return dataclasses.replace(env, init=init, step=step, observe=lambda state: env.observe(state[0]), draw=None)
-
-
-def surprising_loss(
-    network: eqx.Module, output: tuple[jax.Array, jax.Array], sample: tz.Sample, *, share: float, l2: float
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns `tz.az_loss` times a weight; its fraction `share` is proportional to the surprise of the position.
-
-    The surprise is the Kullback-Leibler divergence of the network's current policy from the target. In expectation, and
-    up to a factor, the weight is the same as drawing the position that much more often.
-    """
-    loss, metrics = tz.az_loss(network, output, sample, l2_reg_lambda=l2)
-    entropy = jnp.sum(jax.scipy.special.entr(sample.policy))
-    surprise = jax.lax.stop_gradient(metrics["policy_loss"]) - entropy
-    weight = 1 - share + share * surprise / MEAN_SURPRISE
-    return weight * (loss - metrics["l2_loss"]) + metrics["l2_loss"], metrics | {"surprise": surprise}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,30 +127,26 @@ class Prepared:
         return state
 
 
-def prepared(name: str) -> Prepared:
+def prepared(name: str, game: str = "connect_four") -> Prepared:
     settings = dict(VARIANTS.get(name, {}))
     others = {key: settings.pop(key, None) for key in NOT_OF_THE_RECIPE}
-    recipe = dataclasses.replace(tz.Recipe(), **settings)
+    recipe = dataclasses.replace(tz.runs.game_recipe(game), **settings)
     made_with = {"recipe": dataclasses.asdict(recipe)} | others
     config, env = recipe.build()
-    config = dataclasses.replace(config, max_episode_moves=others["cut_after"])
-    if others["drawn_after"] is not None:
-        env = drawn_after(env, others["drawn_after"])
-    if (share := others["surprise_fraction"]) is not None:
-        loss = functools.partial(surprising_loss, share=share, l2=recipe.l2)
-        config = dataclasses.replace(config, loss=loss)
     idea = ideas.Idea(config) if others["idea"] is None else getattr(ideas, others["idea"])(recipe, config)
     stages = [idea.config]
     if (at_first := others["simulations_at_first"]) is not None:
         mcts = dataclasses.replace(idea.config.mcts, num_simulations=at_first)
         stages.insert(0, dataclasses.replace(idea.config, mcts=mcts))
-    return Prepared(recipe, env, idea, stages, made_with)
+    return Prepared(recipe, idea.game(env), idea, stages, made_with)
 
 
-def trained(name: str, seeds: range, length: dict[str, float], out: pathlib.Path) -> list[pathlib.Path]:
+def trained(
+    name: str, seeds: range, length: dict[str, float], out: pathlib.Path, game: str = "connect_four"
+) -> list[pathlib.Path]:
     """Returns the files of the agents of a variant, one for each seed; trains the agents that are missing."""
     paths = [out / f"{slug(name)}-{seed}.tz" for seed in seeds]
-    variant = prepared(name)
+    variant = prepared(name, game)
     recipe, made_with = variant.recipe, variant.made_with | length
     missing = [(seed, path) for seed, path in zip(seeds, paths, strict=True) if not path.exists()]
     for path in set(paths) - {path for _, path in missing}:
@@ -209,12 +175,12 @@ def trained(name: str, seeds: range, length: dict[str, float], out: pathlib.Path
     return paths
 
 
-def relative_cost(name: str, out: pathlib.Path, num_turns: int = 5) -> float:
+def relative_cost(name: str, out: pathlib.Path, game: str = "connect_four", num_turns: int = 5) -> float:
     """Returns how many times as long an epoch of a variant takes as one of the whole recipe, measured in turns."""
     path = out / "costs.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     if name not in known:
-        variants = [prepared(name), prepared("nothing")]
+        variants = [prepared(name, game), prepared("nothing", game)]
         states, seconds = [variant.compiled() for variant in variants], ([], [])
         for _ in range(num_turns):
             for index, variant in enumerate(variants):
@@ -239,12 +205,13 @@ def scores(
     match_of = {"games": num_games, "simulations": num_simulations, "files": files}
     if record.exists() and (known := json.loads(record.read_text()))["match"] == match_of:
         return known["scores"]
-    env = tz.from_pgx("connect_four")
-    mcts = tz.without_exploration(tz.gumbel_mcts(num_simulations, env.num_actions))
+    game = tz.runs.agent_card(rivals[0])["recipe"]["env"]
+    env = tz.from_pgx(game)
+    mcts = tz.without_exploration(tz.gumbel_mcts(num_simulations, min(16, env.num_actions)))
     rows = []
     for seed, pair in enumerate(zip(agents, rivals, strict=True)):
         players = [tz.load_agent(path, mcts=mcts, network=other_network(path)) for path in pair]
-        options = {"num_games": num_games, "opening_moves": 5, "max_moves": 42}
+        options = {"num_games": num_games, **MATCHES[game]}
         match = tz.play_match(env, *players, key=jax.random.key(seed), mesh=tz.data_mesh(), **options)
         rows.append((float(match.score), *map(float, match.interval())))
     record.write_text(json.dumps({"match": match_of, "scores": rows}))
@@ -280,6 +247,7 @@ def plot(rows: dict[str, list[tuple[float, float, float]]], rival: str, path: pa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--env", choices=list(MATCHES), default="connect_four", help="the game")
     parser.add_argument("--minutes", type=float, default=4, help="the length of the training of each agent")
     parser.add_argument("--epochs", type=int, help="the length of the training, instead of minutes")
     parser.add_argument("--equal-time", action="store_true", help="with --epochs: as long as the whole recipe takes")
@@ -306,13 +274,13 @@ def main() -> None:
     seeds, rows = range(args.seeds), {}
     length = {"seconds": 60 * args.minutes} if args.epochs is None else {"num_epochs": args.epochs}
     rival = args.rival or "nothing"
-    rivals = trained(rival, seeds, length, args.out)
+    rivals = trained(rival, seeds, length, args.out, args.env)
     lines.append(f"| {rival} | {epochs(rivals)} |" + " |" * args.seeds)
     for name in args.only:
         same = length
         if args.equal_time:
-            same = {"num_epochs": round(length["num_epochs"] / relative_cost(name, args.out))}
-        agents = trained(name, seeds, same, args.out)
+            same = {"num_epochs": round(length["num_epochs"] / relative_cost(name, args.out, args.env))}
+        agents = trained(name, seeds, same, args.out, args.env)
         rows[name] = scores(agents, rivals, args.games, args.simulations, args.out / f"{slug(name)}.json")
         cells = [f"{score:.2f} ({low:.2f} to {high:.2f})" for score, low, high in rows[name]]
         lines.append(f"| {name} | {epochs(agents)} | {' | '.join(cells)} |")

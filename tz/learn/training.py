@@ -254,19 +254,26 @@ def train_step(
         optimizer, state.opt_state, parameters, gradients, metrics["loss"], lambda x: mean_loss(x)[0]
     )
     network = eqx.combine(jax.tree.map(_moved, parameters, updates), static)
-    average = state.average, state.average_norm_state
-    if state.average is not None:
-        step = state.step.astype(jnp.float32)
-        decay = jnp.minimum(jnp.float32(average_decay), (1 + step) / (10 + step))
-
-        def mix(old, new):
-            if not eqx.is_inexact_array(new):
-                return new
-            rate = decay.astype(old.dtype)
-            return rate * old + (1 - rate) * new.astype(old.dtype)
-
-        average = jax.tree.map(mix, average, (network, norm_state))
+    average = _averaged(state, (network, norm_state), average_decay)
     return TrainState(network, norm_state, opt_state, state.step + 1, *average), metrics
+
+
+def _averaged(
+    state: TrainState, newest: tuple[PyTree, eqx.nn.State | None], decay: float | Float[Array, ""]
+) -> tuple[PyTree, eqx.nn.State | None]:
+    """Returns the next running averages of the network and of its `norm_state`, or None for both without an average."""
+    if state.average is None:
+        return state.average, state.average_norm_state
+    step = state.step.astype(jnp.float32)
+    decay = jnp.minimum(jnp.float32(decay), (1 + step) / (10 + step))
+
+    def mix(old, new):
+        if not eqx.is_inexact_array(new):
+            return new
+        rate = decay.astype(old.dtype)
+        return rate * old + (1 - rate) * new.astype(old.dtype)
+
+    return jax.tree.map(mix, (state.average, state.average_norm_state), newest)
 
 
 def losses_of(
