@@ -82,6 +82,7 @@ VARIANTS = {
     "the network also predicts how many moves are left": {"idea": "moves_left"},
     "a soft policy target beside the usual one": {"idea": "soft_policy"},
     "Muon, with a learning rate of 0.01": {"optimizer": "muon", "learning_rate": 0.01},
+    "Muon, with a learning rate of 0.005": {"optimizer": "muon", "learning_rate": 0.005},
     "four leaves at a time": {"idea": "four_leaves"},
     "a quarter of the games begin in positions of the buffer": {"idea": "uniform_restarts"},
     "a quarter of the games begin in positions of the buffer, by regret": {"idea": "regret_restarts"},
