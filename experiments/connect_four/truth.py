@@ -55,9 +55,8 @@ def chosen_moves(
     """Returns the move that a search from a fresh tree, or the policy if `mcts` is None, chooses in each position."""
     found = []
     for start in range(0, len(moves), batch_size):
-        rows = np.arange(start, start + batch_size) % len(
-            moves
-        )  # wraps around to fill the last batch, as every size of batch is compiled
+        # The last batch is filled from the beginning, since every size of batch is compiled.
+        rows = np.arange(start, start + batch_size) % len(moves)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), rows)
         found.append(np.asarray(_choose(tz.data_mesh(), (mcts, evaluator), (jnp.asarray(moves[rows]), keys))))
     return np.concatenate(found)[: len(moves)]
