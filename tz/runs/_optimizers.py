@@ -15,8 +15,8 @@ _MATRICES = {
     2: optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=0),
     4: optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3),
 }
-"""How Muon reads weights as a matrix, by their number of axes: those of `eqx.nn.Linear`, and those of the convolutions
-of tz, whose last axis is the output."""
+"""The axes of weights that Muon takes as inputs and as outputs of a matrix, by the number of axes: two in linear layers,
+four in the convolutions of tz."""
 
 
 def recipe_optimizer(name: str, learning_rate: float, weight_decay: float) -> optax.GradientTransformation:
