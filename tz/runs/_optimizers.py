@@ -15,8 +15,8 @@ _MATRICES = {
     2: optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=0),
     4: optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3),
 }
-"""The axes of weights that Muon takes as inputs and as outputs of a matrix, by the number of axes: two in linear layers,
-four in the convolutions of tz."""
+"""The axes of weights that Muon takes as inputs and as outputs of a matrix, by the number of axes: two in linear
+layers, four in the convolutions of tz."""
 
 
 def recipe_optimizer(name: str, learning_rate: float, weight_decay: float) -> optax.GradientTransformation:
