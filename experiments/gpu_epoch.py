@@ -19,7 +19,7 @@ from gpu_agents import recipe_of
 from timing import heading
 
 import tz
-from tz.learn.epochs import draw, gradient_step, window_of
+from tz.learn.epochs import draw, gradient_phase, gradient_step, window_of
 from tz.learn.settings import num_parts
 from tz.runs.phases import collect_phase
 
@@ -48,6 +48,9 @@ def measure_epoch(args: argparse.Namespace) -> Iterator[str]:
             eqx.filter_jit(functools.partial(step, settings)).lower(state, state.train).compile
         )
         yield row(f"gradient steps, {name}", median_of(steps[name], state, config.train_steps_per_epoch), seconds)
+    phase, seconds = timed(eqx.filter_jit(functools.partial(gradient_phase, config)).lower(state).compile)
+    together = statistics.median(timed(functools.partial(phase, state))[1] for _ in range(REPETITIONS))
+    yield row("gradient steps, float32, as a loop in one program", together, seconds)
     program, seconds = timed(eqx.filter_jit(functools.partial(samples, config)).lower(state, state.train).compile)
     yield row("drawing the samples alone", median_of(program, state, config.train_steps_per_epoch), seconds)
     wide = dataclasses.replace(
