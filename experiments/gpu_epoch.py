@@ -16,14 +16,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from gpu_agents import recipe_of
+from jaxtyping import Array
 from timing import heading
 
 import tz
-from tz.learn.epochs import draw, gradient_phase, gradient_step, window_of
+from tz.learn.epochs import draw, gradient_phase, window_of
 from tz.learn.settings import num_parts
-from tz.runs.phases import collect_phase
+from tz.runs.phases import collect_phase, compiled_step, step_arguments
 
 REPETITIONS = 5
+MESH = tz.data_mesh(jax.devices()[:1])
 KERNELS = 8  # the number of kernels that are listed, those that take the most time
 
 
@@ -41,18 +43,18 @@ def measure_epoch(args: argparse.Namespace) -> Iterator[str]:
     yield "|---|---:|---:|"
     state, seconds = self_play(config, env, state)
     yield row(f"self-play, {config.num_games} games", seconds, first)
-    steps: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
+    number = config.train_steps_per_epoch
     for name, dtype in (("float32", None), ("bfloat16", jnp.bfloat16)):
         settings = dataclasses.replace(config, train_dtype=dtype)
-        steps[name], seconds = timed(
-            eqx.filter_jit(functools.partial(step, settings)).lower(state, state.train).compile
-        )
-        yield row(f"gradient steps, {name}", median_of(steps[name], state, config.train_steps_per_epoch), seconds)
+        arguments[name] = step_arguments(settings, state, window_of(config, state.epoch), MESH)
+        _, seconds = timed(functools.partial(steps, *arguments[name], 1))
+        yield row(f"gradient steps, {name}", median_of(functools.partial(steps, *arguments[name], number)), seconds)
     phase, seconds = timed(eqx.filter_jit(functools.partial(gradient_phase, config)).lower(state).compile)
-    together = statistics.median(timed(functools.partial(phase, state))[1] for _ in range(REPETITIONS))
-    yield row("gradient steps, float32, as a loop in one program", together, seconds)
-    program, seconds = timed(eqx.filter_jit(functools.partial(samples, config)).lower(state, state.train).compile)
-    yield row("drawing the samples alone", median_of(program, state, config.train_steps_per_epoch), seconds)
+    yield row("gradient steps, float32, as a loop in one program", median_of(functools.partial(phase, state)), seconds)
+    draws = functools.partial(samples, arguments["float32"][0], state.train.step)
+    _, seconds = timed(functools.partial(draws, 1))
+    yield row("drawing the samples alone", median_of(functools.partial(draws, number)), seconds)
     wide = dataclasses.replace(
         config, num_games=2 * config.num_games, moves_per_epoch=-(-config.moves_per_epoch // 2), warmup_moves=0
     )
@@ -60,8 +62,8 @@ def measure_epoch(args: argparse.Namespace) -> Iterator[str]:
     yield row(f"self-play, {wide.num_games} games, half as many moves", self_play(wide, env, games)[1], first)
     yield "\n| gradient steps | kernel | kernels a step | microseconds a step |"
     yield "|---|---|---:|---:|"
-    for name, program in steps.items():
-        found = kernels_of(program, state)
+    for name, inputs_and_train in arguments.items():
+        found = kernels_of(functools.partial(steps, *inputs_and_train, 1))
         number, spent = sum(found.values(), start=np.zeros(2))
         yield f"| {name} | all | {number:.0f} | {spent:.0f} |"
         for kernel, (number, spent) in sorted(found.items(), key=lambda item: -item[1][1])[:KERNELS]:
@@ -80,7 +82,7 @@ def row(name: str, seconds: float, compilation: float) -> str:
 
 
 def play(config: tz.TrainConfig, env: tz.Env, state: Any) -> tuple[Any, dict]:
-    return collect_phase(config, env, state, config.moves_per_epoch, tz.data_mesh(jax.devices()[:1]))
+    return collect_phase(config, env, state, config.moves_per_epoch, MESH)
 
 
 def self_play(config: tz.TrainConfig, env: tz.Env, state: Any) -> tuple[Any, float]:
@@ -92,38 +94,41 @@ def self_play(config: tz.TrainConfig, env: tz.Env, state: Any) -> tuple[Any, flo
     return state, statistics.median(times)
 
 
-def step(config: tz.TrainConfig, state: Any, train: Any) -> Any:
-    """Makes a gradient step, as the training loop does."""
-    return gradient_step(config, state.replay, state.key, window_of(config, state.epoch), train)[0]
+def steps(inputs: Any, train: Any, number: int) -> Any:
+    """Makes gradient steps, as the training loop does."""
+    train = jax.tree.map(lambda x: x.copy(), train)  # a step donates the state before it
+    for _ in range(number):
+        train = compiled_step(inputs, train)[0]
+    return train
 
 
-def samples(config: tz.TrainConfig, state: Any, train: Any) -> Any:
-    """Draws the samples of a gradient step, and advances the number of the step."""
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(
-        jax.random.fold_in(state.key, train.step), jnp.arange(num_parts(config, 1))
-    )
-    batch = draw(config, state.replay, keys, window_of(config, state.epoch))
+def samples(inputs: Any, step: Array, number: int) -> Array:
+    """Draws the samples of gradient steps, each of which waits for the one before."""
+    for _ in range(number):
+        step = compiled_draw(inputs, step)
+    return step
+
+
+@eqx.filter_jit
+def compiled_draw(inputs: Any, step: Array) -> Array:
+    """Draws the samples of a gradient step. Returns the number of the next step."""
+    config, replay, key, window, _ = inputs.tree()
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, step), jnp.arange(num_parts(config, 1)))
+    batch = draw(config, replay, keys, window)
     total = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(batch))  # so that nothing is left out
-    return eqx.tree_at(lambda train: train.step, train, train.step + 1 + (0 * total).astype(jnp.int32))
+    return step + 1 + (0 * total).astype(step.dtype)
 
 
-def median_of(program: Any, state: Any, calls: int) -> float:
-    """Returns the median of the seconds that some calls take, each of which waits for the one before."""
-
-    def run():
-        train = state.train
-        for _ in range(calls):
-            train = program(state, train)
-        return train
-
-    run()
-    return statistics.median(timed(run)[1] for _ in range(REPETITIONS))
+def median_of(function: Callable[[], Any]) -> float:
+    """Returns the median of the seconds of a call, after a first one."""
+    function()
+    return statistics.median(timed(function)[1] for _ in range(REPETITIONS))
 
 
-def kernels_of(program: Any, state: Any) -> dict[str, np.ndarray]:
+def kernels_of(function: Callable[[], Any]) -> dict[str, np.ndarray]:
     """Returns how often each kernel ran in one call, and for how many microseconds."""
     found: dict[str, np.ndarray] = collections.defaultdict(lambda: np.zeros(2))
-    for event in kernel_events(program, state, state.train):
+    for event in kernel_events(function):
         found[event.name] += [1, event.duration_ns / 1000]
     return found
 

@@ -17,7 +17,7 @@ from timing import heading
 import tz
 from tz.learn.epochs import self_play_settings
 from tz.learn.new_games import evaluator_of
-from tz.runs.phases import compiled_play, compiled_step
+from tz.runs.phases import compiled_play, compiled_step, step_arguments
 
 MOST_LEGAL = {"chess": 218, "shogi": 593}  # the most legal moves in any position
 
@@ -30,7 +30,7 @@ def planned_and_taken(name: str, changes: dict) -> str:
     evaluator = evaluator_of(config, env, state.train)
     inputs = self_play_settings(config), env, evaluator, None, config.moves_per_epoch, mesh
     play = compiled_play.lower(inputs, state.games)
-    learn = compiled_step.lower((config, state.replay, state.key, None, mesh), state.train)
+    learn = compiled_step.lower(*step_arguments(config, state, None, mesh))
     taken = [x.compile().compiled.memory_analysis().temp_size_in_bytes for x in (play, learn)]
     numbers = plan.games, plan.self_play, taken[0], plan.gradient, taken[1]
     about = ", ".join([name, *(f"{key}={value}" for key, value in changes.items())])

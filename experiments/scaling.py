@@ -49,7 +49,7 @@ def programs(env, network, config, mesh):
     found = []
     for function, inputs in (
         (phases.compiled_play, ((self_play_settings(config), env, evaluator, None, steps, mesh), state.games)),
-        (phases.compiled_step, ((config, state.replay, state.key, None, mesh), state.train)),
+        (phases.compiled_step, phases.step_arguments(config, state, None, mesh)),
     ):
         start = time.perf_counter()
         compiled = function.lower(*inputs).compile().compiled

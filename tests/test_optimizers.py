@@ -12,6 +12,7 @@ import optax.contrib
 import pytest
 
 import tz
+from tz._programs import Leaves
 from tz.learn.targets import Affine
 from tz.runs.phases import compiled_step
 
@@ -103,9 +104,11 @@ def replay():
 def take_steps(optimizer, replay, num_moves=3):
     config = tz.TrainConfig(tz.MCTS(2), optimizer, OneBatch(1), 1, 2, 1, 1, loss=squares)
     state = tz.init_train(optimizer, Small(jnp.linspace(-1, 1, 6).reshape(3, 2), jnp.zeros(3)))
+    inputs = Leaves((config, replay, jax.random.key(0), None, MESH))
     losses, finite = [], []
     for _ in range(num_moves):
-        state, metrics, is_finite = compiled_step((config, replay, jax.random.key(0), None, MESH), state)
+        after, metrics, is_finite = compiled_step(inputs, Leaves(state))
+        state = after.tree()
         losses.append(float(metrics["loss"]))
         finite.append(bool(is_finite))
     return state, losses, finite

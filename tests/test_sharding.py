@@ -206,7 +206,7 @@ def test_only_the_gradients_are_communicated(env, config):
     for name, program in {"collect": collect, "add": add, "match": played, "sample": sample}.items():
         assert not COLLECTIVE.search(program), name
 
-    learn = text(phases.compiled_step, (config, state.replay, state.key, jnp.int32(9), mesh), state.train)
+    learn = text(phases.compiled_step, *phases.step_arguments(config, state, jnp.int32(9), mesh))
     lines = [line for line in learn.splitlines() if COLLECTIVE.search(line)]
     assert lines and all("all-reduce" in line for line in lines)
     results = " ".join(re.search(r"= (.*?) all-reduce", line).group(1) for line in lines)

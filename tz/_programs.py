@@ -1,7 +1,7 @@
-"""Compilation of programs that run only once."""
+"""Compiled programs that run only once, and arguments of those that run very often."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import equinox as eqx
@@ -52,3 +52,51 @@ def _options(level: int) -> dict[str, Any]:
             continue
         return found
     return {}
+
+
+@jax.tree_util.register_pytree_node_class
+class Leaves:
+    """A PyTree as a tuple of its arrays, for a compiled function that is called very often.
+
+    Before a call, JAX and Equinox take all arguments apart, and compare what is not an array with earlier calls. For a
+    network of many modules this takes some milliseconds, which is longer than a small gradient step. Here it is done
+    once, when the tree is made into leaves, and not at every call.
+
+    **Arguments:** `tree`, a PyTree whose leaves that are not arrays can be hashed.
+    """
+
+    def __init__(self, tree: Any):
+        leaves, structure = jax.tree.flatten(tree)
+        self.arrays = tuple(filter(eqx.is_array, leaves))
+        self._rest = _Rest(tuple(None if eqx.is_array(leaf) else leaf for leaf in leaves), structure)
+
+    def tree(self) -> Any:
+        """Returns the tree that this was made from, with the arrays that are here now."""
+        arrays = iter(self.arrays)
+        leaves = [next(arrays) if leaf is None else leaf for leaf in self._rest.leaves]
+        return jax.tree.unflatten(self._rest.structure, leaves)
+
+    def tree_flatten(self) -> tuple[tuple[Any, ...], "_Rest"]:
+        return self.arrays, self._rest
+
+    @classmethod
+    def tree_unflatten(cls, rest: "_Rest", arrays: Iterable[Any]) -> "Leaves":
+        self = object.__new__(cls)
+        self.arrays, self._rest = tuple(arrays), rest
+        return self
+
+
+class _Rest:
+    """What is left of a PyTree without its arrays. It is hashed once."""
+
+    def __init__(self, leaves: tuple[Any, ...], structure: Any):
+        self.leaves, self.structure = leaves, structure
+        self._hash = hash((leaves, structure))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        return isinstance(other, _Rest) and (self.structure, self.leaves) == (other.structure, other.leaves)

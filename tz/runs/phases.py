@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, PRNGKeyArray
 
+from tz._programs import Leaves
 from tz.games.env import Env
 from tz.learn.epochs import add, fast_moves, gradient_step, is_bad, num_simulations, play, self_play_settings, window_of
 from tz.learn.new_games import evaluator_of
@@ -19,7 +20,7 @@ from tz.learn.replay import EpisodeReplayBuffer
 from tz.learn.ring import ReplayState
 from tz.learn.self_play import CollectState, mean_and_spread
 from tz.learn.settings import LoopState, TrainConfig
-from tz.learn.training import Metrics, TrainState
+from tz.learn.training import Metrics
 from tz.learn.trajectory import Trajectory
 from tz.mcts.evaluators import NetworkEvaluator
 from tz.mcts.settings import without_exploration
@@ -75,11 +76,12 @@ def train_phase(config: TrainConfig, state: LoopState, mesh: Mesh) -> tuple[Loop
         return state, {}
     window = window_of(config, int(state.epoch))
     # Each step donates its arrays, and a step that fails loses them. So the steps work on a copy of the weights.
-    train = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, state.train)
+    inputs, train = step_arguments(config, state, window, mesh)
+    train = jax.tree.map(lambda x: x.copy(), train)
     for _ in range(config.train_steps_per_epoch):
-        train, metrics, is_finite = compiled_step((config, state.replay, state.key, window, mesh), train)
+        train, metrics, is_finite = compiled_step(inputs, train)
         history.append((metrics, is_finite))  # stays on the device, so that the next step need not wait for it
-    state = eqx.tree_at(lambda state: state.train, state, train)
+    state = eqx.tree_at(lambda state: state.train, state, train.tree())
     rows, good = zip(*jax.device_get(history), strict=True)
     columns, good = {name: np.array([row[name] for row in rows]) for name in rows[0]}, np.array(good)
     if not good.all() and not config.skip_nonfinite:
@@ -124,7 +126,7 @@ def check_types(config: TrainConfig, env: Env, state: LoopState, mesh: Mesh) -> 
     inputs = self_play_settings(config), env, evaluator, is_fast, num_moves, mesh
     trajectory = eqx.filter_eval_shape(compiled_play, inputs, state.games)[1][0]
     eqx.filter_eval_shape(compiled_add, (config.replay, config.mcts.discount, trajectory, mesh), state.replay)
-    eqx.filter_eval_shape(compiled_step, (config, state.replay, state.key, window, mesh), state.train)
+    eqx.filter_eval_shape(compiled_step, *step_arguments(config, state, window, mesh))
 
 
 # Each of these is compiled once, since everything that changes from epoch to epoch is an argument and not a constant.
@@ -151,12 +153,16 @@ def compiled_add(inputs: tuple[EpisodeReplayBuffer, Any, Trajectory, Mesh], repl
 
 
 @eqx.filter_jit(donate="all-except-first")
-def compiled_step(
-    inputs: tuple[TrainConfig, ReplayState, PRNGKeyArray, Array | None, Mesh], train: TrainState
-) -> tuple[TrainState, Metrics, Bool[Array, ""]]:
-    """Makes a gradient step, see `tz.learn.epochs.gradient_step`."""
-    config, replay, key, window, mesh = inputs
-    return gradient_step(config, replay, key, window, train, mesh=mesh)
+def compiled_step(inputs: Leaves, train: Leaves) -> tuple[Leaves, Metrics, Bool[Array, ""]]:
+    """Makes a gradient step, see `tz.learn.epochs.gradient_step`, with the result of `step_arguments`."""
+    config, replay, key, window, mesh = inputs.tree()
+    after, metrics, is_finite = gradient_step(config, replay, key, window, train.tree(), mesh=mesh)
+    return Leaves(after), metrics, is_finite
+
+
+def step_arguments(config: TrainConfig, state: LoopState, window: Array | None, mesh: Mesh) -> tuple[Leaves, Leaves]:
+    """Returns the arguments of `compiled_step`, of which it donates the second."""
+    return Leaves((config, state.replay, state.key, window, mesh)), Leaves(state.train)
 
 
 @functools.partial(jax.jit, static_argnums=2)
