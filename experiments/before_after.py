@@ -5,6 +5,7 @@ process. A table has the seconds of compilation and the CPU seconds of a call, w
 """
 
 import argparse
+import dataclasses
 import inspect
 import json
 import os
@@ -21,9 +22,11 @@ import jax.numpy as jnp
 import optax
 
 import tz
+from tz.runs import phases
 
 HERE = pathlib.Path(__file__).resolve()
 NUM_GAMES, NUM_MOVES, BATCH = 128, 16, 512
+STEPS = "100 gradient steps of the training loop, 8 samples, a network of 1 block of 4 channels"
 
 
 def programs() -> dict[str, tuple]:
@@ -65,10 +68,34 @@ def programs() -> dict[str, tuple]:
     }
 
 
-def measure() -> dict[str, tuple[float, float]]:
+def small_steps() -> tuple[float, float]:
+    """Returns the seconds of the first gradient step of the training loop, and the fewest CPU seconds of a hundred.
+
+    The network and the batch are so small that most of the time is spent on calling the compiled step.
+    """
+    sizes = {"num_games": 8, "moves_per_epoch": 42, "train_batch_size": 8, "num_blocks": 1, "num_channels": 4}
+    recipe = tz.Recipe(train_steps_per_epoch=100, random_starts=0, **sizes)
+    config, env = recipe.build()
+    mesh, state = tz.data_mesh(jax.devices()[:1]), recipe.start(config, env, seed=0)
+    state, _ = phases.collect_phase(config, env, state, 42, mesh)  # whole games, so that there are samples
+    start = time.perf_counter()
+    phases.train_phase(dataclasses.replace(config, train_steps_per_epoch=1), state, mesh)
+    seconds, calls = time.perf_counter() - start, []
+    for _ in range(7):
+        begun = time.process_time()
+        phases.train_phase(config, state, mesh)
+        calls.append(time.process_time() - begun)
+    return seconds, min(calls)
+
+
+def measure(only: list[str]) -> dict[str, tuple[float, float]]:
     """Returns for each program the seconds of compilation, and the fewest CPU seconds that a call took."""
     found = {}
+    if not only or any(part in STEPS for part in only):
+        found[STEPS] = small_steps()
     for name, (function, *inputs) in programs().items():
+        if only and not any(part in name for part in only):
+            continue
         start = time.perf_counter()
         compiled = eqx.filter_jit(function).lower(*inputs).compile()
         seconds, calls = time.perf_counter() - start, []
@@ -84,16 +111,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--before", type=pathlib.Path, help="the other checkout; without it, only this one is measured")
     parser.add_argument("--rounds", type=int, default=3, help="how often each checkout runs")
+    parser.add_argument("--only", nargs="*", default=[], help="parts of the names of the programs to measure")
     parser.add_argument("--out", type=pathlib.Path, help="write the table to this Markdown file")
     args = parser.parse_args()
     if args.before is None:
-        print(json.dumps(measure()))
+        print(json.dumps(measure(args.only)))
         return
     folders, runs = {"before": args.before.resolve(), "after": HERE.parents[1]}, {"before": [], "after": []}
     for _ in range(args.rounds):
         for name, folder in folders.items():
             environment = os.environ | {"PYTHONPATH": str(folder)}
-            command = [sys.executable, "-W", "ignore", str(HERE)]
+            command = [sys.executable, "-W", "ignore", str(HERE), "--only", *args.only]
             result = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
             runs[name].append(json.loads(result.stdout.splitlines()[-1]))
     describe = ["git", "describe", "--always"]

@@ -63,14 +63,10 @@ class Results:
 
 
 def agent(path: pathlib.Path, num_simulations: int) -> tz.Player:
-    """Returns the agent with the search of the recipe in its card, or with PUCT if there is none; without noise."""
-    recipe = tz.runs.agent_card(path).get("recipe")
-    if recipe is None:
-        search = tz.MCTS(num_simulations, root=tz.PlainRoot(), temperature=0.0)
-    else:
-        recipe = tz.Recipe(**recipe | {"num_simulations": num_simulations})
-        search = tz.without_exploration(recipe.build()[0].mcts)
-    return tz.load_agent(path, mcts=dataclasses.replace(search, persist_tree=False, max_nodes=None))
+    """Returns the agent with this number of simulations and a new tree for each move."""
+    player = tz.load_agent(path)
+    search = dataclasses.replace(player.mcts, num_simulations=num_simulations, persist_tree=False)
+    return tz.Player(search, player.evaluator)
 
 
 def version(command: str) -> str:

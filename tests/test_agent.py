@@ -235,6 +235,29 @@ def test_agents_of_other_games_know_who_is_winning(name):
     assert lost < even < won
 
 
+@pytest.mark.parametrize("name", ["connect_four", "connect_four_small", "othello", "go_9x9"])
+def test_agents_search_as_their_recipe_does(name):
+    searched = tz.load_agent(name).mcts
+    recipe = tz.Recipe(**tz.runs.agent_card(name)["recipe"] | {"num_simulations": 200})
+    expected = tz.without_exploration(recipe.build()[0].mcts)
+    assert eqx.tree_equal(searched.selector, expected.selector)
+    assert searched.root.completed_q == expected.root.completed_q
+    assert (searched.discount, searched.max_actions) == (expected.discount, expected.max_actions)
+
+
+def test_the_search_of_an_agent_has_the_settings_of_its_recipe_if_they_make_sense(tmp_path):
+    path, network = tmp_path / "agent.tz", tz.MLP(ENV.observation.shape, ENV.num_actions, key=jax.random.key(0))
+    tz.save_agent(path, ENV, network, card={"recipe": {"discount": 0.9, "max_actions": 3, "q_scale": 2}})
+    mcts = tz.load_agent(path).mcts
+    assert (mcts.discount, mcts.max_actions) == (0.9, 3)
+    assert mcts.root.completed_q == mcts.selector.completed_q == tz.mcts.CompletedQ(c_scale=2.0, rescale=False)
+    for wrong in {"q_scale": "large"}, {"discount": [1]}, {"max_actions": -1}:
+        tz.save_agent(path, ENV, network, card={"recipe": wrong})
+        with pytest.raises(ValueError, match=f"found .*{next(iter(wrong))}=.* in the card"):
+            tz.load_agent(path)
+        assert tz.load_agent(path, mcts=mcts).mcts is mcts
+
+
 @pytest.mark.slow
 def test_the_small_agent_that_comes_with_tz_plays():
     agent = tz.load_agent("connect_four_small", mcts=tz.without_exploration(tz.gumbel_mcts(8, ENV.num_actions)))

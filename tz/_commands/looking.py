@@ -1,5 +1,6 @@
 """The commands that inspect runs and agents: `show`, `plot` and `match`."""
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from tz.matches.match import play_match
 from tz.matches.players import Player, random_player
 from tz.mcts.evaluators import RolloutEvaluator
 from tz.mcts.root_policies import PlainRoot
-from tz.mcts.settings import MCTS, gumbel_mcts, without_exploration
+from tz.mcts.settings import MCTS
 from tz.plot.learning import plot_learning
 from tz.runs.agent_files import agent_card, agent_game, load_agent
 from tz.runs.run_settings import saved_settings
@@ -214,4 +215,5 @@ def _player(word: str, env: Env, num_simulations: int) -> AnyPlayer:
             raise ValueError(f"match: found {word!r}, expected a number of random games; write rollouts:64.")
         search = MCTS(int(rest), root=PlainRoot(), temperature=0.0, persist_tree=False)
         return Player(search, RolloutEvaluator(env))
-    return load_agent(word, mcts=without_exploration(gumbel_mcts(num_simulations)), env=env)
+    agent = load_agent(word, env=env)
+    return Player(dataclasses.replace(agent.mcts, num_simulations=num_simulations), agent.evaluator)

@@ -21,6 +21,7 @@ from tz.games.env import Env
 from tz.games.pgx_games import from_pgx
 from tz.matches.players import Player
 from tz.mcts.evaluators import NetworkEvaluator
+from tz.mcts.selectors import CompletedQ
 from tz.mcts.settings import MCTS, gumbel_mcts, without_exploration
 from tz.nn.networks import MLP, AZResNet
 from tz.nn.value_heads import CategoricalValue, LinearValue, TanhValue, ValueHead
@@ -107,7 +108,8 @@ def load_agent(
     **Arguments:**
 
     - `source`: a file, the folder of a run, or the name of an agent that comes with tz, such as `"connect_four"`.
-    - `mcts`: the search of the agent; by default [`tz.gumbel_mcts`][] with 200 simulations and without noise.
+    - `mcts`: the search of the agent; by default [`tz.gumbel_mcts`][] with 200 simulations and without noise. If the
+        card has the recipe of the agent, its `q_scale`, `discount` and `max_actions` hold for this search as well.
     - `env`: the game; needed only if it is not a game of pgx.
     - `network`, `norm_state`: needed only if the network is not a [`tz.AZResNet`][] or a [`tz.MLP`][]: any network of
         the same architecture. Its weights are ignored.
@@ -137,8 +139,25 @@ def load_agent(
         start += x.size * x.dtype.itemsize
     dynamic, static = eqx.partition((network, norm_state), has_shape)
     network, norm_state = eqx.combine(jax.tree.unflatten(jax.tree.structure(dynamic), leaves), static)
-    mcts = without_exploration(gumbel_mcts(200)) if mcts is None else mcts
+    mcts = _search(path, header["card"].get("recipe")) if mcts is None else mcts
     return Player(mcts, NetworkEvaluator(network, env.observe, norm_state))
+
+
+def _search(path: pathlib.Path, recipe: Any) -> MCTS:
+    """Returns the usual search of an agent. What decides the meaning of its values is taken from its recipe."""
+    scale, discount, max_actions = None, 1.0, None
+    if isinstance(recipe, dict):
+        scale, discount = recipe.get("q_scale"), recipe.get("discount", discount)
+        max_actions = recipe.get("max_actions")
+    try:
+        completed_q = CompletedQ() if scale is None else CompletedQ(c_scale=float(scale), rescale=False)
+        search = gumbel_mcts(200, completed_q=completed_q, discount=float(discount), max_actions=max_actions)
+    except (TypeError, ValueError) as error:
+        found = f"q_scale={scale!r}, discount={discount!r}, max_actions={max_actions!r}"
+        raise ValueError(
+            f"load_agent: found {found} in the card of {path}, expected settings of a search; pass mcts=."
+        ) from error
+    return without_exploration(search)
 
 
 def agent_env(source: str | os.PathLike, *, env: Env | None = None) -> Env:

@@ -43,7 +43,7 @@ def export_network(path: str | os.PathLike, env: Env, agent: Player | NetworkEva
     tz.runs.export_network("connect_four.stablehlo", env, tz.load_agent("connect_four"))
     ```
 
-    In a program that has only JAX:
+    In a program that has only JAX and flatbuffers:
 
     ```python
     import pathlib
