@@ -81,6 +81,7 @@ VARIANTS = {
     "the network also predicts the final board": {"ownership": 0.25},
     "the network also predicts how many moves are left": {"idea": "moves_left"},
     "a soft policy target beside the usual one": {"idea": "soft_policy"},
+    "AdamW, with a learning rate of 0.003": {"optimizer": "adamw", "learning_rate": 3e-3},
     "Muon, with a learning rate of 0.01": {"optimizer": "muon", "learning_rate": 0.01},
     "Muon, with a learning rate of 0.005": {"optimizer": "muon", "learning_rate": 0.005},
     "four leaves at a time": {"idea": "four_leaves"},
