@@ -22,7 +22,6 @@ import jax.numpy as jnp
 import optax
 
 import tz
-from tz.runs import phases
 
 HERE = pathlib.Path(__file__).resolve()
 NUM_GAMES, NUM_MOVES, BATCH = 128, 16, 512
@@ -73,6 +72,8 @@ def small_steps() -> tuple[float, float]:
 
     The network and the batch are so small that most of the time is spent on calling the compiled step.
     """
+    from tz.runs import phases  # not in the oldest versions
+
     sizes = {"num_games": 8, "moves_per_epoch": 42, "train_batch_size": 8, "num_blocks": 1, "num_channels": 4}
     recipe = tz.Recipe(train_steps_per_epoch=100, random_starts=0, **sizes)
     config, env = recipe.build()

@@ -80,8 +80,8 @@ FAULTS = [
     (
         "gradient steps donate the weights that the caller keeps",
         "runs/phases.py",
-        "train = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, state.train)",
-        "train = state.train",
+        "train = jax.tree.map(lambda x: x.copy(), train)",
+        "pass",
         "stopping",
     ),
     (

@@ -251,7 +251,7 @@ def test_the_search_of_an_agent_has_the_settings_of_its_recipe_if_they_make_sens
     mcts = tz.load_agent(path).mcts
     assert (mcts.discount, mcts.max_actions) == (0.9, 3)
     assert mcts.root.completed_q == mcts.selector.completed_q == tz.mcts.CompletedQ(c_scale=2.0, rescale=False)
-    for wrong in {"q_scale": "large"}, {"discount": [1]}, {"max_actions": -1}:
+    for wrong in {"q_scale": "large"}, {"q_scale": -1.0}, {"discount": 10**400}, {"discount": [1]}, {"max_actions": -1}:
         tz.save_agent(path, ENV, network, card={"recipe": wrong})
         with pytest.raises(ValueError, match=f"found .*{next(iter(wrong))}=.* in the card"):
             tz.load_agent(path)

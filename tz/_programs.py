@@ -58,9 +58,9 @@ def _options(level: int) -> dict[str, Any]:
 class Leaves:
     """A PyTree as a tuple of its arrays, for a compiled function that is called very often.
 
-    Before a call, JAX and Equinox take all arguments apart, and compare what is not an array with earlier calls. For a
-    network of many modules this takes about a millisecond, as long as a small gradient step. Here it is done once, when
-    the tree is made into leaves, and not at every call.
+    Before a call, JAX and Equinox take all arguments apart, and hash and compare what is not an array. For a network
+    this takes about a millisecond, as long as a small gradient step. Here the tree is taken apart and hashed once, when
+    it is made into leaves, and each call only compares.
 
     **Arguments:** `tree`, a PyTree whose leaves that are not arrays can be hashed.
     """

@@ -202,17 +202,23 @@ def relative_cost(name: str, out: pathlib.Path, game: str = "connect_four", num_
 def scores(
     agents: list[pathlib.Path], rivals: list[pathlib.Path], num_games: int, num_simulations: int, record: pathlib.Path
 ) -> list[tuple[float, float, float]]:
-    """Returns the score against the rival of each seed, with its interval. `record` keeps it for the next call."""
+    """Returns the score against the rival of each seed, with its interval. `record` keeps it for the next call.
+
+    Both players search as in training, without noise.
+    """
     files = [zlib.crc32(path.read_bytes()) for path in agents + rivals]
     match_of = {"games": num_games, "simulations": num_simulations, "files": files}
     if record.exists() and (known := json.loads(record.read_text()))["match"] == match_of:
         return known["scores"]
     game = tz.runs.agent_card(rivals[0])["recipe"]["env"]
     env = tz.from_pgx(game)
-    mcts = tz.without_exploration(tz.gumbel_mcts(num_simulations, min(16, env.num_actions)))
     rows = []
     for seed, pair in enumerate(zip(agents, rivals, strict=True)):
-        players = [tz.load_agent(path, mcts=mcts, network=other_network(path)) for path in pair]
+        agents_of_seed = [tz.load_agent(path, network=other_network(path)) for path in pair]
+        players = [
+            tz.Player(dataclasses.replace(agent.mcts, num_simulations=num_simulations), agent.evaluator)
+            for agent in agents_of_seed
+        ]
         options = {"num_games": num_games, **MATCHES[game]}
         match = tz.play_match(env, *players, key=jax.random.key(seed), mesh=tz.data_mesh(), **options)
         rows.append((float(match.score), *map(float, match.interval())))

@@ -150,9 +150,11 @@ def _search(path: pathlib.Path, recipe: Any) -> MCTS:
         scale, discount = recipe.get("q_scale"), recipe.get("discount", discount)
         max_actions = recipe.get("max_actions")
     try:
+        if scale is not None and not 0 < float(scale) < np.inf:
+            raise ValueError("q_scale")
         completed_q = CompletedQ() if scale is None else CompletedQ(c_scale=float(scale), rescale=False)
         search = gumbel_mcts(200, completed_q=completed_q, discount=float(discount), max_actions=max_actions)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         found = f"q_scale={scale!r}, discount={discount!r}, max_actions={max_actions!r}"
         raise ValueError(
             f"load_agent: found {found} in the card of {path}, expected settings of a search; pass mcts=."

@@ -118,7 +118,7 @@ def game_recipe(env: str, device: str = "cpu") -> Recipe:
 
 
 def gpu_recipe(recipe: Recipe) -> Recipe:
-    """Changes a recipe for a CPU into one for a GPU: more games at once, a larger network, bfloat16 in self-play.
+    """Changes a recipe for a CPU into one for a GPU: more games at once, a larger network, bfloat16, AdamW.
 
     The number of games is large, because a GPU would take as long to search fewer games: it mostly waits for kernels to
     start. The sizes were tried on one H100 with 80 GB, in Connect Four and Othello (`experiments/gpu.py`).
@@ -127,7 +127,8 @@ def gpu_recipe(recipe: Recipe) -> Recipe:
 
     - `recipe`: a recipe for a CPU, such as [`tz.runs.game_recipe`][] returns.
 
-    **Returns:** the recipe for a GPU. Settings that do not depend on the device are the same.
+    **Returns:** the recipe for a GPU. The optimiser and its learning rate are those that were tried on one.
+    Settings that do not depend on the device are the same.
     """
     return dataclasses.replace(
         recipe,
