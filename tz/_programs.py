@@ -87,7 +87,7 @@ class Leaves:
 
 
 class _Rest:
-    """What is left of a PyTree without its arrays. It is hashed once."""
+    """The parts of a PyTree that are not arrays, and its structure. Their hash is computed once."""
 
     def __init__(self, leaves: tuple[Any, ...], structure: Any):
         self.leaves, self.structure = leaves, structure

@@ -211,14 +211,11 @@ def scores(
     if record.exists() and (known := json.loads(record.read_text()))["match"] == match_of:
         return known["scores"]
     game = tz.runs.agent_card(rivals[0])["recipe"]["env"]
-    env = tz.from_pgx(game)
-    rows = []
+    env, rows = tz.from_pgx(game), []
     for seed, pair in enumerate(zip(agents, rivals, strict=True)):
-        agents_of_seed = [tz.load_agent(path, network=other_network(path)) for path in pair]
-        players = [
-            tz.Player(dataclasses.replace(agent.mcts, num_simulations=num_simulations), agent.evaluator)
-            for agent in agents_of_seed
-        ]
+        loaded = [tz.load_agent(path, network=other_network(path)) for path in pair]
+        mcts = [dataclasses.replace(agent.mcts, num_simulations=num_simulations) for agent in loaded]
+        players = [tz.Player(search, agent.evaluator) for search, agent in zip(mcts, loaded, strict=True)]
         options = {"num_games": num_games, **MATCHES[game]}
         match = tz.play_match(env, *players, key=jax.random.key(seed), mesh=tz.data_mesh(), **options)
         rows.append((float(match.score), *map(float, match.interval())))

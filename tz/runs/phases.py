@@ -161,7 +161,7 @@ def compiled_step(inputs: Leaves, train: Leaves) -> tuple[Leaves, Metrics, Bool[
 
 
 def step_arguments(config: TrainConfig, state: LoopState, window: Array | None, mesh: Mesh) -> tuple[Leaves, Leaves]:
-    """Returns the arguments of `compiled_step`, of which it donates the second."""
+    """Returns the arguments of `compiled_step`. The second one is donated."""
     return Leaves((config, state.replay, state.key, window, mesh)), Leaves(state.train)
 
 
