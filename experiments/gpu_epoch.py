@@ -25,7 +25,6 @@ from tz.learn.settings import num_parts
 from tz.runs.phases import collect_phase, compiled_step, step_arguments
 
 REPETITIONS = 5
-MESH = tz.data_mesh(jax.devices()[:1])
 KERNELS = 8  # the number of kernels that are listed, those that take the most time
 
 
@@ -44,10 +43,11 @@ def measure_epoch(args: argparse.Namespace) -> Iterator[str]:
     state, seconds = self_play(config, env, state)
     yield row(f"self-play, {config.num_games} games", seconds, first)
     arguments: dict[str, Any] = {}
+    mesh = tz.data_mesh(jax.devices()[:1])
     number = config.train_steps_per_epoch
     for name, dtype in (("float32", None), ("bfloat16", jnp.bfloat16)):
         settings = dataclasses.replace(config, train_dtype=dtype)
-        arguments[name] = step_arguments(settings, state, window_of(config, state.epoch), MESH)
+        arguments[name] = step_arguments(settings, state, window_of(config, state.epoch), mesh)
         _, seconds = timed(functools.partial(steps, *arguments[name], 1))
         yield row(f"gradient steps, {name}", median_of(functools.partial(steps, *arguments[name], number)), seconds)
     phase, seconds = timed(eqx.filter_jit(functools.partial(gradient_phase, config)).lower(state).compile)
@@ -83,7 +83,7 @@ def row(name: str, seconds: float, compilation: float) -> str:
 
 
 def play(config: tz.TrainConfig, env: tz.Env, state: Any) -> tuple[Any, dict]:
-    return collect_phase(config, env, state, config.moves_per_epoch, MESH)
+    return collect_phase(config, env, state, config.moves_per_epoch, tz.data_mesh(jax.devices()[:1]))
 
 
 def self_play(config: tz.TrainConfig, env: tz.Env, state: Any) -> tuple[Any, float]:
