@@ -21,7 +21,8 @@ from jaxtyping import PRNGKeyArray, PyTree
 import tz
 
 STARTED = time.perf_counter()
-# The recipe of the older results. That of `tz.runs.game_recipe` has a second target; see `--ownership`.
+# The recipe of the older results. That of `tz.runs.game_recipe` has a second target and Muon; see `--ownership` and
+# `--optimizer`.
 RECIPE = tz.Recipe("othello", symmetry="dihedral", random_starts=10, q_scale=0.5)
 GAMES = {"num_games": 256, "max_moves": 128}
 NUM_DRAWN = 2  # how often new starts are drawn for each point of the curve
@@ -129,6 +130,8 @@ def main() -> None:
     parser.add_argument(
         "--ownership", type=float, default=RECIPE.ownership, help="the weight of the final board as a target"
     )
+    parser.add_argument("--optimizer", choices=("adamw", "muon"), default=RECIPE.optimizer)
+    parser.add_argument("--learning-rate", type=float, default=RECIPE.learning_rate, help="with Muon, about 0.01")
     parser.add_argument("--devices", type=int, default=2, help="two use the cores of a CPU better than one")
     parser.add_argument("--matches-only", action="store_true", help="train nothing, and match the agents in --out")
     parser.add_argument(
@@ -152,7 +155,8 @@ def main() -> None:
     else:
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / "metrics.jsonl").unlink(missing_ok=True)  # left by an earlier run of this script
-        changes = {"random_starts": args.random_starts, "q_scale": args.q_scale or None, "ownership": args.ownership}
+        names = ("random_starts", "ownership", "optimizer", "learning_rate")
+        changes = {name: getattr(args, name) for name in names} | {"q_scale": args.q_scale or None}
         recipe = dataclasses.replace(RECIPE, **changes)
         paths = train(recipe, args.minutes, args.agents, args.seed, args.starts, args.share, args.out)
     lines = [

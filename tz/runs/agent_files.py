@@ -1,12 +1,10 @@
 """Agent files: a network, the settings that it is built from, and a card that says how it was trained."""
 
-import dataclasses
 import json
 import os
 import pathlib
 import tempfile
 import zipfile
-import zlib
 from typing import Any
 
 import equinox as eqx
@@ -24,14 +22,17 @@ from tz.mcts.evaluators import NetworkEvaluator
 from tz.mcts.selectors import CompletedQ
 from tz.mcts.settings import MCTS, gumbel_mcts, without_exploration
 from tz.nn.networks import MLP, AZResNet
-from tz.nn.value_heads import CategoricalValue, LinearValue, TanhValue, ValueHead
+from tz.runs._agent_format import (
+    FORMAT,
+    MAX_HEADER,
+    build_network,
+    describe_array,
+    first_difference,
+    open_agent_file,
+    written_settings,
+)
 
-_FORMAT = 1
-_MAX_HEADER = 2**20
 _SHIPPED = pathlib.Path(__file__).parents[1] / "agents"
-_UNREADABLE = zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError, OSError, RuntimeError, EOFError
-_NETWORKS = {"AZResNet": AZResNet, "MLP": MLP}
-_HEADS = {"TanhValue": TanhValue, "LinearValue": LinearValue, "CategoricalValue": CategoricalValue}
 
 
 def save_agent(
@@ -65,19 +66,19 @@ def save_agent(
         )
     path = pathlib.Path(path)
     kind = type(network).__name__
-    settings = {"class": kind} | (_written(network.settings) if isinstance(network, (AZResNet, MLP)) else {})
+    settings = {"class": kind} | (written_settings(network.settings) if isinstance(network, (AZResNet, MLP)) else {})
     arrays = named_arrays((network, norm_state))
     header = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "env": env.name,
         "network": settings,
-        "arrays": [_describe(name, x) for name, x in arrays],
+        "arrays": [describe_array(name, x) for name, x in arrays],
         "card": card or {},
     }
     text = json.dumps(header, indent=1).encode()
-    if len(text) > _MAX_HEADER:
+    if len(text) > MAX_HEADER:
         raise ValueError(
-            f"save_agent: found a card that makes a header of {len(text)} bytes, expected at most {_MAX_HEADER}; keep "
+            f"save_agent: found a card that makes a header of {len(text)} bytes, expected at most {MAX_HEADER}; keep "
             "long data, such as curves, in another file."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,16 +121,17 @@ def load_agent(
     given network or game.
     """
     path = _find(source)
-    header, read_arrays = _open(path)
+    header, read_arrays = open_agent_file(path)
     env = _env(path, header, env)
     if network is None:
-        network, norm_state = _build(path, header["network"], header["arrays"])
+        network, norm_state = build_network(path, header["network"], header["arrays"])
     arrays = named_arrays((network, norm_state))
-    expected = [_describe(name, x) for name, x in arrays]
+    expected = [describe_array(name, x) for name, x in arrays]
     if expected != header["arrays"]:
+        difference = first_difference(header["arrays"], expected)
         raise ValueError(
-            f"load_agent: found another architecture in {path} ({_difference(header['arrays'], expected)}), expected "
-            "the architecture of the network; pass network= with the architecture that was saved."
+            f"load_agent: found another architecture in {path} ({difference}), expected the architecture of the "
+            "network; pass network= with the architecture that was saved."
         )
     stored = [jax.eval_shape(data_of, x) for _, x in arrays]  # random keys are stored as numbers
     data, leaves, start = read_arrays(sum(x.size * x.dtype.itemsize for x in stored)), [], 0
@@ -173,7 +175,7 @@ def agent_env(source: str | os.PathLike, *, env: Env | None = None) -> Env:
     **Raises:** `ValueError` where [`tz.load_agent`][] does, and if `env` has another name than the game of the agent.
     """
     path = _find(source)
-    return _env(path, _open(path)[0], env)
+    return _env(path, open_agent_file(path)[0], env)
 
 
 def agent_card(source: str | os.PathLike) -> dict[str, Any]:
@@ -187,7 +189,7 @@ def agent_card(source: str | os.PathLike) -> dict[str, Any]:
 
     **Raises:** `ValueError` where [`tz.load_agent`][] does.
     """
-    return _open(_find(source))[0]["card"]
+    return open_agent_file(_find(source))[0]["card"]
 
 
 def agent_game(source: str | os.PathLike) -> str:
@@ -197,30 +199,7 @@ def agent_game(source: str | os.PathLike) -> str:
 
     **Raises:** `ValueError` where [`tz.load_agent`][] does.
     """
-    return _open(_find(source))[0]["env"]
-
-
-def _describe(name: str, x: Any) -> list[Any]:
-    return [name, list(x.shape), str(x.dtype)]
-
-
-def _written(settings: dict[str, Any]) -> dict[str, Any]:
-    """Returns the settings of a network in a form that JSON can hold. A tanh head is the default and left out."""
-    head = settings["value_head"]
-    rest = {name: value for name, value in settings.items() if name != "value_head"}
-    if isinstance(head, TanhValue):
-        return rest
-    options = dataclasses.asdict(head) if isinstance(head, tuple(_HEADS.values())) else {}
-    return rest | {"value_head": {"class": type(head).__name__, **options}}
-
-
-def _read_head(written: Any) -> ValueHead:
-    """Makes the value head that a header describes. The header may hold anything, so nothing in it is trusted."""
-    options = dict(written) if isinstance(written, dict) else {}
-    kind = options.pop("class", None)
-    if not isinstance(kind, str) or kind not in _HEADS:
-        raise ValueError(f"value_head is {written!r:.80}, which tz does not have")
-    return _HEADS[kind](**options)
+    return open_agent_file(_find(source))[0]["env"]
 
 
 def _find(source: str | os.PathLike) -> pathlib.Path:
@@ -235,44 +214,6 @@ def _find(source: str | os.PathLike) -> pathlib.Path:
         f"load_agent: found no agent at {source}, expected a file, the folder of a run, or an agent that comes with tz "
         f"({', '.join(shipped) or 'none'}); give one of these."
     )
-
-
-def _open(path: pathlib.Path):
-    """Reads the header of a file, and returns it with a function that reads the given number of bytes of arrays."""
-
-    def damaged(reason: Any) -> ValueError:
-        return ValueError(
-            f"load_agent: found that {path} is damaged, or not an agent at all ({reason}), expected a file that "
-            "tz.save_agent wrote; save the agent again."
-        )
-
-    def read(name: str, most: int) -> bytes:
-        try:
-            with zipfile.ZipFile(path) as archive:
-                if archive.getinfo(name).file_size > most:  # a small file may unpack to a huge one
-                    raise damaged(f"{name} has {archive.getinfo(name).file_size} bytes, expected at most {most}")
-                return archive.read(name)  # which also checks the checksum
-        except _UNREADABLE as error:
-            raise damaged(error) from error
-
-    try:
-        header = json.loads(read("agent.json", _MAX_HEADER))
-        version = header["format"]
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError, KeyError, TypeError) as error:
-        raise damaged(error) from error
-    if version != _FORMAT:
-        raise ValueError(f"load_agent: found {path} in format {version}, expected format {_FORMAT}; update tz.")
-    for name, kind in {"env": str, "network": dict, "arrays": list, "card": dict}.items():
-        if not isinstance(header.get(name), kind):
-            raise damaged(f"its header should have {name!r} as a {kind.__name__}, found {header.get(name)!r:.80}")
-
-    def read_arrays(size: int) -> bytes:
-        data = read("arrays", size)
-        if len(data) != size:
-            raise damaged(f"it has {len(data)} bytes of arrays, expected {size}")
-        return data
-
-    return header, read_arrays
 
 
 def _env(path: pathlib.Path, header: dict, env: Env | None) -> Env:
@@ -290,44 +231,3 @@ def _env(path: pathlib.Path, header: dict, env: Env | None) -> Env:
             "game that the agent plays."
         )
     return env
-
-
-def _build(path: pathlib.Path, settings: dict, arrays: list) -> tuple[PyTree, eqx.nn.State | None]:
-    """Builds the network of a header with shapes instead of weights, since a false header may ask for any size."""
-    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
-    kind = settings.pop("class", None)
-    if not isinstance(kind, str) or kind not in _NETWORKS:
-        raise ValueError(
-            f"load_agent: found a network of class {kind}, which tz does not have, in {path}, expected one of "
-            f"{', '.join(_NETWORKS)}; pass a network of the same architecture as network=, and norm_state= if it has "
-            "state."
-        )
-
-    def make(key):
-        # A number in the settings can be no larger than an axis of some array in the file, and a depth no larger than
-        # the number of arrays. So a false header cannot make this build a huge network.
-        largest = max((size for _, shape, _ in arrays for size in shape), default=0)
-        head = settings.get("value_head")
-        for name, value in [*settings.items(), *(head.items() if isinstance(head, dict) else ())]:
-            most = len(arrays) if name in ("num_blocks", "depth") else largest
-            if isinstance(value, int) and value > most:
-                raise ValueError(f"{name} is {value}, but the file's {len(arrays)} arrays allow at most {most}")
-        options = settings if head is None else settings | {"value_head": _read_head(head)}
-        return eqx.nn.make_with_state(_NETWORKS[kind])(**options, key=key)
-
-    try:
-        network, norm_state = eqx.filter_eval_shape(make, jax.random.key(0))
-    except (TypeError, ValueError, ArithmeticError) as error:
-        raise ValueError(
-            f"load_agent: found that a {kind} cannot be made with {settings} of {path} ({error}), expected settings "
-            "that tz.save_agent wrote; save the agent again."
-        ) from error
-    return network, norm_state if jax.tree.leaves(norm_state) else None
-
-
-def _difference(found: list, expected: list) -> str:
-    """Describes the first difference between the arrays of a file and the arrays of a network."""
-    for one, other in zip(found, expected, strict=False):
-        if one != other:
-            return f"it has {one}, where the network has {other}"
-    return f"it has {len(found)} arrays, where the network has {len(expected)}"
