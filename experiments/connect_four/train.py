@@ -27,7 +27,7 @@ def main() -> None:
         args.budget_minutes - (time.perf_counter() - STARTED + 4) / 60
     )  # less the imports so far, and 4 seconds for the last files
     settings = tz.runs.RunSettings(args.out, minutes=minutes, seed=args.seed, resume=args.resume, test=("random",))
-    tz.runs.train_run(tz.Recipe("connect_four"), settings)
+    tz.runs.train_run(tz.runs.game_recipe("connect_four"), settings)
     print(f"{time.perf_counter() - STARTED:.0f} s in all; the agent is {args.out / 'agent.tz'}")
 
 

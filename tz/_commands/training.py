@@ -212,7 +212,7 @@ def _prepare_devices(found: dict[str, Any], seeds: int) -> None:
 
 
 def _recipe_text(recipe: Recipe, device: str) -> str:
-    """Writes the most important options of a recipe, and all that differ from the recipe of Connect Four on a CPU."""
+    """Writes the most important options of a recipe, and all that differ from the defaults."""
     shown = {"num_games", "num_simulations", "num_blocks", "num_channels"}
     default, names = Recipe(), [field.name for field in dataclasses.fields(Recipe) if field.name != "env"]
     named = [name for name in names if name in shown or getattr(recipe, name) != getattr(default, name)]

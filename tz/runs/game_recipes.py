@@ -27,7 +27,7 @@ _ATARI: dict[str, Any] = {
 }
 _GO: dict[str, Any] = {"num_simulations": 32, "q_scale": 0.5, "ownership": 0.5}
 _GAMES: dict[str, dict[str, Any]] = {
-    "connect_four": {},
+    "connect_four": {"optimizer": "muon", "learning_rate": 0.005},
     "tic_tac_toe": {"num_blocks": 1, "random_starts": 2, "opening_moves": 1, "capacity": 200},
     "othello": {
         "random_starts": 10,

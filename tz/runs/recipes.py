@@ -36,9 +36,9 @@ _KNOWN = {"connect_four": "mirror"} | dict.fromkeys(("go_9x9", "go_19x19", "othe
 class Recipe:
     """The settings for learning a game: network, search, self-play, replay and optimiser, as plain numbers and names.
 
-    The defaults are for Connect Four on two CPU cores; `experiments/connect_four/study.py` varies them one by one.
-    [`tz.runs.game_recipe`][] returns the recipes of other games. `build` and `start` make everything that
-    [`tz.train_loop`][] needs.
+    The defaults are for board games on two CPU cores. They were found with Connect Four, where
+    `experiments/connect_four/study.py` varies them one by one. [`tz.runs.game_recipe`][] returns the recipe of a game,
+    which differs from them in some settings. `build` and `start` make everything that [`tz.train_loop`][] needs.
     """
 
     env: str = "connect_four"
@@ -110,7 +110,7 @@ class Recipe:
     whole buffer."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """The optimiser. Muon orthogonalises the updates of linear layers and convolutions, leaves all other parameters to
-    AdamW, and needs a higher learning rate, such as 0.01."""
+    AdamW, and needs a higher learning rate, 0.005 to 0.01."""
     learning_rate: float = 3e-3
     """The initial learning rate of the optimiser."""
     anneal: float = 0.3
@@ -138,7 +138,7 @@ class Recipe:
     """The number of moves after which a game of a test is cut off."""
 
     def __repr__(self) -> str:
-        """Shows the game, and the settings that differ from the recipe of Connect Four."""
+        """Shows the game, and the settings that differ from the defaults."""
         return shown_settings(self)
 
     @functools.lru_cache(maxsize=4)  # noqa: B019, as recipes are small
