@@ -165,6 +165,7 @@ def unrolled(g):
 
 
 BATCH = r"of shape \(4,.*\), expected .*: one game, no batch axis; jax.vmap"
+SEED = r"found key=7, expected a random key; write jax.random.key\("
 KEYS = r"found keys of shape \(4,\), expected a single key; .*jax.vmap"
 WRAP = r"expected a tz.Player; wrap it"
 
@@ -233,6 +234,20 @@ CASES = {
     "evaluator": (lambda g: g.evaluator(g.states, g.metadata, g.one), f"NetworkEvaluator: .*{BATCH}"),
     "uniform": (lambda g: tz.uniform_evaluator(g.states, g.metadata, g.one), f"uniform_evaluator: .*{BATCH}"),
     "rollouts": (lambda g: tz.RolloutEvaluator(g.nim)(g.states, g.metadata, g.one), f"RolloutEvaluator: .*{BATCH}"),
+    "root of many": (lambda g: g.searches.root, f"SearchState.root: .*{BATCH}"),
+    "returns of many": (lambda g: tz.mcts.root_returns(g.searches.tree, 1.0), f"root_returns: .*{BATCH}"),
+    "ring of one": (
+        lambda g: g.buffer.sample(g.ring, 2, key=g.one),
+        "sample: found the ring of one game, expected rings with a leading axis",
+    ),
+    "observation as a shape": (
+        lambda g: tz.MLP(g.nim.observation, 2, key=g.one),
+        "MLP: found observation_shape=a ShapeDtypeStruct, expected a tuple of ints; write env.observation.shape",
+    ),
+    "float moves": (
+        lambda g: tz.play_moves(g.nim, jnp.zeros(3)),
+        "play_moves: found moves of dtype float32, expected integers",
+    ),
     "add": (
         lambda g: g.buffer.add(g.ring, g.steps, discount=1.0),
         r"`player` of shape \(4, 3\), .* no batch axis; jax.vmap",
@@ -262,6 +277,9 @@ CASES = {
         lambda g: tz.init_collect(g.mcts, g.nim, key=jax.random.split(jax.random.PRNGKey(0), 4)),
         r"init_collect: found old-style keys of shape \(4, 2\), expected a single key",
     ),
+    "seed": (lambda g: tz.search(g.mcts, g.nim, g.evaluator, g.search, key=7), f"search: {SEED}7"),
+    "check_env seed": (lambda g: tz.check_env(g.nim, key=7), f"check_env: {SEED}7"),
+    "loop seed": (lambda g: loop(g.nim, key=7), f"init_loop: {SEED}7"),
     "choose_action keys": (lambda g: tz.choose_action(g.mcts, g.search, key=g.many), f"choose_action: {KEYS}"),
     "pgx init keys": (lambda g: g.ttt.init(g.many), f"init of tic_tac_toe: {KEYS}"),
     "match keys": (lambda g: match(key=g.many), f"play_match: {KEYS}"),

@@ -159,6 +159,7 @@ def test_what_is_wrong_with_chance_is_named(name):
 
 def test_settings_that_chance_does_not_allow_are_refused_by_name():
     start = PIG.init(jax.random.key(0))
+    plain = tz.init_search(tz.MCTS(4), *start)
     for settings, message in (
         ({"solve": True}, "solve=True, expected False"),
         ({"backup": tz.mcts.SoftmaxBackup()}, "SoftmaxBackup, expected a backup that averages"),
@@ -166,7 +167,9 @@ def test_settings_that_chance_does_not_allow_are_refused_by_name():
     ):
         with pytest.raises(ValueError, match=f"found a game with chance and {message}"):
             tz.init_search(tz.MCTS(4, **settings), *start)
-    tree = tz.init_search(tz.MCTS(4), *start).tree
+        with pytest.raises(ValueError, match=f"found a game with chance and {message}"):
+            tz.start_search(tz.MCTS(4, **settings), tz.uniform_evaluator, plain, key=jax.random.key(0))
+    tree = plain.tree
     with pytest.raises(ValueError, match="root_returns: found a tree of a game with chance"):
         tz.mcts.root_returns(tree, 1.0)
     blind = dataclasses.replace(PIG, outcome=None)
@@ -176,6 +179,16 @@ def test_settings_that_chance_does_not_allow_are_refused_by_name():
         tz.games.sampled_chance(PIG.init, PIG.step, PIG.observe, num_outcomes=0)
     with pytest.raises(ValueError, match="play_moves: found pig, a game with chance, and key=None"):
         tz.play_moves(PIG, jnp.array([0]))
+
+
+def test_a_position_in_which_nature_is_to_move_is_not_searched():
+    position, mcts = PIG.init(jax.random.key(0)), tz.MCTS(4)
+    after = PIG.step(position[0], jnp.int32(0))  # the die is not thrown yet
+    advice = "nature is to move, expected one in which a player is to move; make moves with tz.games.make_move"
+    with pytest.raises(ValueError, match=f"init_search: found a position in which {advice}"):
+        tz.init_search(mcts, *after)
+    with pytest.raises(ValueError, match=f"advance: found a position in which {advice}"):
+        tz.advance(mcts, tz.init_search(mcts, *position), jnp.int32(0), *after)
 
 
 def changed_outcome(change):

@@ -259,6 +259,22 @@ def test_a_best_that_is_no_number_is_refused(value, run, tmp_path):
         checkpoints.after_epoch(lambda: run[1], {"epoch": 3, "seconds": 1.0, "score": value}, tested=True)
 
 
+def test_a_test_without_a_value_is_never_the_best_and_does_not_end_the_run(run, tmp_path):
+    def after(epoch, **metrics):
+        state = eqx.tree_at(lambda state: state.epoch, run[1], jax.numpy.int32(epoch + 1))
+        checkpoints.after_epoch(lambda: state, {"epoch": epoch, "seconds": 1.0, **metrics}, tested=True)
+        return state
+
+    for resume in (False, True):
+        checkpoints = tz.Checkpoints(tmp_path, every_epochs=None, keep=1, best="score", resume=resume)
+        begin = 10 * resume
+        after(begin, score=float("nan"))
+        after(begin + 1, score=0.3 + 0.1 * resume)
+        after(begin + 2, score=float("nan"))
+        checkpoints.finish(after(begin + 3))
+        assert checkpoints.epochs == [begin + 2, begin + 4]
+
+
 def test_a_number_in_the_state_of_a_tester_is_refused(tmp_path, run):
     state = eqx.tree_at(lambda state: state.testers, run[1], ({"count": 3},))
     with pytest.raises(ValueError, match=r"found 3 at \[0\]\['count'\] in the state of the testers"):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 import re
 import types
 
@@ -12,8 +13,9 @@ import pytest
 import tz
 from tz._commands import training
 from tz._commands.main import COMMANDS, main
-from tz._commands.options import explanations, option_name
+from tz._commands.options import Parser, explanations, option_name, reader
 from tz.games._named_games import named_game
+from tz.runs import run_settings
 from tz.runs import screen as screens
 from tz.runs.screen import Screen, clock
 from tz.runs.test_choices import chosen_testers
@@ -44,6 +46,11 @@ def test_the_help_of_a_command_is_plain_text(command, capsys, monkeypatch):
         assert f"python -m tz {command}" in text and not re.search(r"[`_]{2}|\]\[|\*\*|`", text)
         options = text[text.index("\n\n", 100) :]
         assert all(len(line) <= columns for line in options.splitlines() if line.startswith("   "))
+
+
+def test_the_help_of_a_fork_has_no_defaults_of_a_game(capsys):
+    text = said(capsys, "fork", "--help")
+    assert "--optimizer" in text and "[adamw]" not in text and "--device " not in text and "--seeds" not in text
 
 
 def test_the_help_of_training_has_the_games_the_important_options_first_and_every_option(capsys):
@@ -106,6 +113,108 @@ def test_options_change_the_recipe_of_the_game(asked, capsys):
     recipe, settings = asked[-1]
     assert recipe == tz.runs.game_recipe("othello", "gpu") and recipe.search_dtype == "bfloat16"
     assert settings.test == ("elo", "agent:a/b.tz") and settings.tensorboard
+
+
+def test_another_optimiser_has_its_own_learning_rate(asked, capsys):
+    asking("--env othello --epochs 2 --optimizer adamw")
+    asking("--env othello --epochs 2 --optimizer adamw --learning-rate 0.02")
+    asking("--env hex --epochs 2 --optimizer muon")
+    asking("--env othello --epochs 2 --optimizer muon")
+    found = [(recipe.optimizer, recipe.learning_rate) for recipe, _ in asked]
+    assert found == [("adamw", 3e-3), ("adamw", 0.02), ("muon", 5e-3), ("muon", 0.01)]
+    assert "--optimizer adamw: the learning rate is 0.003, the usual one" in capsys.readouterr().out
+
+
+def test_tests_may_be_given_one_by_one_and_other_options_once(asked):
+    asking("--epochs 2 --test elo --test ladder agent:a/b.tz")
+    assert asked[-1][1].test == ("elo", "ladder", "agent:a/b.tz")
+    for words, message in {
+        "--epochs 2 --epochs 3": "found --epochs and --epochs, expected this option once; leave out all but one",
+        "--epochs 2 --num_games=4 --num-games 8": "found --num-games and --num-games, expected this option once",
+        "--epochs 2 --tensorboard --no-tensorboard": "found --tensorboard and --no-tensorboard, expected",
+        "--epochs 2 --test elo --test elo": "test: found elo elo, expected tests with different names",
+    }.items():
+        with pytest.raises(SystemExit, match=message):
+            asking(words)
+    assert len(asked) == 1
+
+
+LARGEST = 2**63 - 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("minutes", "inf", "a finite number or none"),
+        ("minutes", "nan", "a finite number or none"),
+        ("learning-rate", "1e999", "a finite number"),
+        ("seed", str(LARGEST + 1), r"a whole number from -2\*\*63 to 2\*\*63 - 1"),
+        ("seed", str(-LARGEST - 2), r"a whole number from -2\*\*63 to 2\*\*63 - 1"),
+        ("seed", "1.5", "a whole number;"),
+    ],
+)
+def test_numbers_that_are_not_finite_or_too_large_are_refused_by_name(option, value, expected, asked):
+    length = "--minutes 1 " if option != "minutes" else ""
+    with pytest.raises(SystemExit, match=rf"argument --{option}: found '{re.escape(value)}', expected {expected}"):
+        asking(f"{length}--{option} {value}")
+    if option == "seed":
+        with pytest.raises(SystemExit, match=rf"argument --seed: found '{re.escape(value)}', expected {expected}"):
+            main(["match", "random", "random", "--env", "tic_tac_toe", "--seed", value])
+    assert not asked
+
+
+@pytest.mark.parametrize("is_64_bit", [False, True])
+def test_the_seeds_are_those_that_jax_takes(is_64_bit):
+    before, read = jax.config.jax_enable_x64, reader((int,))
+    jax.config.update("jax_enable_x64", is_64_bit)
+    try:
+        keys = [jax.random.key_data(jax.random.key(read(str(seed)))) for seed in (0, 2**32, LARGEST, -LARGEST - 1)]
+        for seed in (LARGEST + 1, -LARGEST - 2):
+            with pytest.raises(OverflowError):
+                jax.random.key(seed)
+    finally:
+        jax.config.update("jax_enable_x64", before)
+    assert bool((keys[0] == keys[1]).all()) != is_64_bit, "without 64 bits, only the lowest 32 count"
+
+
+def test_an_option_of_a_parser_may_follow_one_of_several_values():
+    parser = Parser("try")
+    parser.add_argument("--many", nargs="+", action="extend")
+    parser.add_argument("--one")
+    words = ["--many", "a", "--one", "x", "--many", "b", "c"]
+    assert parser.read(words) == {"help": False, "many": ["a", "b", "c"], "one": "x"}
+
+
+def write_run(folder, *lines):
+    """Writes the files of a run that `show` and `plot` read."""
+    settings = run_settings.plain_settings(tz.runs.RunSettings(folder, epochs=9))
+    (folder / "settings.json").write_text(json.dumps({"recipe": dataclasses.asdict(tz.Recipe()), "run": settings}))
+    (folder / "metrics.jsonl").write_text("".join(lines))
+
+
+LINES = [json.dumps({"epoch": epoch, "policy_loss": 1.0}) + "\n" for epoch in range(3)]
+
+
+def test_a_run_is_shown_while_a_line_is_written_and_a_wrong_line_is_named(tmp_path, capsys):
+    write_run(tmp_path, *LINES, '{"epoch": 3, "policy_l')
+    assert "done: 3 epochs" in said(capsys, "show", str(tmp_path))
+    for wrong, message in {
+        "nonsense": "line 2 .* not JSON",
+        "[4]": "line 2 .* not a JSON object",
+        '{"loss": 1.0}': "has no epoch",
+    }.items():
+        write_run(tmp_path, LINES[0], wrong + "\n", LINES[1])
+        with pytest.raises(SystemExit, match=rf"show: found lines in .*metrics\.jsonl that are not .*{message}"):
+            main(["show", str(tmp_path)])
+
+
+def test_a_picture_has_its_folder_made_and_errors_of_files_are_one_line(tmp_path, capsys):
+    write_run(tmp_path, *LINES)
+    picture = tmp_path / "pictures" / "all" / "a.png"
+    assert f"The picture is {picture}" in said(capsys, "plot", str(tmp_path), "--out", str(picture))
+    assert picture.stat().st_size > 1000
+    with pytest.raises(SystemExit, match=r"^error: plot: found an error of the system at .*metrics\.jsonl \(.*\), exp"):
+        main(["plot", str(tmp_path), "--out", str(tmp_path / "metrics.jsonl" / "a.png")])
 
 
 def slow(game):
@@ -222,3 +331,6 @@ def test_results_of_matches_and_ratings_are_printed_in_words():
     ratings = tz.matches.fit_elo(np.array([[0, 5], [5, 0]]), np.array([[0, 2], [2, 0]]))
     assert re.fullmatch(r"  0     \+0 \(\+0 to \+0\)\n  1     \+0 \(-\d+ to \+\d+\)", str(ratings)), str(ratings)
     assert screens.result_text({"elo": 12.3, "elo_low": -4.0, "elo_high": 20.0}) == "Elo 12 (-4 to 20)"
+    nan = float("nan")
+    unrated = {"elo": nan, "elo_low": nan, "elo_high": nan, "ladder_height": nan, "ladder_rung": 1.0}
+    assert screens.result_text(unrated | TEST) == "random 0.75 (0.60 to 0.90)", "what has no value is not shown"

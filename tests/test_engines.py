@@ -1,5 +1,6 @@
 """Matches with players that are not JAX: functions of Python, and engines that speak GTP, well-behaved or not."""
 
+import dataclasses
 import re
 import shlex
 import shutil
@@ -10,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy_engine
+import trainer
 
 import tz
 from tz.matches._gtp_process import GtpProcess
-from tz.matches.engines import HostPlayer
+from tz.matches.engines import HostPlayer, check_one_process
+from tz.runs import _start_checks
 
 pytestmark = [pytest.mark.once, pytest.mark.slow]
 
@@ -128,6 +131,21 @@ def test_an_engine_that_never_starts_is_given_up_soon(env, cells, processes):
     assert len(processes) == 3 and not match.finished.any() and match.score == 0.5
 
 
+def test_a_program_that_the_system_cannot_run_spoils_its_games(env, processes, tmp_path):
+    """A script without `#!` is executable, and still nothing that can be executed."""
+    script = tmp_path / "engine"
+    script.write_text("print('= a1')")
+    script.chmod(0o755)
+    tester = tz.OpponentTester(tz.matches.GtpEngine(str(script)), "odd", NUM_GAMES, opening_moves=2, max_moves=9)
+    inputs = AGENT.mcts, env, AGENT.evaluator, None
+    with pytest.warns(UserWarning, match="spoilt by an engine or a function") as found:
+        _, metrics = tester.test(*inputs, key=OPTIONS["key"], mesh=tz.data_mesh(jax.devices()[:1]))
+    texts = [str(warning.message) for warning in found]
+    assert re.search(r"engine cannot be started \(Exec format error\), expected a program, or .* `python3", texts[0])
+    assert "OpponentTester: found no finished game in the test 'odd' (of 12 games, 12 spoilt by an engine" in texts[1]
+    assert not processes and np.isnan(metrics["odd_score"]) and metrics["odd_unfinished"] == NUM_GAMES
+
+
 def test_an_engine_may_resign(env, cells, by_hand):
     match = tz.play_match(env, AGENT, toy("resign", "--trigger", cells[4], moves=cells), **OPTIONS)
     assert match.finished.all() and not match.failures
@@ -221,6 +239,34 @@ def test_bad_input_is_named(env, name):
     make, message = CASES[name]
     with pytest.raises(ValueError, match=message):
         tz.play_match(*make(env)[:1], tz.random_player(), make(env)[1], num_games=2, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("name", ["no program", "no names", "chance"])
+def test_a_training_with_such_an_engine_is_refused_before_anything_is_compiled(env, name, monkeypatch):
+    def compiled(*args):
+        raise AssertionError("this compiles")
+
+    monkeypatch.setattr(_start_checks, "_check_network", compiled)
+    (game, engine), message = CASES[name][0](env), CASES[name][1]
+    network = tz.MLP((3, 3, 2), 9, width=4, key=jax.random.key(0))
+    mesh = tz.data_mesh(jax.devices()[:1])
+    for tester in (
+        tz.OpponentTester(engine, "gtp"),
+        tz.ApproxEloTester(2, 2, 1, anchors=(tz.random_player(), engine)),
+        tz.matches.LadderTester((tz.random_player(), engine)),
+    ):
+        config = dataclasses.replace(trainer.config(), testers=(tester,))
+        with pytest.raises(ValueError, match=message):
+            tz.init_loop(config, game, network, key=jax.random.key(0), mesh=mesh)
+
+
+def test_players_that_are_not_jax_need_a_program_of_one_process(env, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    check_one_process("TrainConfig", AGENT)
+    with pytest.raises(ValueError, match="TrainConfig: found a player that is not JAX and 2 processes, expected one"):
+        _start_checks._check_testers(env, (tz.OpponentTester(HostPlayer(first_legal), "first"),))
+    with pytest.raises(ValueError, match="play_match: found a player that is not JAX and 2 processes, expected one"):
+        tz.play_match(env, AGENT, HostPlayer(first_legal), **OPTIONS)
 
 
 def test_engines_cannot_begin_anywhere_and_nothing_on_the_host_is_traced(env):

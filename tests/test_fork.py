@@ -133,3 +133,17 @@ def test_a_folder_without_a_run_is_named(run, tmp_path):
         forked(tmp_path)
     with pytest.raises(ValueError, match=r"no checkpoint of epoch 7 in .*, expected one of .*\[2, 4\]"):
         forked(run[0], epoch=7)
+
+
+def test_another_seed_changes_the_keys_alone(run):
+    folder, state = run
+    one, other = (
+        tz.fork(folder, CONFIG, ENV, trainer.start(ENV, CONFIG, MESH), seed=seed, mesh=MESH) for seed in (1, 2)
+    )
+    keys = lambda state: (state.key, state.games.key)
+    assert_same(eqx.tree_at(keys, one, keys(state)), state)
+    for a, b, c in zip(*map(keys, (state, one, other)), strict=True):
+        assert a.dtype == b.dtype and a.shape == b.shape
+        numbers = [jax.random.key_data(x).reshape(-1, 2) for x in (a, b, c)]
+        assert len({tuple(row.tolist()) for rows in numbers for row in rows}) == 3 * len(numbers[0])
+    assert trains(CONFIG, one)

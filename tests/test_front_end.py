@@ -40,9 +40,9 @@ def agent():
 
 
 @contextlib.contextmanager
-def served(env, agent):
+def served(env, agent, session=tz.play.Session):
     with jax.numpy_dtype_promotion("standard"):
-        server = tz.play.PageServer(lambda n: tz.play.Session(env, agent, seed=n), title=env.name)
+        server = tz.play.PageServer(lambda n: session(env, agent, seed=n), title=env.name)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
@@ -141,9 +141,7 @@ def test_undo_overlay_steps_sides_and_two_games(driver, server):
     page.press("undo")
     page.wait(lambda: page.moves() == 0)
     page.ready()
-    from selenium.webdriver.support.ui import Select
-
-    Select(driver.find_element("css selector", "[data-do=person]")).select_by_value("second")
+    choose(driver, "person", "second")
     page.wait(lambda: page.moves() == 1)  # the agent begins
     page.ready()
     assert page.text(".status") == "O to move"
@@ -151,8 +149,62 @@ def test_undo_overlay_steps_sides_and_two_games(driver, server):
     page.wait(lambda: page.data("over") == "yes")
     assert page.text(".status") == "X wins by resignation"
     page.press("new")
-    page.wait(lambda: page.moves() == 1 and not page.data("over"))
+    page.wait(lambda: not page.data("over"))
+    page.ready()
+    assert page.moves() == 1
     assert not page.errors()
+
+
+def choose(driver, name, value):
+    from selenium.webdriver.support.ui import Select
+
+    Select(driver.find_element("css selector", f"[data-do={name}]")).select_by_value(value)
+
+
+@needs_browser()
+def test_looking_at_a_game_between_agents_does_not_stop_it(driver, env, agent):
+    class Slow(tz.play.Session):
+        """Takes longer for a view than the page waits between two moves."""
+
+        def ask(self, message):
+            time.sleep(0.6 * (message["do"] == "view"))
+            return super().ask(message)
+
+    with served(env, agent, Slow) as server:
+        page = new_page(driver, server)
+        choose(driver, "person", "nobody")
+        for button in ("overlay", "back"):
+            before = page.moves()
+            page.wait(lambda before=before: page.moves() > before, seconds=30)
+            page.press(button)
+        page.wait(lambda: page.data("over") == "yes", seconds=30)
+        assert not page.errors()
+
+
+@needs_browser()
+def test_clicks_during_an_answer_are_not_lost(driver, env, agent):
+    answered = threading.Event()
+
+    class Slow(tz.play.Session):
+        """Makes the move of the agent when the test allows it."""
+
+        def ask(self, message):
+            assert message["do"] != "reply" or answered.wait(60)
+            return super().ask(message)
+
+    with served(env, agent, Slow) as server:
+        page = new_page(driver, server)
+        page.square("b2")
+        page.wait(lambda: page.data("busy") == "yes" and page.moves() == 1)
+        choose(driver, "simulations", "32")
+        choose(driver, "person", "both")
+        page.press("new")
+        answered.set()
+        page.wait(lambda: page.moves() == 0, seconds=30)
+        page.ready()
+        nodes = [driver.find_element("css selector", f"[data-do={name}]") for name in ("simulations", "person")]
+        assert [node.get_attribute("value") for node in nodes] == ["32", "both"]
+        assert not page.errors()
 
 
 def ask(server, body, path="/ask", **headers):
@@ -233,6 +285,16 @@ def test_bad_messages_are_answered_and_the_game_goes_on(env, agent, kind):
         assert view | {"error": ""} == before
     assert session.ask({"do": "view", "at": 99})["at"] == 2
     json.dumps(view)
+
+
+def test_a_session_may_return_to_the_simulations_that_it_began_with(env, agent):
+    for begun, most in (8, 10_000), (20_000, 20_000):
+        session = tz.play.Session(env, agent, num_simulations=begun)
+        for number in (8, most):
+            view = session.ask({"do": "new", "simulations": number})
+            assert view["error"] == "" and view["simulations"] == number
+        error = session.ask({"do": "settings", "simulations": most + 1})["error"]
+        assert error == f"play: found {most + 1} simulations, expected from 0 to {most}."
 
 
 def test_the_agents_side_is_not_moved_for_it(env, agent):

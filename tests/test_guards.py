@@ -137,6 +137,8 @@ def test_a_fast_search_takes_the_trees_of_the_full_one(config):
     play = functools.partial(tz.collect, mcts, TABULAR, EVALUATOR, game, num_moves=4, fast_mcts=fast)
     after, record = jax.eval_shape(lambda is_fast: play(is_fast=is_fast), jnp.ones(4, bool))
     assert after.search.tree.visits.shape == (25, 4) and record.value.shape == (4,)
+    with pytest.raises(ValueError, match="fast_mcts: found solve=True, expected False"):
+        dataclasses.replace(config, mcts=mcts, fast_mcts=dataclasses.replace(fast, solve=True))
 
 
 def test_a_ring_of_another_capacity_is_refused():

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import tz
-from tz.runs.sinks import bar
+from tz.runs.sinks import bar, metric_rows
 
 ROWS = [{"epoch": 0, "loss": 2.5, "score": 0.25}, {"epoch": 1, "loss": 1.5, "score": 0.75}]
 
@@ -218,3 +218,17 @@ def test_a_bar_shows_in_a_terminal(monkeypatch, capsys):
     with bar(3, "epoch", False) as progress:
         progress.update(3)
     assert capsys.readouterr().err == ""
+
+
+def test_a_line_that_was_cut_off_is_left_out(tmp_path):
+    """As on a full disk, after which there is room again."""
+    path = tmp_path / "metrics.jsonl"
+    sink = tz.JsonLinesSink(path)
+    sink(ROWS[0])
+    with path.open("a") as file:
+        file.write('{"epoch": 1, "lo')
+    sink(ROWS[1])
+    assert metric_rows(path) == ROWS
+    assert tz.plot.read_metrics(path) == ROWS
+    tz.JsonLinesSink(path, first_epoch=2)(ROWS[1] | {"epoch": 2})
+    assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == [0, 1, 2]

@@ -238,7 +238,7 @@ def config(**changes):
         "moves_per_epoch": 9,
         "train_steps_per_epoch": 1,
         "evaluator": with_its_model,
-        "testers": (tz.TwoPlayerTester(2, opening_moves=0, max_moves=3),),
+        "testers": (tz.TwoPlayerTester(2, opening_moves=0, max_moves=9),),
     }
     return tz.TrainConfig(**(settings | changes))
 

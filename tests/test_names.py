@@ -188,6 +188,17 @@ def test_what_cannot_be_read_is_answered(text):
     assert len(str(error.value)) < 200
 
 
+def test_a_number_that_is_the_name_of_another_move_is_no_action():
+    env = toy(lambda state, action: f"{action + 1}")
+    mask = np.array([True, False, True, True])
+    assert [find_move(env, 3, mask, text) for text in ("1", "3", "4", "0")] == [0, 2, 3, 0]
+    for text in ("2", " 2 "):  # action 2 is legal, but it is the move "3"
+        with pytest.raises(ValueError, match="which is not legal here, expected a legal move of toy; choose one of: 1"):
+            find_move(env, 3, mask, text)
+    with pytest.raises(ValueError, match="found '02', which names no move"):
+        find_move(env, 3, mask, "02")
+
+
 def test_near_names_are_listed_first():
     env = toy(lambda state, action: ("a1", "b2", "castle", "d4")[action])
     with pytest.raises(ValueError, match="choose one of: castle, a1, b2"):

@@ -169,6 +169,33 @@ def test_what_is_wrong_is_said_and_the_game_goes_on(env):
         tz.play.analyse(env, tz.random_player(), game.position, num_simulations=-1)
 
 
+def test_a_full_column_is_not_another_column():
+    game = tz.play.Game(tz.from_pgx("connect_four"))
+    for _ in range(6):
+        game.move("3")
+    with pytest.raises(ValueError, match="found '3', which is not legal here, expected a legal move of connect_four"):
+        game.move("3")
+    assert game.names == ("3",) * 6
+
+
+def test_a_suggestion_is_that_of_the_players_of_now(env):
+    def agent(best):
+        logits = jnp.where(jnp.arange(9) == best, 9.0, 0.0)
+        return tz.Player(tz.MCTS(0, root=tz.PlainRoot(), temperature=0.0), lambda *_: (logits, jnp.float32(0)))
+
+    old, new = agent(2), agent(5)
+    game = tz.play.Game(env, [None, old])
+    first = game.suggest()
+    game.set_players([None, old])
+    assert game.suggest() is first and first.action == 2
+    game.set_players([new, old])
+    assert game.suggest().action == 5
+    known = tz.play.Game(env, [None, old], analyst=old)
+    first = known.suggest()
+    known.set_players([new, None])
+    assert known.suggest() is first, "the analyst stays"
+
+
 def test_an_agent_of_another_game_is_refused(env):
     other = tz.Player(tz.MCTS(4), lambda state, metadata, key: (jnp.zeros(7), jnp.float32(0)))
     with pytest.raises(ValueError, match="it is one of another game"):

@@ -16,6 +16,7 @@ import tz
 from tz._commands import training
 from tz._commands.main import main
 from tz.runs import run_settings, whole_run
+from tz.runs._folder_lock import folder_lock
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +31,9 @@ TINY = [
 
 
 def options(out, *more):
-    return ["train", "--out", str(out), *TINY, *more]
+    """Returns a command with the options of `TINY`, which those in `more` replace."""
+    rest = [word for pair in zip(TINY[::2], TINY[1::2], strict=True) if pair[0] not in more for word in pair]
+    return ["train", "--out", str(out), *rest, *more]
 
 
 def metrics(folder) -> list[dict]:
@@ -197,6 +200,41 @@ def test_a_fork_that_dies_early_goes_on_from_the_run_that_it_began_from(run, tmp
     assert [row["epoch"] for row in rows] == [4]
 
 
+def test_a_fork_that_is_killed_before_its_first_checkpoint_is_not_begun_from_a_new_network(run, tmp_path):
+    folder = tmp_path / "fork"
+    folder.mkdir()
+    settings = json.loads((run / "settings.json").read_text())
+    settings["run"] |= {"fork": str(run)}
+    (folder / "settings.json").write_text(json.dumps(settings))
+    with pytest.raises(SystemExit, match="found a fork in .*fork that ended before its first checkpoint"):
+        main(["resume", str(folder), "--cpu-devices", "8", "--epochs", "6"])
+
+
+def test_the_seed_of_a_fork_counts_if_it_is_another_one(run, tmp_path, monkeypatch):
+    seeds = []
+
+    def fork(*inputs, seed):
+        seeds.append(seed)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(whole_run, "fork", fork)
+    for more in [], ["--seed", "7"]:
+        with pytest.raises(SystemExit):
+            main(["fork", str(run), "--out", str(tmp_path / "f"), "--cpu-devices", "8", "--epochs", "5", *more])
+    assert seeds == [None, 7]
+
+
+def test_a_folder_belongs_to_one_process(run, tmp_path):
+    folder = tmp_path / "new"
+    with folder_lock(folder):
+        with pytest.raises(SystemExit, match=f"found that process {os.getpid()} trains in .*new, expected a folder"):
+            main(options(folder, "--epochs", "4"))
+        assert [path.name for path in folder.iterdir()] == [".lock"]
+    assert not folder.exists()
+    with folder_lock(run), pytest.raises(SystemExit, match="wait until it ends, or choose another folder"):
+        main(["resume", str(run), "--cpu-devices", "8", "--epochs", "6"])
+
+
 class LoopStateOfNothing:
     epoch = 0
 
@@ -272,7 +310,7 @@ def test_a_run_that_fails_before_it_learned_anything_leaves_nothing_that_refuses
         message = "No space left"
     fork = ["fork", str(run), "--out", str(folder), "--cpu-devices", "8", "--epochs", "5", *more]
     for _ in range(2):
-        with pytest.raises((SystemExit, OSError), match=message):
+        with pytest.raises(SystemExit, match=message):
             main(fork if is_fork else options(folder, "--epochs", "4", *more))
     assert not (folder / "settings.json").exists() and not (folder / "metrics.jsonl").exists()
 
@@ -285,7 +323,7 @@ def test_settings_on_a_full_disk_are_not_lost_when_a_run_is_resumed(run, monkeyp
         raise OSError("No space left on device")
 
     monkeypatch.setattr(type(run), "write_text", half)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(SystemExit, match="error: No space left"):
         main(["resume", str(run), "--cpu-devices", "8"])
     assert (run / "settings.json").read_bytes() == before
 

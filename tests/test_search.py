@@ -421,3 +421,49 @@ def test_kept_statistics_stay_with_their_actions_when_the_evaluator_changes():
     assert (before > 0).any() and (after >= before).all()
     rows = jax.vmap(lambda t, row: t.legal[row])(tables, kept.tree.state[:, 0])
     assert not after[~rows].any()
+
+
+@pytest.mark.filterwarnings("ignore:MCTS. found max_nodes=2")
+def test_visits_without_a_child_stay_with_their_actions_too():
+    """In a full tree, an edge has visits but no child. Its node is the root after a move, and has only itself."""
+    env, key = tz.from_pgx("tic_tac_toe"), jax.random.key(0)
+    mcts = tz.MCTS(8, max_nodes=2, max_actions=2, root=tz.PlainRoot())
+
+    def evaluator(sign):
+        return lambda state, metadata, key: (sign * jnp.arange(9, dtype=jnp.float32), jnp.float32(0))
+
+    position = env.init(key)
+    state = tz.search(mcts, env, evaluator(1), tz.init_search(mcts, *position), key=key)
+    action = jnp.argmax(state.tree.children[0] >= 0)  # among the kept actions
+    action = state.tree.actions[0, action].astype(jnp.int32)
+    kept = tz.advance(mcts, state, action, *env.step(position[0], action))
+    assert kept.tree.size == 1 and kept.root.visits.sum() > 0
+    after = tz.start_search(mcts, evaluator(-1), kept, key=key)
+    np.testing.assert_array_equal(after.root.visits, kept.root.visits)
+
+
+def test_python_numbers_of_an_evaluator_or_a_game_are_taken():
+    def metadata(state):
+        made = tz.StepMetadata(jnp.zeros(1), jnp.ones(2, bool), state > 3, jnp.int32(0))
+        object.__setattr__(made, "cur_player_id", 0)  # the type checks of the tests would refuse it
+        return made
+
+    def step(state, action):
+        return state + 1, metadata(state + 1)
+
+    start = jnp.int32(0), metadata(jnp.int32(0))
+    env = tz.Env(lambda key: start, step, lambda state: state, name="steps")
+    mcts, key = tz.MCTS(4), jax.random.key(0)
+    state = tz.search(mcts, env, lambda *position: (jnp.zeros(2), 0.0), tz.init_search(mcts, *start), key=key)
+    kept = tz.advance(mcts, state, jnp.int32(0), *step(start[0], 0))
+    assert kept.root.visits.sum() > 0
+
+
+def test_a_concentration_for_which_nothing_is_accepted_ends_and_is_seen():
+    with pytest.raises(ValueError, match="found alpha=inf, expected a finite number above 0"):
+        tz.Dirichlet(float("inf"))
+    logits, zeros = jnp.zeros(3), jnp.zeros(3)
+    node = tz.mcts.Node(logits, zeros.astype(int), zeros, jnp.float32(0), jnp.float32(0), jnp.float32(0))
+    alphas = jnp.array([jnp.inf, jnp.nan, -1.0, 0.0, 0.3])
+    noisy = jax.vmap(lambda alpha: tz.Dirichlet(alpha, 1.0).start(node, 1, key=jax.random.key(0))[0])(alphas)
+    np.testing.assert_array_equal(jnp.isfinite(noisy).all(1), [False, False, False, False, True])

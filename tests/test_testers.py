@@ -65,16 +65,29 @@ def test_the_elo_tester_rates_networks_and_anchors_on_two_scales(env):
 
 
 def test_games_cut_off_are_counted_and_rate_nobody(env):
-    cut = tz.OpponentTester(tz.random_player(), "random", num_games=8, opening_moves=0, max_moves=4)
-    evaluator = Skilled(jnp.float32(1))
-    _, metrics = cut.test(SMALL, env, evaluator, None, key=jax.random.key(0), mesh=MESH)
-    assert metrics["random_unfinished"] == 8 and metrics["random_score"] == 0.5
+    evaluator, options = Skilled(jnp.float32(1)), {"num_games": 8, "opening_moves": 0, "max_moves": 4}
+    for tester, name in (
+        (tz.OpponentTester(tz.random_player(), "random", **options), "random"),
+        (tz.TwoPlayerTester(**options), "best"),
+        (tz.matches.LadderTester((tz.random_player(),), **options), "ladder"),
+    ):
+        message = rf"found no finished game in the test '{name}' \(of 8 games, 8 cut off at max_moves=4\), expected"
+        inputs = SMALL, env, evaluator, tester.init(evaluator, mesh=MESH)
+        with pytest.warns(UserWarning, match=message):
+            _, metrics = tester.test(*inputs, key=jax.random.key(0), mesh=MESH)
+        missing = {name for name, value in metrics.items() if np.isnan(value)}
+        expected = {f"{name}_{end}" for end in ("score", "score_low", "score_high")}
+        assert missing == expected | ({"ladder_height"} if name == "ladder" else set())
+        assert metrics[f"{name}_unfinished"] == 8
+        assert metrics.get("best_replaced", 0) == metrics.get("ladder_rung", 0) == 0
     tester = tz.ApproxEloTester(2, 8, 2, anchors=(tz.random_player(),), opening_moves=0, max_moves=4)
-    with pytest.warns(UserWarning, match=r"no finished games .* zero of elo(_anchored)?, expected .* above 4"):
+    message = r"no finished games .* zero of elo(_anchored)? \(of 16 games, 16 cut off at max_moves=4\), expected"
+    with pytest.warns(UserWarning, match=message):
         state, metrics = tester.test(
             SMALL, env, evaluator, tester.init(evaluator, mesh=MESH), key=jax.random.key(0), mesh=MESH
         )
-    assert metrics == {} and int(state.size) == 2
+    names = {f"{name}{end}" for name in ("elo", "elo_anchored") for end in ("", "_low", "_high")}
+    assert metrics.keys() == names and np.isnan(list(metrics.values())).all() and int(state.size) == 2
     whole = tz.ApproxEloTester(2, NUM_GAMES, 1, anchors=(tz.random_player(),), opening_moves=2, max_moves=9)
     state, metrics = whole.test(SMALL, env, evaluator, state, key=jax.random.key(1), mesh=MESH)
     assert metrics["elo_low"] < metrics["elo"] < metrics["elo_high"], "the one without games does not stand in the way"

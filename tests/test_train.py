@@ -191,3 +191,21 @@ def test_batch_norm_trains_on_batch_statistics_and_searches_on_running_ones(batc
     alone = evaluator.predict(batch.observation[0])
     in_batch = jax.vmap(evaluator.predict)(batch.observation)
     np.testing.assert_allclose(alone[0], in_batch[0][0], atol=1e-5)  # a search does not depend on its batch
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda loss, parts: loss, "found a loss that returned an array of shape .*, expected a pair"),
+        (lambda loss, parts: (loss, [loss]), "found a loss that returned a tuple, expected a pair"),
+        (lambda loss, parts: (loss[None], parts), r"found a loss of shape \(1,\) for a sample, expected a scalar"),
+        (lambda loss, parts: (loss, {"aux": jnp.zeros(3)}), r"found a metric 'aux' of shape \(3,\)"),
+        (lambda loss, parts: (loss, {"loss": 2 * loss}), 'found a loss with a metric "loss", expected another name'),
+    ],
+)
+def test_a_loss_that_returns_something_else_is_refused(network, batch, change, message):
+    """A loss of shape [1] would become the sum over the batch, and a metric of that name would be the objective."""
+    optimizer = optax.sgd(0.1)
+    loss = lambda *inputs: change(*tz.az_loss(*inputs))
+    with pytest.raises(ValueError, match=message):
+        tz.train_step(optimizer, loss, tz.init_train(optimizer, network), batch)

@@ -130,8 +130,12 @@ def check_one(where: str, name: str, x: Any, ndim: int = 0) -> None:
 
 
 def check_one_key(where: str, key: Any) -> None:
-    """Raises `ValueError` for several keys in place of one."""
+    """Raises `ValueError` for several keys in place of one, and for a seed or anything else that is not a key."""
     is_typed = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    is_old = jnp.ndim(key) > 0 and getattr(key, "dtype", None) == jnp.uint32
+    if not is_typed and not is_old:
+        seed = key if isinstance(key, int) else "seed"
+        raise ValueError(f"{where}: found key={shown(key)}, expected a random key; write jax.random.key({seed}).")
     if jnp.ndim(key) > (0 if is_typed else 1):
         raise ValueError(
             f"{where}: found {'keys' if is_typed else 'old-style keys'} of shape {jnp.shape(key)}, expected a single "

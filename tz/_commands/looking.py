@@ -1,14 +1,13 @@
 """The commands that inspect runs and agents: `show`, `plot` and `match`."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
-from tz._commands.options import Parser, help_lines
+from tz._commands.options import Parser, help_lines, reader
 from tz.games._named_games import named_game
 from tz.games.env import Env
 from tz.matches.engines import AnyPlayer, GtpEngine
@@ -21,6 +20,7 @@ from tz.plot.learning import plot_learning
 from tz.runs.agent_files import agent_card, agent_game, load_agent
 from tz.runs.run_settings import saved_settings
 from tz.runs.screen import clock, result_text
+from tz.runs.sinks import metric_rows
 from tz.runs.test_choices import best_metric
 
 _SHOW = """\
@@ -91,7 +91,7 @@ def plot(arguments: Sequence[str]) -> None:
     if found["help"]:
         rows = {
             "--x NAME": "The horizontal axis: epoch, minutes, hours, games, moves, steps, or any metric. [epoch]",
-            "--out FILE": "The file for the picture. [learning.png in the first folder]",
+            "--out FILE": "The file for the picture; its folder is made. [learning.png in the first folder]",
         }
         print(_PLOT + "Options:\n" + help_lines(rows))
         return
@@ -101,6 +101,7 @@ def plot(arguments: Sequence[str]) -> None:
     figure = plot_learning(found["folders"][0] if len(runs) == 1 else runs, x=found["x"])
     first = found["folders"][0]
     out = found["out"] or (first if first.is_dir() else first.parent) / "learning.png"
+    out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=120)
     print(f"The picture is {out}.")
 
@@ -114,7 +115,7 @@ def match(arguments: Sequence[str]) -> None:
     parser.add_argument("players", nargs="*")
     parser.add_argument("--env")
     for name, default in {"games": 100, "simulations": 200, "opening-moves": 4, "max-moves": 1024, "seed": 0}.items():
-        parser.add_argument(f"--{name}", type=int, default=default)
+        parser.add_argument(f"--{name}", type=reader((int,)), default=default)
     found = parser.read(arguments)
     if found["help"]:
         rows = {
@@ -122,7 +123,7 @@ def match(arguments: Sequence[str]) -> None:
             "--simulations N": "The number of simulations of an agent for each move; 0 for its policy alone. [200]",
             "--opening-moves N": "The number of random moves that a game begins with, so that games differ. [4]",
             "--max-moves N": "The number of moves after which a game is cut off. [1024]",
-            "--seed N": "The seed of the openings and of the searches. [0]",
+            "--seed N": "The seed of the openings and of the searches, a number of 64 bits. [0]",
             "--env GAME": "The game. It is needed if no player is an agent, or for your own game.",
         }
         print(_MATCH + "Options:\n" + help_lines(rows))
@@ -165,11 +166,10 @@ def _lines(name: str, value: Any, indent: str) -> list[str]:
 def run_text(folder: pathlib.Path) -> str:
     """Returns a few lines about the progress of a run.
 
-    **Raises:** `ValueError` if there is no run in the folder.
+    **Raises:** `ValueError` if there is no run in the folder, or its metrics cannot be read.
     """
     recipe, settings = saved_settings(folder)
-    path = folder / "metrics.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    rows = _rows(folder / "metrics.jsonl")
     whole = f"{settings.epochs} epochs" if settings.minutes is None else f"{clock(60 * settings.minutes)} minutes"
     lines = [f"{folder}: a run of {recipe.env}, seed {settings.seed}, {whole} in all"]
     if not rows:
@@ -193,6 +193,20 @@ def run_text(folder: pathlib.Path) -> str:
             f"  checkpoints after epochs {', '.join(map(str, epochs))}; continue: python -m tz resume {folder}"
         )
     return "\n".join(lines)
+
+
+def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Reads the metrics of a run. A line that was cut off, for example while it is being written, is left out."""
+    try:
+        rows = metric_rows(path) if path.exists() else []
+        if wrong := [row for row in rows if not isinstance(row.get("epoch"), int)]:
+            raise ValueError(f"{str(wrong[0])[:80]} has no epoch")
+        return rows
+    except ValueError as error:
+        raise ValueError(
+            f"show: found lines in {path} that are not metrics of epochs ({error}), expected one JSON object for each "
+            "epoch; remove the other lines."
+        ) from error
 
 
 def _game_of(words: Sequence[str]) -> str:

@@ -50,7 +50,7 @@ def overview() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs a command. An error in its arguments ends the process with a message of one line.
+    """Runs a command. An error in its arguments or its files ends the process with a message of one line.
 
     **Arguments:** `arguments`, by default the arguments of the process.
 
@@ -72,6 +72,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # as with `| head`; Python must not fail again when it flushes stdout at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
+    except OSError as error:  # after BrokenPipeError, which is one of its kinds
+        raise SystemExit(f"error: {_system_text(name, error)}") from error
+
+
+def _system_text(command: str, error: OSError) -> str:
+    """Returns the message for an error of the system. Errors that tz raises itself have a message already."""
+    if error.strerror is None:
+        return str(error)
+    place = "" if error.filename is None else f" at {error.filename}"
+    return (
+        f"{command}: found an error of the system{place} ({error.strerror}), expected files that can be read and "
+        "written; check the path, its permissions and the free space."
+    )
 
 
 def unknown(name: str, rest: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import math
 import pathlib
 import re
 import shutil
@@ -14,6 +15,8 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
+
+_INT64 = range(-(2**63), 2**63)
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,9 +33,18 @@ class Parser(argparse.ArgumentParser):
     def read(self, arguments: Sequence[str]) -> dict[str, Any]:
         """Reads the arguments and returns the options that were given.
 
-        **Raises:** `ValueError` for an unknown option, or a value that an option does not take.
+        An option that takes several values may be repeated; its values are joined.
+
+        **Raises:** `ValueError` for an unknown option, a value that an option does not take, or another option that is
+        given twice.
         """
-        found, unknown = self.parse_known_args([_hyphens(word) for word in arguments])
+        words = [_hyphens(word) for word in arguments]
+        given = [word.partition("=")[0] for word in words]
+        for action in self._actions:
+            names = [name for name in given if name in action.option_strings]
+            if len(names) > 1 and action.nargs != "+":
+                self.error(f"found {' and '.join(names)}, expected this option once; leave out all but one")
+        found, unknown = self.parse_known_args(words)
         if unknown:
             known = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
             closest = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1, cutoff=0.6)
@@ -52,9 +64,9 @@ def add_fields(parser: argparse.ArgumentParser, cls: type, leave_out: Sequence[s
         if bool in kinds:
             options["action"] = argparse.BooleanOptionalAction
         elif any(typing.get_origin(kind) is tuple for kind in kinds):
-            options |= {"nargs": "+"}
+            options |= {"nargs": "+", "action": "extend"}
         else:
-            options["type"] = _reader(kinds)
+            options["type"] = reader(kinds)
         parser.add_argument(option_name(field.name), **options)
 
 
@@ -130,8 +142,12 @@ def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value).lower() if value is None else str(value)
 
 
-def _reader(kinds: tuple[Any, ...]) -> Callable[[str], Any]:
-    """Returns a function that reads a value of one of the types in `kinds`."""
+def reader(kinds: tuple[Any, ...]) -> Callable[[str], Any]:
+    """Returns a function that reads a value of one of the types in `kinds`.
+
+    It refuses whole numbers of more than 64 bits, since `jax.random.key` takes no larger seed, and numbers that are
+    not finite. Without `jax_enable_x64`, only the lowest 32 bits of a seed count.
+    """
     may_be_none, choices = types.NoneType in kinds, [x for kind in kinds for x in _choices(kind)]
     (kind, *_) = [kind for kind in kinds if kind is not types.NoneType]
 
@@ -144,12 +160,15 @@ def _reader(kinds: tuple[Any, ...]) -> Callable[[str], Any]:
             return text
         if kind in (str, pathlib.Path):
             return kind(text)
+        expected = "a whole number from -2**63 to 2**63 - 1" if kind is int else "a finite number"
         try:
-            return kind(text)
+            value = kind(text)
+            if value in _INT64 if kind is int else math.isfinite(value):
+                return value
         except ValueError:
             expected = "a whole number" if kind is int else "a number"
-            more = " or none" if may_be_none else ""
-            raise argparse.ArgumentTypeError(f"found {text!r}, expected {expected}{more}") from None
+        more = " or none" if may_be_none else ""
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected {expected}{more}")
 
     return read
 

@@ -2,12 +2,14 @@
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 
 from tz._commands.options import Parser, add_fields, as_option, field_rows, help_lines
+from tz.runs._optimizers import USUAL_RATES
 from tz.runs.game_recipes import game_recipe
 from tz.runs.gpu_graphs import use_gpu_graphs
 from tz.runs.recipes import Recipe
@@ -70,7 +72,7 @@ def train(arguments: Sequence[str]) -> None:
     settings = _run_settings({"out": pathlib.Path("runs") / env.replace(":", "."), **found})
     _prepare_devices(found, settings.seeds)
     device = device or ("cpu" if jax.default_backend() == "cpu" else "gpu")
-    recipe = dataclasses.replace(game_recipe(env, device), **_of(Recipe, found))
+    recipe = _changed(game_recipe(env, device), _of(Recipe, found))
     print(_recipe_text(recipe, device))
     _train(recipe, settings)
 
@@ -104,8 +106,11 @@ def fork(arguments: Sequence[str]) -> None:
     parser = _parser("fork", folder="of the run to begin from")
     found = parser.read(arguments)
     if found.pop("help"):
-        groups = _groups(Recipe(), RunSettings(pathlib.Path("runs/deeper"), minutes=60.0))
-        print(_page("fork FOLDER --out FOLDER", _FORK, groups))
+        settings = RunSettings(pathlib.Path("runs/deeper"), minutes=60.0)
+        rows = field_rows(settings, leave_out=(*_FIXED, "seeds")), field_rows(Recipe(), leave_out=("env",))
+        run, recipe = ({name: re.sub(r" \[[^]]*\]$", "", text) for name, text in group.items()} for group in rows)
+        groups = {"Options of the run": run | _only("--cpu-devices N", "--no-gpu-graphs")}
+        print(_page("fork FOLDER --out FOLDER", _FORK, groups | {"Options of the recipe": recipe}))
         return
     folder = _folder(found, "fork")
     recipe, run = saved_settings(folder)
@@ -218,6 +223,15 @@ def _recipe_text(recipe: Recipe, device: str) -> str:
     named = [name for name in names if name in shown or getattr(recipe, name) != getattr(default, name)]
     options = " ".join(as_option(name, getattr(recipe, name)) for name in named)
     return f"{recipe.env} on a {device.upper()}: {options}"
+
+
+def _changed(recipe: Recipe, options: dict[str, Any]) -> Recipe:
+    """Changes the recipe of a game. Another optimiser brings its usual learning rate, unless a rate is given."""
+    name = options.get("optimizer", recipe.optimizer)
+    if name != recipe.optimizer and "learning_rate" not in options:
+        options = {**options, "learning_rate": USUAL_RATES[name]}
+        print(f"--optimizer {name}: the learning rate is {USUAL_RATES[name]:g}, the usual one of this optimiser")
+    return dataclasses.replace(recipe, **options)
 
 
 def _train(recipe: Recipe, settings: RunSettings) -> None:

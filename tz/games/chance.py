@@ -12,6 +12,8 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from tz._arguments import check_ints, check_one, check_one_key
@@ -42,6 +44,17 @@ def is_to_draw(metadata: StepMetadata) -> Bool[Array, "..."]:
     """Returns whether nature is to move, in a state of a game with chance."""
     assert metadata.chance is not None  # `check_env` and `search` report this with the name of the game
     return jnp.any(metadata.chance > 0, axis=-1)
+
+
+def check_player_to_move(where: str, metadata: StepMetadata) -> None:
+    """Raises `ValueError` if nature is to move. Under `jax.jit`, where that is not known, it does nothing."""
+    if metadata.chance is None or isinstance(metadata.chance, Tracer):
+        return
+    if np.any(np.asarray(metadata.chance) > 0):  # jnp would trace even a known array
+        raise ValueError(
+            f"{where}: found a position in which nature is to move, expected one in which a player is to move; make "
+            "moves with tz.games.make_move, which draws nature's outcome, instead of env.step."
+        )
 
 
 Outcome = Callable[[PyTree, Int[Array, ""], PRNGKeyArray], tuple[PyTree, StepMetadata]]

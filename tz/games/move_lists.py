@@ -30,8 +30,10 @@ def play_moves(env: Env, moves: Int[Array, " T"], *, key: PRNGKeyArray | None = 
     """
     check_key("play_moves", env, key)
 
-    moves = jnp.asarray(moves)
+    moves = jnp.asarray(moves) if jnp.size(moves) else jnp.zeros(0, jnp.int32)
     check_one("play_moves", "moves", moves, 1)
+    if not jnp.issubdtype(moves.dtype, jnp.integer):
+        raise ValueError(f"play_moves: found moves of dtype {moves.dtype}, expected integers; cast them to int32.")
     key = jax.random.key(0) if key is None else key
     init_key, chance_key = (key, None) if env.outcome is None else split_with_chance(env, key, 1)
     no_draws = None if chance_key is None else jnp.int32(0)

@@ -53,8 +53,8 @@ def label_of(env: Env, state: PyTree, action: int) -> str:
 def find_move(env: Env, state: PyTree, action_mask: ArrayLike, text: str) -> int:
     """Finds the legal move that has the name that a user typed.
 
-    Spaces are ignored, and so is case, unless two names differ only by case. If the text is not the name of a legal
-    move, it may also be the number of a legal action.
+    Spaces are ignored, and so is case, unless two names differ only by case. If no action has this name, legal or not,
+    the text may also be the number of a legal action. So `"3"` is never column 4 of Connect Four, whose number is 3.
 
     **Arguments:**
 
@@ -83,7 +83,7 @@ def find_move(env: Env, state: PyTree, action_mask: ArrayLike, text: str) -> int
     if len(found) > 1:  # these names differ only by case, and the text matches none of them exactly
         choice = ", ".join(names[action] for action in found)
         raise ValueError(f"find_move: found {_short(text)!r}, expected one of {choice}; mind the case.")
-    if re.fullmatch(r"[0-9]{1,9}", wanted) and int(wanted) in names:
+    if re.fullmatch(r"0|[1-9][0-9]{0,8}", wanted) and int(wanted) in names and not _is_name(env, state, wanted):
         return int(wanted)
     raise ValueError(_no_such_move(env, state, names, text))
 
@@ -91,6 +91,12 @@ def find_move(env: Env, state: PyTree, action_mask: ArrayLike, text: str) -> int
 def without_spaces(name: str) -> str:
     """Returns a name as two names are compared."""
     return "".join(name.split())
+
+
+def _is_name(env: Env, state: PyTree, wanted: str) -> bool:
+    """Returns True if an action of the game, legal or not, has this name, which has no spaces."""
+    names = (label_of(env, state, action) for action in range(env.num_actions))
+    return any(without_spaces(name).lower() == wanted.lower() for name in names)
 
 
 def _short(text: str) -> str:
@@ -104,8 +110,7 @@ def _no_such_move(env: Env, state: PyTree, names: dict[int, str], text: str) -> 
             "not over; look at `terminated` first."
         )
     wanted = without_spaces(text[:200]).lower()
-    known = any(without_spaces(label_of(env, state, action)).lower() == wanted for action in range(env.num_actions))
-    problem = "which is not legal here" if known else "which names no move"
+    problem = "which is not legal here" if _is_name(env, state, wanted) else "which names no move"
     close = difflib.get_close_matches(wanted, [name.lower() for name in names.values()], n=3, cutoff=0.5)
     near = [name for name in names.values() if name.lower() in close]
     listed = [*near, *(name for name in names.values() if name not in near)][:_FEW]

@@ -110,7 +110,7 @@ class _StartsFrom(eqx.Module):
         share_key, index_key, init_key = jax.random.split(key, 3)
         index = jax.random.randint(index_key, (), 0, len(self.openings[1].terminated))
         given = _as_new(*jax.tree.map(lambda x: x[index], self.openings))
-        is_given = jax.random.bernoulli(share_key, self.fraction)
+        is_given = jax.random.bernoulli(share_key, jnp.float32(self.fraction))
         return jax.tree.map(lambda one, other: jnp.where(is_given, one, other), given, self.init(init_key))
 
 

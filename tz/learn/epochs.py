@@ -146,7 +146,7 @@ def fast_moves(config: TrainConfig, state: LoopState, num_moves: int) -> Bool[Ar
         return None
     # The key has four streams: 0 gradient steps, 1 testers, 2 fast moves, 3 games that replace lost ones.
     key = jax.random.fold_in(jax.random.fold_in(state.key, 2), state.games.step.max())
-    return jax.random.bernoulli(key, config.fast_fraction, (num_moves,))
+    return jax.random.bernoulli(key, jnp.float32(config.fast_fraction), (num_moves,))
 
 
 def num_simulations(config: TrainConfig, is_fast: Bool[Array, " T"] | None, num_moves: int) -> Int[Array, ""]:

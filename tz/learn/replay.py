@@ -243,7 +243,7 @@ class EpisodeReplayBuffer(eqx.Module):
         """
         check_ints("sample", num_samples=num_samples)
         check_one_key("sample", key)
-        self._check_capacity(state)
+        self._check_rings(state)
         num_known = eqx.error_if(
             state.num_known,
             self.num_known(state) == 0,
@@ -292,7 +292,7 @@ class EpisodeReplayBuffer(eqx.Module):
         **Raises:** `ValueError` if `S` does not divide `B` and `num_samples`, the rings have another capacity, or an
         unroll is longer than `max_unroll`.
         """
-        self._check_capacity(state)
+        self._check_rings(state)
         if unroll is not None:
             self._check_unroll(unroll)
         num_parts, num_games = keys.shape[0], state.position.shape[0]
@@ -305,6 +305,14 @@ class EpisodeReplayBuffer(eqx.Module):
         read = sample_at if unroll is None else functools.partial(unroll_at, unroll)
         samples = jax.vmap(lambda part, key: draw(part, num_samples // num_parts, key, window, read))(parts, keys)
         return jax.tree.map(lambda x: x.reshape(num_samples, *x.shape[2:]), samples)
+
+    def _check_rings(self, state: ReplayState) -> None:
+        if jnp.ndim(state.position) == 0:
+            raise ValueError(
+                "sample: found the ring of one game, expected rings with a leading axis of games; add the axis with "
+                "jax.tree.map(lambda x: x[None], state)."
+            )
+        self._check_capacity(state)
 
     def _check_unroll(self, unroll: int) -> None:
         check_ints("sample", unroll=unroll)

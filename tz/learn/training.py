@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from tz._arguments import shown
 from tz._promotion import standard_promotion
 from tz.learn.trajectory import Sample
 from tz.nn.layers import widened
@@ -19,7 +20,8 @@ from tz.nn.outputs import apply, cast_parameters, categorical_head, policy_and_v
 
 Metrics = dict[str, Float[Array, ""]]
 Loss = Callable[[PyTree, Any, Sample], tuple[Float[Array, ""], Metrics]]
-"""`(network, output, sample) -> (loss, metrics)`, for one sample; `output` is everything that the network returns."""
+"""`(network, output, sample) -> (loss, metrics)`, for one sample; `output` is everything that the network returns. The
+loss is a scalar, and `metrics` a dict of scalars with any names but "loss"."""
 
 _ADVICE = (
     "use an optimiser that needs one network and the gradient of a mean loss; optax.lookahead needs a pair of "
@@ -217,7 +219,8 @@ def train_step(
     - `value_outside`: for a categorical value head, the fraction of value targets outside its support.
 
     **Raises:** `ValueError` if the optimiser needs more than gradients, parameters and the mean loss of a batch, if the
-    network takes a key and there is none, or if the loss needs something that neither network nor sample has.
+    network takes a key and there is none, if the loss needs something that neither network nor sample has, or if it
+    does not return a scalar and a dict of scalars.
     """
 
     parameters, static = eqx.partition(state.network, eqx.is_inexact_array)
@@ -242,7 +245,7 @@ def train_step(
         )
         outputs, norm_state = call(batch.observation, keys, state.norm_state)
         losses, metrics = losses_of(loss, network, outputs, batch)
-        metrics, weight = {"loss": losses} | metrics, batch.weight
+        metrics, weight = metrics | {"loss": losses}, batch.weight
         metrics, means = jax.tree.map(
             lambda x: jnp.sum(weight * x.astype(weight.dtype)) / jnp.sum(weight),
             (metrics, jax.vmap(_of_targets)(batch)),
@@ -279,9 +282,13 @@ def _averaged(
 def losses_of(
     loss: Loss, network: PyTree, outputs: PyTree, batch: Sample
 ) -> tuple[Float[Array, " B"], dict[str, Float[Array, " B"]]]:
-    """Computes the loss of each sample. If it needs data that are missing, the error lists the data that exist."""
+    """Computes the loss and the metrics of each sample.
+
+    **Raises:** `ValueError` if the loss needs data that are missing, with a list of the data that exist, or if it does
+    not return a scalar and a dict of scalars.
+    """
     try:
-        return jax.vmap(loss, in_axes=(None, 0, 0))(network, outputs, batch)
+        returned = jax.vmap(loss, in_axes=(None, 0, 0))(network, outputs, batch)
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         shapes = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape[1:])}", (outputs, batch.extra, batch.end))
         shapes = [" ".join(str(x).split()) for x in shapes]
@@ -292,6 +299,24 @@ def losses_of(
             f"sample whose extra is {shapes[1]} and whose end is {shapes[2]}, expected a loss that uses only these; "
             f"make the network return the missing output, or let `record` or `record_end` add the missing data.{advice}"
         ) from error
+    if not isinstance(returned, tuple) or len(returned) != 2 or not isinstance(returned[1], dict):
+        raise ValueError(
+            f"train_step: found a loss that returned {shown(returned)}, expected a pair (loss, metrics); return the "
+            "loss with a dict of metrics, which may be empty: `return loss, {}`."
+        )
+    losses, metrics = returned
+    if "loss" in metrics:
+        raise ValueError(
+            'train_step: found a loss with a metric "loss", expected another name, since this is the name of the loss '
+            "itself; rename the metric."
+        )
+    for name, x in {"loss": losses, **metrics}.items():
+        if jnp.shape(x) != batch.weight.shape:
+            raise ValueError(
+                f"train_step: found {'a loss' if name == 'loss' else f'a metric {name!r}'} of shape {jnp.shape(x)[1:]} "
+                "for a sample, expected a scalar; use jnp.squeeze for an axis of size 1, or jnp.mean."
+            )
+    return losses, metrics
 
 
 def _update(

@@ -19,7 +19,7 @@ _LONGEST_LINE = 65_536  # bytes, so that an engine that never ends its line cann
 
 
 class EngineError(Exception):
-    """Raised when an engine cannot continue: it ended, gave no answer in time, or wrote something that is not GTP."""
+    """Raised when an engine cannot start or continue: it ended, was too slow, or wrote something that is not GTP."""
 
 
 class RefusedError(Exception):
@@ -52,6 +52,8 @@ class GtpProcess:
     """Runs one engine process. `close` ends and reaps it in any state, and so does leaving a `with` block.
 
     Two threads read its standard output and standard error, since an engine that writes to a full pipe would block.
+
+    **Raises:** `EngineError` if the program cannot be started, and the errors of `words_of`.
     """
 
     def __init__(self, command: str, timeout: float):
@@ -59,13 +61,20 @@ class GtpProcess:
         self._last_lines: collections.deque[str] = collections.deque(maxlen=_NUM_LAST_LINES)
         self._answers: queue.Queue[str | None] = queue.Queue(maxsize=10_000)
         self._closed = threading.Event()
-        self._process = subprocess.Popen(
-            words_of(command),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # `close` can kill its children too, and Ctrl+C reaches only Python
-        )
+        words = words_of(command)
+        try:
+            self._process = subprocess.Popen(
+                words,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,  # `close` can kill its children too, and Ctrl+C reaches only Python
+            )
+        except OSError as error:
+            raise EngineError(
+                f"{command}: found that {words[0]} cannot be started ({error.strerror}), expected a program, or a "
+                "script that begins with #! and its interpreter; name the interpreter first, as in `python3 engine.py`"
+            ) from error
         pipes = (self._process.stdout, True), (self._process.stderr, False)
         self._readers = [threading.Thread(target=self._read, args=pipe, daemon=True) for pipe in pipes]
         for reader in self._readers:

@@ -20,7 +20,15 @@ from tz.games.env import Env, StepMetadata
 from tz.games.openings import opening_with_moves
 from tz.matches._playing import Games, MatchResult, both_sides, interleaved, make_moves, search_side
 from tz.matches._seats import Answer, EngineSeat, FunctionSeat, Move, Question
-from tz.matches.engines import AnyPlayer, GtpEngine, HostPlayer, check_engine, colours, name_of
+from tz.matches.engines import (
+    AnyPlayer,
+    GtpEngine,
+    HostPlayer,
+    check_engine,
+    check_one_process,
+    colours,
+    name_of,
+)
 from tz.matches.players import Player, check_player
 
 
@@ -73,12 +81,8 @@ def _check(env: Env, players: tuple[AnyPlayer, AnyPlayer], key: Any, openings: A
             "play_match: found a player that is not JAX in a traced call, expected a call on the host; make it outside "
             "of jax.jit and jax.vmap."
         )
-    if jax.process_count() > 1:
-        raise ValueError(
-            f"play_match: found a player that is not JAX and {jax.process_count()} processes, expected one process; "
-            "play the match in a program that has one process."
-        )
     for player in players:
+        check_one_process("play_match", player)
         check_engine("play_match", env, player)
         if isinstance(player, GtpEngine) and openings is not None:
             raise ValueError(

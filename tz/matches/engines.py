@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import numpy as np
 from jaxtyping import PyTree
 
@@ -117,6 +118,15 @@ def check_engine(where: str, env: Env, player: Any) -> None:
         raise ValueError(
             f"{where}: found an engine for {env.name}, a game with chance, expected one without, as GTP has no dice; "
             "play against a tz.Player or a tz.matches.HostPlayer."
+        )
+
+
+def check_one_process(where: str, player: AnyPlayer) -> None:
+    """Raises `ValueError` if a player that is not JAX would play in a program of several processes."""
+    if jax.process_count() > 1 and not isinstance(player, Player):
+        raise ValueError(
+            f"{where}: found a player that is not JAX and {jax.process_count()} processes, expected one process; "
+            "play its matches in a program that has one process."
         )
 
 

@@ -1,5 +1,6 @@
 """Measures the newest network during training, by matches against opponents."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -56,7 +57,8 @@ class Tester(Protocol):
         - `key`: decides everything random in the test.
         - `mesh`: the devices of the training loop.
 
-        **Returns:** the next state, and the metrics by name, as floats.
+        **Returns:** the next state, and the metrics by name, as floats: NaN for a metric that has no value in this
+            test, such as a score without a finished game.
         """
         ...
 
@@ -65,12 +67,34 @@ class Tester(Protocol):
 _interval = eqx.filter_jit(MatchResult.interval)
 
 
-def _metrics(name: str, match: MatchResult) -> TesterMetrics:
-    """Returns the metrics of a match, whose names begin with `name`."""
+def _metrics(tester: Any, match: MatchResult) -> TesterMetrics:
+    """Returns the metrics of a match of a tester. The score and its interval are NaN if no game is finished."""
     counts: dict[str, Any] = {"score": match.score, "wins": match.wins, "draws": match.draws, "losses": match.losses}
     counts["unfinished"] = jnp.sum(~match.finished)
     counts["score_low"], counts["score_high"] = _interval(match)
-    return {f"{name}_{key}": float(value) for key, value in counts.items()}
+    if int(counts["unfinished"]) == len(match.finished):
+        counts |= dict.fromkeys(("score", "score_low", "score_high"), math.nan)
+        warnings.warn(
+            f"{type(tester).__name__}: found no finished game in the test {tester.name!r} "
+            f"({_unfinished([match], tester.max_moves)}), expected some to score it by; raise max_moves, so that games "
+            "end, or check the opponent. The score of this test is NaN.",
+            stacklevel=3,
+        )
+    return {f"{tester.name}_{key}": float(value) for key, value in counts.items()}
+
+
+def _unfinished(matches: Sequence[MatchResult], max_moves: int) -> str:
+    """Says for a warning how many games of some matches are not finished, and why."""
+    num_games = sum(len(match.finished) for match in matches)
+    num_unfinished = sum(int(jnp.sum(~match.finished)) for match in matches)
+    num_spoilt = sum(len(match.failures) for match in matches)
+    num_over = sum(int(jnp.sum(match.opening[1].terminated)) for match in matches)
+    reasons = {
+        f"cut off at max_moves={max_moves}": num_unfinished - num_spoilt - num_over,
+        "spoilt by an engine or a function": num_spoilt,
+        "over before their first move": num_over,
+    }
+    return f"of {num_games} games, " + ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
 
 
 def _check_players(where: str, name: str, players: Sequence[AnyPlayer]) -> None:
@@ -104,7 +128,8 @@ class OpponentTester(eqx.Module):
     - `{name}_score`: the points (1 for a win, 0.5 for a draw) per finished game, with its 95 % interval from
         `{name}_score_low` to `{name}_score_high`.
     - `{name}_wins`, `{name}_draws`, `{name}_losses`: numbers of finished games, for the newest network.
-    - `{name}_unfinished`: the number of games that are not finished, see [`tz.matches.MatchResult`][].
+    - `{name}_unfinished`: the number of games that are not finished, see [`tz.matches.MatchResult`][]. If no game is
+        finished, there is a warning, and the score and its interval are NaN.
 
     **Raises:** `ValueError` if `opponent` is not a player, or `num_games` is odd or not positive.
     """
@@ -139,7 +164,7 @@ class OpponentTester(eqx.Module):
         self, mcts: MCTS, env: Env, evaluator: Evaluator, state: PyTree, *, key: PRNGKeyArray, mesh: Mesh
     ) -> tuple[PyTree, TesterMetrics]:
         """Plays the match; returns the state, None, and the metrics."""
-        return state, _metrics(self.name, self.match(mcts, env, evaluator, key=key, mesh=mesh))
+        return state, _metrics(self, self.match(mcts, env, evaluator, key=key, mesh=mesh))
 
 
 class TwoPlayerTester(eqx.Module):
@@ -180,7 +205,7 @@ class TwoPlayerTester(eqx.Module):
         options = _match_options(self)
         match = play_match(env, Player(mcts, evaluator), Player(mcts, state), key=key, mesh=mesh, **options)
         better = bool(match.score > 0.5)
-        metrics = _metrics(self.name, match) | {f"{self.name}_replaced": float(better)}
+        metrics = _metrics(self, match) | {f"{self.name}_replaced": float(better)}
         return _copy(evaluator) if better else state, metrics
 
 
@@ -223,7 +248,8 @@ class ApproxEloTester(eqx.Module):
     - `opening_moves`, `max_moves`: as in [`tz.play_match`][].
     - `name`: the beginning of the names of the metrics.
 
-    **Metrics:** a rating is missing, with a warning, if no finished games connect the newest network to its zero.
+    **Metrics:** a rating and its interval are NaN, with a warning, if no finished games connect the newest network to
+    the zero of the rating.
 
     - `{name}`: the rating among networks, with its 95 % interval from `{name}_low` to `{name}_high`.
     - `{name}_anchored`: with anchors, the anchored rating, with its 95 % interval from `{name}_anchored_low` to
@@ -268,31 +294,36 @@ class ApproxEloTester(eqx.Module):
         opponents |= dict(enumerate(self.anchors))
         wins, draws, newest = np.array(state.wins), np.array(state.draws), num_anchors + size
         options: dict[str, Any] = {"opening_moves": self.opening_moves, "max_moves": self.max_moves, "mesh": mesh}
+        matches = []
         for index, opponent in opponents.items():
             match_key = jax.random.fold_in(key, index)
             agent, num_games = Player(mcts, evaluator), self.games_per_opponent
             match = play_match(env, agent, opponent, num_games=num_games, key=match_key, **options)
+            matches.append(match)
             wins[newest, index], wins[index, newest] = int(match.wins), int(match.losses)
             draws[newest, index] = draws[index, newest] = int(match.draws)
         networks = slice(num_anchors, newest + 1)
-        metrics, leagues = {}, {self.name: [x[networks, networks] for x in (wins, draws)]}
+        metrics: TesterMetrics = {}
+        leagues = {self.name: [x[networks, networks] for x in (wins, draws)]}
         if self.anchors:  # the untrained network has played against no anchor, so it is left out
             rows = np.r_[:num_anchors, num_anchors + 1 : newest + 1]
             counts = np.logical_or.outer(rows < num_anchors, rows < num_anchors)
             leagues[f"{self.name}_anchored"] = [counts * x[np.ix_(rows, rows)] for x in (wins, draws)]
         for name, results in leagues.items():
-            met = connected(*results)
-            if not met[-1]:
+            met, found = connected(*results), (math.nan,) * 3
+            if met[-1]:
+                ratings = fit_elo(*(x[met][:, met] for x in results))
+                found = ratings.elo[-1], ratings.low[-1], ratings.high[-1]
+            else:
                 warnings.warn(
-                    f"ApproxEloTester: found no finished games that connect the newest network to the zero of {name}, "
-                    f"expected some to rate it by; raise max_moves above {self.max_moves}, so that games end.",
+                    f"ApproxEloTester: found no finished games that connect the newest network to the zero of {name} "
+                    f"({_unfinished(matches, self.max_moves)}), expected some to rate it by; raise max_moves, so that "
+                    "games end, or check the anchors. This rating is NaN.",
                     stacklevel=2,
                 )
-                continue
-            ratings = fit_elo(*(x[met][:, met] for x in results))
-            metrics |= {name: ratings.elo[-1], f"{name}_low": ratings.low[-1], f"{name}_high": ratings.high[-1]}
-        state = EloState(pool, state.size + 1, jnp.asarray(wins), jnp.asarray(draws))
-        return state, {name: float(value) for name, value in metrics.items()}
+            names = name, f"{name}_low", f"{name}_high"
+            metrics |= dict(zip(names, map(float, found), strict=True))
+        return EloState(pool, state.size + 1, jnp.asarray(wins), jnp.asarray(draws)), metrics
 
     def _make_room(self, state: EloState) -> EloState:
         """Drops the oldest trained network of a full pool; the untrained one, the zero of the ratings, stays."""
@@ -330,7 +361,7 @@ class LadderTester(eqx.Module):
 
     - `{name}_rung`: the number of rungs climbed so far.
     - `{name}_height`: that number plus the score against the next opponent, or plus 0.5 if the next opponent is the
-        network itself.
+        network itself. It is NaN if the score is.
 
     **Raises:** `ValueError` if `rungs` is empty or holds anything but players, `num_games` is odd or not positive, or
     `threshold` is out of range.
@@ -380,9 +411,13 @@ class LadderTester(eqx.Module):
                 best = _copy(evaluator)
             rung += climbs
             climbs &= rung < len(self.rungs)
-        height = rung + (0.5 if match.score > self.threshold else float(match.score))  # 0.5: the next is itself
-        metrics = {f"{self.name}_rung": float(rung), f"{self.name}_height": height}
-        return (jnp.int32(rung), best), metrics | _metrics(self.name, match)
+        metrics = _metrics(self, match)
+        score = 0.5 if match.score > self.threshold else metrics[f"{self.name}_score"]  # 0.5: the next is itself
+        return (jnp.int32(rung), best), {
+            f"{self.name}_rung": float(rung),
+            f"{self.name}_height": rung + score,
+            **metrics,
+        }
 
 
 def _copy(evaluator: Evaluator) -> Evaluator:

@@ -18,7 +18,7 @@ def evaluate(
     mcts: MCTS, evaluator: Callable[..., Any], env_state: PyTree, metadata: StepMetadata, key: PRNGKeyArray
 ) -> tuple[Float[Array, " A"], Float[Array, ""]]:
     """Returns the evaluator's logits, -inf where illegal, and its value, which is 0 if the game is over."""
-    logits, value = evaluator(env_state, metadata, key)
+    logits, value = map(jnp.asarray, evaluator(env_state, metadata, key))
     if logits.shape != metadata.action_mask.shape or value.shape != ():
         raise ValueError(
             f"search: found an evaluator that returned logits of shape {logits.shape} and a value of shape "

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from tz._arguments import check_one
 from tz.mcts._any_game import any_game
 from tz.mcts.selectors import best_action
 from tz.mcts.tree import Tree
@@ -35,9 +36,10 @@ def root_returns(
     **Returns:** `count`, `mean` and `variance` of the returns, `[A]` each, for the player to move at the root. The
     variance is unbiased, and 0 for fewer than two returns.
 
-    **Raises:** `ValueError` for a tree of a game with chance, where a terminal node would count for all visits of its
-    edge, whatever their outcome.
+    **Raises:** `ValueError` for the trees of several games, and for a tree of a game with chance, where a terminal node
+    would count for all visits of its edge, whatever their outcome.
     """
+    check_one("root_returns", "tree.size", tree.size)
     if tree.chance is not None:
         raise ValueError(
             "root_returns: found a tree of a game with chance, expected one without, since the visits of each outcome "

@@ -5,6 +5,7 @@ A root policy has four methods, see [`tz.mcts.RootPolicy`][]. Root policies that
 """
 
 import abc
+import math
 from collections.abc import Callable
 
 import equinox as eqx
@@ -149,9 +150,10 @@ def _log_gamma(key: PRNGKeyArray, alpha: Float[Array, ""], shape: tuple[int, ...
         accept = (v > 0) & (jnp.log(uniform) < normal**2 / 2 + d - d * v + d * new)
         return key, accepted | accept, jnp.where(accepted, log_v, new)
 
-    carry = key, jnp.zeros(shape, bool), jnp.zeros(shape, alpha.dtype)
+    is_usable = (alpha > 0) & (alpha < jnp.inf)  # otherwise no draw would ever be accepted
+    carry = key, jnp.full(shape, ~is_usable), jnp.zeros(shape, alpha.dtype)
     _, _, log_v = lax.while_loop(lambda carry: any_game(~jnp.all(carry[1])), draw, carry)
-    return jnp.log(d) + log_v + boost
+    return jnp.where(is_usable, jnp.log(d) + log_v + boost, jnp.nan)
 
 
 class Dirichlet(RootPolicy):
@@ -163,8 +165,8 @@ class Dirichlet(RootPolicy):
 
     **Fields:**
 
-    - `alpha`: the concentration, above 0. The paper uses 0.3 in chess and 0.03 in Go, about 10 divided by the usual
-        number of legal moves.
+    - `alpha`: the concentration, above 0 and finite. The paper uses 0.3 in chess and 0.03 in Go, about 10 divided by
+        the usual number of legal moves. An array out of this range makes the prior NaN.
     - `epsilon`: the fraction of noise in the mixture, from 0 to 1.
 
     **Raises:** `ValueError` if a number is out of its range.
@@ -177,8 +179,10 @@ class Dirichlet(RootPolicy):
     epsilon: float | Float[Array, ""] = 0.25
 
     def __check_init__(self):
-        if isinstance(self.alpha, int | float) and not self.alpha > 0:
-            raise ValueError(f"Dirichlet: found alpha={self.alpha}, expected a number above 0; the default is 0.3.")
+        if isinstance(self.alpha, int | float) and not 0 < self.alpha < math.inf:
+            raise ValueError(
+                f"Dirichlet: found alpha={self.alpha}, expected a finite number above 0; the default is 0.3."
+            )
         if isinstance(self.epsilon, int | float) and not 0 <= self.epsilon <= 1:
             raise ValueError(
                 f"Dirichlet: found epsilon={self.epsilon}, expected a number from 0 to 1; the default is 0.25."

@@ -131,10 +131,16 @@ class MCTS(eqx.Module):
 
 
 def check_settings(mcts: MCTS, metadata: StepMetadata) -> None:
-    """Raises `ValueError` for settings that do not fit a game with chance.
+    """Raises `ValueError` for settings that do not fit a game with chance, or a model with a discount.
 
-    In such a game, one simulation sees one of several outcomes of an edge, and its return is not the value of the edge.
+    In a game with chance, one simulation sees one of several outcomes of an edge, and its return is not the value of
+    the edge.
     """
+    if mcts.solve and metadata.discount is not None:
+        raise ValueError(
+            "MCTS: found solve=True and a model with a discount, expected no discount, since only a value of exactly "
+            "1 or -1 is a proof; leave solve False, or the discount None."
+        )
     if metadata.chance is None:
         return
     advice = None
@@ -197,7 +203,8 @@ def on_trees_of(mcts: MCTS, fast_mcts: MCTS) -> MCTS:
     """
     if fast_mcts.max_nodes is None:
         fast_mcts = dataclasses.replace(fast_mcts, max_nodes=mcts.num_nodes)
-    for name in ("num_nodes", "max_actions", "persist_tree"):
+    # Without `solve`, a search may store values of 1 and -1 that are no proofs.
+    for name in ("num_nodes", "max_actions", "persist_tree", "solve"):
         found, expected = getattr(fast_mcts, name), getattr(mcts, name)
         name = "max_nodes" if name == "num_nodes" else name
         if found != expected:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from tz._arguments import check_evaluator, check_one_game, check_one_key
 from tz._arrays import strong
-from tz.games.chance import check_nature
+from tz.games.chance import check_nature, check_player_to_move
 from tz.games.env import Env, StepMetadata
 from tz.mcts._evaluation import evaluate, largest, log_prior
 from tz.mcts._leaves import add_leaf, choose_edge, choose_edges, expand_edge
@@ -44,7 +44,11 @@ class SearchState(eqx.Module):
 
     @property
     def root(self) -> Node:
-        """The root's statistics, over all actions of the game."""
+        """The root's statistics, over all actions of the game.
+
+        **Raises:** `ValueError` for the states of several games.
+        """
+        check_one_game("SearchState.root", self.metadata)
         node = self.tree.node(jnp.int32(0))
         logits, visits, q = self.spread(node.logits, -jnp.inf), self.spread(node.visits, 0), self.spread(node.q, 0.0)
         return Node(logits, visits, q, node.raw_value, node.q_low, node.q_high)
@@ -76,20 +80,16 @@ def init_search(
     **Returns:** the search state, ready for [`tz.search`][].
 
     **Raises:** `ValueError` for a game of more than two players or with fewer actions than `max_actions`, for a model
-    whose root does not fit the game, for `solve` with a model that discounts, and for settings that a game with chance
-    does not allow.
+    whose root does not fit the game, for `solve` with a model that discounts, for settings that a game with chance
+    does not allow, and, outside of `jax.jit`, for a position in which nature is to move.
     """
     check_one_game("init_search", metadata)
+    check_player_to_move("init_search", metadata)
     env_state, metadata = root_of(model, env_state, metadata)
     if metadata.rewards.shape[0] > 2:
         raise ValueError(
             f"init_search: found a game whose rewards have {metadata.rewards.shape[0]} entries, expected one or two "
             "players, since values are negated between two opponents; this game cannot be searched."
-        )
-    if mcts.solve and metadata.discount is not None:
-        raise ValueError(
-            "MCTS: found solve=True and a model with a discount, expected no discount, since only a value of exactly "
-            "1 or -1 is a proof; leave solve False, or the discount None."
         )
     check_settings(mcts, metadata)
     num_actions = metadata.action_mask.shape[0]
@@ -117,8 +117,10 @@ def _with_root_prior(mcts: MCTS, tree: Tree, logits: Float[Array, " A"]) -> Tree
     """Returns the tree with a new prior at its root, and with the actions that the root keeps."""
     actions = largest(mcts, logits)
     if actions is not None and tree.actions is not None:
-        # A root with children keeps its actions, since its statistics and children are stored in their order.
-        actions = jnp.where(tree.size > 1, tree.actions[0], actions)
+        # A root with children or visits keeps its actions, since their statistics are stored in their order. (In a full
+        # tree, an edge may have visits and no child.)
+        is_searched = (tree.size > 1) | jnp.any(tree.visits[0] > 0)
+        actions = jnp.where(is_searched, tree.actions[0], actions)
         tree = eqx.tree_at(lambda tree: tree.actions, tree, tree.actions.at[0].set(actions))
     return eqx.tree_at(lambda tree: tree.logits, tree, tree.logits.at[0].set(log_prior(logits, actions)))
 
@@ -176,6 +178,7 @@ def start_search(mcts: MCTS, evaluator: Evaluator, state: SearchState, *, key: P
     """
     check_one_game("start_search", state.metadata)
     check_one_key("start_search", key)
+    check_settings(mcts, state.metadata)
     check_trees(mcts, state)
     evaluate_key, root_key = jax.random.split(key)
     env_state = jax.tree.map(lambda x: x[0], state.tree.state)
@@ -304,17 +307,17 @@ def advance(
 
     **Returns:** a search state whose root is the new position, ready for [`tz.search`][].
 
-    **Raises:** `ValueError` if the state was made with other settings, or if the position does not have the shapes and
-    dtypes of the states in the tree.
+    **Raises:** `ValueError` if the state was made with other settings, if the position does not have the shapes and
+    dtypes of the states in the tree, or, outside of `jax.jit`, if nature is to move in it.
     """
     check_one_game("advance", metadata)
+    check_player_to_move("advance", metadata)
     if not mcts.persist_tree:
         return init_search(mcts, env_state, metadata, model=model)
     check_trees(mcts, state)
     child = state.spread(state.tree.children[0], -1)[action]
     tree, child = state.tree, jnp.where(reset, -1, child)
-    if isinstance(model, Model):
-        env_state, metadata = root_of(model, env_state, metadata)
+    env_state, metadata = root_of(model, *strong((env_state, metadata)))
     check_position(tree, env_state)
     if tree.chance is not None:
         child = tree.chance.child_with_state(child, tree.state, env_state)

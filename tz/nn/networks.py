@@ -7,9 +7,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
-from tz._arguments import check_ints
+from tz._arguments import check_ints, shown
 from tz.nn.layers import NORMS, ConvNorm, Linear
 from tz.nn.value_heads import CategoricalPrediction, TanhValue, ValueHead, check_value_head
 
@@ -36,6 +37,16 @@ def _check_at_least(least: int, **sizes: int) -> None:
     for name, size in sizes.items():
         if size < least:
             raise ValueError(f"network: found {name}={size}, expected at least {least}; raise it.")
+
+
+def _checked_shape(where: str, shape: Any) -> tuple[int, ...]:
+    """Returns a shape as a tuple of ints; raises `ValueError` for an observation, or anything else, in place of it."""
+    if not isinstance(shape, tuple | list) or not all(isinstance(size, int | np.integer) for size in shape):
+        raise ValueError(
+            f"{where}: found observation_shape={shown(shape)}, expected a tuple of ints; write env.observation.shape. "
+            "Observations of several arrays need a network of your own."
+        )
+    return tuple(map(int, shape))
 
 
 class AZResNet(eqx.Module):
@@ -102,9 +113,10 @@ class AZResNet(eqx.Module):
         **Raises:** `ValueError` if a size is too small, the observation does not have three axes, the norm is unknown,
         or `value_head` is not a value head.
         """
+        observation_shape = _checked_shape("AZResNet", observation_shape)
         if len(observation_shape) != 3:
             raise ValueError(
-                f"AZResNet: found observation_shape={tuple(observation_shape)}, expected (H, W, C); add an axis for "
+                f"AZResNet: found observation_shape={observation_shape}, expected (H, W, C); add an axis for "
                 "the channels in env.observe, or use tz.MLP, which takes any shape."
             )
         if norm not in NORMS:
@@ -220,8 +232,8 @@ class MLP(eqx.Module):
         _check_at_least(0, depth=depth)
         _check_at_least(1, width=width, num_actions=num_actions)
         check_value_head("MLP", value_head)
-        self.observation_shape = tuple(observation_shape)
-        sizes = [math.prod(observation_shape)] + depth * [width]
+        self.observation_shape = _checked_shape("MLP", observation_shape)
+        sizes = [math.prod(self.observation_shape)] + depth * [width]
         *keys, policy_key, value_key = (jax.random.fold_in(key, index) for index in range(depth + 2))
         self.hidden = tuple(Linear(*pair, key=k) for pair, k in zip(itertools.pairwise(sizes), keys, strict=True))
         self.policy_linear = Linear(sizes[-1], num_actions, key=policy_key)

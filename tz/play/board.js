@@ -98,7 +98,7 @@ export function mount(root, ask) {
 
   const tools = make(side, "div", "card");
   const first = make(tools, "div", "row");
-  const fresh = button(first, "New game", () => send({ do: "new", ...settings() }), "new", "main");
+  const fresh = button(first, "New game", () => send({ do: "new" }), "new", "main");
   const undo = button(first, "Undo", () => send({ do: "undo" }), "undo");
   const resign = button(first, "Resign", () => send({ do: "resign" }), "resign");
   const second = make(tools, "div", "row");
@@ -131,29 +131,40 @@ export function mount(root, ask) {
   let busy = false;
   let chosen = [];
   let late = 0;
-
-  function settings() {
-    return { person: person.value, simulations: Number(simulations.value) };
-  }
+  const later = new Map(); // what was clicked during an answer, the newest message of each kind
+  const numbers = new Set([8, 32, 64, 200, 400, 800]);
 
   async function send(message) {
-    if (busy) return;
+    if (busy) {
+      if (["move", "reply"].includes(message.do)) return;
+      const merged = { ...later.get(message.do), ...message };
+      later.delete(message.do);
+      later.set(message.do, merged);
+      return;
+    }
     busy = true;
+    let failed = false;
+    clearTimeout(late);
     chosen = [];
     const slow = setTimeout(() => waitFor(message), 150);
     try {
       const stays = message.do === "view" || message.do === "resign";
       const asked = { overlay: overlay.checked, ...(stays && view ? { at: view.at } : {}), ...message };
       show(await ask(asked));
+      failed = Boolean(view.error);
     } catch (reason) {
+      failed = true;
       error.textContent = "The game cannot be reached: " + (reason.message || reason);
     } finally {
       clearTimeout(slow);
       busy = false;
       root.dataset.busy = "";
     }
-    if (view && view.waiting && !view.error && message.do !== "view") {
-      clearTimeout(late);
+    const [next] = later.values();
+    if (next) {
+      later.delete(next.do);
+      send(next);
+    } else if (view && view.waiting && !(failed && message.do === "reply")) {
       late = setTimeout(() => send({ do: "reply" }), view.person === "nobody" ? 350 : 30);
     }
   }
@@ -304,13 +315,14 @@ export function mount(root, ask) {
       : { first: "yourself", nobody: "nobody" };
     const options = Object.entries(choices).map(([value, text]) => new Option(text, value, false, value === view.person));
     person.replaceChildren(...options);
-    const numbers = [...new Set([8, 32, 64, 200, 400, 800, view.simulations])].sort((a, b) => a - b);
-    simulations.replaceChildren(...numbers.map((n) => new Option(n, n, false, n === view.simulations)));
+    numbers.add(view.simulations);
+    const sorted = [...numbers].sort((a, b) => a - b);
+    simulations.replaceChildren(...sorted.map((n) => new Option(n, n, false, n === view.simulations)));
   }
 
   overlay.onchange = () => send({ do: "view" });
-  person.onchange = () => send({ do: "settings", ...settings() });
-  simulations.onchange = () => send({ do: "settings", ...settings() });
+  person.onchange = () => send({ do: "settings", person: person.value });
+  simulations.onchange = () => send({ do: "settings", simulations: Number(simulations.value) });
   root.addEventListener("keydown", (event) => {
     const name = { ArrowLeft: "left", ArrowRight: "right", ArrowUp: "up", ArrowDown: "down" }[event.key];
     if (!name || !view || ["SELECT", "INPUT"].includes(event.target.tagName)) return;

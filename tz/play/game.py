@@ -88,7 +88,7 @@ class Game:
         self._key = jax.random.key(0) if key is None else key
         self._fixed_start = position
         self._analyst = analyst
-        self._analyses: dict[tuple[int, int | None], Analysis] = {}
+        self._analyses: dict[tuple[int, int | None], tuple[Player, Analysis]] = {}
         self._resigned: int | None = None
         self._checked: list[Player] = []
         self._engines: list[OneGameEngine | None] = []
@@ -303,7 +303,7 @@ class Game:
         return tuple(made)
 
     def suggest(self, *, num_simulations: int | None = None) -> Analysis:
-        """Asks the analyst about the current position. The same question again has the same answer.
+        """Asks the analyst about the current position. The same question to the same agent has the same answer.
 
         **Arguments:** `num_simulations`, by default as many as in the analyst's settings.
 
@@ -315,10 +315,12 @@ class Game:
         agents = [player for player in (self._analyst, *self.players) if isinstance(player, Player)]
         if not agents:
             raise ValueError("Game.suggest: found no agent, expected one to ask; give Game(..., analyst=agent).")
-        place = len(self._turns), num_simulations
-        if place not in self._analyses:
-            self._analyses[place] = self._ask(agents[0], num_simulations)
-        return self._analyses[place]
+        agent, place = agents[0], (len(self._turns), num_simulations)
+        asked, analysis = self._analyses.get(place, (None, None))
+        if analysis is None or asked is not agent:  # other players may have taken their places
+            analysis = self._ask(agent, num_simulations)
+            self._analyses[place] = agent, analysis
+        return analysis
 
     def _ask(self, player: Player, num_simulations: int | None) -> Analysis:
         key = jax.random.fold_in(self._key, 2 * len(self._turns) + 1)

@@ -13,7 +13,7 @@ from tz.matches.players import Player
 from tz.play.analysis import Analysis, think, with_simulations
 from tz.play.game import Game, Turn
 
-MOST_SIMULATIONS = 10_000
+MOST_SIMULATIONS = 10_000  # the most that a message may ask for, if the session did not begin with more
 _WHO = "first", "second", "both", "nobody"
 
 
@@ -44,6 +44,7 @@ class Session:
         _check_choice("person", person, _WHO)
         self.game = Game(env, self._players(), key=jax.random.key(seed))
         self._num_sides = len(self.game.players)
+        self._most_simulations = max(MOST_SIMULATIONS, self._num_simulations)
 
     def _players(self) -> list[Player | None]:
         agent = with_simulations(self._agent, self._num_simulations)
@@ -112,8 +113,8 @@ class Session:
     def _set(self, message: dict[str, Any]) -> None:
         person, number = message.get("person", self._person), _number(message, "simulations")
         _check_choice("person", person, _WHO)
-        if number is not None and not 0 <= number <= MOST_SIMULATIONS:
-            raise ValueError(f"play: found {number} simulations, expected from 0 to {MOST_SIMULATIONS}.")
+        if number is not None and not 0 <= number <= self._most_simulations:
+            raise ValueError(f"play: found {number} simulations, expected from 0 to {self._most_simulations}.")
         self._person = person
         self._num_simulations = self._num_simulations if number is None else number
         self.game.set_players(self._players())

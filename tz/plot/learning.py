@@ -1,6 +1,5 @@
 """Draws the curves of runs: losses, scores, ratings and returns."""
 
-import json
 import math
 import pathlib
 import statistics
@@ -8,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tz.plot.canvas import BLUE, GREY, ORANGE, figure_of, new_axes
+from tz.runs.sinks import metric_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,10 +31,9 @@ def read_metrics(path: str | pathlib.Path) -> list[dict[str, int | float]]:
     - `path`: the file, such as `metrics.jsonl` in the folder of a run.
 
     **Returns:** a list with the metrics of each epoch by name. NaN replaces `null`, which the sink writes for numbers
-    that JSON does not have.
+    that JSON does not have. Lines that were cut off, as on a full disk, are left out.
     """
-    rows = [json.loads(line) for line in pathlib.Path(path).read_text().splitlines()]
-    return [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]
+    return [{name: math.nan if value is None else value for name, value in row.items()} for row in metric_rows(path)]
 
 
 def plot_learning(

@@ -10,7 +10,8 @@ from jaxtyping import PyTree
 
 from tz.learn.settings import LoopState
 
-OPTIMIZERS = ("adamw", "muon")
+USUAL_RATES = {"adamw": 3e-3, "muon": 5e-3}
+"""The optimisers by name, each with a learning rate for board games on a CPU."""
 _MATRICES = {
     2: optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=0),
     4: optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3),
@@ -26,10 +27,10 @@ def recipe_optimizer(name: str, learning_rate: float, weight_decay: float) -> op
 
     **Raises:** `ValueError` for another name.
     """
-    if name not in OPTIMIZERS:
+    if name not in USUAL_RATES:
         raise ValueError(
-            f"Recipe: found optimizer={name!r}, expected one of {', '.join(OPTIMIZERS)}; choose one of them, or change "
-            "the optimizer of the settings that build returns."
+            f"Recipe: found optimizer={name!r}, expected one of {', '.join(USUAL_RATES)}; choose one of them, or "
+            "change the optimizer of the settings that build returns."
         )
     clip = "clip", optax.clip_by_global_norm(1.0)
     if name == "adamw":

@@ -18,6 +18,7 @@ from tz.learn.self_play import collect, init_collect
 from tz.learn.settings import TrainConfig
 from tz.learn.training import losses_of
 from tz.learn.trajectory import Sample
+from tz.matches.engines import AnyPlayer, check_engine, check_one_process
 from tz.matches.players import Player, check_player
 from tz.matches.return_tester import ReturnTester, check_one_player
 from tz.matches.testers import ApproxEloTester, LadderTester, OpponentTester, TwoPlayerTester
@@ -40,15 +41,15 @@ def check_start(config: TrainConfig, env: Env, network: PyTree, norm_state: eqx.
     **Raises:** `ValueError` for settings that cannot work. Settings that are probably a mistake cause a `UserWarning`.
     """
     check_types(env)
-    _check_network(env, network, norm_state)
     if config.test_env is not None:
         _check_test_env(env, config.test_env)
+    _check_testers(env if config.test_env is None else config.test_env, config.testers)
+    _check_network(env, network, norm_state)
     head = _check_loss(config, env, network, norm_state)
     if config.evaluator is not None:
         _check_evaluator(config.evaluator, env, network, norm_state)
     if config.augment is not None:
         _check_augment(config, env, config.augment)
-    _check_testers(env if config.test_env is None else config.test_env, config.testers)
     name = f"{'tz.' if isinstance(network, AZResNet | MLP) else ''}{type(network).__name__}"
     _, record, keys = play_random_games(env, key=jax.random.key(0), num_games=NUM_GAMES, num_moves=NUM_MOVES)
     check_record(env, record, keys, may_go_on=env.num_players == 1 and config.max_episode_moves is not None)
@@ -110,10 +111,7 @@ def _check_evaluator(
 
 
 def _check_testers(env: Env, testers: Any) -> None:
-    """Raises `ValueError` if a tester, or a player inside of it, is not made for this game."""
-    for player in jax.tree.leaves(testers, is_leaf=lambda x: isinstance(x, Player)):
-        if isinstance(player, Player):  # an opponent, an anchor, a rung
-            check_player(env, player)
+    """Raises `ValueError` if a tester, or a player inside of it, is not made for this game. Compiles nothing."""
     for tester in testers:
         if env.num_players != 2 and isinstance(
             tester, OpponentTester | TwoPlayerTester | ApproxEloTester | LadderTester
@@ -125,6 +123,12 @@ def _check_testers(env: Env, testers: Any) -> None:
             )
         if isinstance(tester, ReturnTester):
             check_one_player("TrainConfig: a ReturnTester", env)
+    for player in jax.tree.leaves(testers, is_leaf=lambda x: isinstance(x, AnyPlayer)):
+        if isinstance(player, Player):  # an opponent, an anchor, a rung
+            check_player(env, player)
+        elif isinstance(player, AnyPlayer):
+            check_one_process("TrainConfig", player)
+            check_engine("TrainConfig", env, player)
 
 
 def _check_test_env(env: Env, test_env: Env) -> None:

@@ -47,7 +47,8 @@ class Checkpoints:
         the epoch; None to ignore it.
     - `keep`: the number of newest checkpoints to keep.
     - `best`: the name of a metric of a tester, such as `"random_score"`. A state with a new highest value is saved at
-        once, and this checkpoint is kept in addition to the newest. If values are equal, the newer state is the best.
+        once, and this checkpoint is kept in addition to the newest. If values are equal, the newer state is the best. A
+        value of NaN, as of a test without a finished game, is never the best.
     - `on_save`: a function that is called with each state that is saved, for example to save the agent alone with
         [`tz.save_agent`][].
     - `resume`: True to continue the run in the folder, see `restore`. With False, a folder with a run is an error.
@@ -141,7 +142,8 @@ class Checkpoints:
         - `metrics`: the metrics of the epoch, including its `seconds`.
         - `tested`: whether there were tests in this epoch.
 
-        **Raises:** `ValueError` if there were tests but no metric `best`; the state is saved first.
+        **Raises:** `ValueError` if there were tests but no metric `best`, and earlier tests had none either; the state
+        is saved first.
         """
         self.seconds += metrics["seconds"]
         score = None if self.best is None else plain(metrics.get(self.best))
@@ -151,9 +153,9 @@ class Checkpoints:
         if jax.process_count() > 1:  # clocks differ, but all processes must save together
             due = bool(multihost_utils.broadcast_one_to_all(np.bool_(due)))
         due |= self.every_epochs is not None and (metrics["epoch"] + 1) % self.every_epochs == 0
-        if due or (score is not None and score >= self._kept.highest):
+        if due or (score is not None and score >= self._kept.highest):  # a comparison with NaN is False
             self.save(state(), score=score)
-        if tested and self.best is not None and score is None:
+        if tested and self.best is not None and score is None and self._kept.best is None:
             self.finish(state())
             raise ValueError(
                 f"Checkpoints: found no number {self.best!r} among the metrics {', '.join(metrics)}, expected one to "

@@ -31,6 +31,7 @@ def fork(
     state: LoopState,
     *,
     epoch: int | None = None,
+    seed: int | None = None,
     mesh: Mesh | None = None,
 ) -> LoopState:
     """Returns a saved state as the start of a new run, whose settings may differ. The folder is only read.
@@ -47,6 +48,8 @@ def fork(
     - `state`: a state from [`tz.init_loop`][] with these settings, which tells what arrays the new run has. Its values
         are ignored, except for the hyperparameters of `optax.inject_hyperparams`. Its arrays are deleted.
     - `epoch`: the checkpoint to start from, as its number of epochs done; by default the newest.
+    - `seed`: changes the random keys, so that forks with different seeds play different games. With None, the default,
+        the keys are those of the original run, and a fork with the same settings plays the same games.
     - `mesh`: the devices of the new run, as in [`tz.init_loop`][].
 
     **Returns:** the state to continue from, with the hyperparameters of `state`.
@@ -79,7 +82,12 @@ def fork(
     testers = old.testers
     if not is_same(".testers"):
         testers = tuple(tester.init(evaluator_of(config, env, old.train), mesh=mesh) for tester in config.testers)
-    return on_mesh(LoopState(old.train, games, replay, testers, old.epoch, old.key), mesh)
+    key = old.key
+    if seed is not None:
+        key = jax.random.fold_in(key, seed)
+        keys = jax.vmap(jax.random.fold_in, (0, None))(games.key, seed)
+        games = eqx.tree_at(lambda games: games.key, games, keys)
+    return on_mesh(LoopState(old.train, games, replay, testers, old.epoch, key), mesh)
 
 
 def _fixed(arrays: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,8 @@ class RunSettings:
     epochs: int | None = None
     """The number of epochs in all, instead of minutes. In a fork it includes the epochs of the original run."""
     seed: int = 0
-    """The seed of the initial network and of the games."""
+    """The seed of the initial network and of the games. A fork with another seed than its original run plays other
+    games."""
     seeds: int = 1
     """The number of agents to train side by side in one program. Their seeds count up from seed, and each has a folder
     seed_N below out."""
@@ -142,6 +143,12 @@ def origin_of(settings: RunSettings) -> dict[str, Any]:
         return {name: found.get(name) for name in ("id", "forked_from")}
     agent = None if settings.fork is None else settings.fork / "agent.tz"
     return {"id": uuid.uuid4().hex[:8], "forked_from": agent_card(agent) if agent and agent.exists() else None}
+
+
+def saved_run(folder: pathlib.Path) -> dict[str, Any]:
+    """Returns the settings of the run in a folder; none if the folder has no file of them, as after your own loop."""
+    path = folder / "settings.json"
+    return json.loads(path.read_text())["run"] if path.exists() else {}
 
 
 def script_of(command: list[str]) -> str:

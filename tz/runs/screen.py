@@ -1,5 +1,6 @@
 """Shows the progress of a run: a line that is rewritten on a terminal, and a line for each epoch elsewhere."""
 
+import math
 import shutil
 import sys
 import threading
@@ -192,7 +193,7 @@ def _rounded(number: float | int) -> str:
 
 
 def result_text(values: Mapping[str, Any], *, only_first: bool = False) -> str:
-    """Writes the test results that are among the metrics, each with its interval."""
+    """Writes the test results that are among the metrics, each with its interval. Results that are NaN are left out."""
     found = []
     for name, value in values.items():
         low, high = (values.get(f"{name}_{end}") for end in ("low", "high"))
@@ -201,9 +202,12 @@ def result_text(values: Mapping[str, Any], *, only_first: bool = False) -> str:
         digits = 2 if name.endswith("_score") else 0 if abs(value) >= 100 or "elo" in name else 1
         label = name.replace("elo", "Elo").replace("_", " ").removesuffix(" score")
         found.append(f"{label} {value:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})")
-    heights = [f"{name.replace('_', ' ')} {x:.2f}" for name, x in values.items() if name.endswith("_height")]
+    heights = {name: x for name, x in values.items() if name.endswith("_height") and _are_numbers((x,))}
+    heights = [f"{name.replace('_', ' ')} {x:.2f}" for name, x in heights.items()]
     return ", ".join((heights + found)[: 1 if only_first else None])
 
 
 def _are_numbers(values: Sequence[Any]) -> bool:
-    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    """Returns whether all values are finite numbers."""
+    numbers = (isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    return all(numbers) and all(math.isfinite(value) for value in values)

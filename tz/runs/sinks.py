@@ -1,5 +1,6 @@
 """Metric sinks, which receive the metrics of the training loop. A sink is any function of a dict."""
 
+import contextlib
 import json
 import math
 import os
@@ -56,6 +57,25 @@ _TOTALS = {
 }
 
 
+def metric_rows(path: str | pathlib.Path) -> list[dict[str, Any]]:
+    """Reads the lines that a `JsonLinesSink` wrote. Lines that were cut off while they were written are left out.
+
+    **Raises:** `ValueError` if another line is not a JSON object.
+    """
+    rows = []
+    for number, line in enumerate(pathlib.Path(path).read_text().splitlines(), 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            if line.startswith("{"):
+                continue
+            raise ValueError(f"line {number} of {path} is not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"line {number} of {path} is not a JSON object")
+        rows.append(row)
+    return rows
+
+
 class JsonLinesSink:
     """Appends one JSON object for each epoch to a file.
 
@@ -67,7 +87,8 @@ class JsonLinesSink:
 
     - `path`: the file. Its folder is made if it is missing.
     - `first_epoch`: for a run that is resumed, the epoch that comes next. Lines of this epoch and later ones are
-        removed, since these epochs will run again. With None, no line is removed.
+        removed, since these epochs will run again, and so are lines that were cut off, as on a full disk. With None, no
+        line is removed.
 
     **Raises:** `ValueError` if `first_epoch` is given and the file has lines that are not metrics of epochs.
     """
@@ -77,10 +98,9 @@ class JsonLinesSink:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._totals: dict[Any, dict[str, int | float]] = {}
         if first_epoch is not None and self.path.exists():
-            *lines, _ = self.path.read_text().split("\n")  # a line without an end was cut off while it was written
             try:
-                kept = [line + "\n" for line in lines if json.loads(line)["epoch"] < first_epoch]
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                kept = [json.dumps(row) + "\n" for row in metric_rows(self.path) if row["epoch"] < first_epoch]
+            except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(
                     f"JsonLinesSink: found lines in {self.path} that are not metrics of epochs ({error}), expected one "
                     "JSON object for each epoch; choose another file."
@@ -102,12 +122,9 @@ class JsonLinesSink:
 
     def _read_totals(self) -> None:
         """Reads the totals of the lines in the file. Lines of earlier versions, or of other programs, have none."""
-        for line in self.path.read_text().splitlines():
-            try:
-                row = json.loads(line)
+        with contextlib.suppress(ValueError):
+            for row in metric_rows(self.path):
                 self._totals[row.get("seed")] = {name: row[name] for name in _TOTALS.values() if name in row}
-            except (json.JSONDecodeError, AttributeError):
-                continue
 
     def __call__(self, metrics: Mapping[str, Any]) -> None:
         """Appends the line of an epoch."""
@@ -118,8 +135,12 @@ class JsonLinesSink:
         metrics = {**metrics, **totals}
         values = {name: plain(value) for name, value in metrics.items()}
         values = {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in values.items()}
-        with self.path.open("a") as file:
-            file.write(json.dumps(values, allow_nan=False) + "\n")
+        text = json.dumps(values, allow_nan=False) + "\n"
+        with self.path.open("ab+") as file:
+            if file.tell():  # after a line that was cut off, a new one begins
+                file.seek(-1, os.SEEK_END)
+                text = text if file.read(1) == b"\n" else "\n" + text
+            file.write(text.encode())
 
 
 class WandbSink:

@@ -14,12 +14,21 @@ from jax.sharding import Mesh
 
 from tz.games.env import Env
 from tz.learn.settings import LoopState, TrainConfig
+from tz.runs._folder_lock import folder_lock
 from tz.runs.agent_files import save_agent
 from tz.runs.checkpoints import Checkpoints
 from tz.runs.forking import fork
 from tz.runs.memory_plan import plan_memory
 from tz.runs.recipes import Recipe
-from tz.runs.run_settings import RunSettings, check_same, check_unused, origin_of, plain_settings, script_of
+from tz.runs.run_settings import (
+    RunSettings,
+    check_same,
+    check_unused,
+    origin_of,
+    plain_settings,
+    saved_run,
+    script_of,
+)
 from tz.runs.screen import Screen, clock
 from tz.runs.sinks import JsonLinesSink, Sink, TensorBoardSink, WandbSink, call_sinks, check_login, run_facts
 from tz.runs.test_choices import chosen_testers
@@ -43,8 +52,8 @@ def train_run(recipe: Recipe, settings: RunSettings) -> LoopState | list[LoopSta
     **Returns:** the state after the last epoch, or a list of the states of all seeds.
 
     **Raises:** `ValueError`, before the training is compiled, if settings do not fit together or into memory, if the
-    folder has a run and `settings.resume` is False, or if it has no run to resume; later the errors of
-    [`tz.train_loop`][], such as `SystemExit` after a signal.
+    folder has a run and `settings.resume` is False, if it has no run to resume, or if another process trains in it;
+    later the errors of [`tz.train_loop`][], such as `SystemExit` after a signal.
     """
     begun = time.perf_counter()
     if settings.wandb is not None:
@@ -57,6 +66,8 @@ def train_run(recipe: Recipe, settings: RunSettings) -> LoopState | list[LoopSta
 
     length = {"num_epochs": settings.epochs, "seconds": None if settings.minutes is None else 60 * settings.minutes}
     with contextlib.ExitStack() as opened:
+        if jax.process_index() == 0:
+            opened.enter_context(folder_lock(settings.out))
         if settings.seeds == 1:
             state, sinks, checkpoints = opened.enter_context(_opened(recipe, settings, config, env, mesh, best))
             before = checkpoints.seconds, int(state.epoch)
@@ -69,6 +80,7 @@ def train_run(recipe: Recipe, settings: RunSettings) -> LoopState | list[LoopSta
         for index in range(settings.seeds):
             seed = settings.seed + index
             one = dataclasses.replace(settings, out=settings.out / f"seed_{seed}", seed=seed, seeds=1)
+            opened.enter_context(folder_lock(one.out))
             runs.append(opened.enter_context(_opened(recipe, one, config, env, mesh, best)))
         states, sinks, checkpoints = (list(parts) for parts in zip(*runs, strict=True))
         together = JsonLinesSink(settings.out / "metrics.jsonl")
@@ -120,7 +132,6 @@ def _opened(
         check_same(recipe, settings)
     else:
         check_unused(settings.out)
-    was_there = settings.out.exists()
     checkpoints = Checkpoints(
         settings.out,
         every_epochs=None,
@@ -146,9 +157,8 @@ def _opened(
     except BaseException:
         if not (settings.resume or checkpoints.epochs or metrics.exists()):
             path.unlink(missing_ok=True)  # nothing is learned yet, so the same command may be given again
-            for folder in (settings.out / "checkpoints", settings.out) if not was_there else ():
-                with contextlib.suppress(OSError):  # the folder is not empty
-                    folder.rmdir()
+            with contextlib.suppress(OSError):  # the folder is not empty
+                (settings.out / "checkpoints").rmdir()
         raise
     finally:
         for sink in sinks:
@@ -160,9 +170,17 @@ def _begin(
     checkpoints: Checkpoints, settings: RunSettings, config: TrainConfig, env: Env, state: LoopState
 ) -> LoopState:
     """Returns the state to train from: a new one, the newest checkpoint, or the last state of another run."""
+    if settings.resume:
+        if not checkpoints.epochs and saved_run(settings.out).get("fork"):
+            raise ValueError(
+                f"resume: found a fork in {settings.out} that ended before its first checkpoint, expected a state to "
+                "continue from; delete the folder, and give the command of the fork again."
+            )
+        return checkpoints.restore(state)
     if settings.fork is None:
-        return checkpoints.restore(state) if settings.resume else state
-    state = fork(settings.fork, config, env, state)
+        return state
+    seed = None if settings.seed == saved_run(settings.fork).get("seed") else settings.seed
+    state = fork(settings.fork, config, env, state, seed=seed)
     if settings.epochs is not None and int(state.epoch) >= settings.epochs:
         raise ValueError(
             f"fork: found a run of {int(state.epoch)} epochs in {settings.fork}, expected fewer than "
