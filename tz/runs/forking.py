@@ -84,8 +84,9 @@ def fork(
         testers = tuple(tester.init(evaluator_of(config, env, old.train), mesh=mesh) for tester in config.testers)
     key = old.key
     if seed is not None:
-        key = jax.random.fold_in(key, seed)
-        keys = jax.vmap(jax.random.fold_in, (0, None))(games.key, seed)
+        bits = jax.random.bits(jax.random.key(seed))  # `fold_in` takes 32 bits, a seed may have 64
+        key = jax.random.fold_in(key, bits)
+        keys = jax.vmap(jax.random.fold_in, (0, None))(games.key, bits)
         games = eqx.tree_at(lambda games: games.key, games, keys)
     return on_mesh(LoopState(old.train, games, replay, testers, old.epoch, key), mesh)
 

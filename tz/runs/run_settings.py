@@ -87,8 +87,14 @@ class RunSettings:
         if self.wandb_offline and self.wandb is None:
             raise ValueError("RunSettings: found wandb_offline without wandb, expected both; give a project in wandb.")
         for name in ("minutes", "epochs", "save_minutes", "keep", "test_epochs", "seeds"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ValueError(f"RunSettings: found {name}={getattr(self, name)}, expected more than 0; raise it.")
+            number = getattr(self, name)
+            if number is not None and not 0 < number < 1e9:
+                change = "lower" if number > 0 else "raise"
+                raise ValueError(
+                    f"RunSettings: found {name}={number}, expected more than 0 and less than a billion; {change} it."
+                )
+        if not -(2**63) <= self.seed <= self.seed + self.seeds - 1 < 2**63:
+            raise ValueError(f"RunSettings: found seed={self.seed}, expected one of 64 bits; give a smaller one.")
 
 
 def check_unused(out: pathlib.Path) -> None:
