@@ -148,7 +148,7 @@ def test_several_seeds_are_runs_that_can_be_resumed_alone(tmp_path):
         (["--epochs", "3", "--minutes", "1"], "found minutes=1.0 and epochs=3, expected one of the two"),
         ([], "found neither --minutes nor --epochs, expected one of them"),
         (["--epochs", "0"], "found epochs=0, expected more than 0"),
-        (["--minutes", "1e308"], "found minutes=1e[+]308, expected more than 0 and less than a billion"),
+        (["--minutes", "1e308"], "found minutes=1e+308, expected more than 0 and less than a billion"),
         (["--epochs", "3", "--seed", str(2**63 - 1), "--seeds", "2"], "expected one of 64 bits"),
         (
             ["--epochs", "3", "--mintes", "4"],
