@@ -121,7 +121,7 @@ def test_another_optimiser_has_its_own_learning_rate(asked, capsys):
     asking("--env hex --epochs 2 --optimizer muon")
     asking("--env othello --epochs 2 --optimizer muon")
     found = [(recipe.optimizer, recipe.learning_rate) for recipe, _ in asked]
-    assert found == [("adamw", 3e-3), ("adamw", 0.02), ("muon", 5e-3), ("muon", 0.01)]
+    assert found == [("adamw", 3e-3), ("adamw", 0.02), ("muon", 5e-3), ("muon", 5e-3)]
     assert "--optimizer adamw: the learning rate is 0.003, the usual one" in capsys.readouterr().out
 
 

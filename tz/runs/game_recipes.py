@@ -34,7 +34,7 @@ _GAMES: dict[str, dict[str, Any]] = {
         "q_scale": 0.5,
         "ownership": 0.25,
         "optimizer": "muon",
-        "learning_rate": 0.01,
+        "learning_rate": 0.005,
     },
     "hex": {"random_starts": 10, "num_simulations": 32, "num_games": 64},
     "go_9x9": {**_GO, "random_starts": 10, "num_games": 64, "capacity": 800},
