@@ -45,7 +45,7 @@ def _lock(locks: Any, path: pathlib.Path) -> int | None:
             return None
         try:
             locks.flock(file, locks.LOCK_EX | locks.LOCK_NB)
-            if path.exists() and os.fstat(file).st_ino == path.stat().st_ino:
+            if os.fstat(file).st_ino == path.stat().st_ino:
                 os.truncate(file, 0)
                 os.write(file, str(os.getpid()).encode())
                 return file
@@ -56,8 +56,10 @@ def _lock(locks: Any, path: pathlib.Path) -> int | None:
                 f"train_run: found that process {owner} trains in {path.parent}, expected a folder that no other "
                 "process writes to; wait until it ends, or choose another folder."
             ) from error
+        except FileNotFoundError:
+            pass
         except OSError:
             os.close(file)
             return None
-        os.close(file)  # its owner has removed it in the meantime
+        os.close(file)  # its last owner has removed the file in the meantime, so a new one is made
     return None
