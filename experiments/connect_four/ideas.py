@@ -41,9 +41,9 @@ class Idea:
         """Makes a network, and new games."""
         if self.has_plane:  # the network of a recipe has one for the final board
             recipe = dataclasses.replace(recipe, ownership=1.0)
-        state = recipe.start(self.config, env, seed=seed)
         if self.network is None:
-            return state
+            return recipe.start(self.config, env, seed=seed)
+        state = recipe.start(recipe.build()[0], env, seed=seed)  # for its network
         network_key, loop_key = jax.random.split(jax.random.key(seed))
         return tz.init_loop(self.config, env, self.network(state.train.network, network_key), key=loop_key)
 
@@ -97,28 +97,32 @@ def surprise(recipe: tz.Recipe, config: tz.TrainConfig) -> Idea:
     The surprise is the Kullback-Leibler divergence of the network's current policy from the target. In expectation, and
     up to a factor, the weight is the same as drawing the position that much more often.
     """
-    return Idea(dataclasses.replace(config, loss=functools.partial(_surprising_loss, l2=recipe.l2)))
+    return Idea(dataclasses.replace(config, loss=functools.partial(_surprising_loss, usual=config.loss)))
 
 
-def _surprising_loss(network, output, sample: tz.Sample, *, l2: float) -> tuple[Array, dict[str, Array]]:
-    loss, metrics = tz.az_loss(network, output, sample, l2_reg_lambda=l2)
+def _surprising_loss(network, output, sample: tz.Sample, *, usual: Callable) -> tuple[Array, dict[str, Array]]:
+    loss, metrics = usual(network, output, sample)
     entropy = jnp.sum(jax.scipy.special.entr(sample.policy))
     surprise = jax.lax.stop_gradient(metrics["policy_loss"]) - entropy
     weight = 0.5 + 0.5 * surprise / MEAN_SURPRISE
     return weight * (loss - metrics["l2_loss"]) + metrics["l2_loss"], metrics | {"surprise": surprise}
 
 
-def _soft_policy_loss(network, output, sample: tz.Sample, *, l2: float) -> tuple[Array, dict[str, Array]]:
-    """Adds a second policy, the sum of a plane over the rows, whose target has a temperature of 4, with weight 8.
+def _soft_policy_loss(network, output, sample: tz.Sample, *, usual: Callable) -> tuple[Array, dict[str, Array]]:
+    """Adds a second policy, which the last plane gives and whose target has a temperature of 4, with weight 8.
 
-    The temperature and the weight are those of KataGo (`docs/KataGoMethods.md` in its repository).
+    The temperature and the weight are those of KataGo (`docs/KataGoMethods.md` in its repository). The logits are the
+    cells of the plane and 0 for passing, or its sums over the rows if an action is a column.
     """
-    loss, metrics = tz.az_loss(network, output, sample, l2_reg_lambda=l2)
-    logits = jnp.where(sample.action_mask, jnp.sum(output[2][..., 0], 0), jnp.finfo(jnp.float32).min)
+    logits, value, planes = output
+    loss, metrics = usual(network, (logits, value, planes[..., :-1]), sample)
+    plane = planes[..., -1]
+    soft = jnp.sum(plane, 0) if logits.size == plane.shape[1] else jnp.append(plane.ravel(), 0.0)
+    soft = jnp.where(sample.action_mask, soft, jnp.finfo(jnp.float32).min)
     target = jnp.where(sample.action_mask, sample.policy, 0.0) ** 0.25
     target /= jnp.sum(target)
-    soft = -8.0 * sample.policy_weight * jnp.sum(target * jax.nn.log_softmax(logits))
-    return loss + soft, metrics | {"soft_policy_loss": soft}
+    soft_loss = -8.0 * sample.policy_weight * jnp.sum(target * jax.nn.log_softmax(soft))
+    return loss + soft_loss, metrics | {"soft_policy_loss": soft_loss}
 
 
 def _moves_left_loss(network, output, sample: tz.Sample, *, l2: float) -> tuple[Array, dict[str, Array]]:
@@ -136,6 +140,8 @@ def _with_records(config: tz.TrainConfig) -> Callable:
 
 def moves_left(recipe: tz.Recipe, config: tz.TrainConfig) -> Idea:
     """The network also predicts how many moves are left."""
+    if recipe.ownership:
+        raise SystemExit("moves_left: found a recipe with ownership, expected one without; study it in Connect Four.")
     changes = {
         "record_end": lambda env_state, metadata: jnp.int8(0),  # nothing of the last position; its distance is known
         "loss": functools.partial(_moves_left_loss, l2=recipe.l2),
@@ -146,7 +152,8 @@ def moves_left(recipe: tz.Recipe, config: tz.TrainConfig) -> Idea:
 
 def soft_policy(recipe: tz.Recipe, config: tz.TrainConfig) -> Idea:
     """The network also learns a softer policy target, as in KataGo."""
-    return Idea(dataclasses.replace(config, loss=functools.partial(_soft_policy_loss, l2=recipe.l2)), has_plane=True)
+    config = dataclasses.replace(config, loss=functools.partial(_soft_policy_loss, usual=config.loss))
+    return Idea(config, network=trunks.with_another_plane)
 
 
 def four_leaves(recipe: tz.Recipe, config: tz.TrainConfig) -> Idea:

@@ -15,7 +15,7 @@ class OtherTrunk(eqx.Module):
     base: tz.AZResNet
     blocks: tuple[eqx.Module, ...]
 
-    def __call__(self, observation: Array) -> tuple[Array, Array]:
+    def __call__(self, observation: Array) -> tuple[Array, ...]:
         base = self.base
         x = jax.nn.relu(base.stem(observation.astype(base.stem.weight.dtype), None)[0])
         for block in self.blocks:
@@ -23,11 +23,18 @@ class OtherTrunk(eqx.Module):
         policy, value = base.policy_conv(x, None)[0], base.value_conv(x, None)[0]
         logits = base.policy_linear(jax.nn.relu(policy).ravel())
         value = base.value_linear(jax.nn.relu(base.value_hidden(jax.nn.relu(value).ravel())))
-        return logits, base.value_head(value)
+        if base.planes_conv is None:
+            return logits, base.value_head(value)
+        return logits, base.value_head(value), base.planes_conv(x, None)[0]
 
 
 def _with_blocks(base: tz.AZResNet, blocks: list[eqx.Module]) -> OtherTrunk:
     return OtherTrunk(eqx.tree_at(lambda base: base.blocks, base, ()), tuple(blocks))
+
+
+def with_another_plane(base: tz.AZResNet, key: PRNGKeyArray) -> tz.AZResNet:
+    """Returns the same network with one more plane beside policy and value, from the same key."""
+    return tz.AZResNet(**base.settings | {"num_planes": base.settings["num_planes"] + 1}, key=key)
 
 
 class Pooled(eqx.Module):
