@@ -398,9 +398,18 @@ def test_the_command_plays_in_the_terminal_and_says_what_is_wrong(tmp_path, monk
         ("nothing",): "error: load_agent: found no agent at nothing",
         (str(tmp_path), "--port", "99999"): "error: PageServer: found port 99999",
         (str(tmp_path), "--simulations", "-1"): "error: num_simulations: found -1, expected at least 0",
+        (str(tmp_path), "--simulations", "4.5"): "error: .*found '4.5', expected a whole number; see .*play --help",
+        (str(tmp_path), "--simulations", "4", "--simulations", "5"): "expected this option once",
+        (str(tmp_path), "--seed", str(2**70)): "error: .*expected a whole number from -2",
+        (str(tmp_path), "--person", "me"): "error: .*found 'me', expected one of first, second, both, nobody",
+        (str(tmp_path), "--sims", "4"): r"error: found --sims 4.*did you mean --simulations",
+        (): "error: play: found no agent, expected the file of one",
     }.items():
         with pytest.raises(SystemExit, match=message):
             main(["play", *arguments])
+    for command in "play", "gtp":
+        main([command, "--help"])
+        assert "--simulations N" in capsys.readouterr().out
 
 
 def test_the_commands_play_a_game_of_ones_own(tmp_path, monkeypatch, capsys):

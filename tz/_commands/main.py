@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 
 from tz._commands.looking import match, plot, show
 from tz._commands.options import help_lines
+from tz._commands.playing import gtp, play
 from tz._commands.training import fork, resume, train
-from tz.play.command import run_play
-from tz.play.gtp_command import serve_gtp
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +27,8 @@ COMMANDS = {
     "show": Command(show, "Shows the progress of a run, or how an agent was trained and how strong it is."),
     "plot": Command(plot, "Plots the learning curves of one or several runs."),
     "match": Command(match, "Plays a match between two agents."),
-    "play": Command(run_play, "Lets you play against an agent, in the browser or in the terminal."),
-    "gtp": Command(serve_gtp, "Runs an agent as a GTP engine, for programs such as Sabaki."),
+    "play": Command(play, "Lets you play against an agent, in the browser or in the terminal."),
+    "gtp": Command(gtp, "Runs an agent as a GTP engine, for programs such as Sabaki."),
 }
 _ABOUT = """\
 tz trains agents for board games by self-play, as AlphaZero does.
