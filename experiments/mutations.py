@@ -58,7 +58,7 @@ FAULTS = [
     ),
     (
         "the loss is not the sum of its parts where a policy is no target",
-        "learn/training.py",
+        "learn/losses.py",
         "policy_loss = -sample.policy_weight * jnp.sum(",
         "policy_loss = -jnp.sum(",
         "train",

@@ -11,12 +11,13 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray, Shaped
 
 from tz._arrays import check_same_types
 from tz.games.env import Env
+from tz.learn.losses import Metrics
 from tz.learn.new_games import evaluator_of
 from tz.learn.replay import EpisodeReplayBuffer
 from tz.learn.ring import ReplayState
 from tz.learn.self_play import CollectState, collect, mean_and_spread, returns_so_far
 from tz.learn.settings import LoopState, TrainConfig, num_parts
-from tz.learn.training import Metrics, TrainState, train_step
+from tz.learn.training import TrainState, train_step
 from tz.learn.trajectory import Sample, Trajectory
 from tz.mcts.simulation import Evaluator
 from tz.sharding import DATA, over_games

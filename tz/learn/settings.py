@@ -10,10 +10,11 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from tz._arguments import check_fields, check_sequence, shown_settings
 from tz.games.env import Env
+from tz.learn.losses import Loss, az_loss
 from tz.learn.replay import EpisodeReplayBuffer
 from tz.learn.ring import ReplayState
 from tz.learn.self_play import CollectState, EndRecord, Record
-from tz.learn.training import Loss, TrainState, az_loss
+from tz.learn.training import TrainState
 from tz.learn.trajectory import Sample
 from tz.matches.testers import Tester
 from tz.mcts.evaluators import NetworkEvaluator

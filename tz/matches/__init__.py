@@ -16,11 +16,11 @@ from tz.matches.match import replay_game as replay_game
 from tz.matches.match import replay_values as replay_values
 from tz.matches.players import Player as Player
 from tz.matches.players import random_player as random_player
+from tz.matches.rating_testers import ApproxEloTester as ApproxEloTester
+from tz.matches.rating_testers import LadderTester as LadderTester
 from tz.matches.return_tester import EpisodeResult as EpisodeResult
 from tz.matches.return_tester import ReturnTester as ReturnTester
 from tz.matches.return_tester import play_episodes as play_episodes
-from tz.matches.testers import ApproxEloTester as ApproxEloTester
-from tz.matches.testers import LadderTester as LadderTester
 from tz.matches.testers import OpponentTester as OpponentTester
 from tz.matches.testers import Tester as Tester
 from tz.matches.testers import TwoPlayerTester as TwoPlayerTester

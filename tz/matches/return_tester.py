@@ -12,8 +12,8 @@ from tz._arguments import check_fields, check_ints, check_one_key
 from tz.games.chance import make_numbered_move, split_with_chance
 from tz.games.env import Env, StepMetadata
 from tz.matches._playing import Number, plain_interval
+from tz.matches._testing import TesterMetrics
 from tz.matches.players import Player, check_is_player, check_player
-from tz.matches.testers import TesterMetrics
 from tz.mcts.models import model_of
 from tz.mcts.results import choose_action
 from tz.mcts.settings import MCTS

@@ -8,9 +8,9 @@ from jax import lax
 from jaxtyping import Array, Int8, PyTree
 
 from tz.games.env import Env, StepMetadata
+from tz.learn.losses import ownership_loss
 from tz.learn.settings import TrainConfig
 from tz.learn.symmetries import Turn
-from tz.learn.training import ownership_loss
 from tz.learn.trajectory import Sample
 
 # In these games of pgx, the first two planes of an observation are the pieces of the player to move and the opponent's.

@@ -14,14 +14,15 @@ from tz._programs import RunOnce
 from tz.games._random_games import GameRecord, check_record, play_random_games, proven_returns
 from tz.games.conformance import check_types
 from tz.games.env import Env
+from tz.learn.losses import losses_of
 from tz.learn.self_play import collect, init_collect
 from tz.learn.settings import TrainConfig
-from tz.learn.training import losses_of
 from tz.learn.trajectory import Sample
 from tz.matches.engines import AnyPlayer, check_engine, check_one_process
 from tz.matches.players import Player, check_player
+from tz.matches.rating_testers import ApproxEloTester, LadderTester
 from tz.matches.return_tester import ReturnTester, check_one_player
-from tz.matches.testers import ApproxEloTester, LadderTester, OpponentTester, TwoPlayerTester
+from tz.matches.testers import OpponentTester, TwoPlayerTester
 from tz.mcts.evaluators import NetworkEvaluator, uniform_evaluator
 from tz.mcts.selectors import PUCT
 from tz.mcts.settings import MCTS

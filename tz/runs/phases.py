@@ -15,12 +15,12 @@ from jaxtyping import Array, Bool, PRNGKeyArray
 from tz._programs import Leaves
 from tz.games.env import Env
 from tz.learn.epochs import add, fast_moves, gradient_step, is_bad, num_simulations, play, self_play_settings, window_of
+from tz.learn.losses import Metrics
 from tz.learn.new_games import evaluator_of
 from tz.learn.replay import EpisodeReplayBuffer
 from tz.learn.ring import ReplayState
 from tz.learn.self_play import CollectState, mean_and_spread
 from tz.learn.settings import LoopState, TrainConfig
-from tz.learn.training import Metrics
 from tz.learn.trajectory import Trajectory
 from tz.mcts.evaluators import NetworkEvaluator
 from tz.mcts.settings import without_exploration

@@ -15,10 +15,10 @@ from tz._arguments import shown_settings
 from tz.games._named_games import named_game
 from tz.games.env import Env
 from tz.games.openings import random_starts
+from tz.learn.losses import az_loss
 from tz.learn.replay import EpisodeReplayBuffer
 from tz.learn.settings import LoopState, TrainConfig
 from tz.learn.symmetries import random_dihedral, random_mirror
-from tz.learn.training import az_loss
 from tz.mcts.root_policies import Dirichlet
 from tz.mcts.selectors import PUCT, CompletedQ, MuZeroPUCT
 from tz.mcts.settings import MCTS, gumbel_mcts

@@ -10,8 +10,9 @@ from jax.sharding import Mesh
 from tz.games.env import Env
 from tz.matches.engines import GtpEngine
 from tz.matches.players import Player, random_player
+from tz.matches.rating_testers import ApproxEloTester, LadderTester
 from tz.matches.return_tester import ReturnTester
-from tz.matches.testers import ApproxEloTester, LadderTester, OpponentTester, Tester
+from tz.matches.testers import OpponentTester, Tester
 from tz.mcts.evaluators import RolloutEvaluator
 from tz.mcts.root_policies import PlainRoot
 from tz.mcts.settings import MCTS
