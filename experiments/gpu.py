@@ -11,6 +11,7 @@ writes its results to `--out` as soon as it has them. `--parts` runs some of the
 - `connect_four`, `connect_four_small`: an agent trained for `--minutes`, and its mistakes on solved positions.
 - `leaves`: the speed of batches of games with several leaves evaluated together, and the strength in the same time.
 - `othello`, `go_9x9`: an agent trained for `--minutes`; `experiments/engines.py` then rates it.
+- `connect_four_muon`: as `connect_four`, with the optimiser of the recipe for a CPU, to compare the two.
 
 With `--tiny`, all sizes are so small that a CPU needs only minutes. It shows that the script works; ignore its numbers.
 """
@@ -37,8 +38,10 @@ LIMITS = {  # seconds, training not included
     "leaves": 600,
     "othello": 120,
     "go_9x9": 120,
+    "connect_four_muon": 180,
 }
-TRAINED = ("connect_four", "connect_four_small", "othello", "go_9x9")  # parts that train for --minutes
+# Parts that train for --minutes.
+TRAINED = ("connect_four", "connect_four_small", "othello", "go_9x9", "connect_four_muon")
 
 
 def command(part: str, args: argparse.Namespace) -> list[str]:

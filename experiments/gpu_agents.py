@@ -22,6 +22,7 @@ _SHIPPED = {"num_blocks": 5, "num_channels": 96, "head_channels": 16}  # small e
 _CHANGES: dict[str, dict[str, Any]] = {
     "connect_four": {},
     "connect_four_small": {"num_blocks": 3, "num_channels": 32, "head_channels": 16},  # as in the recipe for a CPU
+    "connect_four_muon": {"optimizer": "muon", "learning_rate": 5e-3},
     "othello": _SHIPPED,
     "go_9x9": {**_SHIPPED, "num_games": 4096, "moves_per_epoch": 8, "capacity": 750, "train_dtype": "bfloat16"},
 }
@@ -33,7 +34,7 @@ def jax_flags() -> str:
 
 def recipe_of(name: str, args: argparse.Namespace) -> tz.Recipe:
     """Returns the recipe of an agent for a GPU, with a buffer that holds about a third of a run of some minutes."""
-    game = name.removesuffix("_small")
+    game = name.removesuffix("_small").removesuffix("_muon")
     if args.tiny:
         sizes: dict[str, Any] = {"num_blocks": 1, "num_channels": 8, "num_games": 8, "train_batch_size": 8}
         return tz.Recipe(game, num_simulations=4, moves_per_epoch=4, capacity=64, train_steps_per_epoch=1, **sizes)

@@ -217,6 +217,7 @@ PARTS = {
     "epoch": measure_epoch,
     "connect_four": functools.partial(connect_four, "connect_four"),
     "connect_four_small": functools.partial(connect_four, "connect_four_small"),
+    "connect_four_muon": functools.partial(connect_four, "connect_four_muon"),
     "leaves": measure_leaves,
     "othello": functools.partial(board_game, "othello"),
     "go_9x9": functools.partial(board_game, "go_9x9"),
