@@ -222,11 +222,11 @@ def as_model(weights, alternate: bool):
     """Returns the same recurrent_fn as a model, whose state is a hidden state, the player to move and predictions."""
     recurrent = as_recurrent_fn(alternate)
 
-    def root(position, metadata):
+    def root(weights, position, metadata):
         hidden, player = position
         return (hidden, player, *predicted(weights, hidden)[:2]), dataclasses.replace(metadata, discount=jnp.float32(1))
 
-    def step(state, action):
+    def step(weights, state, action):
         hidden, player, *_ = state
         output, after = jax.tree.map(lambda x: x[0], recurrent(weights, None, action[None], hidden[None]))
         rewards = output.reward * jnp.where(jnp.arange(1 + alternate) == player, 1.0, -1.0)
@@ -235,7 +235,8 @@ def as_model(weights, alternate: bool):
         metadata = tz.StepMetadata(rewards, legal, over, player, discount=jnp.abs(output.discount))
         return (after, player, output.prior_logits, output.value), metadata
 
-    return tz.mcts.Model(root, step), lambda state, metadata, key: state[2:]
+    model = tz.mcts.Model(eqx.Partial(root, weights), eqx.Partial(step, weights))
+    return model, lambda state, metadata, key: state[2:]
 
 
 @pytest.mark.parametrize("alternate", [False, True])

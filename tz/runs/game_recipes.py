@@ -77,9 +77,9 @@ _GAMES: dict[str, dict[str, Any]] = {
 def game_recipe(env: str, device: str = "cpu") -> Recipe:
     """Returns the recipe of a game, for about two CPU cores or for one GPU.
 
-    The recipe of Connect Four is the result of a study. The recipes of Othello, 9x9 Go, 2048 and backgammon have been
-    used for training. All others are guesses. If the returns of a game are not between -1 and 1, its recipe makes the
-    value a distribution over their range.
+    Most settings of the recipe of Connect Four are the result of a study. The recipes of Othello, 9x9 Go, 2048 and
+    backgammon have been used for training. All others are guesses. If the returns of a game are not between -1 and 1,
+    its recipe makes the value a distribution over their range.
 
     **Arguments:**
 
