@@ -80,6 +80,8 @@ def place(tree: PyTree, mesh: Mesh, *, split: bool) -> PyTree:
     mesh = usable_mesh(mesh)
 
     def put(x):
+        if isinstance(x, np.ndarray | np.generic):  # such as a table of a game
+            x = jnp.asarray(x)
         # XLA never splits an empty array. If this did, the first program that uses its results would compile twice.
         is_split = split and eqx.is_array(x) and x.size > 0
         sharding = NamedSharding(mesh, PartitionSpec(DATA) if is_split else PartitionSpec())

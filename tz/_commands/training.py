@@ -251,8 +251,9 @@ def _train(recipe: Recipe, settings: RunSettings) -> None:
             f"python -m tz plot {out} plots their learning curves."
         )
         return
+    own = f" --env {recipe.env}" if ":" in recipe.env else ""
     print(
         f"{int(state.epoch)} epochs are done. The agent is {out / 'agent.tz'}. python -m tz show {out} shows how "
-        f"strong it is, python -m tz plot {out} plots its learning curves, python -m tz play {out} lets you play "
-        "against it."
+        f"strong it is, python -m tz plot {out} plots its learning curves, python -m tz play {out}{own} lets you "
+        "play against it."
     )

@@ -1,7 +1,7 @@
 """Drawings of the games of pgx, made from their diagrams in the style that players know."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tz.games._pgx_names import Diagram, family_of, notation_of
@@ -92,7 +92,7 @@ class _Grid:
     def side_color(self, mark: str) -> str:
         return _COLORS[self.diagram.sides[self.diagram.marks.index(mark)]]
 
-    def board(self, squares: dict[str, Rect] | None = None, spots: dict[str, Rect] | None = None) -> Board:
+    def board(self, squares: Mapping[str, Rect] | None = None, spots: Mapping[str, Rect] | None = None) -> Board:
         if squares is None:
             places = [(r, c) for r in range(self.num_rows) for c in range(self.num_columns)]
             names = self.diagram.columns, self.diagram.rows

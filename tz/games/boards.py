@@ -15,7 +15,7 @@ from tz._arguments import shown
 from tz.games.env import Env
 from tz.games.names import text_board
 
-Number = int | float
+Number = int | float | np.number
 Rect = tuple[Number, Number, Number, Number]
 """Left, top, width and height of a rectangle, in the units of the drawing."""
 
@@ -83,11 +83,26 @@ def draw_board(env: Env, state: PyTree) -> Board:
         board = env.board(state)
         if not isinstance(board, Board):
             raise ValueError(f"board of {env.name}: found {shown(board)}, expected a tz.games.Board; return one.")
-        return board
+        return _plain(env, board)
     if env.draw is None:
         return _text_drawing(text_board(env, state))
     drawing = env.draw(state)
     return _whole_svg(env, drawing) if isinstance(drawing, str) else _image(env, np.asarray(drawing))
+
+
+def _plain(env: Env, board: Board) -> Board:
+    """Returns the board with Python numbers, as a page needs them. Raises `ValueError` for a wrong number of colors."""
+    if board.sides and board.colors and len(board.colors) != len(board.sides):
+        raise ValueError(
+            f"board of {env.name}: found {len(board.colors)} colors for {len(board.sides)} sides, expected one for "
+            "each; add or remove some, or give none."
+        )
+    areas = {
+        name: {square: tuple(map(float, area)) for square, area in getattr(board, name).items()}
+        for name in ("squares", "spots")
+    }
+    sizes = {"width": float(board.width), "height": float(board.height), "to_move": int(board.to_move)}
+    return dataclasses.replace(board, **areas, **sizes)
 
 
 def _text_drawing(text: str) -> Board:
@@ -111,6 +126,8 @@ def _whole_svg(env: Env, drawing: str) -> Board:
     sides = [re.search(rf'\b{name}="([\d.]+)', start[0]) for name in ("width", "height")]
     width, height = (float(box[n + 1]) if box else float(side[1]) if side else 400.0 for n, side in enumerate(sides))
     text = drawing[start.start() :]  # without the XML declaration, which belongs to files only
+    if "</svg>" not in text:
+        raise ValueError(f"draw of {env.name}: found an <svg> without its end, expected SVG; add </svg>.")
     return Board(text[: text.rindex("</svg>") + 6], width, height)
 
 

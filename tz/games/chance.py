@@ -47,10 +47,13 @@ def is_to_draw(metadata: StepMetadata) -> Bool[Array, "..."]:
 
 
 def check_player_to_move(where: str, metadata: StepMetadata) -> None:
-    """Raises `ValueError` if nature is to move. Under `jax.jit`, where that is not known, it does nothing."""
-    if metadata.chance is None or isinstance(metadata.chance, Tracer):
+    """Raises `ValueError` if nature is to move. It does nothing where that is not known: under `jax.jit`, and for
+    arrays that are split over several processes.
+    """
+    chance = metadata.chance
+    if chance is None or isinstance(chance, Tracer) or not getattr(chance, "is_fully_addressable", True):
         return
-    if np.any(np.asarray(metadata.chance) > 0):  # jnp would trace even a known array
+    if np.any(np.asarray(chance) > 0):  # jnp would trace even a known array
         raise ValueError(
             f"{where}: found a position in which nature is to move, expected one in which a player is to move; make "
             "moves with tz.games.make_move, which draws nature's outcome, instead of env.step."

@@ -3,6 +3,7 @@
 import warnings
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,6 +90,7 @@ def check_types(env: Env) -> None:
     if not isinstance(env, Env):
         fix = "adapt a game of pgx with tz.from_pgx" if hasattr(env, "observation_shape") else "make one with tz.Env"
         raise ValueError(f"env: found {shown(env)} as the game, expected a tz.Env of init, step and observe; {fix}.")
+    _check_hashable(env)
     start = _trace(env, "init", jax.random.key(0))
     _check_result(env, "init", start)
     after = _trace(env, "step", start[0], jax.ShapeDtypeStruct((), jnp.int32))
@@ -116,6 +118,19 @@ def check_types(env: Env) -> None:
         )
 
 
+def _check_hashable(env: Env) -> None:
+    """Raises `ValueError` for a function that `jax.jit` cannot take, as it needs a hash of what is not an array."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(eqx.filter(env, eqx.is_array, inverse=True)):
+        try:
+            hash(leaf)
+        except TypeError as error:
+            raise ValueError(
+                f"{env.name}: found {shown(leaf)} as `{jax.tree_util.keystr(path).lstrip('.')}`, which has no hash "
+                f"({error}), expected a function that has one; make its class an eqx.Module, or a "
+                "dataclass(frozen=True)."
+            ) from error
+
+
 def _describe(leaf: Any) -> str:
     if jax.tree.leaves(leaf) not in ([], [leaf]):
         return str(jax.tree.map(_describe, leaf))
@@ -141,9 +156,12 @@ def _check_result(env: Env, name: str, result: Any) -> None:
     ):
         leaf = getattr(metadata, field)
         if not isinstance(leaf, jax.ShapeDtypeStruct) or not jnp.issubdtype(leaf.dtype, kind) or leaf.ndim != ndim:
+            advice = "make an array of this dtype, for instance with `astype`"
+            if isinstance(leaf, jax.ShapeDtypeStruct) and leaf.ndim != ndim:
+                advice = f"make `{name}` a function of one game, without a batch axis"
             raise ValueError(
                 f"{env.name}: found {_describe(leaf)} as `{field}` in the metadata from `{name}`, expected {expected}; "
-                f"make `{name}` a function of one game, without a batch axis."
+                f"{advice}."
             )
     check_no_discount(env.name, metadata)
     _check_chance(env, name, metadata.chance)

@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Shaped
 
 from tz._arguments import check_one, check_one_game, check_one_key
+from tz._arrays import strong
 from tz.games.chance import check_key, make_numbered_move, split_with_chance
 from tz.games.env import Env, StepMetadata
 
@@ -83,6 +84,7 @@ def follow_moves(
     check_one_game("follow_moves", start[1])
     check_one("follow_moves", "actions", actions, 1)
     check_key("follow_moves", env, chance_key, "chance_key")
+    start = strong(start)  # a game may begin with Python numbers
     no_draws = None if env.outcome is None else jnp.int32(0)
 
     def move(at, action):

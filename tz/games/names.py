@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
 from tz._arguments import shown
+from tz._arrays import data_of
 from tz.games.env import Env
 
 _FEW = 8  # the most moves that a message lists
@@ -147,6 +148,6 @@ def text_board(env: Env, state: PyTree) -> str:
 
 
 def _array_text(name: str, leaf: Any) -> str:
-    leaf = np.asarray(leaf)
+    leaf = np.asarray(data_of(leaf))
     values = np.array2string(leaf, threshold=200, edgeitems=4, max_line_width=100)
     return f"{name}:\n{values}" if "\n" in values else f"{name}: {values}"

@@ -11,7 +11,8 @@ from jax import lax
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from tz._arguments import check_ints, check_one_key
-from tz.games.chance import make_move
+from tz._arrays import strong
+from tz.games.chance import check_player_to_move, make_move
 from tz.games.env import Env, StepMetadata
 
 
@@ -31,9 +32,11 @@ def random_opening(
 
     **Returns:** the state and metadata after the moves.
 
-    **Raises:** `ValueError` if `max_moves` is not an int, or if `key` has a batch axis.
+    **Raises:** `ValueError` if `max_moves` is not an int or is negative, or if `key` has a batch axis.
     """
     check_ints("random_opening", max_moves=max_moves)
+    if max_moves < 0:
+        raise ValueError(f"random_opening: found max_moves={max_moves}, expected 0 or more; raise it.")
     check_one_key("random_opening", key)
     return _random_moves(env, max_moves, num_moves, key, with_moves=False)[0]
 
@@ -131,13 +134,14 @@ def starts_from(env: Env, openings: tuple[PyTree, StepMetadata], fraction: float
 
     **Returns:** the same game with another `init`.
 
-    **Raises:** `ValueError` if there is no opening, if the game is over in one of them, if they are positions of
-    another game, or if the fraction is not from 0 to 1.
+    **Raises:** `ValueError` if there is no opening, if the game is over or nature is to move in one of them, if they
+    are positions of another game, or if the fraction is not from 0 to 1.
     """
     if not 0 <= fraction <= 1:
         raise ValueError(
             f"starts_from: found fraction={fraction}, expected a number from 0 to 1; give a fraction of the games."
         )
+    openings = jax.tree.map(jnp.asarray, openings)
     over = openings[1].terminated
     if over.ndim != 1 or not len(over):
         raise ValueError(
@@ -148,14 +152,20 @@ def starts_from(env: Env, openings: tuple[PyTree, StepMetadata], fraction: float
         raise ValueError(
             f"starts_from: found {jnp.sum(over)} openings in which the game is over, expected none; leave them out."
         )
-    expected = jax.eval_shape(lambda key: env.init(key), jax.random.key(0))
+    check_openings("starts_from", env, openings)
+    return dataclasses.replace(env, init=_StartsFrom(env.init, openings, fraction))
+
+
+def check_openings(where: str, env: Env, openings: tuple[PyTree, StepMetadata]) -> None:
+    """Raises `ValueError` unless these are positions `[N, ...]` of this game in which a player is to move."""
+    expected = jax.eval_shape(lambda key: strong(env.init(key)), jax.random.key(0))
     found = jax.eval_shape(lambda openings: jax.tree.map(lambda x: x[0], openings), openings)
     if not eqx.tree_equal(_shapes(found), _shapes(expected)):
         raise ValueError(
-            f"starts_from: found openings of another game, expected positions of {env.name}; make them with its `init` "
-            "and `step`."
+            f"{where}: found openings of another game, expected positions of {env.name}; make them with its `init` and "
+            "tz.games.make_move."
         )
-    return dataclasses.replace(env, init=_StartsFrom(env.init, openings, fraction))
+    check_player_to_move(where, openings[1])
 
 
 def _shapes(tree: PyTree) -> PyTree:

@@ -169,8 +169,9 @@ class _Match:
         return (self.by_rules | (self.resigned != 0)) & ~self.spoilt
 
     def returns(self) -> np.ndarray:
-        """Returns the sums of the first player's rewards, `[2, G / 2]`, with -1 or 1 added for a resignation."""
-        return np.stack([np.asarray(games.returns) for games in self.halves]) + self.resigned
+        """Returns the sums of the first player's rewards, `[2, G / 2]`, or -1 or 1 after a resignation."""
+        rewards = np.stack([np.asarray(games.returns) for games in self.halves])
+        return np.where(self.resigned == 0, rewards, self.resigned)
 
     def play_move(self, step: int) -> np.ndarray:
         """Makes one move in every game that is not over; returns the actions, `[2, G / 2]`, with -1 elsewhere."""

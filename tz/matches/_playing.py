@@ -28,8 +28,8 @@ class MatchResult(eqx.Module):
 
     **Fields:**
 
-    - `returns`: `[G]`, the sum of the first player's rewards in each game. A resignation adds 1 if it was the
-        opponent's, and -1 if it was the first player's.
+    - `returns`: `[G]`, the sum of the first player's rewards in each game since the opening. If a player resigned, it
+        is 1 if that was the opponent, and -1 if it was the first player, whatever the rewards before.
     - `finished`: `[G]`, False if a game was cut off at `max_moves`, was over before its first move, or was spoilt. Such
         a game is neither a win, a draw nor a loss.
     - `player_id`: `[G]`, the id of the first player in each game.

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from tz._arguments import check_ints, check_one_key
 from tz.games.env import Env, StepMetadata
 from tz.games.move_lists import follow_moves
+from tz.games.openings import check_openings
 from tz.matches._host_match import play_on_host
 from tz.matches._playing import MatchResult, play_openings
 from tz.matches.engines import AnyPlayer, check_any_player
@@ -64,7 +65,8 @@ def play_match(
     **Returns:** a [`tz.matches.MatchResult`][], from the perspective of `first`.
 
     **Raises:** `ValueError` if the game does not have exactly two players, `num_games` is odd or not positive,
-    `openings` has another number of positions, the games cannot be split evenly over the devices, a player is not made
+    `openings` has another number of positions or positions of another game, `opening_moves` or `max_moves` is too
+    small, the games cannot be split evenly over the devices, a player is not made
     for this game, or an engine is not installed; the message then names its Debian package. A warning reports games
     that an engine or a function spoilt.
 
@@ -75,9 +77,9 @@ def play_match(
     print(match.score, match.interval())
     ```
     """
-    check_ints("play_match", num_games=num_games, opening_moves=opening_moves, max_moves=max_moves)
     check_one_key("play_match", key)
     check_even("play_match", num_games)
+    check_moves("play_match", opening_moves, max_moves)
     if env.num_players != 2:
         raise ValueError(
             f"play_match: found {env.name}, a game of {env.num_players} player, expected one of two players; for one "
@@ -86,7 +88,8 @@ def play_match(
     for name, player in {"first": first, "second": second}.items():
         check_any_player("play_match", name, player)
     if openings is not None:
-        _check_openings(openings, num_games)
+        _check_openings(env, openings, num_games)
+        openings = jax.tree.map(jnp.asarray, openings)
     if not isinstance(first, Player) or not isinstance(second, Player):
         sizes: dict[str, Any] = {"num_games": num_games, "opening_moves": opening_moves, "max_moves": max_moves}
         return play_on_host(env, (first, second), key=key, openings=openings, **sizes)
@@ -130,6 +133,16 @@ def check_even(where: str, num_games: int, name: str = "num_games") -> None:
         )
 
 
+def check_moves(where: str, opening_moves: int, max_moves: int) -> None:
+    """Raises `ValueError` unless games begin with 0 or more random moves, and have room for one move after them."""
+    check_ints(where, opening_moves=opening_moves, max_moves=max_moves)
+    if opening_moves < 0 or max_moves < 1:
+        raise ValueError(
+            f"{where}: found opening_moves={opening_moves} and max_moves={max_moves}, expected at least 0 and at least "
+            "1; raise the number that is too small."
+        )
+
+
 def check_split(where: str, num_games: int, mesh: Mesh, name: str = "num_games") -> None:
     """Checks that a match can be split evenly over devices, for example before a long training that ends with one.
 
@@ -155,14 +168,15 @@ def check_split(where: str, num_games: int, mesh: Mesh, name: str = "num_games")
         )
 
 
-def _check_openings(openings: tuple[PyTree, StepMetadata], num_games: int) -> None:
-    """Raises `ValueError` unless there is one opening for every two games."""
+def _check_openings(env: Env, openings: tuple[PyTree, StepMetadata], num_games: int) -> None:
+    """Raises `ValueError` unless there is one position of the game for every two games, with a player to move."""
     found = openings[1].terminated.shape
     if found != (num_games // 2,):
         raise ValueError(
             f"play_match: found openings of shape {found} for {num_games} games, expected ({num_games // 2},); give "
             "one for every two games."
         )
+    check_openings("play_match", env, openings)
 
 
 def replay_game(env: Env, match: MatchResult, game: int) -> PyTree:

@@ -16,7 +16,7 @@ from tz.games.env import Env
 from tz.matches._testing import TesterMetrics, check_players, copied, match_metrics, match_options, unfinished_text
 from tz.matches.elo import connected, fit_elo
 from tz.matches.engines import AnyPlayer
-from tz.matches.match import check_even, check_split, play_match
+from tz.matches.match import check_even, check_moves, check_split, play_match
 from tz.matches.players import Player
 from tz.mcts.settings import MCTS
 from tz.mcts.simulation import Evaluator
@@ -83,6 +83,7 @@ class ApproxEloTester(eqx.Module):
         check_fields(self)
         check_players("ApproxEloTester", "anchors", self.anchors)
         check_even(type(self).__name__, self.games_per_opponent, "games_per_opponent")
+        check_moves(type(self).__name__, self.opening_moves, self.max_moves)
         for name in ("total_epochs", "num_opponents"):
             if getattr(self, name) < 1:
                 raise ValueError(f"ApproxEloTester: found {name}={getattr(self, name)}, expected at least 1; raise it.")
@@ -191,6 +192,7 @@ class LadderTester(eqx.Module):
         check_fields(self)
         check_players("LadderTester", "rungs", self.rungs)
         check_even(type(self).__name__, self.num_games)
+        check_moves(type(self).__name__, self.opening_moves, self.max_moves)
         if not self.rungs:
             raise ValueError("LadderTester: found rungs to be empty, expected at least one player; add one.")
         if not 0.5 <= self.threshold < 1:

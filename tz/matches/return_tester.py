@@ -181,7 +181,10 @@ def _episodes(env: Env, player: Player, keys: Array, max_moves: int) -> EpisodeR
         live = ~games.metadata.terminated
         inputs = games.env_state, games.trees, games.num_draws, keys, chance_keys
         env_state, metadata, num_draws, trees = jax.vmap(one, (0, 0, 0, 0, 0, None))(*inputs, move)
-        # Finished games step along: a terminated state stays terminated, and its rewards do not count.
+        # Finished games step along: their last state is kept, and their rewards do not count.
+        env_state = jax.vmap(lambda live, *states: jax.tree.map(lambda x, y: jnp.where(live, x, y), *states))(
+            live, env_state, games.env_state
+        )
         reward = jnp.where(live, metadata.rewards[:, 0].astype(jnp.float32), 0.0)
         num_moves = games.num_moves + live.astype(jnp.int32)
         return _Episodes(env_state, metadata, trees, num_draws, games.returns + reward, num_moves), move + 1

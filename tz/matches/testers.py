@@ -10,7 +10,7 @@ from tz._arguments import check_fields
 from tz.games.env import Env
 from tz.matches._testing import TesterMetrics, copied, match_metrics, match_options
 from tz.matches.engines import AnyPlayer, check_any_player
-from tz.matches.match import MatchResult, check_even, check_split, play_match
+from tz.matches.match import MatchResult, check_even, check_moves, check_split, play_match
 from tz.matches.players import Player
 from tz.mcts.settings import MCTS
 from tz.mcts.simulation import Evaluator
@@ -87,6 +87,7 @@ class OpponentTester(eqx.Module):
         check_any_player("OpponentTester", "opponent", self.opponent)
         check_fields(self)
         check_even(type(self).__name__, self.num_games)
+        check_moves(type(self).__name__, self.opening_moves, self.max_moves)
 
     def init(self, evaluator: Evaluator, *, mesh: Mesh) -> None:
         """Returns None, as this tester has no state. Raises `ValueError` if the games cannot be split over the mesh."""
@@ -135,6 +136,7 @@ class TwoPlayerTester(eqx.Module):
     def __post_init__(self):
         check_fields(self)
         check_even(type(self).__name__, self.num_games)
+        check_moves(type(self).__name__, self.opening_moves, self.max_moves)
 
     def init(self, evaluator: Evaluator, *, mesh: Mesh) -> Evaluator:
         """Returns a copy of the network. Raises `ValueError` if the games cannot be split over the mesh."""

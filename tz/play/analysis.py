@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from tz._arguments import check_ints, check_one_game
-from tz.games.chance import make_move
+from tz.games.chance import check_player_to_move, make_move
 from tz.games.env import Env, StepMetadata
 from tz.games.names import label_of
 from tz.matches.players import Player, check_is_player, check_player
@@ -92,12 +92,13 @@ def analyse(
 
     **Returns:** a [`tz.play.Analysis`][].
 
-    **Raises:** `ValueError` if the player belongs to another game, if the position has no legal move, or if
-    `num_simulations` is negative.
+    **Raises:** `ValueError` if the player belongs to another game, if the position has no legal move, if nature is
+    to move in it, or if `num_simulations` is negative.
     """
     check_is_player("analyse", "player", player)
     metadata = position[1]
     check_one_game("analyse", metadata)
+    check_player_to_move("analyse", metadata)
     check_player(env, player)
     if bool(metadata.terminated) or not np.any(np.asarray(metadata.action_mask)):
         raise ValueError(

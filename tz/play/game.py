@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from tz._arguments import check_one_game, shown
+from tz.games.chance import check_player_to_move
 from tz.games.env import Env, StepMetadata
 from tz.games.names import find_move, label_of, text_board
 from tz.matches.engines import GtpEngine, HostPlayer
@@ -103,6 +104,7 @@ class Game:
         else:
             state, metadata = self._fixed_start
             check_one_game("Game", metadata)
+            check_player_to_move("Game", metadata)
         return Turn(state, metadata, jax.device_get(state))
 
     def _check_agent(self, agent: Player) -> None:
@@ -210,11 +212,21 @@ class Game:
         return tuple(returns)
 
     def legal_moves(self) -> dict[str, int]:
-        """Returns a dict from the names of the legal moves to their actions. It is empty if the game is over."""
+        """Returns a dict from the names of the legal moves to their actions. It is empty if the game is over.
+
+        **Raises:** `ValueError` if two legal moves have one name.
+        """
         if self.is_over:
             return {}
-        legal = np.flatnonzero(np.asarray(self._now.metadata.action_mask))
-        return {label_of(self.env, self._now.host, int(action)): int(action) for action in legal}
+        named: dict[str, int] = {}
+        for action in map(int, np.flatnonzero(np.asarray(self._now.metadata.action_mask))):
+            name = label_of(self.env, self._now.host, action)
+            if (other := named.setdefault(name, action)) != action:
+                raise ValueError(
+                    f"Game: found the name {name!r} for the legal actions {other} and {action} of {self.env.name}, "
+                    "expected a name for each; let `label` return different names."
+                )
+        return named
 
     def move(self, move: str | SupportsInt) -> str:
         """Makes a move for the player to move, and draws nature's answer.

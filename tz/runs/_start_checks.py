@@ -7,6 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from tz._arguments import check_evaluator, check_instance, shown, takes
@@ -54,6 +55,7 @@ def check_start(config: TrainConfig, env: Env, network: PyTree, norm_state: eqx.
     name = f"{'tz.' if isinstance(network, AZResNet | MLP) else ''}{type(network).__name__}"
     _, record, keys = play_random_games(env, key=jax.random.key(0), num_games=NUM_GAMES, num_moves=NUM_MOVES)
     check_record(env, record, keys, may_go_on=env.num_players == 1 and config.max_episode_moves is not None)
+    _check_proofs(config, env, record)
     _check_range(config, env, head, record, name)
 
 
@@ -92,6 +94,20 @@ def _check_range(config: TrainConfig, env: Env, head: ValueHead | None, record: 
             "tz.PUCT, whose exploration bonus is made for values from -1 to 1 and too small for larger ones, expected "
             'a selector that scales values; use tz.mcts.MuZeroPUCT(scale="tree"), or tz.gumbel_mcts.',
             stacklevel=4,
+        )
+
+
+def _check_proofs(config: TrainConfig, env: Env, record: GameRecord) -> None:
+    """Raises `ValueError` if a search with `solve=True` would take a reward for a proof that is none."""
+    if not any(mcts is not None and mcts.solve for mcts in (config.mcts, config.fast_mcts, config.test_mcts)):
+        return
+    before_end = record.rewards[~record.terminated]
+    if np.any(before_end != 0) or np.any(np.abs(record.rewards) > 1):
+        found = "rewards before the end" if np.any(before_end != 0) else "results larger than 1"
+        raise ValueError(
+            f"init_loop: found solve=True, and {found} in random games of {env.name}, expected rewards from -1 to 1 at "
+            "the end of a game only, since solve=True takes a reward of 1 for a proven win, and of -1 for a proven "
+            "loss; write solve=False."
         )
 
 

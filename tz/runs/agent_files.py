@@ -223,7 +223,7 @@ def _env(path: pathlib.Path, header: dict, env: Env | None) -> Env:
         except ValueError as error:
             raise ValueError(
                 f"load_agent: found that {path} plays {header['env']!r}, which pgx does not have, expected a game of "
-                f"pgx; pass the game as env=. {error}"
+                f"pgx; pass the game as env=, or on the command line as --env package.module:make_env. {error}"
             ) from error
     if env.name != header["env"]:
         raise ValueError(
