@@ -21,9 +21,8 @@ from jaxtyping import PRNGKeyArray, PyTree
 import tz
 
 STARTED = time.perf_counter()
-# The recipe of the older results. That of `tz.runs.game_recipe` has a second target and Muon; see `--ownership` and
-# `--optimizer`.
-RECIPE = tz.Recipe("othello", symmetry="dihedral", random_starts=10, q_scale=0.5)
+# The older results had `--optimizer adamw --learning-rate 0.003 --ownership 0`.
+RECIPE = tz.runs.game_recipe("othello")
 GAMES = {"num_games": 256, "max_moves": 128}
 NUM_DRAWN = 2  # how often new starts are drawn for each point of the curve
 
@@ -131,7 +130,7 @@ def main() -> None:
         "--ownership", type=float, default=RECIPE.ownership, help="the weight of the final board as a target"
     )
     parser.add_argument("--optimizer", choices=("adamw", "muon"), default=RECIPE.optimizer)
-    parser.add_argument("--learning-rate", type=float, default=RECIPE.learning_rate, help="with Muon, about 0.01")
+    parser.add_argument("--learning-rate", type=float, default=RECIPE.learning_rate, help="with AdamW, about 0.003")
     parser.add_argument("--devices", type=int, default=2, help="two use the cores of a CPU better than one")
     parser.add_argument("--matches-only", action="store_true", help="train nothing, and match the agents in --out")
     parser.add_argument(
