@@ -47,8 +47,9 @@ def is_to_draw(metadata: StepMetadata) -> Bool[Array, "..."]:
 
 
 def check_player_to_move(where: str, metadata: StepMetadata) -> None:
-    """Raises `ValueError` if nature is to move. It does nothing where that is not known: under `jax.jit`, and for
-    arrays that are split over several processes.
+    """Raises `ValueError` if nature is to move.
+
+    It does nothing where that is not known: under `jax.jit`, and for arrays that are split over several processes.
     """
     chance = metadata.chance
     if chance is None or isinstance(chance, Tracer) or not getattr(chance, "is_fully_addressable", True):

@@ -66,9 +66,8 @@ def play_match(
 
     **Raises:** `ValueError` if the game does not have exactly two players, `num_games` is odd or not positive,
     `openings` has another number of positions or positions of another game, `opening_moves` or `max_moves` is too
-    small, the games cannot be split evenly over the devices, a player is not made
-    for this game, or an engine is not installed; the message then names its Debian package. A warning reports games
-    that an engine or a function spoilt.
+    small, the games cannot be split evenly over the devices, a player is not made for this game, or an engine is not
+    installed; the message then names its Debian package. A warning reports games that an engine or a function spoilt.
 
     **Example:**
 
