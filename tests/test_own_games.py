@@ -170,7 +170,7 @@ def test_a_board_may_have_numbers_of_numpy_and_needs_a_color_for_each_side():
 
 def test_two_moves_with_one_name_are_named():
     game = tz.play.Game(points(label=lambda state, action: "x" if action < 2 else "y"))
-    with pytest.raises(ValueError, match="found the name 'x' for the legal actions 0 and 1 of points"):
+    with pytest.raises(ValueError, match="points: found the name 'x' for the legal actions 0 and 1 in one position"):
         game.legal_moves()
 
 

@@ -13,7 +13,7 @@ from tz._arguments import check_ints, check_one_key, shown
 from tz.games._random_games import check_record, play_random_games
 from tz.games.chance import check_nature
 from tz.games.env import Env, StepMetadata
-from tz.games.names import label_of, without_spaces
+from tz.games.names import legal_names
 
 
 def check_env(env: Env, *, key: PRNGKeyArray | None = None, num_games: int = 8, max_moves: int = 512) -> None:
@@ -249,15 +249,7 @@ def _check_names(env: Env, sample: PyTree) -> None:
     """Checks that no two legal moves have one name, in the first and the last position of a game before its end."""
     _, start, (before, *_) = sample
     for state, metadata in (start, before) if env.label is not None else ():
-        names: dict[str, int] = {}
-        for action in map(int, np.flatnonzero(metadata.action_mask)):
-            name = label_of(env, state, action)
-            if (other := names.setdefault(without_spaces(name), action)) != action:
-                raise ValueError(
-                    f"{env.name}: found the name {name!r} for the legal actions {other} and {action} in one position, "
-                    "expected a name for each; let `label` return different names, since people and programs choose "
-                    "moves by name."
-                )
+        legal_names(env.name, env, state, metadata.action_mask)
 
 
 def _difference(first: PyTree, second: PyTree, *, tolerance: float) -> str | None:

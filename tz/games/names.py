@@ -89,6 +89,22 @@ def find_move(env: Env, state: PyTree, action_mask: ArrayLike, text: str) -> int
     raise ValueError(_no_such_move(env, state, names, text))
 
 
+def legal_names(where: str, env: Env, state: PyTree, action_mask: ArrayLike) -> dict[str, int]:
+    """Returns the actions of the legal moves by their names. Raises `ValueError` if two moves have one name."""
+    names: dict[str, int] = {}
+    seen: dict[str, int] = {}
+    for action in map(int, np.flatnonzero(np.asarray(action_mask))):
+        name = label_of(env, state, action)
+        if (other := seen.setdefault(without_spaces(name), action)) != action:
+            raise ValueError(
+                f"{where}: found the name {name!r} for the legal actions {other} and {action} in one position, "
+                "expected a name for each; let `label` return different names, since people and programs choose "
+                "moves by name."
+            )
+        names[name] = action
+    return names
+
+
 def without_spaces(name: str) -> str:
     """Returns a name as two names are compared."""
     return "".join(name.split())

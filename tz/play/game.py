@@ -13,7 +13,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 from tz._arguments import check_one_game, shown
 from tz.games.chance import check_player_to_move
 from tz.games.env import Env, StepMetadata
-from tz.games.names import find_move, label_of, text_board
+from tz.games.names import find_move, label_of, legal_names, text_board
 from tz.matches.engines import GtpEngine, HostPlayer
 from tz.matches.players import Player, check_player
 from tz.play._engine_seat import OneGameEngine
@@ -218,15 +218,7 @@ class Game:
         """
         if self.is_over:
             return {}
-        named: dict[str, int] = {}
-        for action in map(int, np.flatnonzero(np.asarray(self._now.metadata.action_mask))):
-            name = label_of(self.env, self._now.host, action)
-            if (other := named.setdefault(name, action)) != action:
-                raise ValueError(
-                    f"Game: found the name {name!r} for the legal actions {other} and {action} of {self.env.name}, "
-                    "expected a name for each; let `label` return different names."
-                )
-        return named
+        return legal_names(self.env.name, self.env, self._now.host, self._now.metadata.action_mask)
 
     def move(self, move: str | SupportsInt) -> str:
         """Makes a move for the player to move, and draws nature's answer.
