@@ -144,9 +144,8 @@ def main() -> None:
     if args.ship is not None:
         card = tz.runs.agent_card(args.agent)
         about = {"games": args.games, "opening moves": args.opening_moves, **results.scores}
-        tz.save_agent(
-            args.ship, env, player.evaluator.network, card=card | {"matches": card.get("matches", {}) | about}
-        )
+        card |= {"matches": card.get("matches", {}) | about}
+        tz.save_agent(args.ship, env, player.evaluator.network, player.evaluator.norm_state, card=card)
     num_games = args.games if args.engine_games is None else args.engine_games
     for distance in (1, 2) if num_games else ():
         for weak, strong in zip(levels, levels[distance:], strict=False):

@@ -213,6 +213,9 @@ def test_a_picture_has_its_folder_made_and_errors_of_files_are_one_line(tmp_path
     picture = tmp_path / "pictures" / "all" / "a.png"
     assert f"The picture is {picture}" in said(capsys, "plot", str(tmp_path), "--out", str(picture))
     assert picture.stat().st_size > 1000
+    picture.unlink()
+    assert f"The picture is {picture}" in said(capsys, "plot", str(tmp_path), "--out", str(picture.with_suffix("")))
+    assert picture.stat().st_size > 1000
     with pytest.raises(SystemExit, match=r"^error: plot: found an error of the system at .*metrics\.jsonl \(.*\), exp"):
         main(["plot", str(tmp_path), "--out", str(tmp_path / "metrics.jsonl" / "a.png")])
 
@@ -242,6 +245,7 @@ def test_a_game_of_ones_own_is_named_by_module_and_function(monkeypatch, tmp_pat
         "import dataclasses, tz\n"
         "def make(): return dataclasses.replace(tz.from_pgx('tic_tac_toe'), name='mine')\n"
         "def wrong(): return 3\n"
+        "def of_size(size): return make()\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     env = named_game("my_games:make")
@@ -249,6 +253,8 @@ def test_a_game_of_ones_own_is_named_by_module_and_function(monkeypatch, tmp_pat
     assert tz.runs.game_recipe("my_games:make").build()[0].test_env is env
     with pytest.raises(ValueError, match=r"found 'my_games:wrong' to return 3, expected a tz\.Env"):
         named_game("my_games:wrong")
+    with pytest.raises(ValueError, match="found 'my_games:of_size', which cannot be called without arguments"):
+        named_game("my_games:of_size")
 
 
 def test_tests_are_chosen_by_words():

@@ -4,7 +4,10 @@ import dataclasses
 import re
 import shlex
 import shutil
+import signal
 import sys
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +35,14 @@ def first_legal(state) -> int:
 
 def prefer_first(state, metadata, key):
     return -100.0 * jnp.arange(9.0), jnp.float32(0)
+
+
+class Once(threading.Timer):
+    """A timer that may be started again, without an effect."""
+
+    def start(self):
+        if not self.ident:
+            super().start()
 
 
 def toy(mode="good", *options, moves, **settings):
@@ -123,6 +134,24 @@ def test_an_engine_that_goes_wrong_spoils_its_game_alone(env, cells, by_hand, pr
     np.testing.assert_array_equal(match.actions[kept], by_hand.actions[kept])
     np.testing.assert_array_equal(match.returns[kept], by_hand.returns[kept])
     assert match.wins + match.draws + match.losses == kept.sum()
+
+
+def test_a_match_that_is_interrupted_does_not_wait_for_its_engines(env, cells, processes, monkeypatch):
+    """Its engine hangs in many games, for five minutes each."""
+    ask = GtpProcess.ask
+
+    def ask_and_press(self, command):
+        if command.startswith("genmove"):
+            press.start()
+        return ask(self, command)
+
+    press = Once(1.0, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT))
+    monkeypatch.setattr(GtpProcess, "ask", ask_and_press)
+    engine = toy("hang", "--trigger", cells[4], moves=cells, num_processes=1, timeout=300.0)
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        tz.play_match(env, AGENT, engine, **OPTIONS)
+    assert time.monotonic() - begun < 60
 
 
 def test_an_engine_that_never_starts_is_given_up_soon(env, cells, processes):
@@ -224,7 +253,9 @@ CASES = {
     "no words": (lambda env: (env, tz.matches.GtpEngine("  ")), "GtpEngine: found command='  ', expected a program"),
     "open quote": (lambda env: (env, tz.matches.GtpEngine("gnugo 'x")), "expected a program with its arguments"),
     "processes": (lambda env: (env, toy(**GOOD, num_processes=0)), "found num_processes=0, expected at least 1"),
-    "timeout": (lambda env: (env, toy(**GOOD, timeout=0.0)), "found timeout=0.0, expected more than 0 seconds"),
+    "timeout": (lambda env: (env, toy(**GOOD, timeout=0.0)), "found timeout=0.0, expected a finite number of seconds"),
+    "forever": (lambda env: (env, toy(**GOOD, timeout=float("inf"))), "found timeout=inf, expected a finite number"),
+    "two lines": (lambda env: (env, toy(**GOOD, setup=("a\nb",))), "expected one text for each command"),
     "no names": (
         lambda env: (tz.Env(env.init, env.step, env.observe, name="mute"), toy(**GOOD)),
         "found an engine for mute, whose moves have no names, expected a game with `label`",

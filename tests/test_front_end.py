@@ -1,12 +1,15 @@
 """The board as people see it: the page and the notebook in a real browser, the server's guards, and the terminal."""
 
 import contextlib
+import dataclasses
 import http.client
 import io
 import json
 import os
 import pathlib
 import random
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -207,6 +210,41 @@ def test_clicks_during_an_answer_are_not_lost(driver, env, agent):
         assert not page.errors()
 
 
+@needs_browser()
+def test_undo_and_resign_during_an_answer(driver, env, agent):
+    answered = threading.Event()
+
+    class Slow(tz.play.Session):
+        def ask(self, message):
+            assert message["do"] != "reply" or len(self.game.names) != 3 or answered.wait(60)
+            return super().ask(message)
+
+    with served(env, agent, Slow) as server:
+        page = new_page(driver, server)
+        page.square("b2")
+        page.wait(lambda: page.moves() == 2)
+        page.square(page.clickable()[0])
+        page.wait(lambda: page.data("busy") == "yes" and page.moves() == 3)
+        page.press("undo")
+        page.press("undo")
+        answered.set()
+        page.wait(lambda: page.moves() == 0, seconds=30)
+        page.press("resign")
+        page.wait(lambda: page.data("over") == "yes")
+        page.press("undo")
+        page.wait(lambda: page.data("over") == "")
+        assert not page.errors()
+
+
+def test_whoever_resigns_while_the_agent_thinks_has_lost(env, agent):
+    session = tz.play.Session(env, agent)
+    session.ask({"do": "move", "move": "b2"})
+    view = session.ask({"do": "resign"})
+    assert session.game.returns == (-1.0, 1.0) and view["status"].endswith("wins by resignation")
+    with pytest.raises(ValueError, match="found person='second', expected one of first, nobody"):
+        tz.play.Session(tz.from_pgx("2048"), agent, person="second")
+
+
 def ask(server, body, path="/ask", **headers):
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     given = {"Content-Type": "application/json"} | {name.replace("_", "-"): text for name, text in headers.items()}
@@ -249,7 +287,50 @@ def test_games_do_not_mix(server):
     assert one != two
     assert game(one, "a1")["view"]["history"] == ["a1"] and game(two, "c3")["view"]["history"] == ["c3"]
     assert game(one)["view"]["history"] == ["a1"]
-    assert game("no such game")["session"] not in (one, two, "no such game")
+    answer = game("no such game", "b2")
+    assert answer["session"] not in (one, two, "no such game")
+    assert answer["view"]["history"] == [] and "no longer kept" in answer["view"]["error"]
+
+
+def test_a_fault_in_a_game_of_ones_own_is_answered(env, agent, capsys, monkeypatch):
+    twins = dataclasses.replace(env, label=lambda state, action: "abcdefgh"[min(int(action), 7)], board=None)
+    with served(twins, agent) as server:
+        status, answer = ask(server, json.dumps({"message": {"do": "view"}}))
+    assert status == 500 and answer["error"].startswith("tic_tac_toe: found the name 'h' for the legal actions")
+    assert "Traceback" in capsys.readouterr().err
+    board, sent = tz.play.widget(agent, env=twins), []
+    monkeypatch.setattr(board, "send", sent.append)
+    board._handle_custom_msg({"id": "1", "message": {"do": "view"}}, [])  # it logs the error
+    assert sent[0]["id"] == "1" and "found the name 'h'" in sent[0]["error"]
+
+
+def test_the_default_port_is_left_out_by_browsers(server, monkeypatch):
+    assert not server.is_from_here("localhost", None)
+    monkeypatch.setattr(server, "port", 80)
+    assert server.is_from_here("localhost", "http://localhost") and not server.is_from_here("evil.example", None)
+
+
+def test_a_tab_that_closes_during_an_answer_is_forgotten(env, agent, capsys):
+    begun, gone, handled = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow(tz.play.Session):
+        def ask(self, message):
+            begun.set()
+            gone.wait(60)
+            return super().ask(message)
+
+    with served(env, agent, Slow) as server:
+        shut = server._server.shutdown_request
+        server._server.shutdown_request = lambda request: (shut(request), handled.set())
+        body = json.dumps({"message": {"do": "view"}})
+        with socket.create_connection(("127.0.0.1", server.port)) as tab:
+            head = f"POST /ask HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Type: application/json\r\n"
+            tab.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+            assert begun.wait(60)
+            tab.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        gone.set()
+        assert handled.wait(60)
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_a_port_in_use_is_named(env, agent, server):

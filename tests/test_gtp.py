@@ -10,9 +10,11 @@ import sys
 import jax
 import numpy as np
 import pytest
+from pgx.go import Go
 
 import tz
 from tz.matches import GtpEngine, HostPlayer
+from tz.matches.engines import setup_commands
 from tz.play._clock import Clock
 from tz.play._gtp_lines import MAX_LINE, LineReader, TooLongError, split_command
 from tz.play._scores import final_score
@@ -95,6 +97,7 @@ TRANSCRIPTS = {
         ("12", r"\?12 unknown command"),
         ("12a", r"\? unknown command"),
         ("boardsize nine", r"\? unacceptable size, the agent plays tic_tac_toe"),
+        ("boardsize 19", r"\? unacceptable size, the agent plays tic_tac_toe"),
         ("boardsize", r"\? wrong number of arguments for boardsize"),
         ("komi 5", r"\? unknown command"),
         ("time_settings 1 2", r"\? wrong number of arguments for time_settings"),
@@ -248,6 +251,8 @@ def test_clocks():
     assert clock.budget(0) is None, "a period without moves: no limit, as the protocol has it"
     clock.tell(0, 5.0, 0)
     assert 0 < clock.budget(0) < 1, "an interface may say so without settings"
+    clock.restart()
+    assert clock.budget(0) is None, "a new game without settings"
 
 
 def test_genmove_asks_its_clock_and_pays_what_it_took(server, monkeypatch):
@@ -295,6 +300,16 @@ def test_scores_of_go_are_by_area_and_those_of_othello_by_discs():
     assert final_score(game_of("othello", wiped_out)) == "B+13"
     with pytest.raises(ValueError, match="not over"):
         final_score(game_of("othello", wiped_out[:-3]))
+    double_ko = "c9 b9 d8 a8 c7 b7 b8 c4 b4 b3 a3 d3 b2 c2 j9 c8 c3 pass b8"
+    game = game_of("go_9x9", double_ko)
+    game.move("b3")  # white repeats a position, and loses by that, whatever the area
+    assert game.is_over and game.returns == (1.0, -1.0) and final_score(game) == "B+F"
+    env = tz.from_pgx(Go(size=9, komi=0.5))
+    game = tz.play.Game(env)
+    for move in (walls + " e5 pass f5 pass pass").split():
+        game.move(move)
+    assert env.name == "go_9x9_komi_0.5" and setup_commands(tz.matches.GtpEngine("x"), env)[1] == "komi 0.5"
+    assert game.is_over and game.returns == (1.0, -1.0) and final_score(game) == "B+1.5"
 
 
 @pytest.fixture(scope="module")
@@ -309,7 +324,7 @@ def test_go_has_komi_sizes_and_passes(go):
         "boardsize 19": "? unacceptable size, the agent plays go_9x9",
         "komi 7.5": "= ",
         "komi 0.5": "? unacceptable komi, the agent plays with 7.5",
-        "komi much": "? invalid komi 'much', expected a number of at least 0",
+        "komi much": "? invalid komi 'much', expected a number",
         "play b J9": "= ",
         "play b a1": "= ",  # white passes between
         "play b PASS": "= ",

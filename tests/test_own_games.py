@@ -15,13 +15,14 @@ import slips
 from chance_games import ROLL, pig
 
 import tz
+from tz._arguments import check_position
 
 NUM_MOVES = 6
 KEY = jax.random.key(0)
 
 
-def points(label=None, number=jnp.int32) -> tz.Env:
-    """Returns a game of six moves, each of which takes one to three points from the opponent."""
+def points(label=None, number=jnp.int32, unit=1.0) -> tz.Env:
+    """Returns a game of six moves, each of which takes one to three points from the opponent, `unit` for each."""
 
     def view(n, player, rewards):
         return tz.StepMetadata(rewards, jnp.ones(3, bool), n >= NUM_MOVES, player)
@@ -31,7 +32,7 @@ def points(label=None, number=jnp.int32) -> tz.Env:
 
     def step(state, action):
         n, player = state
-        taken = jnp.where(n < NUM_MOVES, (1 + action).astype(jnp.float32), 0.0)
+        taken = jnp.where(n < NUM_MOVES, unit * (1 + action).astype(jnp.float32), 0.0)
         after = jnp.minimum(n + 1, NUM_MOVES), 1 - player
         return after, view(*after, taken * jnp.where(jnp.arange(2) == player, 1.0, -1.0))
 
@@ -100,6 +101,29 @@ def walk() -> tz.Env:
         return after, view(after, jnp.where(over, 0.0, -0.1))
 
     return tz.Env(init, step, lambda state: jnp.stack(state).astype(jnp.float32), name="walk")
+
+
+def test_a_sum_of_fractions_that_is_nearly_zero_is_a_draw():
+    env = points(unit=0.1)
+    game = tz.play.Game(env)
+    for action in (0, 1, 1, 1, 2, 1):  # 0.1 + 0.2 + 0.3 against 0.2 + 0.2 + 0.2
+        game.move(action)
+    assert game.returns[0] != 0 and game.winner is None
+    result = tz.play_match(env, always(0), always(0), num_games=4, key=KEY, opening_moves=0)
+    returns = jnp.array([1.5e-8, -1.5e-8, 0.1, -0.1])
+    result = dataclasses.replace(result, returns=returns, finished=jnp.ones(4, bool))
+    assert (int(result.wins), int(result.draws), int(result.losses)) == (1, 2, 1) and float(result.score) == 0.5
+
+
+def test_a_state_without_its_metadata_is_named():
+    """The users of tz have no type checks, which would refuse it before."""
+    state, metadata = points().init(KEY)
+    for position in (state, metadata, None, (state, metadata, metadata)):
+        with pytest.raises(
+            ValueError, match="Game: found .* as a position, expected a pair of a state and its metadata"
+        ):
+            check_position("Game", position)
+    assert check_position("Game", (state, metadata)) == (state, metadata)
 
 
 def test_the_final_state_of_an_episode_is_its_own():

@@ -107,6 +107,41 @@ def test_undo_goes_to_the_last_move_of_a_person(env):
     assert alone.undo() == 1 and not alone.is_over
 
 
+@pytest.mark.parametrize("seats", [(None, "other"), ("other", None)])
+def test_the_person_resigns_whoever_is_to_move(env, seats):
+    other = lambda state: int(np.argmax(np.asarray(state._x.board) < 0))
+    game = tz.play.Game(env, [other if seat else None for seat in seats])
+    person = seats.index(None)
+    if person == 0:
+        game.move("b2")
+    assert game.to_move != person
+    game.resign()
+    assert game.returns[person] == -1.0 and game.winner == 1 - person
+    assert game.undo() == 0 and not game.is_over
+
+
+def test_a_temperature_may_depend_on_the_number_of_moves(env):
+    mcts = tz.MCTS(64, root=tz.PlainRoot(), persist_tree=False, temperature=lambda n: jnp.where(n >= 4, 0.0, 100.0))
+    player = tz.Player(mcts, tz.uniform_evaluator)
+    names = set()
+    for seed in range(8):
+        game = tz.play.Game(env, [player, None], key=jax.random.key(seed))
+        for name in ("a1", "a2", "b1", "b2"):
+            game.move(name)
+        assert game.reply() == "c1", "the winning move, at temperature 0"
+        key, last = jax.random.key(seed), game.turns[4]
+        position = last.state, last.metadata
+        assert tz.play.analyse(env, player, position, num_moves=4, key=key).name == "c1"
+        names.add(tz.play.analyse(env, player, position, key=key).name)
+    assert len(names) > 1, "without the number of moves, it is hot"
+
+
+@pytest.mark.parametrize("player", [tz.random_player, tz.uniform_evaluator, tz.MCTS, lambda: 3])
+def test_what_cannot_be_a_player_is_refused_at_once(env, player):
+    with pytest.raises(ValueError, match=r"Game: found .* as a player, expected None for a person, a tz.Player"):
+        tz.play.Game(env, [None, player])
+
+
 def test_resigning_and_starting_anew(env):
     game = tz.play.Game(env)
     game.move("a1")

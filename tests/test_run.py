@@ -161,6 +161,7 @@ def test_several_seeds_are_runs_that_can_be_resumed_alone(tmp_path):
         (["--epochs", "3", "--test", "agent:nowhere.tz"], "found no agent at nowhere.tz"),
         (["--epochs", "3", "--value-low", "0"], "value_low=0.0 and value_high=None, expected both"),
         (["--epochs", "3", "--env", "no.such.module:make"], "cannot be imported"),
+        (["--epochs", "3", "--env", "./slips:nim"], "cannot be imported"),
         (["--epochs", "3", "--env", "json:make_env"], "found no function 'make_env' in the module 'json'"),
         (["--epochs", "3", "--wandb-offline"], "wandb_offline without wandb"),
         (

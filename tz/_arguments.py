@@ -120,6 +120,21 @@ def check_one_game(where: str, metadata: Any) -> None:
         check_one(where, name, getattr(metadata, name), ndim)
 
 
+def check_position(where: str, position: Any) -> tuple[Any, Any]:
+    """Returns the state and the metadata of a position, or of several.
+
+    **Raises:** `ValueError` unless it is a pair whose second part is metadata.
+    """
+    fields = ("action_mask", "terminated", "cur_player_id")
+    is_pair = isinstance(position, tuple | list) and len(position) == 2
+    if not is_pair or not all(hasattr(position[1], name) for name in fields):
+        raise ValueError(
+            f"{where}: found {shown(position)} as a position, expected a pair of a state and its metadata; give what "
+            "env.init, env.step or tz.play_moves returns, both parts of it."
+        )
+    return position[0], position[1]
+
+
 def check_one(where: str, name: str, x: Any, ndim: int = 0) -> None:
     """Raises `ValueError` if an array has more than `ndim` axes, as it has with a batch axis."""
     if jnp.ndim(x) > ndim:

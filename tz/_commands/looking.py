@@ -101,6 +101,7 @@ def plot(arguments: Sequence[str]) -> None:
     figure = plot_learning(found["folders"][0] if len(runs) == 1 else runs, x=found["x"])
     first = found["folders"][0]
     out = found["out"] or (first if first.is_dir() else first.parent) / "learning.png"
+    out = out if out.suffix else out.with_suffix(".png")
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=120)
     print(f"The picture is {out}.")

@@ -71,6 +71,7 @@ def play(arguments: Sequence[str]) -> None:
     env, loaded = _loaded("play", found)
     agent = with_simulations(loaded, found["simulations"])
     person, seed = found["person"], found["seed"]
+    Session(env, agent, person=person, seed=seed).ask({"do": "view"})  # so that a fault of the game ends the command
     if found["terminal"]:
         players = [None if seat in _SIDES[person] else agent for seat in range(env.num_players)]
         play_in_terminal(Game(env, players, key=jax.random.key(seed), analyst=agent))

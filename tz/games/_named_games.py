@@ -5,7 +5,7 @@ import importlib
 import os
 import sys
 
-from tz._arguments import shown
+from tz._arguments import shown, takes
 from tz.games.env import Env
 from tz.games.pgx_games import from_pgx
 
@@ -28,7 +28,7 @@ def _own_game(name: str) -> Env:
         sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    except (ImportError, ValueError) as error:
+    except (ImportError, TypeError, ValueError) as error:
         raise ValueError(
             f"env: found {name!r}, whose module {module_name!r} cannot be imported ({error}), expected "
             "package.module:make_env; start the command in the folder that contains the package."
@@ -38,6 +38,11 @@ def _own_game(name: str) -> Env:
         raise ValueError(
             f"env: found no function {function!r} in the module {module_name!r}, expected one that returns a tz.Env; "
             "write package.module:make_env with its name."
+        )
+    if not takes(make, 0):
+        raise ValueError(
+            f"env: found {name!r}, which cannot be called without arguments, expected a function without any; write "
+            "one that calls it with yours."
         )
     env = make()
     if not isinstance(env, Env):

@@ -21,6 +21,7 @@ from tz.games.env import Env, StepMetadata
 if TYPE_CHECKING:
     import pgx
 
+GO_KOMI = 7.5  # that of the Go games which pgx makes by name
 _REFUSED = {
     "bridge_bidding": "hidden information and more than two players",
     "kuhn_poker": "hidden information",
@@ -89,6 +90,12 @@ def _make(name: str) -> "pgx.Env":
         return pgx.make(name)  # pyright: ignore[reportArgumentType]
 
 
+def _name(game: "pgx.Env") -> str:
+    """Returns the name of a game. Go with another komi is another game, whose name includes the komi."""
+    komi = getattr(getattr(game, "_game", None), "komi", GO_KOMI)
+    return game.id if komi == GO_KOMI else f"{game.id}_komi_{float(komi):g}"
+
+
 @functools.cache
 def _adapt(game: "pgx.Env") -> Env:
     split = SPLITS[game.id](game) if game.id in SPLITS else None
@@ -145,7 +152,7 @@ def _adapt(game: "pgx.Env") -> Env:
         return diagram_text(notation.diagram(state))
 
     notation, board = notation_of(game), board_function(game)
-    options: dict[str, Any] = {"observe": jax.jit(observe), "name": game.id, "draw": draw}
+    options: dict[str, Any] = {"observe": jax.jit(observe), "name": _name(game), "draw": draw}
     options |= {"label": notation.label, "text": text, "board": board}
     if game.id in SAMPLED:
         return sampled_chance(jax.jit(init), jax.jit(draw_move), num_outcomes=NUM_SAMPLED, **options)

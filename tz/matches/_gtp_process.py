@@ -148,14 +148,18 @@ class GtpProcess:
                 self._process.stdin.write(b"quit\n")
             self._process.stdin.close()
             self._process.wait(2.0 if politely else 0.2)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # also ends children of an engine that has ended
+        self.kill()
         self._process.wait()
         self._closed.set()
         for reader, pipe in zip(self._readers, (self._process.stdout, self._process.stderr), strict=True):
             reader.join(2.0)
             if not reader.is_alive() and pipe is not None:
                 pipe.close()
+
+    def kill(self) -> None:
+        """Kills the process and its children, also those of an engine that has ended. `ask` fails at once then."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def __enter__(self) -> "GtpProcess":
         return self

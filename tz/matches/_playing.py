@@ -18,6 +18,7 @@ from tz.mcts.results import choose_action
 from tz.mcts.simulation import SearchState, advance, init_search, search
 
 Number = float | Float[Array, ""]
+LEVEL = 1e-5  # a return this close to 0 is a draw: in float32, a sum of fractions is seldom exactly 0
 
 
 class MatchResult(eqx.Module):
@@ -29,7 +30,8 @@ class MatchResult(eqx.Module):
     **Fields:**
 
     - `returns`: `[G]`, the sum of the first player's rewards in each game since the opening. If a player resigned, it
-        is 1 if that was the opponent, and -1 if it was the first player, whatever the rewards before.
+        is 1 if that was the opponent, and -1 if it was the first player, whatever the rewards before. A return between
+        -1e-5 and 1e-5 counts as a draw, since rounding may keep a sum of fractions from being exactly 0.
     - `finished`: `[G]`, False if a game was cut off at `max_moves`, was over before its first move, or was spoilt. Such
         a game is neither a win, a draw nor a loss.
     - `player_id`: `[G]`, the id of the first player in each game.
@@ -56,17 +58,17 @@ class MatchResult(eqx.Module):
     @property
     def wins(self) -> Int[Array, ""]:
         """Returns the number of finished games that the first player won."""
-        return self._count(self.returns > 0)
+        return self._count(self._signs() > 0)
 
     @property
     def draws(self) -> Int[Array, ""]:
         """Returns the number of finished games without a winner."""
-        return self._count(self.returns == 0)
+        return self._count(self._signs() == 0)
 
     @property
     def losses(self) -> Int[Array, ""]:
         """Returns the number of finished games that the second player won."""
-        return self._count(self.returns < 0)
+        return self._count(self._signs() < 0)
 
     @property
     def score(self) -> Float[Array, ""]:
@@ -74,9 +76,13 @@ class MatchResult(eqx.Module):
         points, num_finished = self._points().sum(), self.finished.sum(dtype=jnp.float32)
         return jnp.where(num_finished == 0, 0.5, points / jnp.maximum(num_finished, 1))
 
+    def _signs(self) -> Float[Array, " G"]:
+        """Returns 1 for a win of the first player, -1 for a loss and 0 for a draw, also in games that were cut off."""
+        return jnp.where(jnp.abs(self.returns) < LEVEL, 0.0, jnp.sign(self.returns))
+
     def _points(self) -> Float[Array, " G"]:
         """Returns 1 for a win, 0.5 for a draw, and 0 for a loss or a game that was not finished."""
-        return jnp.where(self.finished, 0.5 + 0.5 * jnp.sign(self.returns), 0.0)
+        return jnp.where(self.finished, 0.5 + 0.5 * self._signs(), 0.0)
 
     def __str__(self) -> str:
         counts = (self.wins, self.draws, self.losses, jnp.sum(~self.finished))

@@ -79,8 +79,10 @@ class EngineSeat:
         return [found[question.game] for question in questions]
 
     def close(self) -> None:
-        """Ends all processes."""
-        self._threads.shutdown(wait=True)
+        """Ends all processes, even while they think, as after Ctrl-C."""
+        for slot in self._slots:
+            slot.stop()
+        self._threads.shutdown(wait=True, cancel_futures=True)
         for slot in self._slots:
             slot.close()
 
@@ -97,6 +99,7 @@ class EngineSlot:
         self.process: GtpProcess | None = None
         self.told: list[Move] | None = None
         self.failures: list[str] = []  # since the last move
+        self._is_busy = self._is_stopped = False
 
     def close(self) -> None:
         """Ends the process."""
@@ -106,10 +109,21 @@ class EngineSlot:
 
     def answers(self, questions: list[Question]) -> list[Answer]:
         """Returns an answer to each question, one after another."""
-        return [self._answer(question) for question in questions]
+        self._is_busy = True
+        found = [self._answer(question) for question in questions]
+        self._is_busy = False
+        return found
+
+    def stop(self) -> None:
+        """Makes `answers` return soon, in whatever thread it runs: no question is asked any more."""
+        self._is_stopped = True
+        if self._is_busy and self.process is not None:
+            self.process.kill()
 
     def _answer(self, question: Question) -> Answer:
         """Answers a question, and turns the errors of the engine into failures."""
+        if self._is_stopped:
+            return Answer(failure="the match was stopped")
         legal = np.flatnonzero(question.action_mask).tolist()
         if len(legal) == 1 and self._name(question, legal[0]).lower() == _PASS:
             return Answer(legal[0])  # forced; many engines skip such a player by themselves

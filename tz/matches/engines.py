@@ -1,6 +1,7 @@
 """Players that are not JAX: engines that speak GTP, and Python functions. Their matches are played on the host."""
 
 import re
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -9,12 +10,12 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from tz._arguments import check_fields, shown, takes
+from tz._arguments import check_fields, check_sequence, shown, takes
 from tz.games.env import Env
+from tz.games.pgx_games import GO_KOMI
 from tz.matches._gtp_process import words_of
 from tz.matches.players import Player, check_is_player
 
-GO_KOMI = 7.5  # the komi of the Go games that pgx makes by name
 _WHITE_BEGINS = ("chess", "gardner_chess")  # elsewhere black begins, as in Go, for which GTP was made
 
 
@@ -28,7 +29,8 @@ class GtpEngine(eqx.Module):
     The game's rules decide: each answer of the engine is looked up among the legal moves. If a pass is the only legal
     move, it is made without asking the engine. An engine that skips players by itself may refuse this pass when it is
     told. An engine that answers `resign` loses the game. If an engine ends, gives no answer in time, or makes an
-    illegal move, only that game is spoilt, see `failures` of [`tz.matches.MatchResult`][].
+    illegal move, only that game is spoilt, see `failures` of [`tz.matches.MatchResult`][]. A process that fails three
+    times without a move in between is not started again, and the rest of its games are spoilt as well.
 
     **Fields:**
 
@@ -38,8 +40,8 @@ class GtpEngine(eqx.Module):
         game. With one process for each game this never happens, which helps engines that keep their search between
         moves.
     - `timeout`: the time in seconds for one answer.
-    - `setup`: GTP commands for each new process. By default, `boardsize` and `komi` in Go, with the komi of pgx, 7.5,
-        and nothing in other games.
+    - `setup`: GTP commands for each new process. By default, `boardsize` and `komi` of the game in Go, and nothing in
+        other games.
 
     **Raises:** `ValueError` if `command` is empty or a number is out of range. A program that is not installed is
     reported when a match begins.
@@ -66,8 +68,20 @@ class GtpEngine(eqx.Module):
             )
         if self.num_processes < 1:
             raise ValueError(f"GtpEngine: found num_processes={self.num_processes}, expected at least 1; raise it.")
-        if not self.timeout > 0:
-            raise ValueError(f"GtpEngine: found timeout={self.timeout}, expected more than 0 seconds; raise it.")
+        is_number = isinstance(self.timeout, int | float) and not isinstance(self.timeout, bool)
+        if not is_number or not 0 < self.timeout <= threading.TIMEOUT_MAX:
+            raise ValueError(
+                f"GtpEngine: found timeout={shown(self.timeout)}, expected a finite number of seconds, more than 0; "
+                "for an engine without a limit, write a long time such as timeout=86400."
+            )
+        if self.setup is not None:
+            check_sequence("GtpEngine", "setup", self.setup, str)
+            if not all(isinstance(command, str) and "\n" not in command for command in self.setup):
+                raise ValueError(
+                    f"GtpEngine: found setup={shown(self.setup)}, expected one text for each command; write "
+                    'setup=("boardsize 9", "komi 5.5").'
+                )
+            self.setup = tuple(self.setup)
 
 
 class HostPlayer(eqx.Module):
@@ -141,18 +155,18 @@ def colours(env: Env) -> tuple[str, str]:
     return ("w", "b") if env.name in _WHITE_BEGINS else ("b", "w")
 
 
-def go_size(env: Env) -> int | None:
-    """Returns the size of the board in Go, and None for other games."""
-    found = re.fullmatch(r"go_(\d+)x\1", env.name)
-    return None if found is None else int(found[1])
+def go_rules(env: Env) -> tuple[int, float] | None:
+    """Returns the size of the board and the komi in Go, and None for other games."""
+    found = re.fullmatch(r"go_(\d+)x\1(?:_komi_(.+))?", env.name)
+    return None if found is None else (int(found[1]), float(found[2] or GO_KOMI))
 
 
 def setup_commands(engine: GtpEngine, env: Env) -> tuple[str, ...]:
     """Returns the commands for a new process of an engine, before its first game."""
     if engine.setup is not None:
         return engine.setup
-    size = go_size(env)
-    return () if size is None else (f"boardsize {size}", f"komi {GO_KOMI}")
+    rules = go_rules(env)
+    return () if rules is None else (f"boardsize {rules[0]}", f"komi {rules[1]:g}")
 
 
 def legal_action(env: Env, found: Any, action_mask: np.ndarray) -> int:

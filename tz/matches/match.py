@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from tz._arguments import check_ints, check_one_key
+from tz._arguments import check_ints, check_one_key, check_position
 from tz.games.env import Env, StepMetadata
 from tz.games.move_lists import follow_moves
 from tz.games.openings import check_openings
@@ -169,7 +169,7 @@ def check_split(where: str, num_games: int, mesh: Mesh, name: str = "num_games")
 
 def _check_openings(env: Env, openings: tuple[PyTree, StepMetadata], num_games: int) -> None:
     """Raises `ValueError` unless there is one position of the game for every two games, with a player to move."""
-    found = openings[1].terminated.shape
+    found = check_position("play_match", openings)[1].terminated.shape
     if found != (num_games // 2,):
         raise ValueError(
             f"play_match: found openings of shape {found} for {num_games} games, expected ({num_games // 2},); give "

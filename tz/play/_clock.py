@@ -20,7 +20,7 @@ class Clock:
 
     def __init__(self):
         self._period: tuple[float, int] | None = None
-        self._begin = (0.0, 0)
+        self._begin: tuple[float, int] | None = None
         self._sides: list[_Side] | None = None
 
     def set(self, main: float, period: float, moves: int) -> None:
@@ -31,15 +31,14 @@ class Clock:
         """
         self._period = (period, moves) if moves else None
         if period > 0 and moves == 0:
-            self._sides = None
-            return
-        self._begin = (period, moves) if main <= 0 and moves else (main, 0)
-        self._sides = [_Side(*self._begin), _Side(*self._begin)]
+            self._begin = None
+        else:
+            self._begin = (period, moves) if main <= 0 and moves else (main, 0)
+        self.restart()
 
     def restart(self) -> None:
-        """Resets both clocks to their settings."""
-        if self._sides is not None:
-            self._sides = [_Side(*self._begin), _Side(*self._begin)]
+        """Resets both clocks to their settings, which is no limit where none was set."""
+        self._sides = None if self._begin is None else [_Side(*self._begin), _Side(*self._begin)]
 
     def tell(self, side: int, seconds: float, moves: int) -> None:
         """Sets the time of a side, as `time_left` of the interface reports it; `moves` is 0 during main time."""

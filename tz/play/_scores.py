@@ -3,20 +3,26 @@
 import numpy as np
 from jaxtyping import PyTree
 
-from tz.matches.engines import GO_KOMI, colours, go_size
+from tz.matches._playing import LEVEL
+from tz.matches.engines import colours, go_rules
 from tz.play.game import Game
 
 
 def final_score(game: Game) -> str:
     """Returns the score: by area in Go, by discs in Othello, and by the rewards of the players in other games.
 
-    In Go, the game need not be over, and all stones count as alive.
+    In Go, the game need not be over, and all stones count as alive. If the rules decided otherwise than by area, as
+    they do where a position is repeated, the score is `B+F` or `W+F`.
 
     **Raises:** `ValueError` if a game other than Go is not over.
     """
-    state, size = game.turns[-1].host, go_size(game.env)
-    if size is not None:
-        return _text("b", "w", _area(np.sign(state._x.board).reshape(size, size)) - GO_KOMI)
+    state, rules = game.turns[-1].host, go_rules(game.env)
+    if rules is not None:
+        size, komi = rules
+        lead = _area(np.sign(state._x.board).reshape(size, size)) - komi
+        if game.is_over and np.sign(lead) != np.sign(game.returns[0]):
+            return "B+F" if game.returns[0] > 0 else "W+F"
+        return _text("b", "w", lead)
     if not game.is_over:
         raise ValueError("the game is not over, so it has no score yet")
     first, second = colours(game.env)
@@ -25,7 +31,7 @@ def final_score(game: Game) -> str:
 
 
 def _text(first: str, second: str, lead: float) -> str:
-    return "0" if lead == 0 else f"{(first if lead > 0 else second).upper()}+{abs(lead):g}"
+    return "0" if abs(lead) < LEVEL else f"{(first if lead > 0 else second).upper()}+{abs(lead):g}"
 
 
 def _discs(state: PyTree) -> float:

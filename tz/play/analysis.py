@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from tz._arguments import check_ints, check_one_game
+from tz._arguments import check_ints, check_one_game, check_position
 from tz.games.chance import check_player_to_move, make_move
 from tz.games.env import Env, StepMetadata
 from tz.games.names import label_of
@@ -74,6 +74,7 @@ def analyse(
     position: tuple[PyTree, StepMetadata],
     *,
     num_simulations: int | None = None,
+    num_moves: int = 0,
     key: PRNGKeyArray | None = None,
 ) -> Analysis:
     """Analyses one position with a player's search.
@@ -87,6 +88,7 @@ def analyse(
     - `player`: a [`tz.Player`][] of this game, such as [`tz.load_agent`][] returns.
     - `position`: a state and its metadata, as `env.init`, `env.step` and [`tz.play_moves`][] return them.
     - `num_simulations`: the simulations of the search, by default as many as in the player's settings.
+    - `num_moves`: the number of moves made before the position, for a temperature that depends on it.
     - `key`: the random key of the search and of the choice of the move. The default is always the same key, so the same
         call gives the same answer.
 
@@ -96,7 +98,8 @@ def analyse(
     to move in it, or if `num_simulations` is negative.
     """
     check_is_player("analyse", "player", player)
-    metadata = position[1]
+    _, metadata = check_position("analyse", position)
+    check_ints("analyse", num_moves=num_moves)
     check_one_game("analyse", metadata)
     check_player_to_move("analyse", metadata)
     check_player(env, player)
@@ -105,7 +108,8 @@ def analyse(
             "analyse: found a position without a legal move, expected one in which the game is not over; analyse an "
             "earlier position."
         )
-    return think(env, with_simulations(player, num_simulations), position, jax.random.key(0) if key is None else key)
+    key = jax.random.key(0) if key is None else key
+    return think(env, with_simulations(player, num_simulations), position, key, num_moves)
 
 
 def with_simulations(player: Player, num_simulations: int | None) -> Player:
@@ -141,13 +145,15 @@ class _Answer(eqx.Module):
 
 
 @eqx.filter_jit
-def _search(env: Env, mcts: MCTS, evaluator: Any, state: PyTree, metadata: StepMetadata, key: PRNGKeyArray) -> _Answer:
+def _search(
+    env: Env, mcts: MCTS, evaluator: Any, state: PyTree, metadata: StepMetadata, key: PRNGKeyArray, num_moves: Array
+) -> _Answer:
     model = model_of(evaluator, env)
     search_key, action_key = jax.random.split(key)
     found = search(mcts, model, evaluator, init_search(mcts, state, metadata, model=model), key=search_key)
     tree = found.tree
     return _Answer(
-        action=choose_action(mcts, found, key=action_key),
+        action=choose_action(mcts, found, key=action_key, num_moves=num_moves),
         value=root_value(mcts, found),
         policy=action_weights(mcts, found),
         prior=found.spread(jnp.exp(tree.logits[0]), 0.0),
@@ -166,10 +172,15 @@ def next_position(env: Env, state: PyTree, action: Array, key: PRNGKeyArray) -> 
     return make_move(env, state, action, key=key)
 
 
-def think(env: Env, player: Player, position: tuple[PyTree, StepMetadata], key: PRNGKeyArray) -> Analysis:
-    """Returns the analysis of a position; the caller has checked the player, and that there are legal moves."""
+def think(
+    env: Env, player: Player, position: tuple[PyTree, StepMetadata], key: PRNGKeyArray, num_moves: int
+) -> Analysis:
+    """Returns the analysis of a position after `num_moves` moves.
+
+    The caller has checked the player, and that there are legal moves.
+    """
     state, metadata = position
-    answer = jax.device_get(_search(env, player.mcts, player.evaluator, state, metadata, key))
+    answer = jax.device_get(_search(env, player.mcts, player.evaluator, state, metadata, key, jnp.int32(num_moves)))
     host = jax.device_get(state)
     moves = []
     for action in np.flatnonzero(np.asarray(metadata.action_mask)):

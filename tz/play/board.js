@@ -131,15 +131,17 @@ export function mount(root, ask) {
   let busy = false;
   let chosen = [];
   let late = 0;
+  let undos = 0;
   const later = new Map(); // what was clicked during an answer, the newest message of each kind
   const numbers = new Set([8, 32, 64, 200, 400, 800]);
 
   async function send(message) {
     if (busy) {
       if (["move", "reply"].includes(message.do)) return;
-      const merged = { ...later.get(message.do), ...message };
-      later.delete(message.do);
-      later.set(message.do, merged);
+      const kind = message.do === "undo" ? `undo ${++undos}` : message.do; // two clicks on Undo take back two turns
+      const merged = { ...later.get(kind), ...message };
+      later.delete(kind);
+      later.set(kind, merged);
       return;
     }
     busy = true;
@@ -160,10 +162,10 @@ export function mount(root, ask) {
       busy = false;
       root.dataset.busy = "";
     }
-    const [next] = later.values();
+    const [next] = later;
     if (next) {
-      later.delete(next.do);
-      send(next);
+      later.delete(next[0]);
+      send(next[1]);
     } else if (view && view.waiting && !(failed && message.do === "reply")) {
       late = setTimeout(() => send({ do: "reply" }), view.person === "nobody" ? 350 : 30);
     }
@@ -308,7 +310,7 @@ export function mount(root, ask) {
   }
 
   function showTools() {
-    undo.disabled = !view.history.length;
+    undo.disabled = !view.history.length && !view.over;
     resign.disabled = view.over || view.num_players !== 2;
     const choices = view.num_players === 2
       ? { first: view.sides[0].name, second: view.sides[1].name, both: "both sides", nobody: "nobody" }
@@ -356,15 +358,17 @@ export default {
     const name = Math.random().toString(36).slice(2);
     let number = 0;
     const hear = (message) => {
-      waiting.get(message.id)?.(message.view);
+      const { resolve, reject } = waiting.get(message.id) ?? {};
       waiting.delete(message.id);
+      if (message.error) reject?.(new Error(message.error));
+      else resolve?.(message.view);
     };
     model.on("msg:custom", hear);
     const root = document.createElement("div");
     el.append(root);
-    const stop = mount(root, (message) => new Promise((resolve) => {
+    const stop = mount(root, (message) => new Promise((resolve, reject) => {
       const id = `${name}-${++number}`;
-      waiting.set(id, resolve);
+      waiting.set(id, { resolve, reject });
       model.send({ id, message: message.do === "open" ? { ...message, do: "view" } : message });
     }));
     return () => { stop(); model.off("msg:custom", hear); };

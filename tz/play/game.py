@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
-from tz._arguments import check_one_game, shown
+from tz._arguments import check_one_game, check_position, shown, takes
 from tz.games.chance import check_player_to_move
 from tz.games.env import Env, StepMetadata
 from tz.games.names import find_move, label_of, legal_names, text_board
+from tz.matches._playing import LEVEL
 from tz.matches.engines import GtpEngine, HostPlayer
 from tz.matches.players import Player, check_player
 from tz.play._engine_seat import OneGameEngine
@@ -102,7 +103,7 @@ class Game:
         if self._fixed_start is None:
             state, metadata = _new_game(self.env, jax.random.fold_in(self._key, 0))
         else:
-            state, metadata = self._fixed_start
+            state, metadata = check_position("Game", self._fixed_start)
             check_one_game("Game", metadata)
             check_player_to_move("Game", metadata)
         return Turn(state, metadata, jax.device_get(state))
@@ -132,11 +133,11 @@ class Game:
                 self._check_agent(player)
             elif isinstance(player, GtpEngine):
                 self._check_engine()
-            elif not (player is None or isinstance(player, HostPlayer) or callable(player)):
+            elif not (player is None or isinstance(player, HostPlayer) or _is_function(player)):
                 raise ValueError(
                     f"Game: found {shown(player)} as a player, expected None for a person, a tz.Player, a "
-                    "tz.matches.GtpEngine, a tz.matches.HostPlayer or a function state -> action; load an agent from "
-                    "a file by tz.load_agent."
+                    "tz.matches.GtpEngine, a tz.matches.HostPlayer or a function state -> action of one argument; load "
+                    "an agent from a file by tz.load_agent, or write tz.Player(mcts, evaluator)."
                 )
         engines = [
             OneGameEngine(self.env, player, self) if isinstance(player, GtpEngine) else None for player in players
@@ -287,7 +288,7 @@ class Game:
                     "move by Game.move, or give another player to Game.set_players."
                 )
             if answer.resigns:
-                self.resign()
+                self._resign(self.to_move)
                 return "resign"
             return self._make("Game.reply", answer.action)
         found = player.function(self._now.host) if isinstance(player, HostPlayer) else player(self._now.state)
@@ -328,7 +329,8 @@ class Game:
 
     def _ask(self, player: Player, num_simulations: int | None) -> Analysis:
         key = jax.random.fold_in(self._key, 2 * len(self._turns) + 1)
-        return think(self.env, with_simulations(player, num_simulations), self.position, key)
+        agent = with_simulations(player, num_simulations)
+        return think(self.env, agent, self.position, key, len(self.names))
 
     def undo(self) -> int:
         """Takes back the last move of a person, with the moves after it. If no person plays, it takes back one move.
@@ -364,12 +366,25 @@ class Game:
         self._analyses = {place: found for place, found in self._analyses.items() if place[0] <= num_moves + 1}
 
     def resign(self) -> None:
-        """Ends the game as a loss of the player to move.
+        """Ends the game as a loss of the person. If there are two people, or none, the player to move loses.
 
         **Raises:** `ValueError` if the game is over.
         """
+        people = [seat for seat, player in enumerate(self.players) if player is None]
+        self._resign(people[0] if len(people) == 1 else self.to_move)
+
+    def _resign(self, seat: int) -> None:
         self._check_going("Game.resign")
-        self._resigned = self.to_move
+        self._resigned = seat
+
+    @property
+    def winner(self) -> int | None:
+        """Returns the index in `players` of the player with the higher return so far; None if there is none.
+
+        In a game for one player there is never one.
+        """
+        lead = self.returns[0] - self.returns[-1]
+        return None if abs(lead) < 2 * LEVEL else int(lead < 0)
 
     def restart(self) -> None:
         """Begins a new game between the same players, with new random outcomes."""
@@ -380,6 +395,10 @@ class Game:
     def __repr__(self) -> str:
         moves = f"{len(self.names)} moves: {' '.join(self.names)}" if self.names else "no move made"
         return f"{self.env.name}, {moves}\n{self.board}"
+
+
+def _is_function(player: Any) -> bool:
+    return not isinstance(player, type) and takes(player, 1)
 
 
 @eqx.filter_jit

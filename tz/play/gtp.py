@@ -11,7 +11,7 @@ from jaxtyping import PRNGKeyArray
 
 from tz._arguments import check_ints, takes
 from tz.games.env import Env
-from tz.matches.engines import GO_KOMI, colours, go_size
+from tz.matches.engines import colours, go_rules
 from tz.matches.players import Player, check_is_player
 from tz.play._analysis_lines import kata_line, leela_line
 from tz.play._clock import Clock
@@ -21,6 +21,7 @@ from tz.play._thinking import Candidate, Thinker
 from tz.play.game import Game
 
 _PASS = "pass"
+_SIZES = {"chess": 8, "gardner_chess": 5, "hex": 11, "othello": 8, "shogi": 9, "tic_tac_toe": 3}  # of square boards
 _COLOURS = {"b": "b", "black": "b", "w": "w", "white": "w"}
 
 
@@ -80,7 +81,7 @@ class GtpServer:
             "time_settings": self._time_settings,
             "time_left": self._time_left,
         }
-        if go_size(env) is not None:
+        if go_rules(env) is not None:
             self._commands["komi"] = self._komi
         self._analyses = {"lz-analyze": leela_line, "kata-analyze": kata_line}
 
@@ -146,7 +147,8 @@ class GtpServer:
     # The game.
 
     def _boardsize(self, size: str) -> str:
-        board = go_size(self.env) or (8 if self.env.name in ("othello", "chess") else None)
+        rules = go_rules(self.env)
+        board = _SIZES.get(self.env.name) if rules is None else rules[0]
         if not size.isdecimal() or (board is not None and int(size[:9]) != board):
             raise ValueError(f"unacceptable size, the agent plays {self.env.name}")
         return self._clear_board()
@@ -159,8 +161,10 @@ class GtpServer:
         return ""
 
     def _komi(self, komi: str) -> str:
-        if _number(komi, "komi") != GO_KOMI:
-            raise ValueError(f"unacceptable komi, the agent plays with {GO_KOMI}")
+        rules = go_rules(self.env)
+        assert rules is not None
+        if _number(komi, "komi", lowest=-1e9) != rules[1]:
+            raise ValueError(f"unacceptable komi, the agent plays with {rules[1]:g}")
         return ""
 
     def _play(self, colour: str, *move: str) -> str:
@@ -239,7 +243,7 @@ class GtpServer:
             raise
 
     def _shown(self, name: str) -> str:
-        return name.upper() if go_size(self.env) is not None and name != _PASS else name
+        return name.upper() if go_rules(self.env) is not None and name != _PASS else name
 
     def _time_settings(self, main: str, period: str, moves: str) -> str:
         numbers = _number(main, "main time"), _number(period, "byo yomi time"), int(_number(moves, "byo yomi stones"))
@@ -277,13 +281,13 @@ class GtpServer:
                 return
 
 
-def _number(text: str, name: str) -> float:
+def _number(text: str, name: str, lowest: float = 0.0) -> float:
     try:
         number = float(text[:30])
     except ValueError:
         number = math.nan
-    if not 0 <= number < 1e9:
-        raise ValueError(f"invalid {name} {text[:20]!r}, expected a number of at least 0")
+    if not lowest <= number < 1e9:
+        raise ValueError(f"invalid {name} {text[:20]!r}, expected a number" + (" of at least 0" if lowest == 0 else ""))
     return number
 
 

@@ -7,7 +7,7 @@ from tz.games.boards import draw_board
 from tz.games.env import Env
 from tz.matches.players import Player
 from tz.play.page import FRONT_END
-from tz.play.session import Session
+from tz.play.session import Session, said
 from tz.runs.agent_files import agent_env, load_agent
 
 _NO_WIDGETS = (
@@ -75,7 +75,14 @@ def widget(
     def hear(_: Any, message: Any, buffers: Any) -> None:
         del buffers
         if isinstance(message, dict) and isinstance(message.get("id"), str):
-            board.send({"id": message["id"], "view": session.ask(message.get("message"))})
+            answer: dict[str, Any] = {"error": "interrupted"}
+            try:
+                answer = {"view": session.ask(message.get("message"))}
+            except Exception as error:
+                answer = {"error": said(error)}
+                raise
+            finally:  # the board waits for an answer, even after Ctrl-C
+                board.send({"id": message["id"], **answer})
 
     board.on_msg(hear)
     return board

@@ -1,19 +1,23 @@
 """Serves the board as a web page to browsers on this machine, with the standard library alone."""
 
 import collections
+import contextlib
 import json
 import pathlib
 import secrets
 import threading
+import traceback
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from tz.play.session import Session
+from tz.play.session import Session, said
 
 FRONT_END = pathlib.Path(__file__).with_name("board.js")
 _MOST_BYTES = 1 << 16
 _MOST_GAMES = 64
+_DEFAULT_PORT = 80  # browsers leave it out of the headers
+_GONE = "play: found a game that is no longer kept here, so a new one has begun."
 _HTML = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>tz: %s</title><link rel="icon" href="data:,">
@@ -84,7 +88,8 @@ class PageServer:
             name was resolved to this machine, and `Origin` whether the page of another site made the browser send the
             request.
         """
-        hosts = {f"{name}:{self.port}" for name in ("127.0.0.1", "localhost")}
+        names = ("127.0.0.1", "localhost")
+        hosts = {f"{name}:{self.port}" for name in names} | ({*names} if self.port == _DEFAULT_PORT else set())
         return host in hosts and (origin is None or origin in {f"http://{name}" for name in hosts})
 
     def answer(self, body: bytes) -> tuple[int, dict[str, Any]]:
@@ -93,7 +98,8 @@ class PageServer:
         **Arguments:** `body`, JSON with `session`, the name of a game (None for a new one), and `message`, for
             [`tz.play.Session.ask`][].
 
-        **Returns:** the HTTP status, and the data to send back.
+        **Returns:** the HTTP status, and the data to send back. If the server no longer keeps the game, this is a new
+        game with an error, and the message is not carried out.
         """
         try:
             asked = json.loads(body)
@@ -101,11 +107,20 @@ class PageServer:
             return 400, {"error": "play: found no JSON, expected an object with `session` and `message`."}
         if not isinstance(asked, dict) or not isinstance(asked.get("session"), str | None):
             return 400, {"error": "play: found other JSON, expected an object with `session` and `message`."}
-        name, session = self._session(asked.get("session"))
-        view = session.ask(asked.get("message"))
+        old = asked.get("session")
+        try:
+            name, session = self._session(old)
+            if name == old or old is None:
+                view = session.ask(asked.get("message"))
+            else:  # its move was for another position
+                view = session.ask({"do": "view"}) | {"error": _GONE}
+        except Exception as error:  # such as one of the user's own game, agent or board
+            traceback.print_exc()
+            return 500, {"error": said(error)}
         return 200, {"session": name, "view": view}
 
     def _session(self, name: str | None) -> tuple[str, Session]:
+        """Returns a game and its name; a new one with another name if there is no game of this name."""
         with self._lock:
             session = self._sessions.get(name) if name is not None else None
             if name is None or session is None:
@@ -166,8 +181,9 @@ def _handler(pages: PageServer) -> type[BaseHTTPRequestHandler]:
             self.send_header("X-Content-Type-Options", "nosniff")
             self.send_header("Referrer-Policy", "no-referrer")
             self.send_header("Cache-Control", "no-store")
-            self.end_headers()
-            self.wfile.write(data)
+            with contextlib.suppress(ConnectionError):  # the tab was closed or loaded again during the answer
+                self.end_headers()
+                self.wfile.write(data)
 
         def log_message(self, format: str, *args: Any) -> None:
             del format, args

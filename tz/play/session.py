@@ -15,6 +15,7 @@ from tz.play.game import Game, Turn
 
 MOST_SIMULATIONS = 10_000  # the most that a message may ask for, if the session did not begin with more
 _WHO = "first", "second", "both", "nobody"
+_WHO_OF_ONE = "first", "nobody"  # in a game for one player
 
 
 class Session:
@@ -24,7 +25,8 @@ class Session:
 
     - `env`: the game.
     - `agent`: the agent; it plays the sides that the person does not, and analyses positions.
-    - `person`: the side of the person: `"first"`, `"second"`, `"both"` or `"nobody"`.
+    - `person`: the side of the person: `"first"`, `"second"`, `"both"` or `"nobody"`. In a game for one
+        player, `"first"` or `"nobody"`.
     - `num_simulations`: the number of simulations for each move of the agent; by default that of its settings.
     - `seed`: decides the first position, if the game draws it, and nature's outcomes.
 
@@ -41,7 +43,7 @@ class Session:
         self._num_simulations = agent.mcts.num_simulations if num_simulations is None else num_simulations
         self._lock = threading.Lock()
         self._analyses: dict[tuple[int, int], Analysis] = {}
-        _check_choice("person", person, _WHO)
+        _check_choice("person", person, _WHO if env.num_players == 2 else _WHO_OF_ONE)
         self.game = Game(env, self._players(), key=jax.random.key(seed))
         self._num_sides = len(self.game.players)
         self._most_simulations = max(MOST_SIMULATIONS, self._num_simulations)
@@ -112,7 +114,7 @@ class Session:
 
     def _set(self, message: dict[str, Any]) -> None:
         person, number = message.get("person", self._person), _number(message, "simulations")
-        _check_choice("person", person, _WHO)
+        _check_choice("person", person, _WHO if self._num_sides == 2 else _WHO_OF_ONE)
         if number is not None and not 0 <= number <= self._most_simulations:
             raise ValueError(f"play: found {number} simulations, expected from 0 to {self._most_simulations}.")
         self._person = person
@@ -125,7 +127,7 @@ class Session:
         if place not in self._analyses:
             turn = self.game.turns[at]
             agent = with_simulations(self._agent, self._num_simulations)
-            self._analyses[place] = think(self.env, agent, (turn.state, turn.metadata), jax.random.key(at))
+            self._analyses[place] = think(self.env, agent, (turn.state, turn.metadata), jax.random.key(at), at)
         return self._analyses[place]
 
     def _view(self, at: int, overlay: bool) -> dict[str, Any]:
@@ -185,10 +187,9 @@ class Session:
             return f"{name.capitalize()} is thinking" if waiting else f"{name.capitalize()} to move"
         if self._num_sides == 1:
             return f"Game over: {game.returns[0]:g}"
-        best = int(np.argmax(game.returns))
-        if game.returns[0] == game.returns[1]:
+        if game.winner is None:
             return "Draw"
-        return f"{sides[best].capitalize()} wins" + (" by resignation" if game.has_resigned else "")
+        return f"{sides[game.winner].capitalize()} wins" + (" by resignation" if game.has_resigned else "")
 
     def _value(self, at: int) -> float | None:
         """Returns the latest known value up to a position, from the perspective of the side that moves first.
@@ -204,6 +205,11 @@ class Session:
         place = max(known)
         value = self._analyses[place].value
         return value if self.game.seat_of(turns[place[0]].metadata) == 0 else -value
+
+
+def said(error: Exception) -> str:
+    """Returns what a front end shows of an error that a session did not expect, as in a game of the user's own."""
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
 
 
 def _goes_on(turn: Turn) -> bool:

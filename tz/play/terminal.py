@@ -96,10 +96,8 @@ def _result(game: Game) -> str:
     if len(game.players) == 1:
         return f"Game over: {game.returns[0]:g}."
     people = [seat for seat, player in enumerate(game.players) if player is None]
-    first, second = game.returns
-    if first == second:
+    if game.winner is None:
         return "A draw."
-    winner = 0 if first > second else 1
     if len(people) == 1:
-        return "You win." if winner in people else "You lose."
-    return f"The {'first' if winner == 0 else 'second'} player wins."
+        return "You win." if game.winner in people else "You lose."
+    return f"The {'first' if game.winner == 0 else 'second'} player wins."
