@@ -20,6 +20,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import scipy.stats
+from chance_games import pig
 from matplotlib.testing.compare import compare_images
 from matplotlib.text import Text
 from packaging.version import Version
@@ -27,6 +28,7 @@ from tabular import begin, draw_tables, search_each, stack_tables
 
 import tz
 from tz import plot
+from tz.plot.animations import _Counts
 from tz.plot.canvas import value_limits
 from tz.plot.tree_view import read_nodes, show_nodes
 from tz.plot.trees import Layout
@@ -190,6 +192,12 @@ def test_a_state_that_cannot_be_drawn_is_refused(draw):
 def test_limits_below_one_are_refused(name):
     with pytest.raises(ValueError, match=f"found {name}=0, expected at least 1"):
         plot.plot_tree(tabular_search(), **{name: 0})
+    env, start, state = tic_tac_toe_search()
+    with pytest.raises(ValueError, match="plot_root: found max_actions=0, expected at least 1"):
+        plot.plot_root(state, max_actions=0)
+    for limit in ("max_boards", "columns"):
+        with pytest.raises(ValueError, match=f"plot_game: found {limit}=0, expected at least 1"):
+            plot.plot_game(jax.tree.map(lambda x: x[None], start[0]), env=env, **{limit: 0})
 
 
 def test_a_tree_not_yet_searched_is_a_root():
@@ -318,6 +326,72 @@ def test_the_animation_shows_the_search_that_search_would_run():
     words = {text.get_text() for text in animation._fig.axes[0].texts}  # of the frame drawn last
     expected = {f"{node.visits}\n{plot.canvas.signed(node.value)}" for node in show_nodes(done, **limits(max_depth=4))}
     assert expected <= words
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["room", "full", "kept actions", "chance"])
+def test_a_frame_is_made_from_the_last_tree_and_its_counts(kind):
+    """A search changes nothing else in its tree, so the nodes of each step are those of the state at that step."""
+    env, start, _ = tic_tac_toe_search()
+    if kind == "chance":
+        env = pig(20)
+        start = env.init(jax.random.key(0))
+    mcts = tz.MCTS(24, max_nodes=26 if kind == "full" else 64, max_actions=4 if kind == "kept actions" else None)
+
+    @jax.jit
+    def run(key):
+        kept = tz.search(mcts, env, tz.uniform_evaluator, tz.init_search(mcts, *start), key=key)  # may fill the tree
+        state, states = tz.start_search(mcts, tz.uniform_evaluator, kept, key=key), []
+        for step in range(4):
+            states.append(state)
+            state = tz.search_step(mcts, env, tz.uniform_evaluator, state, key=jax.random.fold_in(key, step))
+        return states, [_Counts.of(each.tree) for each in states], state
+
+    states, counts, last = jax.device_get(run(jax.random.key(1)))
+    for state, count in zip(states, counts, strict=True):
+        assert read_nodes(count.put_into(last)) == read_nodes(state)
+    if kind != "chance":
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(counts[0]))
+        assert size < sum(leaf.nbytes for leaf in jax.tree.leaves(last)) / 4
+
+
+def test_a_search_of_several_games_is_not_animated():
+    env, start, _ = tic_tac_toe_search()
+    before = jax.vmap(lambda key: tz.init_search(MCTS, *start))(jax.random.split(jax.random.key(0), 3))
+    with pytest.raises(ValueError, match="animate_search: found the states of 3 games, expected that of one"):
+        plot.animate_search(MCTS, env, tz.uniform_evaluator, before, key=jax.random.key(0))
+
+
+def test_a_search_with_a_model_has_no_names_of_the_game():
+    env, start, _ = tic_tac_toe_search()
+    model = tz.mcts.Model(lambda state, metadata: ((state, jnp.int32(0)), metadata), lambda state, action: None)
+    state = tz.init_search(MCTS, *start, model=model)
+    for draw in (lambda: plot.plot_tree(state, env=env), lambda: plot.plot_root(state, env=env, board=True)):
+        with pytest.raises(ValueError, match="found a search whose states are not those of tic_tac_toe, expected them"):
+            draw()
+    assert plot.canvas.move_names(state, None, model)(0, 3) == "3"
+
+
+@pytest.mark.parametrize("solve", [False, True])
+def test_a_legal_move_of_prior_0_is_drawn_and_the_improved_policy_is_that_of_self_play(solve):
+    env, start, _ = tic_tac_toe_search()
+    mcts = tz.without_exploration(tz.gumbel_mcts(16, solve=solve))
+
+    def without_c1(state, metadata, key):
+        return jnp.zeros(9).at[2].set(-1e9), jnp.float32(0)
+
+    @jax.jit
+    def run(key):
+        return tz.search(mcts, env, without_c1, tz.init_search(mcts, *start), key=key)
+
+    state = run(jax.random.key(0))
+    (ax,) = plot.plot_root(state, env=env, mcts=mcts).axes
+    names = [label.get_text() for label in ax.get_xticklabels()]
+    assert sorted(names) == ["a1", "b1", "c1", "c2", "c3"] and float(jnp.exp(state.root.logits[2])) == 0
+    weights = np.asarray(tz.action_weights(mcts, state))[np.flatnonzero(start[1].action_mask)]
+    drawn = [bar.get_height() for bar in ax.containers[2]]
+    np.testing.assert_allclose(sorted(drawn), sorted(weights), rtol=1e-5)
+    assert not solve or max(drawn) == 1
 
 
 @functools.cache

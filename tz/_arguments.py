@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import math
 import types
 import typing
 from typing import Any
@@ -106,6 +107,18 @@ def check_instance(where: str, name: str, value: Any, kinds: tuple[type, ...] = 
         )
 
 
+def check_number(
+    where: str, name: str, value: Any, low: float = 0.0, high: float = math.inf, *, above: bool = False
+) -> None:
+    """Raises `ValueError` for a Python number that is not from `low` to `high`, or with `above` not above `low`.
+
+    An array may be traced, so its numbers are not looked at.
+    """
+    if isinstance(value, int | float) and not (low < value <= high if above else low <= value <= high):
+        least = f"{'above' if above else 'of at least'} {low:g}" + ("" if high == math.inf else f", at most {high:g}")
+        raise ValueError(f"{where}: found {name}={value}, expected a number {least}; change it.")
+
+
 def check_sequence(where: str, name: str, values: Any, kind: type) -> None:
     """Raises `ValueError` unless `values` is a tuple or list in which no class or function stands in for a `kind`."""
     if not isinstance(values, tuple | list):
@@ -114,8 +127,22 @@ def check_sequence(where: str, name: str, values: Any, kind: type) -> None:
         check_instance(where, f"{name}[{index}]", value, (kind,))
 
 
+_AXES = {
+    "rewards": "an entry for each player; in a game for one, write `reward[None]`",
+    "action_mask": "an entry for each action; return them all from `init` and `step`",
+}
+
+
+def check_axes(where: str, metadata: Any) -> None:
+    """Raises `ValueError` if the metadata lacks the axis of players or actions."""
+    for name, advice in _AXES.items():
+        if jnp.ndim(getattr(metadata, name)) == 0:
+            raise ValueError(f"{where}: found `{name}` as a scalar, expected one axis, {advice}.")
+
+
 def check_one_game(where: str, metadata: Any) -> None:
-    """Raises `ValueError` if the metadata has a batch axis."""
+    """Raises `ValueError` if the metadata has a batch axis, or lacks the axis of players or actions."""
+    check_axes(where, metadata)
     for name, ndim in {"terminated": 0, "cur_player_id": 0, "action_mask": 1, "rewards": 1}.items():
         check_one(where, name, getattr(metadata, name), ndim)
 

@@ -159,6 +159,8 @@ def _check_result(env: Env, name: str, result: Any) -> None:
             advice = "make an array of this dtype, for instance with `astype`"
             if isinstance(leaf, jax.ShapeDtypeStruct) and leaf.ndim != ndim:
                 advice = f"make `{name}` a function of one game, without a batch axis"
+                if leaf.ndim < ndim:
+                    advice = f"add an axis to `{field}`, for example by `x[None]`"
             raise ValueError(
                 f"{env.name}: found {_describe(leaf)} as `{field}` in the metadata from `{name}`, expected {expected}; "
                 f"{advice}."

@@ -7,6 +7,8 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from tz._arguments import check_axes
+
 
 class StepMetadata(eqx.Module):
     """The facts about a state that every game reports in the same form.
@@ -80,15 +82,20 @@ class Env(eqx.Module):
     def _initial(self) -> Any:
         return jax.eval_shape(lambda key: self.init(key), jax.random.key(0))
 
+    def _metadata(self) -> StepMetadata:
+        metadata = self._initial()[1]
+        check_axes(f"init of {self.name}", metadata)
+        return metadata
+
     @property
     def num_actions(self) -> int:
         """The number of actions, `A`, whether legal or not."""
-        return self._initial()[1].action_mask.shape[0]
+        return self._metadata().action_mask.shape[0]
 
     @property
     def num_players(self) -> int:
         """The number of players, `P`."""
-        return self._initial()[1].rewards.shape[0]
+        return self._metadata().rewards.shape[0]
 
     @property
     def num_outcomes(self) -> int:

@@ -82,6 +82,7 @@ def follow_moves(
     **Raises:** `ValueError` if a game with chance gets no key, or if `start` or `actions` has a batch axis.
     """
     check_one_game("follow_moves", start[1])
+    actions = jnp.asarray(actions)
     check_one("follow_moves", "actions", actions, 1)
     check_key("follow_moves", env, chance_key, "chance_key")
     start = strong(start)  # a game may begin with Python numbers

@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from tz.games.env import StepMetadata
+from tz.mcts._part_checks import check_returns
 from tz.mcts._solver import estimate
 from tz.mcts.settings import MCTS
 
@@ -18,7 +19,8 @@ def evaluate(
     mcts: MCTS, evaluator: Callable[..., Any], env_state: PyTree, metadata: StepMetadata, key: PRNGKeyArray
 ) -> tuple[Float[Array, " A"], Float[Array, ""]]:
     """Returns the evaluator's logits, -inf where illegal, and its value, which is 0 if the game is over."""
-    logits, value = map(jnp.asarray, evaluator(env_state, metadata, key))
+    found = check_returns("search: evaluator", evaluator(env_state, metadata, key), ("logits", "value"))
+    logits, value = map(jnp.asarray, found)
     if logits.shape != metadata.action_mask.shape or value.shape != ():
         raise ValueError(
             f"search: found an evaluator that returned logits of shape {logits.shape} and a value of shape "
@@ -47,3 +49,12 @@ def log_prior(logits: Float[Array, " A"], actions: Int[Array, " K"] | None) -> F
     # The clip keeps legal actions above -inf. Without a legal action, as in an ended game, the softmax is NaN.
     prior = jnp.maximum(jax.nn.log_softmax(logits), jnp.finfo(jnp.float32).min)
     return jnp.where(logits == -jnp.inf, -jnp.inf, prior)  # a NaN from the evaluator stays NaN
+
+
+def uniform_prior(logits: Float[Array, " A"], actions: Int[Array, " K"] | None) -> Float[Array, " K"]:
+    """Returns the log prior of the kept actions if all legal ones, whose logits are 0, are equally likely.
+
+    It equals `log_prior`, but makes no NaN on the way if no action is legal, which `jax_debug_nans` would report.
+    """
+    legal = (logits if actions is None else logits[actions]) > -jnp.inf
+    return jnp.where(legal, -jnp.log(jnp.maximum(jnp.sum(legal, dtype=jnp.float32), 1)), -jnp.inf)

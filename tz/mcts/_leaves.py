@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from tz.games.env import Env, StepMetadata
 from tz.mcts._chance import EdgeChance
 from tz.mcts._evaluation import evaluate, largest, log_prior
+from tz.mcts._part_checks import check_action, check_backup, name_of
 from tz.mcts._solver import hopeful, solving_backup, solving_selector
 from tz.mcts.backups import virtual_visit
 from tz.mcts.models import Model, answered, stepped
@@ -37,11 +38,16 @@ class Leaf(eqx.Module):
 
 def choose_edge(mcts: MCTS, tree: Tree, notes: PyTree) -> tuple[Int[Array, ""], Int[Array, ""], Int[Array, ""] | None]:
     """Returns the edge where a simulation ends: its node, its action and, in a game with chance, its visits so far."""
-    selector = solving_selector(mcts.selector) if mcts.solve else mcts.selector
+
+    def chosen(node):
+        return check_action(f"selector {name_of(mcts.selector)}", mcts.selector(node))
+
+    selector = solving_selector(chosen) if mcts.solve else chosen
     with jax.named_scope("root"):
         root = tree.node(jnp.int32(0))
         # `hopeful` hides lost moves from the root policy, so the selector that it may call needs no wrapper.
-        root_action = mcts.root.select(hopeful(root) if mcts.solve else root, notes, mcts.selector)
+        root_action = mcts.root.select(hopeful(root) if mcts.solve else root, notes, chosen)
+        root_action = check_action(f"{name_of(mcts.root)}.select", root_action)
     node, action = descend(tree, root_action, selector)
     return node, action, None if tree.chance is None else tree.visits[node, action]
 
@@ -96,5 +102,9 @@ def add_leaf(mcts: MCTS, tree: Tree, leaf: Leaf) -> Tree:
     # If several leaves of a step are the same position, only the first is added, but every return counts.
     edge, position = (leaf.node, leaf.action), (leaf.env_state, leaf.metadata)
     tree = append(tree, *edge, *position, leaf.log_prior, leaf.actions, leaf.value, leaf.chance)
-    update = solving_backup(mcts.backup) if mcts.solve else mcts.backup
+
+    def carried(*args):
+        return check_backup(f"backup {name_of(mcts.backup)}", mcts.backup(*args))
+
+    update = solving_backup(carried) if mcts.solve else carried
     return backup(tree, leaf.node, leaf.action, leaf.q, mcts.discount, update)

@@ -79,7 +79,8 @@ def solved_result(node: Node, read: Callable[[Node], RootResult]) -> RootResult:
     logits, lost = _without_lost(node)
     visits = jnp.where(lost, 0, node.visits)
     result = read(Node(logits, visits, node.q, node.raw_value, node.q_low, node.q_high))
-    won, all_lost = proven(node)[0], jnp.all(proven(node)[1] | (node.logits == -jnp.inf))
+    illegal, (won, lost) = node.logits == -jnp.inf, proven(node)
+    all_lost = jnp.all(lost | illegal) & ~jnp.all(illegal)  # a finished game without a legal action is not lost
     # Several won moves keep the proportions that `read` gives them. If it gives them nothing, they share equally.
     kept = jnp.where(won, result.policy, 0.0)
     kept = jnp.where(jnp.sum(kept) > 0, kept, won.astype(kept.dtype))

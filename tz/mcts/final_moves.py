@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from tz._arguments import check_one
+from tz._arguments import check_number, check_one
 from tz.mcts._any_game import any_game
 from tz.mcts.selectors import best_action
 from tz.mcts.tree import Tree
@@ -87,11 +87,16 @@ class LowerConfidenceBound(eqx.Module):
     - `z`: the number of standard errors that are subtracted.
     - `min_fraction`: the fraction of the largest count that a move needs, from 0 to 1.
 
+    **Raises:** `ValueError` if `min_fraction` is not from 0 to 1.
+
     This final move comes from Leela Zero. KataGo uses it, too, and the defaults are KataGo's settings.
     """
 
     z: float | Float[Array, ""] = 5.0
     min_fraction: float | Float[Array, ""] = 0.15
+
+    def __check_init__(self):
+        check_number("LowerConfidenceBound", "min_fraction", self.min_fraction, high=1.0)
 
     def __call__(
         self, tree: Tree, discount: float | Float[Array, ""], log_weights: Float[Array, " A"]

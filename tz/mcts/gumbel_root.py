@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from tz._arguments import check_fields
+from tz._arguments import check_fields, check_number
 from tz.mcts.root_policies import RootPolicy, RootResult, Selector
 from tz.mcts.selectors import CompletedQ, best_action
 from tz.mcts.tree import Node
@@ -39,10 +39,10 @@ class Gumbel(RootPolicy):
     **Fields:**
 
     - `max_num_considered_actions`: the number of actions to begin with; all legal ones if there are fewer.
-    - `scale`: the factor of the Gumbel noise; 0 for no noise.
+    - `scale`: the factor of the Gumbel noise, at least 0; 0 for no noise.
     - `completed_q`: a [`tz.mcts.CompletedQ`][], the bonus of `q`. Give [`tz.ImprovedPolicy`][] the same.
 
-    **Raises:** `ValueError` if `max_num_considered_actions` is below 1.
+    **Raises:** `ValueError` if `max_num_considered_actions` is below 1, or `scale` is negative.
 
     Danihelka et al., *Policy improvement by planning with Gumbel*, ICLR 2022.
     """
@@ -55,6 +55,7 @@ class Gumbel(RootPolicy):
         check_fields(self)
 
     def __check_init__(self):
+        check_number("Gumbel", "scale", self.scale)
         if self.max_num_considered_actions < 1:
             raise ValueError(
                 f"Gumbel: found max_num_considered_actions={self.max_num_considered_actions}, expected at least 1; "
@@ -99,11 +100,15 @@ class Gumbel(RootPolicy):
         """
         visits = jnp.where(node.logits > -jnp.inf, node.visits - notes.visits, -1)
         move = best_action(self._score(node, notes, visits == jnp.max(visits)))
-        policy = jax.nn.softmax(node.logits + self.completed_q(node))
+        policy = self.policy(node)
         value = jnp.sum(policy * self.completed_q.complete(node))
         return RootResult(
             policy, value, jnp.where(jnp.arange(len(visits), dtype=jnp.int32) == move, jnp.float32(0), -jnp.inf)
         )
+
+    def policy(self, node: Node) -> Float[Array, " A"]:
+        """Returns the improved policy, the softmax of `logits + bonus`; 0 where illegal, even if no action is legal."""
+        return jnp.where(node.logits == -jnp.inf, 0.0, jax.nn.softmax(node.logits + self.completed_q(node)))
 
     def quiet(self) -> "Gumbel":
         """Returns the same root policy with noise of scale 0."""

@@ -114,7 +114,8 @@ def root_of(model: Env | Model | None, env_state: PyTree, metadata: StepMetadata
         )
     both = root.action_mask & metadata.action_mask
     mask = jnp.where(jnp.any(both), both, metadata.action_mask)
-    return strong((model_state, dataclasses.replace(root, action_mask=mask)))
+    chance = None if model.outcome is None else root.chance
+    return strong((model_state, dataclasses.replace(root, action_mask=mask, chance=chance)))
 
 
 def without_forbidden(tree: Tree, child: Int[Array, ""], root: StepMetadata) -> tuple[Tree, Int[Array, ""]]:

@@ -6,6 +6,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from tz._arguments import check_one_game, check_one_key
 from tz._promotion import standard_promotion
+from tz.mcts._part_checks import check_result, check_row, name_of
 from tz.mcts._solver import solved_result, solved_weights
 from tz.mcts.root_policies import RootResult
 from tz.mcts.settings import MCTS
@@ -18,7 +19,8 @@ def _read_root(mcts: MCTS, state: SearchState) -> RootResult:
     root = state.tree.node(jnp.int32(0))
 
     def read(node):
-        return jax.tree.map(lambda x: x.astype(jnp.float32), mcts.root.read(node, state.notes))
+        found = check_result(f"{name_of(mcts.root)}.read", mcts.root.read(node, state.notes), len(node.logits))
+        return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), found)
 
     return solved_result(root, read) if mcts.solve else read(root)
 
@@ -85,7 +87,9 @@ def choose_action(
     """
     check_one_game("choose_action", state.metadata)
     check_one_key("choose_action", key)
-    log_weights = mcts.final_move(state.tree, mcts.discount, _read_root(mcts, state).log_weights)
+    log_weights = _read_root(mcts, state).log_weights
+    found = mcts.final_move(state.tree, mcts.discount, log_weights)
+    log_weights = check_row(f"final_move {name_of(mcts.final_move)}", found, len(log_weights))
     if mcts.solve:
         log_weights = solved_weights(state.tree.node(jnp.int32(0)), log_weights)
     log_weights = state.spread(log_weights, -jnp.inf)

@@ -7,6 +7,7 @@ A root policy has four methods, see [`tz.mcts.RootPolicy`][]. Root policies that
 import abc
 import math
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from tz._arguments import check_instance, check_number, shown
 from tz.mcts._any_game import any_game
 from tz.mcts.selectors import best_action
 from tz.mcts.tree import Node
@@ -87,6 +89,16 @@ class RootPolicy(eqx.Module):
     @abc.abstractmethod
     def quiet(self) -> "RootPolicy":
         """Returns this root policy without its noise, for matches and analysis."""
+
+
+def check_root(where: str, name: str, root: Any) -> None:
+    """Raises `ValueError` unless the value is a root policy."""
+    check_instance(where, name, root)
+    if not isinstance(root, RootPolicy):
+        raise ValueError(
+            f"{where}: found {name}={shown(root)}, expected a root policy, a subclass of tz.mcts.RootPolicy; give for "
+            f"example {name}=tz.Dirichlet() or {name}=tz.mcts.PlainRoot()."
+        )
 
 
 def visit_fractions(node: Node) -> RootResult:
@@ -191,7 +203,7 @@ class Dirichlet(RootPolicy):
     def start(
         self, node: Node, num_simulations: int, *, key: PRNGKeyArray
     ) -> tuple[Float[Array, " A"], Float[Array, " A"]]:
-        """Returns the log prior with noise. The notes hold, for each action, the weight of its visits in the value."""
+        """Returns the log prior with noise. The notes hold, for each action, the share of its visits due to noise."""
         del num_simulations
         logits, epsilon = node.logits, jnp.float32(self.epsilon)
         legal = logits > -jnp.inf
@@ -201,7 +213,8 @@ class Dirichlet(RootPolicy):
         noise = jax.nn.softmax(jnp.where(legal, gamma, -jnp.inf))
         mixed = (1 - epsilon) * jnp.exp(logits) + epsilon * noise
         mixed = jnp.maximum(mixed, jnp.finfo(logits.dtype).tiny)  # a legal action has a log prior above -inf
-        return jnp.where(legal, jnp.log(mixed), -jnp.inf), jnp.minimum(jnp.exp(logits) / mixed, 1.0)
+        excess = jnp.where(legal, jnp.maximum(1 - jnp.exp(logits) / mixed, 0.0), 0.0)
+        return jnp.where(legal, jnp.log(mixed), -jnp.inf), excess
 
     def select(self, node: Node, notes: Float[Array, " A"], selector: Selector) -> Int[Array, ""]:
         """Returns the choice of the selector."""
@@ -210,7 +223,7 @@ class Dirichlet(RootPolicy):
 
     def read(self, node: Node, notes: Float[Array, " A"]) -> RootResult:
         """Returns the fractions of the visits, and the mean of all returns with less weight on those due to noise."""
-        result, weights = visit_fractions(node), node.visits.astype(notes.dtype) * notes
+        result, weights = visit_fractions(node), node.visits.astype(notes.dtype) * (1 - notes)
         value = (node.raw_value + jnp.sum(weights * node.q)) / (1 + jnp.sum(weights))
         return RootResult(result.policy, value, result.log_weights)
 
@@ -233,12 +246,19 @@ class ForcedPlayouts(RootPolicy):
     - `c`: the weight of exploration in the PUCT scores; give it the value of the selector's `c`.
     - `noise`: the root policy that changes the prior, and selects if no visit is forced.
 
+    **Raises:** `ValueError` if `k` or `c` is negative, or `noise` is no root policy.
+
     Wu, *Accelerating self-play learning in Go*, 2019, section 3.2.
     """
 
     k: float | Float[Array, ""] = 2.0
     c: float | Float[Array, ""] = 1.5
     noise: RootPolicy = Dirichlet()
+
+    def __check_init__(self):
+        check_number("ForcedPlayouts", "k", self.k)
+        check_number("ForcedPlayouts", "c", self.c)
+        check_root("ForcedPlayouts", "noise", self.noise)
 
     def _num_forced(self, node: Node) -> Float[Array, " A"]:
         return jnp.sqrt(jnp.float32(self.k) * jnp.exp(node.logits) * jnp.sum(node.visits.astype(jnp.float32)))

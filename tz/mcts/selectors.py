@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from tz._arguments import check_fields
+from tz._arguments import check_fields, check_number
 from tz.mcts.tree import Node
 
 
@@ -48,9 +48,11 @@ class PUCT(eqx.Module):
 
     **Fields:**
 
-    - `c`: the weight of exploration.
+    - `c`: the weight of exploration; at least 0.
     - `fpu_reduction`: the amount by which an unvisited edge is worth less than its node; at least 0. With 0, the
         default, a move that has not been tried counts as neither better nor worse than the node.
+
+    **Raises:** `ValueError` if a number is negative.
 
     Silver et al., *A general reinforcement learning algorithm that masters chess, shogi, and Go through self-play*,
     Science 2018.
@@ -58,6 +60,10 @@ class PUCT(eqx.Module):
 
     c: float | Float[Array, ""] = 1.5
     fpu_reduction: float | Float[Array, ""] = 0.0
+
+    def __check_init__(self):
+        check_number("PUCT", "c", self.c)
+        check_number("PUCT", "fpu_reduction", self.fpu_reduction)
 
     def __call__(self, node: Node) -> Int[Array, ""]:
         """Returns the action to follow from `node`; it is always legal."""
@@ -78,13 +84,13 @@ class MuZeroPUCT(eqx.Module):
 
     **Fields:**
 
-    - `c_init`, `c_base`: the two numbers in the weight of exploration.
+    - `c_init`, `c_base`: the two numbers in the weight of exploration; `c_base` is above 0.
     - `scale`: the values whose minimum and maximum become 0 and 1: "siblings" for the node's value and the `q` of its
         visited edges, "tree" for the node's value and every `q` that the tree has had, or "none" to leave `q` unscaled.
     - `fpu_reduction`: if given, an edge without visits counts as the node's scaled value minus this number. By default
         (None), it counts as the lowest value: 0 on the scale, or -1 if `scale` is "none".
 
-    **Raises:** `ValueError` if `scale` is none of the three.
+    **Raises:** `ValueError` if `scale` is none of the three, or `c_base` is not above 0.
 
     Schrittwieser et al., *Mastering Atari, Go, chess and shogi by planning with a learned model*, Nature 2020, which
     uses "tree"; mctx uses "siblings".
@@ -96,6 +102,7 @@ class MuZeroPUCT(eqx.Module):
     fpu_reduction: float | Float[Array, ""] | None = None
 
     def __check_init__(self):
+        check_number("MuZeroPUCT", "c_base", self.c_base, above=True)
         if self.scale not in ("siblings", "tree", "none"):
             raise ValueError(
                 f'MuZeroPUCT: found scale={self.scale!r}, expected "siblings", "tree" or "none"; choose one of them.'
@@ -144,8 +151,9 @@ class CompletedQ(eqx.Module):
     - `c_visit`: a number of visits that is added to the largest count, so that `q` has weight from the first visit.
     - `c_scale`: the factor of the bonus. A larger one follows `q` more, and the prior less.
     - `rescale`: True to scale the completed `q` of a node to [0, 1] first. Then the bonus of the best action is always
-        the full weight above the bonus of the worst, even if their `q` hardly differ. Differences that rounding
-        explains are no differences: then every bonus is 0.
+        the full weight above the bonus of the worst, even if their `q` hardly differ. Actions without visits, and with
+        them illegal ones, take part with the mixed value, as in mctx. Differences that rounding explains are no
+        differences: then every bonus is 0.
 
     Danihelka et al., *Policy improvement by planning with Gumbel*, ICLR 2022: equation 8 and appendix D.
     """

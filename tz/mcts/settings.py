@@ -10,12 +10,12 @@ import equinox as eqx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from tz._arguments import check_fields, shown_settings
+from tz._arguments import check_fields, shown, shown_settings, takes
 from tz.games.env import StepMetadata
 from tz.mcts.backups import MeanBackup, SoftmaxBackup
 from tz.mcts.final_moves import LowerConfidenceBound, by_weights
 from tz.mcts.gumbel_root import Gumbel
-from tz.mcts.root_policies import Dirichlet, RootPolicy
+from tz.mcts.root_policies import Dirichlet, RootPolicy, check_root
 from tz.mcts.selectors import PUCT, CompletedQ, ImprovedPolicy
 from tz.mcts.tree import Node
 
@@ -32,8 +32,9 @@ class MCTS(eqx.Module):
         from the other settings, also after `dataclasses.replace`: enough for one search, or for two with
         `persist_tree`. In a full tree, simulations still update the statistics but add no nodes.
     - `max_actions`: the number of actions that a node keeps, those with the largest prior; None, the default, keeps
-        all. In a game with many actions, few of them legal, the tree then takes far less memory, and nothing else
-        changes as long as there is room for all legal actions.
+        all. In a game with many actions, few of them legal, the tree then takes far less memory, and as long as
+        there is room for all legal actions, PUCT searches as it does without. In Gumbel's search, illegal actions take
+        part in the scale of `q` (see `rescale` of [`tz.mcts.CompletedQ`][]), so fewer of them may change the result.
     - `selector`: `Node -> action`, such as [`tz.PUCT`][] or [`tz.mcts.MuZeroPUCT`][].
     - `root`: the root policy, such as [`tz.Dirichlet`][] or [`tz.Gumbel`][]. The default adds noise for self-play;
         [`tz.without_exploration`][] removes it.
@@ -54,8 +55,8 @@ class MCTS(eqx.Module):
 
     Settings that are floats may be JAX arrays, to sweep them with `jax.vmap`.
 
-    **Raises:** `ValueError` if a number is out of its range, or `solve` does not fit the other settings. A warning is
-    given if the tree has too little room for one search.
+    **Raises:** `ValueError` if a number is out of its range, a part of the search is not of its kind, or `solve` does
+    not fit the other settings. A warning is given if the tree has too little room for one search.
     """
 
     num_simulations: int = eqx.field(static=True)
@@ -73,6 +74,7 @@ class MCTS(eqx.Module):
 
     def __post_init__(self):
         check_fields(self)
+        self._check_parts()
         if self.num_simulations < 0:
             raise ValueError(
                 f"MCTS: found num_simulations={self.num_simulations}, expected at least 0; give 0 to play without a "
@@ -117,6 +119,20 @@ class MCTS(eqx.Module):
                 f"MCTS: found solve=True and discount={self.discount}, expected 1, since only a value of exactly 1 or "
                 "-1 is a proof; leave solve False, or the discount 1."
             )
+
+    def _check_parts(self) -> None:
+        check_root("MCTS", "root", self.root)
+        for name, form, number in (
+            ("selector", "Node -> action", 1),
+            ("backup", "(Node, action, q) -> (new q, value)", 3),
+            ("final_move", "(tree, discount, log_weights) -> log_weights", 3),
+        ):
+            part = getattr(self, name)
+            if not takes(part, number):
+                raise ValueError(
+                    f"MCTS: found {name}={shown(part)}, expected a function {form}; give one, or leave it at its "
+                    "default."
+                )
 
     def __repr__(self) -> str:
         """Shows the settings that differ from their defaults."""

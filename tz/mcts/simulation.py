@@ -17,8 +17,9 @@ from tz._arguments import check_evaluator, check_one_game, check_one_key
 from tz._arrays import strong
 from tz.games.chance import check_nature, check_player_to_move
 from tz.games.env import Env, StepMetadata
-from tz.mcts._evaluation import evaluate, largest, log_prior
+from tz.mcts._evaluation import evaluate, largest, log_prior, uniform_prior
 from tz.mcts._leaves import add_leaf, choose_edge, choose_edges, expand_edge
+from tz.mcts._part_checks import check_returns, check_row, name_of
 from tz.mcts.models import Model, check_is_model, check_position, check_same_model, root_of, without_forbidden
 from tz.mcts.settings import MCTS, check_settings
 from tz.mcts.tree import Node, Tree, init_tree, reroot
@@ -105,7 +106,7 @@ def init_search(
         )
     env_state, metadata = strong((env_state, metadata))
     tree = init_tree(env_state, metadata, mcts.num_nodes, mcts.max_actions)
-    tree = _with_root_prior(mcts, tree, _no_preference(metadata))
+    tree = _with_root_prior(mcts, tree, _no_preference(metadata), uniform_prior)
     return SearchState(tree, metadata, _no_notes(mcts, tree))
 
 
@@ -113,7 +114,9 @@ def _no_preference(metadata: StepMetadata) -> Float[Array, " A"]:
     return jnp.where(metadata.action_mask, jnp.float32(0), -jnp.inf)
 
 
-def _with_root_prior(mcts: MCTS, tree: Tree, logits: Float[Array, " A"]) -> Tree:
+def _with_root_prior(
+    mcts: MCTS, tree: Tree, logits: Float[Array, " A"], prior: Callable[..., Array] = log_prior
+) -> Tree:
     """Returns the tree with a new prior at its root, and with the actions that the root keeps."""
     actions = largest(mcts, logits)
     if actions is not None and tree.actions is not None:
@@ -122,7 +125,7 @@ def _with_root_prior(mcts: MCTS, tree: Tree, logits: Float[Array, " A"]) -> Tree
         is_searched = (tree.size > 1) | jnp.any(tree.visits[0] > 0)
         actions = jnp.where(is_searched, tree.actions[0], actions)
         tree = eqx.tree_at(lambda tree: tree.actions, tree, tree.actions.at[0].set(actions))
-    return eqx.tree_at(lambda tree: tree.logits, tree, tree.logits.at[0].set(log_prior(logits, actions)))
+    return eqx.tree_at(lambda tree: tree.logits, tree, tree.logits.at[0].set(prior(logits, actions)))
 
 
 def check_trees(mcts: MCTS, state: SearchState) -> None:
@@ -154,10 +157,18 @@ def _no_notes(mcts: MCTS, tree: Tree) -> PyTree:
     """Returns zeros in place of the root policy's notes, so that a search does not change the types of its state."""
 
     def start(tree, key):
-        return mcts.root.start(tree.node(jnp.int32(0)), mcts.num_simulations, key=key)
+        return _started(mcts, tree, key)
 
     notes = eqx.filter_eval_shape(start, tree, jax.random.key(0))[1]
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), notes)
+
+
+def _started(mcts: MCTS, tree: Tree, key: PRNGKeyArray) -> tuple[Float[Array, " K"], PyTree]:
+    """Returns the log prior and the notes with which the root policy starts a search."""
+    where = f"{name_of(mcts.root)}.start"
+    found = mcts.root.start(tree.node(jnp.int32(0)), mcts.num_simulations, key=key)
+    logits, notes = check_returns(where, found, ("log prior", "notes"))
+    return check_row(f"{where}, log prior", logits, tree.logits.shape[-1]), notes
 
 
 def start_search(mcts: MCTS, evaluator: Evaluator, state: SearchState, *, key: PRNGKeyArray) -> SearchState:
@@ -185,7 +196,7 @@ def start_search(mcts: MCTS, evaluator: Evaluator, state: SearchState, *, key: P
     logits, value = evaluate(mcts, evaluator, env_state, state.metadata, evaluate_key)
     tree = _with_root_prior(mcts, state.tree, logits)
     tree = eqx.tree_at(lambda tree: tree.raw_value, tree, tree.raw_value.at[0].set(value))
-    logits, notes = mcts.root.start(tree.node(jnp.int32(0)), mcts.num_simulations, key=root_key)
+    logits, notes = _started(mcts, tree, root_key)
     tree = eqx.tree_at(lambda tree: tree.logits, tree, tree.logits.at[0].set(logits.astype(jnp.float32)))
     return SearchState(tree, state.metadata, notes)
 
@@ -326,7 +337,7 @@ def advance(
     tree = reroot(tree, child, env_state, metadata)
     # A kept root has a prior. A new one gets a uniform prior until it is evaluated. Only its row is selected: a
     # `jnp.where` or `lax.cond` over whole trees would copy them.
-    blank = _with_root_prior(mcts, tree, _no_preference(metadata))
+    blank = _with_root_prior(mcts, tree, _no_preference(metadata), uniform_prior)
 
     def prior(tree):
         return jax.tree.leaves((tree.logits, tree.actions))

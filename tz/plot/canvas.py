@@ -111,18 +111,37 @@ def check_names(names: Sequence[str] | None, num_actions: int) -> list[str]:
     return [str(action) for action in range(num_actions)] if names is None else list(names)
 
 
+def check_limits(where: str, **limits: int | None) -> None:
+    """Raises `ValueError` if a limit is below 1."""
+    for name, limit in limits.items():
+        if limit is not None and limit < 1:
+            raise ValueError(f"{where}: found {name}={limit}, expected at least 1; raise it.")
+
+
+def check_states_of(env: Env, state: Any) -> None:
+    """Raises `ValueError` if the states in a tree are not those of a game, as after a search with a model."""
+    start = jax.eval_shape(env.init, jax.random.key(0))[0]
+    found, expected = jax.tree.structure(state.tree.state), jax.tree.structure(start)
+    if found != expected:
+        raise ValueError(
+            f"tz.plot: found a search whose states are not those of {env.name}, expected them, to name the moves and "
+            "to draw positions; leave env out, and give labels= to name the moves."
+        )
+
+
 MoveName = Callable[[int, int], str]
 """Names a move: `(node, action) -> str`, where `node` is the number of the node in which the move is made."""
 
 
-def move_names(state: Any, labels: Sequence[str] | None, env: Env | None) -> MoveName:
+def move_names(state: Any, labels: Sequence[str] | None, env: Any) -> MoveName:
     """Returns a function that names the moves of a tree: by `labels`, or else by the game, or else by numbers.
 
     **Raises:** `ValueError` unless there is one label for each action.
     """
     names = check_names(labels, len(state.metadata.action_mask))
-    if labels is not None or env is None or env.label is None:
+    if labels is not None or not isinstance(env, Env) or env.label is None:  # a model names no moves
         return lambda node, action: names[action]
+    check_states_of(env, state)
     positions = jax.device_get(state.tree.state)
 
     @functools.cache

@@ -13,7 +13,18 @@ from jaxtyping import PyTree
 from tz.games.boards import annotated, draw_board
 from tz.games.env import Env
 from tz.games.names import label_of
-from tz.plot.canvas import BLUE, GREY, ORANGE, Draw, figure_of, new_axes, picture, player_of_frames, value_limits
+from tz.plot.canvas import (
+    BLUE,
+    GREY,
+    ORANGE,
+    Draw,
+    check_limits,
+    figure_of,
+    new_axes,
+    picture,
+    player_of_frames,
+    value_limits,
+)
 
 if TYPE_CHECKING:
     from matplotlib.animation import FuncAnimation
@@ -115,6 +126,7 @@ def plot_game(
     """
     import matplotlib.pyplot as plt
 
+    check_limits("plot_game", max_boards=max_boards, columns=columns)
     positions = _states(states)
     boards, names, sides = _pictures("plot_game", positions, env, draw, moves, players, 240)
     values = _check_values(values, len(positions))

@@ -4,17 +4,23 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tz.games.boards import Note, annotated, draw_board
 from tz.games.env import Env
 from tz.games.names import label_of
+from tz.mcts._solver import solved_result
 from tz.mcts.gumbel_root import Gumbel
+from tz.mcts.root_policies import RootResult
 from tz.mcts.settings import MCTS
 from tz.mcts.simulation import SearchState
+from tz.mcts.tree import Node
 from tz.plot.canvas import (
     BLUE,
     ORANGE,
+    check_limits,
+    check_states_of,
     figure_of,
     move_names,
     new_axes,
@@ -62,15 +68,17 @@ def plot_root(
 
     **Returns:** the figure.
 
-    **Raises:** `ValueError` if the number of labels or cells does not fit the actions, `ax` and `board` are given
-    together, `board=True` has no `env` that draws it, or the index does not fit the batch. `ImportError` for a position
-    drawn from SVG if the extra `pictures` is not installed.
+    **Raises:** `ValueError` if `max_actions` is below 1, the number of labels or cells does not fit the actions, `ax`
+    and `board` are given together, `board=True` has no `env` that draws it, the searched states are not those of `env`,
+    or the index does not fit the batch. `ImportError` for a position drawn from SVG if the extra `pictures` is not
+    installed.
     """
+    check_limits("plot_root", max_actions=max_actions)
     state = one_of_batch(state, index, np.shape(state.tree.size))
     root, names = state.root, move_names(state, labels, env)
     columns = {}
     if mcts is not None and isinstance(mcts.root, Gumbel):
-        columns["improved policy"] = np.asarray(jax.nn.softmax(root.logits + mcts.root.completed_q(root)))
+        columns["improved policy"] = _improved_policy(mcts, mcts.root, state)
     root = jax.device_get(root)
     columns = {"prior": np.exp(root.logits), "visits": root.visits / max(root.visits.sum(), 1), **columns}
     if board is None or board is False:
@@ -80,6 +88,7 @@ def plot_root(
             "plot_root: found `board` and `ax`, expected one of them, as boards need several axes; leave one out."
         )
     if env is not None and env.board is not None:
+        check_states_of(env, state)
         return _on_position(env, state, root, columns)
     if board is True:
         raise ValueError(
@@ -91,6 +100,18 @@ def plot_root(
             "for each cell; where moves are not cells, as in Connect Four, give env= to draw on the position itself."
         )
     return _maps(root, columns, board)
+
+
+def _improved_policy(mcts: MCTS, gumbel: Gumbel, state: SearchState) -> np.ndarray:
+    """Returns the improved policy over all actions, `[A]`, which does not depend on the noise of the search."""
+
+    def read(node: Node) -> RootResult:
+        policy = gumbel.policy(node)
+        return RootResult(policy, node.value, node.logits)
+
+    node = state.tree.node(jnp.int32(0))
+    policy = (solved_result(node, read) if mcts.solve else read(node)).policy
+    return np.asarray(state.spread(policy, 0.0))
 
 
 def _titled_values(root: Any, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -111,7 +132,7 @@ def _on_position(env: Env, state: SearchState, root: Any, columns: dict[str, np.
     position = jax.device_get(jax.tree.map(lambda x: x[0], state.tree.state))
     board, maps = draw_board(env, position), _titled_values(root, columns)
     axes = new_axes(len(maps), (3.2 * len(maps), 3.2 * board.height / board.width + 0.75))
-    legal = np.flatnonzero(columns["prior"] > 0)
+    legal = np.flatnonzero(root.logits > -np.inf)  # the prior of a legal move may be 0
     squares = {int(action): board.squares_of(label_of(env, position, int(action))) for action in legal}
     for ax, (name, values) in zip(axes, maps.items(), strict=True):
         notes, best = [], max((v for v in values[legal] if np.isfinite(v)), default=0.0)
@@ -137,8 +158,7 @@ def _percent(fraction: float) -> str:
 
 def _bars(root, columns, names, max_actions, ax) -> "Figure":
     """Draws a group of bars for each of the most visited actions, with its value above."""
-    # By visits, then by prior; an action with prior 0 is illegal.
-    order = [int(a) for a in np.lexsort((-columns["prior"], -root.visits)) if columns["prior"][a] > 0][:max_actions]
+    order = [int(a) for a in np.lexsort((-root.logits, -root.visits)) if root.logits[a] > -np.inf][:max_actions]
     place = np.arange(len(order))
     (ax,) = new_axes(1, (9.0, 3.2)) if ax is None else (ax,)
     looks = {"prior": ("white", None), "visits": (BLUE, None), "improved policy": (ORANGE, "///")}
@@ -173,7 +193,7 @@ def _bars(root, columns, names, max_actions, ax) -> "Figure":
 def _maps(root, columns, board) -> "Figure":
     """Draws a heat map of the board for each kind of number; cells of illegal moves stay empty."""
     rows, width = board
-    legal = columns["prior"][: rows * width] > 0
+    legal = root.logits[: rows * width] > -np.inf
     maps = _titled_values(root, columns)
     axes = new_axes(len(maps), (3.0 * len(maps), 0.6 + 2.9 * rows / width + 0.4))
     for ax, (name, values) in zip(axes, maps.items(), strict=True):

@@ -10,7 +10,7 @@ import numpy as np
 from tz.games.env import Env
 from tz.mcts.simulation import SearchState
 from tz.mcts.tree import Tree
-from tz.plot.canvas import MoveName, move_names, one_of_batch, signed
+from tz.plot.canvas import MoveName, check_limits, move_names, one_of_batch, signed
 
 
 @dataclasses.dataclass
@@ -56,6 +56,11 @@ class ShownNode:
         """Returns the name of the action or outcome that leads here, with its prior or probability."""
         if self.outcome < 0:
             return f"{names(self.parent, self.action)} {self.prior:.0%}"
+        if outcomes is not None and self.outcome >= len(outcomes):
+            raise ValueError(
+                f"tz.plot: found {len(outcomes)} names in `outcomes`, expected one for each of nature's outcomes, and "
+                f"outcome {self.outcome} has happened; name all."
+            )
         name = f"#{self.outcome}" if outcomes is None else outcomes[self.outcome]
         return f"{name} {self.prior:.0%}"
 
@@ -122,9 +127,7 @@ def show_nodes(state: SearchState, *, max_depth: int | None, min_visits: int, ma
 
     **Raises:** `ValueError` if a limit is below 1.
     """
-    for name, limit in (("max_depth", max_depth), ("min_visits", min_visits), ("max_leaves", max_leaves)):
-        if limit is not None and limit < 1:
-            raise ValueError(f"tz.plot: found {name}={limit}, expected at least 1; raise it.")
+    check_limits("tz.plot", max_depth=max_depth, min_visits=min_visits, max_leaves=max_leaves)
     nodes = {node.number: node for node in read_nodes(state)}
     shown, num_leaves = {0}, 1
     for node in sorted(list(nodes.values())[1:], key=lambda node: (-node.visits, node.depth, node.number)):
