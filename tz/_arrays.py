@@ -44,9 +44,9 @@ def check_same_types(what: str, before: PyTree, after: PyTree) -> None:
         found, expected = new.get(name, "nothing"), old.get(name, "nothing")
         if found != expected:
             raise ValueError(
-                f"{what}: found {found} at {name}, expected {expected} as before; give every array a dtype where it is "
-                "made, such as jnp.zeros(3, jnp.float32), and cast an updated array to its old dtype with "
-                "`x.astype(old.dtype)`."
+                f"{what}: found {found} at {name or 'its only place'}, expected {expected} as before; give every array "
+                "a dtype where it is made, such as jnp.zeros(3, jnp.float32), and cast an updated array to its old "
+                "dtype with `x.astype(old.dtype)`."
             )
 
 

@@ -239,10 +239,13 @@ def _train(recipe: Recipe, settings: RunSettings) -> None:
     try:
         state = train_run(recipe, settings)
     except KeyboardInterrupt as error:
-        goes_on = any((settings.out / "checkpoints").glob("[0-9]*"))
-        then = (
-            f"python -m tz resume {settings.out} continues from the last checkpoint" if goes_on else "nothing is saved"
-        )
+        folders = [settings.out, *sorted(settings.out.glob("seed_*"))]
+        saved = [str(folder) for folder in folders if any((folder / "checkpoints").glob("[0-9]*"))]
+        then = "nothing is saved"
+        if saved:
+            then = f"python -m tz resume {saved[0]} continues from the last checkpoint"
+        if len(saved) > 1:
+            then += f", and so for {', '.join(saved[1:])}"
         raise SystemExit(f"stopped at once; {then}.") from error
     out = settings.out
     if isinstance(state, list):

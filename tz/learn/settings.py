@@ -124,11 +124,11 @@ class TrainConfig(eqx.Module):
                 f"TrainConfig: found testers with the names {names}, expected different names, as their metrics begin "
                 "with them; give each tester its own name."
             )
-        longest = max(self.moves_per_epoch, self.max_episode_moves or 0)
+        longest = self.moves_per_epoch + (self.max_episode_moves or 1) - 1
         if self.replay.capacity < longest:
             raise ValueError(
-                f"TrainConfig: found replay.capacity={self.replay.capacity}, expected at least {longest}, the larger "
-                "of moves_per_epoch and max_episode_moves, as positions would be overwritten before their outcome is "
+                f"TrainConfig: found replay.capacity={self.replay.capacity}, expected at least {longest}, the moves of "
+                "an episode and of an epoch together, as positions would be overwritten before their outcome is "
                 "known; raise the capacity."
             )
         if self.max_episode_moves is not None and self.max_episode_moves < 1:

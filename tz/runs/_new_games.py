@@ -4,6 +4,7 @@ import dataclasses
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray
 
@@ -41,6 +42,9 @@ def revive(config: TrainConfig, env: Env, state: LoopState, mesh: Mesh) -> tuple
     # Gradient steps, tests and fast moves fold in 0, 1 and 2.
     key = jax.random.fold_in(jax.random.fold_in(state.key, 3), state.epoch)
     games, replay = new_games(config, env, state.train, mesh, key)
+    if (epoch := int(state.epoch)) > 0:  # `replay_window` depends on the number of moves, and so does the warm-up
+        moves = config.warmup_moves + epoch * config.moves_per_epoch
+        games = eqx.tree_at(lambda games: games.step, games, games.step + jnp.int32(moves))
     if any_deleted(state.replay):
         return dataclasses.replace(state, games=games, replay=replay), " Its games and its buffer were started anew."
     replay = without_open_moves(state.replay)

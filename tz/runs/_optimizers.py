@@ -59,6 +59,12 @@ def learning_rate_of(state: LoopState) -> Any:
     return steps["muon" if "muon" in steps else "adam"].hyperparams["learning_rate"]
 
 
+def is_of_recipe(state: LoopState) -> bool:
+    """Returns whether the optimiser of a state is that of a recipe, whose learning rate can be replaced."""
+    steps = state.train.opt_state
+    return isinstance(steps, dict) and ("muon" in steps or "adam" in steps)
+
+
 def with_learning_rate(state: LoopState, rate: float) -> LoopState:
     """Replaces the learning rate in the state of the optimiser of a recipe."""
     old = learning_rate_of(state)

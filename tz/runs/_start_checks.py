@@ -1,5 +1,6 @@
 """Checks that a game, a network and settings fit together, for `tz.init_loop`, before the training is compiled."""
 
+import dataclasses
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,7 @@ from tz.matches.rating_testers import ApproxEloTester, LadderTester
 from tz.matches.return_tester import ReturnTester, check_one_player
 from tz.matches.testers import OpponentTester, TwoPlayerTester
 from tz.mcts.evaluators import NetworkEvaluator, uniform_evaluator
+from tz.mcts.models import ModelEvaluator
 from tz.mcts.selectors import PUCT
 from tz.mcts.settings import MCTS
 from tz.nn.networks import MLP, AZResNet
@@ -32,6 +34,9 @@ from tz.nn.outputs import apply, categorical_head
 from tz.nn.value_heads import CategoricalValue, TanhValue, ValueHead
 
 NUM_GAMES, NUM_MOVES = 4, 128
+_NAMES_OF_LOOP = {"epoch", "seconds", "seed", "moves", "episodes", "truncated", "moves_per_second", "replay_known"}
+_NAMES_OF_LOOP |= {"simulations_per_second", "mean_length", "mean_return", "return_spread"}
+_NAMES_OF_LOOP |= {"gradient_steps", "skipped_steps"}
 _LARGEST_FOR_PUCT = 3.0
 
 
@@ -45,13 +50,15 @@ def check_start(config: TrainConfig, env: Env, network: PyTree, norm_state: eqx.
     check_types(env)
     if config.test_env is not None:
         _check_test_env(env, config.test_env)
+    _check_hashes(config, network)
     _check_testers(env if config.test_env is None else config.test_env, config.testers)
     _check_network(env, network, norm_state)
-    head = _check_loss(config, env, network, norm_state)
+    evaluator = uniform_evaluator
     if config.evaluator is not None:
-        _check_evaluator(config.evaluator, env, network, norm_state)
+        evaluator = _check_evaluator(config.evaluator, env, network, norm_state)
+    head = _check_loss(config, env, network, norm_state, evaluator)
     if config.augment is not None:
-        _check_augment(config, env, config.augment)
+        _check_augment(config, env, config.augment, evaluator)
     name = f"{'tz.' if isinstance(network, AZResNet | MLP) else ''}{type(network).__name__}"
     _, record, keys = play_random_games(env, key=jax.random.key(0), num_games=NUM_GAMES, num_moves=NUM_MOVES)
     check_record(env, record, keys, may_go_on=env.num_players == 1 and config.max_episode_moves is not None)
@@ -113,8 +120,11 @@ def _check_proofs(config: TrainConfig, env: Env, record: GameRecord) -> None:
 
 def _check_evaluator(
     make: Callable[[NetworkEvaluator], Any], env: Env, network: PyTree, norm_state: eqx.nn.State | None
-) -> None:
-    """Raises `ValueError` if the evaluator or its model does not fit the game, or has new functions at each call."""
+) -> Any:
+    """Returns the evaluator of self-play.
+
+    **Raises:** `ValueError` if the evaluator or its model does not fit the game, or has new functions at each call.
+    """
     default = NetworkEvaluator(network, env.observe, norm_state)
     one, other = make(default), make(default)
     check_evaluator("TrainConfig", one)
@@ -125,6 +135,23 @@ def _check_evaluator(
             "such as tz.mcts.Model(network.root, network.step), and make other functions once, outside of `evaluator`."
         )
     check_player(env, Player(MCTS(0), one))
+    return one
+
+
+def _check_hashes(config: TrainConfig, network: PyTree) -> None:
+    """Raises `ValueError` for a part without a hash: what is no array tells compiled programs apart."""
+    parts = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)} | {"network": network}
+    for name, part in parts.items():
+        leaves, structure = jax.tree.flatten(eqx.filter(part, eqx.is_array, inverse=True))
+        for x in (*leaves, structure):
+            try:
+                hash(x)
+            except TypeError as error:
+                raise ValueError(
+                    f"init_loop: found {name}={shown(part)} with a part that has no hash ({error}), expected one, as "
+                    "programs are compiled for it; make a dataclass frozen (@dataclass(frozen=True)) or an eqx.Module, "
+                    "and hold arrays in the fields of an eqx.Module and not in a closure or a jax.jit function."
+                ) from error
 
 
 def _check_testers(env: Env, testers: Any) -> None:
@@ -163,7 +190,7 @@ def _check_test_env(env: Env, test_env: Env) -> None:
         )
 
 
-def _sample(config: TrainConfig, env: Env, key: PRNGKeyArray) -> Sample:
+def _sample(config: TrainConfig, env: Env, evaluator: Any, key: PRNGKeyArray) -> Sample:
     """Makes a sample with the shapes that the buffer would give it. Its values have no meaning."""
     if config.record is None and config.record_end is None:
         env_state, metadata = env.init(key)
@@ -171,35 +198,51 @@ def _sample(config: TrainConfig, env: Env, key: PRNGKeyArray) -> Sample:
         return Sample(env.observe(env_state), metadata.action_mask, policy, one, one, one)
     # Only self-play knows the shapes of records, so this makes one move and reads it from a buffer.
     options = {"num_moves": 1, "record": config.record, "record_end": config.record_end}
-    moves = collect(config.mcts, env, uniform_evaluator, init_collect(config.mcts, env, key=key), **options)[1]
+    model = evaluator.model if isinstance(evaluator, ModelEvaluator) else None
+    game = init_collect(config.mcts, env, key=key, model=model)
+    moves = collect(config.mcts, env, evaluator, game, **options)[1]
     rings = jax.tree.map(lambda x: x[None], config.replay.init(moves))
     return jax.tree.map(lambda x: x[0], config.replay.sample_parts(rings, 1, keys=key[None]))
 
 
-def _check_loss(config: TrainConfig, env: Env, network: PyTree, norm_state: eqx.nn.State | None) -> ValueHead | None:
+def _check_loss(
+    config: TrainConfig, env: Env, network: PyTree, norm_state: eqx.nn.State | None, evaluator: Any
+) -> ValueHead | None:
     """Checks that the loss can be computed from the outputs of the network and a sample. Compiles nothing.
 
     **Returns:** the value head of the network, or None where it is not known.
 
-    **Raises:** `ValueError` if the loss raises.
+    **Raises:** `ValueError` if the loss raises, or has a metric with a name that the loop uses.
     """
 
-    def of_batch(network, norm_state, keys):
-        batch = jax.vmap(lambda key: _sample(config, env, key))(keys)
+    def of_batch(network, norm_state, evaluator, keys):
+        batch = jax.vmap(lambda key: _sample(config, env, evaluator, key))(keys)
         call = jax.vmap(lambda *inputs: apply(network, inputs[0], norm_state, key=inputs[1])[0], axis_name="batch")
         outputs = call(batch.observation, keys)
-        losses_of(config.loss, network, outputs, batch)
-        return outputs
+        return outputs, losses_of(config.loss, network, outputs, batch)[1]
 
-    outputs = eqx.filter_eval_shape(of_batch, network, norm_state, jax.random.split(jax.random.key(0), 2))
+    keys = jax.random.split(jax.random.key(0), 2)
+    try:
+        outputs, metrics = eqx.filter_eval_shape(of_batch, network, norm_state, evaluator, keys)
+    except (NameError, TypeError) as error:
+        raise ValueError(
+            f"init_loop: found a network {shown(network)} that cannot be trained on a batch ({error!r:.300}), expected "
+            "one whose output is a PyTree of arrays; return a tuple, a dict, or an eqx.Module with `logits` and "
+            '`value`, and call the axis of batch normalisation "batch".'
+        ) from error
+    if taken := sorted(set(metrics) & _NAMES_OF_LOOP):
+        raise ValueError(
+            f"TrainConfig: found a loss with the metrics {', '.join(taken)}, expected other names, as the training "
+            "loop has metrics of these names; rename them."
+        )
     return network.value_head if isinstance(network, AZResNet | MLP) else categorical_head(outputs)
 
 
-def _check_augment(config: TrainConfig, env: Env, augment: Callable[..., Sample]) -> None:
+def _check_augment(config: TrainConfig, env: Env, augment: Callable[..., Sample], evaluator: Any) -> None:
     """Raises `ValueError` if the augmentation fails on a sample of the game, or changes its shapes."""
 
     def drawn(key):
-        sample = _sample(config, env, key)
+        sample = _sample(config, env, evaluator, key)
         return sample, augment(sample, key=key)
 
     try:
@@ -234,8 +277,21 @@ def _check_network(env: Env, network: PyTree, norm_state: eqx.nn.State | None) -
             "give the network itself, and its state as norm_state."
         )
     # Shapes first, as they compile nothing.
-    mask, (logits, value) = _first_outputs.shapes(env, network, norm_state)
-    if logits.shape != mask.shape or value.shape != ():
+    try:
+        mask, (logits, value) = _first_outputs.shapes(env, network, norm_state)
+        fits = logits.shape == mask.shape and value.shape == ()
+    except (AttributeError, NameError, TypeError) as error:
+        raise ValueError(
+            f"init_loop: found {shown(network)}, which cannot evaluate a position of {env.name} ({error!r:.300}), "
+            "expected a network, observation -> (logits, value), with norm_state= if it is stateful; change one."
+        ) from error
+    if not jax.tree.leaves(eqx.filter(network, eqx.is_inexact_array)):
+        warnings.warn(
+            f"init_loop: found {shown(network)} without any parameters, expected arrays to train; a function hides the "
+            "arrays of a network, so give the network itself, such as a tz.MLP or an eqx.Module.",
+            stacklevel=4,
+        )
+    if not fits:
         raise ValueError(
             f"init_loop: found a network that returns logits of shape {logits.shape} and a value of shape "
             f"{value.shape}, expected logits of shape {mask.shape} (one for each action of {env.name}) and a value "

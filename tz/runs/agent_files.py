@@ -56,14 +56,15 @@ def save_agent(
     - `norm_state`: the state of a stateful network, such as `playing_norm_state` of [`tz.learn.TrainState`][].
     - `card`: facts about the agent, such as how it was trained and how strong it is. JSON must be able to hold them.
 
-    **Raises:** `ValueError` if `env` is not a game, or the card is larger than a megabyte; `TypeError` if the card
-    holds a value that JSON does not have.
+    **Raises:** `ValueError` if `env` is not a game, the network does not fit the game or needs another `norm_state`, or
+    the card is larger than a megabyte; `TypeError` if the card holds a value that JSON does not have.
     """
     if not isinstance(env, Env):
         raise ValueError(
             f"save_agent: found {shown(env)} as the second argument, expected a game; write "
             "tz.save_agent(path, env, network)."
         )
+    _check_agent(env, network, norm_state)
     path = pathlib.Path(path)
     kind = type(network).__name__
     settings = {"class": kind} | (written_settings(network.settings) if isinstance(network, (AZResNet, MLP)) else {})
@@ -92,6 +93,29 @@ def save_agent(
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def _check_agent(env: Env, network: PyTree, norm_state: eqx.nn.State | None) -> None:
+    """Raises `ValueError` for what [`tz.load_agent`][] could not turn into a player of this game. Compiles nothing."""
+    if isinstance(network, Player) or network is None:
+        advice = "write player.evaluator.network and player.evaluator.norm_state" if network is not None else "give it"
+        raise ValueError(f"save_agent: found {shown(network)}, expected a network; {advice}.")
+
+    def outputs(network, norm_state, key):
+        return NetworkEvaluator(network, env.observe, norm_state)(*env.init(key), key)[0]
+
+    try:
+        logits = eqx.filter_eval_shape(outputs, network, norm_state, jax.random.key(0))
+    except Exception as error:
+        raise ValueError(
+            f"save_agent: found a network that cannot evaluate a position of {env.name} ({error!r:.300}), expected one "
+            "that can; give the network of this game, and norm_state for a stateful one."
+        ) from error
+    if logits.shape != (env.num_actions,):
+        raise ValueError(
+            f"save_agent: found a network with logits of shape {logits.shape}, expected ({env.num_actions},), as "
+            f"{env.name} has {env.num_actions} actions; give the game that it plays."
+        )
 
 
 def load_agent(

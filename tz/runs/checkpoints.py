@@ -131,6 +131,15 @@ class Checkpoints:
         self.seconds = facts["seconds"]
         return with_arrays(state, arrays)
 
+    def check_follows(self, where: str, state: LoopState) -> None:
+        """Raises `ValueError` if the folder has a later checkpoint than the state, which would be lost with time."""
+        if (newest := max(self.epochs, default=0)) > int(state.epoch):
+            raise ValueError(
+                f"{where}: found a state of epoch {int(state.epoch)} and a checkpoint of epoch {newest} in "
+                f"{self.folder}, expected a state that continues it; call checkpoints.restore(state), start a new run "
+                "from an earlier checkpoint with tz.fork, or give tz.Checkpoints another folder."
+            )
+
     def after_epoch(self, state: Callable[[], LoopState], metrics: Mapping[str, Any], *, tested: bool) -> None:
         """Saves the state if a checkpoint is due or the metric `best` is the highest so far.
 
@@ -209,7 +218,11 @@ class Checkpoints:
 
     def save_aside(self, state: LoopState) -> pathlib.Path:
         """Saves `state` for inspection in a folder apart from the checkpoints, and returns the folder."""
-        folder = self.folder / f"stopped_in_epoch_{int(state.epoch)}"
+        name, number = f"stopped_in_epoch_{int(state.epoch)}", 1
+        folder = self.folder / name
+        while folder.exists():  # an earlier failure in the same epoch
+            number += 1
+            folder = self.folder / f"{name}_{number}"
         Checkpoints(folder, resume=True).finish(state)
         return folder
 

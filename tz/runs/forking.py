@@ -82,6 +82,7 @@ def fork(
     testers = old.testers
     if not is_same(".testers"):
         testers = tuple(tester.init(evaluator_of(config, env, old.train), mesh=mesh) for tester in config.testers)
+    testers = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, testers)  # the state may be donated
     key = old.key
     if seed is not None:
         bits = jax.random.bits(jax.random.key(seed))  # `fold_in` takes 32 bits, a seed may have 64

@@ -33,7 +33,16 @@ from tz.runs.phases import (
     warm_up_chunks,
 )
 from tz.runs.sinks import Sink, bar, call_sinks, console_sink, told
-from tz.runs.stopping import Newest, StopTraining, agreed, changed_by, keeping_state, last_epoch, noted_signals
+from tz.runs.stopping import (
+    Newest,
+    StopTraining,
+    agreed,
+    changed_by,
+    check_calls,
+    keeping_state,
+    last_epoch,
+    noted_signals,
+)
 from tz.sharding import check_mesh, place, usable_mesh
 
 
@@ -70,6 +79,7 @@ def init_loop(
     mesh = usable_mesh(mesh)
     check_mesh(mesh, num_games=config.num_games, train_batch_size=config.train_batch_size)
     check_one_key("init_loop", key)
+    network = eqx.nn.inference_mode(network, value=False)  # that of a loaded agent is in inference mode
     config, env, network, norm_state = place((config, env, network, norm_state), mesh, split=False)
     check_start(config, env, network, norm_state)
     check_memory(plan_memory(config, env, network, norm_state, mesh=mesh), mesh)
@@ -101,8 +111,9 @@ def train_loop(
 
     The testers run in every `epochs_per_test`-th epoch.
 
-    Games, buffer and matches are split evenly over the devices of the mesh. Weights are the same on all devices. The
-    number of devices changes the games only through the rounding of sums and products in XLA.
+    Games, buffer and matches are split evenly over the devices of the mesh. Weights are the same on all devices. One,
+    two, four or eight devices train alike but for the rounding of sums and products in XLA; with other numbers, the
+    samples of a batch may differ as well.
 
     Ctrl-C lets the epoch finish, and the loop returns the state. With `checkpoints`, Ctrl-C and SIGTERM let the epoch
     finish, save the state, and end the process with a message that says how to continue. A second Ctrl-C interrupts at
@@ -137,9 +148,12 @@ def train_loop(
     mesh = usable_mesh(mesh)
     check_mesh(mesh, num_games=config.num_games, train_batch_size=config.train_batch_size)
     check_state(config, env, state, mesh=mesh)
+    sinks = check_calls("train_loop", sinks, [] if checkpoints is None else [checkpoints])
     last = last_epoch("train_loop", num_epochs, state)
     if num_epochs == 0:
         return state
+    if checkpoints is not None:
+        checkpoints.check_follows("train_loop", state)
     config, env = place((config, env), mesh, split=False)
     newest, shown = Newest(on_mesh(state, mesh)), progress is True and jax.process_index() == 0
     say = told(progress)

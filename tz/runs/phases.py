@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, PRNGKeyArray
+from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
 
+from tz._arguments import shown
+from tz._arrays import check_same_types
 from tz._programs import Leaves
 from tz.games.env import Env
 from tz.learn.epochs import add, fast_moves, gradient_step, is_bad, num_simulations, play, self_play_settings, window_of
@@ -22,6 +24,7 @@ from tz.learn.ring import ReplayState
 from tz.learn.self_play import CollectState, mean_and_spread
 from tz.learn.settings import LoopState, TrainConfig
 from tz.learn.trajectory import Trajectory
+from tz.matches.testers import Tester
 from tz.mcts.evaluators import NetworkEvaluator
 from tz.mcts.settings import without_exploration
 from tz.mcts.simulation import Evaluator
@@ -74,7 +77,7 @@ def train_phase(config: TrainConfig, state: LoopState, mesh: Mesh) -> tuple[Loop
     history = []
     if int(config.replay.num_known(state.replay)) == 0:
         return state, {}
-    window = window_of(config, int(state.epoch))
+    window = window_of(config, int(state.games.step.max()))
     # Each step donates its arrays, and a step that fails loses them. So the steps work on a copy of the weights.
     inputs, train = step_arguments(config, state, window, mesh)
     train = jax.tree.map(lambda x: x.copy(), train)
@@ -112,10 +115,30 @@ def test_phase(config: TrainConfig, env: Env, state: LoopState, mesh: Mesh) -> t
     keys = _tester_keys(state.key, state.epoch, len(config.testers))
     states, metrics = [], {}
     for tester, tester_state, key in zip(config.testers, state.testers, keys, strict=True):
-        tester_state, tested = tester.test(test_mcts, env, evaluator, tester_state, key=key, mesh=mesh)
-        states.append(tester_state)
+        after, tested = tester.test(test_mcts, env, evaluator, tester_state, key=key, mesh=mesh)
+        _check_tester_state(tester, tester_state, after)
+        states.append(after)
         metrics |= tested
     return eqx.tree_at(lambda state: state.testers, state, tuple(states)), metrics
+
+
+def _check_tester_state(tester: Tester, before: PyTree, after: PyTree) -> None:
+    """Raises `ValueError` if a test changed its state in a way in which the state could not be saved and resumed."""
+    where = f"a test of {type(tester).__name__}"
+    check_same_types(where, before, after)
+    old, new = (dict(jax.tree_util.tree_flatten_with_path(eqx.filter(x, _is_other))[0]) for x in (before, after))
+    for path in {**old, **new}:
+        found, expected = new.get(path), old.get(path)
+        if not eqx.tree_equal(found, expected):
+            raise ValueError(
+                f"{where}: found {shown(found)} at {jax.tree_util.keystr(path) or 'its only place'} in its state, "
+                f"expected {shown(expected)} as before, since only JAX arrays are saved; keep jnp.asarray of what "
+                "changes, from `init` on."
+            )
+
+
+def _is_other(x: Any) -> bool:
+    return isinstance(x, np.ndarray | np.generic) or not eqx.is_array(x)
 
 
 def check_types(config: TrainConfig, env: Env, state: LoopState, mesh: Mesh) -> None:

@@ -8,6 +8,9 @@ import shlex
 import uuid
 from typing import Any
 
+import numpy as np
+
+from tz._arguments import check_ints
 from tz.runs.agent_files import agent_card
 from tz.runs.recipes import Recipe
 from tz.runs.test_choices import check_choices
@@ -63,6 +66,12 @@ class RunSettings:
     login."""
 
     def __post_init__(self):
+        paths = {name: pathlib.Path(x) for name in ("out", "fork") if (x := getattr(self, name)) is not None}
+        numbers = {name: x.item() for name, x in vars(self).items() if isinstance(x, np.generic)}
+        for name, x in {**paths, **numbers, "test": tuple(self.test)}.items():
+            object.__setattr__(self, name, x)
+        counts = {name: getattr(self, name) for name in ("epochs", "seed", "seeds", "keep", "test_epochs")}
+        check_ints("RunSettings", **{name: x for name, x in counts.items() if x is not None})
         if (self.minutes is None) == (self.epochs is None):
             raise ValueError(
                 f"RunSettings: found minutes={self.minutes} and epochs={self.epochs}, expected one of the two; give "

@@ -21,7 +21,7 @@ from tz.runs._state_checks import check_state
 from tz.runs.checkpoints import Checkpoints
 from tz.runs.phases import test_phase, warm_up_chunks
 from tz.runs.sinks import Sink, bar, call_sinks, told
-from tz.runs.stopping import Newest, StopTraining, changed_by, last_epoch, noted_signals
+from tz.runs.stopping import Newest, StopTraining, changed_by, check_calls, last_epoch, noted_signals
 from tz.sharding import data_mesh, over_games
 
 
@@ -73,14 +73,22 @@ def train_seeds(
     one = data_mesh(list(mesh.local_devices)[:1])
     for state in states:
         check_state(config, env, state, mesh=one, where="train_seeds")
-    if checkpoints and len(checkpoints) != len(states):
+    if isinstance(checkpoints, Checkpoints):
+        checkpoints = [checkpoints]
+    sinks = check_calls("train_seeds", sinks, checkpoints or [])
+    folders = {saved.folder.resolve() for saved in checkpoints or ()}
+    if checkpoints and not len(folders) == len(checkpoints) == len(states):
         raise ValueError(
-            f"train_seeds: found {len(checkpoints)} checkpoints, expected none or one for each of {len(states)} seeds; "
-            "pass a tz.Checkpoints with a folder of its own for each."
+            f"train_seeds: found {len(checkpoints)} checkpoints"
+            + (f" in {len(folders)} folders" if len(folders) < len(checkpoints) else "")
+            + f", expected none or one for each of {len(states)} seeds; pass a tz.Checkpoints with a folder of its own "
+            "for each."
         )
     last = last_epoch("train_seeds", num_epochs, states[0])
     if num_epochs == 0:
         return list(states)
+    for saved, state in zip(checkpoints or (), states, strict=False):
+        saved.check_follows("train_seeds", state)
     check_seeds_memory(config, env, states, mesh)
     testers = [state.testers for state in states]
     newest = Newest(stacked(states, mesh))

@@ -4,15 +4,17 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
-import equinox as eqx
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
+from tz._arguments import shown
 from tz.learn.settings import LoopState
+from tz.runs.checkpoints import Checkpoints
 
 
 class StopTraining(Exception):  # noqa: N818, as StopIteration
@@ -68,7 +70,25 @@ class Newest:
 
 def any_deleted(tree: PyTree) -> bool:
     """Returns whether an array of the tree was donated to a call or deleted, and can no longer be read."""
-    return any(x.is_deleted() for x in jax.tree.leaves(tree) if eqx.is_array(x))
+    return any(x.is_deleted() for x in jax.tree.leaves(tree) if isinstance(x, jax.Array))
+
+
+def check_calls(where: str, sinks: Any, checkpoints: Sequence[Any]) -> list[Any]:
+    """Returns the sinks as a list.
+
+    **Raises:** `ValueError` unless they are several functions, and each of the checkpoints is a `tz.Checkpoints`.
+    """
+    if callable(sinks) or not isinstance(sinks, Iterable) or not all(map(callable, sinks := list(sinks))):
+        raise ValueError(
+            f"{where}: found sinks={shown(sinks)}, expected functions that are called with the metrics of each epoch; "
+            "write sinks=[tz.console_sink], a list even for one."
+        )
+    for one in checkpoints:
+        if not isinstance(one, Checkpoints):
+            raise ValueError(
+                f"{where}: found checkpoints={shown(one)}, expected a tz.Checkpoints; write tz.Checkpoints(folder)."
+            )
+    return sinks
 
 
 @contextlib.contextmanager

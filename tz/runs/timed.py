@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 
 from tz.games.env import Env
 from tz.learn.settings import LoopState, TrainConfig
-from tz.runs._optimizers import with_learning_rate
+from tz.runs._optimizers import is_of_recipe, with_learning_rate
 from tz.runs.checkpoints import Checkpoints
 from tz.runs.loop import train_loop
 from tz.runs.recipes import Recipe
@@ -40,7 +40,8 @@ def train_for(
     **Arguments:**
 
     - `recipe`: the recipe, for its learning rate.
-    - `config`, `env`: from `recipe.build`, possibly with testers added to `config`.
+    - `config`, `env`: from `recipe.build`, possibly with testers added to `config`. With another optimiser in `config`,
+        its own learning rate holds.
     - `state`: from `recipe.start` or `checkpoints.restore`, or a list of the states of several seeds, which
         [`tz.runs.train_seeds`][] trains. Games and buffer are donated.
     - `seconds`, `num_epochs`: the length of the whole training, including what was done before the state was restored.
@@ -74,6 +75,8 @@ def train_for(
             fraction, done = epoch / (num_epochs or 1), epoch >= round(part[1] * (num_epochs or 0))
         if done:
             raise StopTraining
+        if not is_of_recipe(state):  # another optimiser of the user's choice
+            return state
         return with_learning_rate(state, recipe.learning_rate * annealed(recipe.anneal, fraction))
 
     ends = {"num_epochs": None, "before_epoch": before_epoch}
