@@ -20,7 +20,8 @@ from tz.mcts.simulation import Evaluator
 class Tester(Protocol):
     """Defines the interface between the training loop and a tester.
 
-    A tester may carry a state from one test to the next: any PyTree, the same on all devices. Checkpoints save it.
+    A tester may carry a state from one test to the next: any PyTree, the same on all devices. Checkpoints save its
+    arrays, whose number, shapes and dtypes must stay those of `init`; what is no array must not change.
     """
 
     def init(self, evaluator: Evaluator, *, mesh: Mesh) -> PyTree:
