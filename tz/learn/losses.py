@@ -16,8 +16,8 @@ from tz.nn.outputs import categorical_head, policy_and_value, value_loss
 Metrics = dict[str, Float[Array, ""]]
 Loss = Callable[[PyTree, Any, Sample], tuple[Float[Array, ""], Metrics]]
 """`(network, output, sample) -> (loss, metrics)`, for one sample; `output` is everything that the network returns. The
-loss is a scalar, and `metrics` a dict of scalars with any names but "loss", and in [`tz.train_loop`][] but those that the
-loop uses itself, such as "epoch"."""
+loss is a scalar, and `metrics` a dict of scalars with any names but "loss" and, in [`tz.train_loop`][], the names that
+the loop uses itself, such as "epoch"."""
 
 
 def az_loss(
