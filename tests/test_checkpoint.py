@@ -321,6 +321,15 @@ def test_what_is_no_array_in_the_state_of_a_tester_may_stay_as_it_is(tmp_path):
     assert tz.Checkpoints(tmp_path, resume=True).restore(again).testers[0][0] is True
 
 
+def test_a_tester_may_get_another_function_of_the_same_game():
+    """A training may go on with a game that was made again."""
+    config = dataclasses.replace(CONFIG, testers=(tz.ApproxEloTester(4, 4, 2, opening_moves=1, max_moves=9),))
+    state = tz.init_loop(config, ENV, NETWORK, key=jax.random.key(0), mesh=MESH)
+    again = dataclasses.replace(ENV, observe=lambda state: ENV.observe(state))
+    state, metrics = run_tests(config, again, state, MESH)
+    assert "elo" in metrics
+
+
 def test_a_state_that_is_behind_its_folder_does_not_replace_the_run(tmp_path):
     checkpoints = tz.Checkpoints(tmp_path)
     state = train_loop(start(), num_epochs=2, checkpoints=checkpoints)

@@ -129,7 +129,7 @@ class TrainConfig(eqx.Module):
             raise ValueError(
                 f"TrainConfig: found replay.capacity={self.replay.capacity}, expected at least {longest}, the moves of "
                 "an episode and of an epoch together, as positions would be overwritten before their outcome is "
-                "known; raise the capacity."
+                "known; raise the capacity (for a saved run, in a fork of it)."
             )
         if self.max_episode_moves is not None and self.max_episode_moves < 1:
             raise ValueError(

@@ -116,9 +116,9 @@ class EngineSlot:
 
     def stop(self) -> None:
         """Makes `answers` return soon, in whatever thread it runs: no question is asked any more."""
-        self._is_stopped = True
-        if self._is_busy and self.process is not None:
-            self.process.kill()
+        self._is_stopped, process = True, self.process
+        if self._is_busy and process is not None:
+            process.kill()
 
     def _answer(self, question: Question) -> Answer:
         """Answers a question, and turns the errors of the engine into failures."""
@@ -146,6 +146,8 @@ class EngineSlot:
         """
         if self.process is None:
             self.process = GtpProcess(self.engine.command, self.engine.timeout)
+            if self._is_stopped:  # while the process was started
+                raise EngineError("the match was stopped")
             for command in setup_commands(self.engine, self.env):
                 self._must(command)
         process = self.process

@@ -21,7 +21,7 @@ from tz.play._thinking import Candidate, Thinker
 from tz.play.game import Game
 
 _PASS = "pass"
-_SIZES = {"chess": 8, "gardner_chess": 5, "hex": 11, "othello": 8, "shogi": 9, "tic_tac_toe": 3}  # of square boards
+_SIZES = {"chess": 8, "gardner_chess": 5, "othello": 8, "shogi": 9, "tic_tac_toe": 3}  # of square boards
 _COLOURS = {"b": "b", "black": "b", "w": "w", "white": "w"}
 
 

@@ -218,18 +218,18 @@ def _check_loss(
     def of_batch(network, norm_state, evaluator, keys):
         batch = jax.vmap(lambda key: _sample(config, env, evaluator, key))(keys)
         call = jax.vmap(lambda *inputs: apply(network, inputs[0], norm_state, key=inputs[1])[0], axis_name="batch")
-        outputs = call(batch.observation, keys)
+        try:
+            outputs = call(batch.observation, keys)
+        except (NameError, TypeError) as error:
+            raise ValueError(
+                f"init_loop: found a network {shown(network)} that cannot be trained on a batch ({error!r:.300}), "
+                "expected one whose output is a PyTree of arrays; return a tuple, a dict, or an eqx.Module with "
+                '`logits` and `value`, and call the axis of batch normalisation "batch".'
+            ) from error
         return outputs, losses_of(config.loss, network, outputs, batch)[1]
 
     keys = jax.random.split(jax.random.key(0), 2)
-    try:
-        outputs, metrics = eqx.filter_eval_shape(of_batch, network, norm_state, evaluator, keys)
-    except (NameError, TypeError) as error:
-        raise ValueError(
-            f"init_loop: found a network {shown(network)} that cannot be trained on a batch ({error!r:.300}), expected "
-            "one whose output is a PyTree of arrays; return a tuple, a dict, or an eqx.Module with `logits` and "
-            '`value`, and call the axis of batch normalisation "batch".'
-        ) from error
+    outputs, metrics = eqx.filter_eval_shape(of_batch, network, norm_state, evaluator, keys)
     if taken := sorted(set(metrics) & _NAMES_OF_LOOP):
         raise ValueError(
             f"TrainConfig: found a loss with the metrics {', '.join(taken)}, expected other names, as the training "

@@ -249,7 +249,8 @@ def _env(path: pathlib.Path, header: dict, env: Env | None) -> Env:
                 f"load_agent: found that {path} plays {header['env']!r}, which pgx does not have, expected a game of "
                 f"pgx; pass the game as env=, or on the command line as --env package.module:make_env. {error}"
             ) from error
-    if env.name != header["env"]:
+    # Before Go with another komi had it in its name, its agents were saved under the plain name.
+    if header["env"] not in (env.name, env.name.split("_komi_")[0]):
         raise ValueError(
             f"load_agent: found that {path} plays {header['env']!r}, expected {env.name!r}, the name of env; pass the "
             "game that the agent plays."

@@ -219,10 +219,11 @@ class Checkpoints:
     def save_aside(self, state: LoopState) -> pathlib.Path:
         """Saves `state` for inspection in a folder apart from the checkpoints, and returns the folder."""
         name, number = f"stopped_in_epoch_{int(state.epoch)}", 1
-        folder = self.folder / name
-        while folder.exists():  # an earlier failure in the same epoch
+        while (self.folder / (f"{name}_{number}" if number > 1 else name)).exists():  # an earlier failure
             number += 1
-            folder = self.folder / f"{name}_{number}"
+        if jax.process_count() > 1:  # the first process to make the folder must not send the others to another one
+            number = int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+        folder = self.folder / (f"{name}_{number}" if number > 1 else name)
         Checkpoints(folder, resume=True).finish(state)
         return folder
 

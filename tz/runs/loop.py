@@ -65,7 +65,8 @@ def init_loop(
 
     - `config`: the settings of the training.
     - `env`: the game.
-    - `network`: any module `obs -> (logits, value)`, as in [`tz.init_train`][].
+    - `network`: any module `obs -> (logits, value)`, as in [`tz.init_train`][]. If it is in inference mode throughout,
+        as that of a loaded agent, it is put into training mode, see `equinox.nn.inference_mode`.
     - `norm_state`: the state of a stateful network, as in [`tz.init_train`][].
     - `key`: the key of the games and of all randomness in the training.
     - `mesh`: the devices, as in [`tz.train_loop`][].
@@ -79,7 +80,8 @@ def init_loop(
     mesh = usable_mesh(mesh)
     check_mesh(mesh, num_games=config.num_games, train_batch_size=config.train_batch_size)
     check_one_key("init_loop", key)
-    network = eqx.nn.inference_mode(network, value=False)  # that of a loaded agent is in inference mode
+    if all(flags := [x for x in jax.tree.leaves(network) if isinstance(x, bool)]) and flags:  # of a loaded agent
+        network = eqx.nn.inference_mode(network, value=False)
     config, env, network, norm_state = place((config, env, network, norm_state), mesh, split=False)
     check_start(config, env, network, norm_state)
     check_memory(plan_memory(config, env, network, norm_state, mesh=mesh), mesh)

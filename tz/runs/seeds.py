@@ -75,8 +75,9 @@ def train_seeds(
         check_state(config, env, state, mesh=one, where="train_seeds")
     if isinstance(checkpoints, Checkpoints):
         checkpoints = [checkpoints]
-    sinks = check_calls("train_seeds", sinks, checkpoints or [])
-    folders = {saved.folder.resolve() for saved in checkpoints or ()}
+    checkpoints = list(checkpoints or ())
+    sinks = check_calls("train_seeds", sinks, checkpoints)
+    folders = {saved.folder.resolve() for saved in checkpoints}
     if checkpoints and not len(folders) == len(checkpoints) == len(states):
         raise ValueError(
             f"train_seeds: found {len(checkpoints)} checkpoints"
@@ -87,7 +88,7 @@ def train_seeds(
     last = last_epoch("train_seeds", num_epochs, states[0])
     if num_epochs == 0:
         return list(states)
-    for saved, state in zip(checkpoints or (), states, strict=False):
+    for saved, state in zip(checkpoints, states, strict=False):
         saved.check_follows("train_seeds", state)
     check_seeds_memory(config, env, states, mesh)
     testers = [state.testers for state in states]
