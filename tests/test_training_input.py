@@ -18,6 +18,7 @@ from slips import nim
 import tz
 from tz.learn.epochs import window_of
 from tz.runs._new_games import revive
+from tz.runs.checkpoint_format import checksums
 from tz.runs.phases import train_phase
 from tz.runs.stopping import check_calls
 
@@ -189,8 +190,18 @@ def test_the_arguments_of_the_loop_are_checked_before_it_begins():
     assert check_calls("train_loop", iter([tz.console_sink]), []) == [tz.console_sink]
 
 
+def test_arrays_of_every_kind_that_can_be_stored_have_checksums():
+    """Those of four bits and complex ones too, in which a change is seen."""
+    for dtype in (jnp.int4, jnp.int2, jnp.complex64, jnp.bfloat16, jnp.float16, bool):
+        one = jnp.zeros(3, dtype)
+        other = one.at[1].set(jnp.ones((), dtype))
+        sums = checksums({"one": one, "other": other})
+        assert int(sums["one"]) != int(sums["other"]), dtype
+
+
 SETTINGS = """
 import numpy as np, pathlib, tz
+assert type(tz.Recipe("othello", num_games=np.int64(8)).num_games) is int
 settings = tz.runs.RunSettings(out="runs/x", epochs=np.int64(3), seed=np.int32(2), test=["random"])
 assert settings.out == pathlib.Path("runs/x") and settings.test == ("random",)
 assert type(settings.epochs) is int and type(settings.seed) is int

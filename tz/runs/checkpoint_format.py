@@ -236,6 +236,10 @@ def checksums(arrays: dict[str, Array]) -> dict[str, UInt32[Array, ""]]:
 
     def checksum(x):
         x = x.astype(jnp.uint8) if x.dtype == bool else x
+        if jnp.iscomplexobj(x):
+            x = jnp.stack([x.real, x.imag])
+        if jnp.issubdtype(x.dtype, jnp.integer) and jnp.iinfo(x.dtype).bits < 8:
+            x = x.astype(jnp.int8)
         words = lax.bitcast_convert_type(x, {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32))
         weights, stride = jnp.uint32(1), 2
         for axis in reversed(range(words.ndim)):

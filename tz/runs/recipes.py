@@ -7,6 +7,7 @@ from typing import Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
@@ -142,6 +143,11 @@ class Recipe:
         return shown_settings(self)
 
     @functools.lru_cache(maxsize=4)  # noqa: B019, as recipes are small
+    def __post_init__(self):
+        for name, x in list(vars(self).items()):
+            if isinstance(x, np.generic):  # which JSON cannot hold
+                object.__setattr__(self, name, x.item())
+
     def build(self) -> tuple[TrainConfig, Env]:
         """Makes the settings of the training loop, and the game of self-play.
 
