@@ -75,7 +75,10 @@ CASES = {
     "scale": (lambda _: {"root": tz.Gumbel(scale=-1.0)}, "Gumbel: found scale=-1.0, expected a number of at least 0"),
     "fpu": (lambda _: {"selector": tz.PUCT(fpu_reduction=-1.0)}, "PUCT: found fpu_reduction=-1.0, expected"),
     "base": (lambda _: {"selector": tz.mcts.MuZeroPUCT(c_base=0.0)}, "found c_base=0.0, expected a number above 0"),
-    "fraction": (lambda _: {"final_move": tz.mcts.LowerConfidenceBound(min_fraction=2.0)}, "at least 0, at most 1"),
+    "fraction": (
+        lambda _: {"final_move": tz.mcts.LowerConfidenceBound(min_fraction=2.0)},
+        "expected a number from 0 to 1",
+    ),
 }
 
 

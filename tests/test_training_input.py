@@ -1,4 +1,4 @@
-"""What a training is given: parts that cannot work are named before it is compiled, and the others work."""
+"""Tests of what users give to a training. A part that cannot work is named before anything is compiled."""
 
 import dataclasses
 import subprocess

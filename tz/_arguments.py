@@ -115,8 +115,8 @@ def check_number(
     An array may be traced, so its numbers are not looked at.
     """
     if isinstance(value, int | float) and not (low < value <= high if above else low <= value <= high):
-        least = f"{'above' if above else 'of at least'} {low:g}" + ("" if high == math.inf else f", at most {high:g}")
-        raise ValueError(f"{where}: found {name}={value}, expected a number {least}; change it.")
+        span = f"{'above' if above else 'of at least'} {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        raise ValueError(f"{where}: found {name}={value}, expected a number {span}; change it.")
 
 
 def check_sequence(where: str, name: str, values: Any, kind: type) -> None:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from tz._arguments import check_number
 from tz.mcts.tree import Node
 
 
@@ -52,10 +53,7 @@ class SoftmaxBackup(eqx.Module):
     temperature: float | Float[Array, ""] = 0.1
 
     def __check_init__(self):
-        if isinstance(self.temperature, int | float) and not self.temperature > 0:
-            raise ValueError(
-                f"SoftmaxBackup: found temperature={self.temperature}, expected a number above 0; the default is 0.1."
-            )
+        check_number("SoftmaxBackup", "temperature", self.temperature, above=True)
 
     def __call__(
         self, node: Node, action: Int[Array, ""], q: Float[Array, ""]
@@ -89,10 +87,7 @@ class MaxBackup(eqx.Module):
     lambda_: float | Float[Array, ""] = 0.8
 
     def __check_init__(self):
-        if isinstance(self.lambda_, int | float) and not 0 <= self.lambda_ <= 1:
-            raise ValueError(
-                f"MaxBackup: found lambda_={self.lambda_}, expected a number from 0 to 1; the default is 0.8."
-            )
+        check_number("MaxBackup", "lambda_", self.lambda_, high=1.0)
 
     def __call__(
         self, node: Node, action: Int[Array, ""], q: Float[Array, ""]

@@ -195,10 +195,7 @@ class Dirichlet(RootPolicy):
             raise ValueError(
                 f"Dirichlet: found alpha={self.alpha}, expected a finite number above 0; the default is 0.3."
             )
-        if isinstance(self.epsilon, int | float) and not 0 <= self.epsilon <= 1:
-            raise ValueError(
-                f"Dirichlet: found epsilon={self.epsilon}, expected a number from 0 to 1; the default is 0.25."
-            )
+        check_number("Dirichlet", "epsilon", self.epsilon, high=1.0)
 
     def start(
         self, node: Node, num_simulations: int, *, key: PRNGKeyArray

@@ -62,7 +62,8 @@ def learning_rate_of(state: LoopState) -> Any:
 def is_of_recipe(state: LoopState) -> bool:
     """Returns whether the optimiser of a state is that of a recipe, whose learning rate can be replaced."""
     steps = state.train.opt_state
-    return isinstance(steps, dict) and ("muon" in steps or "adam" in steps)
+    step = steps.get("muon", steps.get("adam")) if isinstance(steps, dict) else None
+    return "learning_rate" in getattr(step, "hyperparams", {})
 
 
 def with_learning_rate(state: LoopState, rate: float) -> LoopState:

@@ -1,6 +1,7 @@
 """Checkpoints: the whole state of a run in a folder, from which the run continues bit for bit."""
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -218,12 +219,14 @@ class Checkpoints:
 
     def save_aside(self, state: LoopState) -> pathlib.Path:
         """Saves `state` for inspection in a folder apart from the checkpoints, and returns the folder."""
-        name, number = f"stopped_in_epoch_{int(state.epoch)}", 1
-        while (self.folder / (f"{name}_{number}" if number > 1 else name)).exists():  # an earlier failure
-            number += 1
+
+        def folder_of(number: int) -> pathlib.Path:
+            return self.folder / f"stopped_in_epoch_{int(state.epoch)}{f'_{number}' if number > 1 else ''}"
+
+        number = next(n for n in itertools.count(1) if not folder_of(n).exists())  # others are of earlier failures
         if jax.process_count() > 1:  # the first process to make the folder must not send the others to another one
             number = int(multihost_utils.broadcast_one_to_all(np.int32(number)))
-        folder = self.folder / (f"{name}_{number}" if number > 1 else name)
+        folder = folder_of(number)
         Checkpoints(folder, resume=True).finish(state)
         return folder
 

@@ -80,7 +80,7 @@ def init_loop(
     mesh = usable_mesh(mesh)
     check_mesh(mesh, num_games=config.num_games, train_batch_size=config.train_batch_size)
     check_one_key("init_loop", key)
-    if all(flags := [x for x in jax.tree.leaves(network) if isinstance(x, bool)]) and flags:  # of a loaded agent
+    if all(flag for flag in jax.tree.leaves(network) if isinstance(flag, bool)):  # as in a loaded agent
         network = eqx.nn.inference_mode(network, value=False)
     config, env, network, norm_state = place((config, env, network, norm_state), mesh, split=False)
     check_start(config, env, network, norm_state)
